@@ -1,0 +1,114 @@
+"""The clean-label training set on disk: what generate_clb_attack.py writes and train_backdoor.py reads.
+
+data.npy uint8 (N, 32, 32, 3), label.npy int64 (N,), backdoor_list.npy int64 (n,), and what the homework does not
+have: trigger.npz, the trigger that was stamped, and manifest.json, which attacker's images it was made from.
+"""
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.files import UserError, read_array, whole_file, write_array, write_json
+from data.triggers import PatternTrigger, build_trigger
+
+
+class CIFAR10CLB:
+    """The clean-label training set in `root`, shaped like torchvision's CIFAR10.
+
+    data: uint8 (N, 32, 32, 3). targets: list of N ints. backdoor_list: int64 indices of the poisoned images, empty
+    where the folder does not say. Raises UserError for files that are missing or not that.
+    """
+
+    def __init__(self, root, transform=None):
+        root = Path(root)
+        if not root.is_dir():
+            raise UserError(f"{root}: no such clean-label folder; generate_clb_attack.py makes one")
+        self.transform = transform
+        self.data, labels = read_array(root / "data.npy"), read_array(root / "label.npy")
+        _expect(root / "data.npy", self.data, self.data.dtype == np.uint8 and self.data.shape[1:] == (32, 32, 3),
+                "uint8 (N, 32, 32, 3)")
+        _expect(root / "label.npy", labels, labels.dtype.kind in "iu" and labels.shape == self.data.shape[:1],
+                f"{len(self.data)} integers, one for each image")
+        self.targets = labels.astype(np.int64).tolist()
+        path, listed = root / "backdoor_list.npy", np.zeros(0, dtype=np.int64)
+        if path.exists():
+            listed = read_array(path)
+            _expect(path, listed, listed.ndim == 1 and listed.dtype.kind in "iu" and
+                    bool(((listed >= 0) & (listed < len(self))).all()), f"indices below {len(self)}")
+        self.backdoor_list = listed.astype(np.int64)
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        image = Image.fromarray(self.data[index])
+        return (image if self.transform is None else self.transform(image)), self.targets[index]
+
+
+def _expect(path, array, good, expected):
+    if not good:
+        raise UserError(f"{path}: expected {expected}, got {array.dtype} {array.shape}")
+
+
+def save_clean_label(root, image_set, trigger, manifest):
+    """Write an ImageSet whose `poisoned` images carry `trigger` (a PatternTrigger); `manifest` last of all."""
+    root = Path(root)
+    write_array(root / "data.npy", image_set.data)
+    write_array(root / "label.npy", image_set.targets)
+    write_array(root / "backdoor_list.npy", np.flatnonzero(image_set.poisoned))
+    with whole_file(root / "trigger.npz") as file:
+        np.savez(file, pattern=trigger.pattern, mask=trigger.mask, alpha=trigger.alpha, target=trigger.target)
+    write_json(root / "manifest.json", manifest)
+
+
+def load_clean_label(root, clean_train, target):
+    """(poisoned training ImageSet, Trigger) of the folder `root`, in place of `clean_train`.
+
+    A folder without a manifest, made by another program in the homework's format, is taken with the four-corner
+    trigger. Raises UserError for a folder that was made from other images or for another target.
+    """
+    found = CIFAR10CLB(root)
+    targets = np.asarray(found.targets, dtype=np.int64)
+    manifest = _read_manifest(root)
+    if manifest and manifest["made_from"] != fingerprint(clean_train):
+        raise UserError(f"{root}: made from other images ({manifest['dataset']}) than the attacker's part of "
+                        f"{clean_train.name}; make it anew with generate_clb_attack.py, or give --clb-dir")
+    if targets.min() < 0 or targets.max() >= clean_train.num_classes:
+        raise UserError(f"{Path(root) / 'label.npy'}: expected labels 0 to {clean_train.num_classes - 1}, got "
+                        f"{targets.min()} to {targets.max()}")
+    if (targets[found.backdoor_list] != target).any():
+        wrong = targets[found.backdoor_list][targets[found.backdoor_list] != target][0]
+        raise UserError(f"{root}: its poisoned images have the label {wrong}, but --poison-target is {target}")
+    flags = np.zeros(len(targets), dtype=bool)
+    flags[found.backdoor_list] = True
+    image_set = replace(clean_train, data=found.data, targets=targets, original=targets, poisoned=flags)
+    return image_set, _read_trigger(root, target) if manifest else build_trigger("clean-label", target)
+
+
+def _read_manifest(root):
+    path = Path(root) / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+        return {key: manifest[key] for key in ("made_from", "dataset")}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a clean-label manifest; make the folder anew with generate_clb_attack.py") from None
+
+
+def _read_trigger(root, target):
+    try:
+        with np.load(Path(root) / "trigger.npz", allow_pickle=False) as parts:
+            return PatternTrigger(parts["pattern"], parts["mask"], float(parts["alpha"]), target)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{Path(root) / 'trigger.npz'}: not a trigger ({error})") from None
+
+
+def fingerprint(image_set):
+    """A hash of an ImageSet's pixels and labels."""
+    digest = hashlib.sha256(np.ascontiguousarray(image_set.data))
+    digest.update(np.ascontiguousarray(image_set.targets))
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""Where images come from: CIFAR-10, an image folder, or scikit-learn's digits, all as one ImageSet."""
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torchvision.datasets import CIFAR10
+
+from data.files import UserError
+from data.image_folder import is_image_folder, read_image_folder
+from data.poison_cifar import split_dataset
+
+DATASETS = ("cifar10", "digits")
+SHUFFLE_FILE = Path(__file__).with_name("cifar_shuffle.txt")
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with labels, in memory.
+
+    data: uint8 (N, 32, 32, 3), RGB. targets: int64 (N,), what a model is trained or scored on.
+    poisoned: bool (N,), which images carry a trigger. original: int64 (N,), the labels before poisoning.
+    classes: the class names in label order. name: what figures measured on it are labelled with.
+    """
+
+    data: np.ndarray
+    targets: np.ndarray
+    classes: tuple = ()
+    name: str = ""
+    poisoned: np.ndarray = field(default=None)
+    original: np.ndarray = field(default=None)
+
+    def __post_init__(self):
+        if self.poisoned is None:
+            object.__setattr__(self, "poisoned", np.zeros(len(self.targets), dtype=bool))
+        if self.original is None:
+            object.__setattr__(self, "original", self.targets)
+
+    def __len__(self):
+        return len(self.targets)
+
+    @property
+    def num_classes(self):
+        return len(self.classes)
+
+    def subset(self, indices):
+        """The images at `indices` (ints or a bool mask), as a new ImageSet."""
+        return replace(self, data=self.data[indices], targets=self.targets[indices],
+                       poisoned=self.poisoned[indices], original=self.original[indices])
+
+
+def load_splits(dataset, data_dir, val_frac=0.1):
+    """The attacker's training images, the defender's held-out images, and the test images, as ImageSets.
+
+    `val_frac` of the training images, the first of one fixed permutation, are the defender's (0.1 in the
+    homework: 5,000 of CIFAR-10's 50,000). Raises UserError if the data cannot be had.
+    """
+    train, test = load_train_and_test(dataset, data_dir)
+    return *split_dataset(train, val_frac, fixed_permutation(len(train))), test
+
+
+def fixed_permutation(n):
+    """The permutation of n images that splits attacker from defender: data/cifar_shuffle.txt when n is 50,000.
+
+    That file was made by the same seeded rule, and is committed so that other programs can read it.
+    """
+    if n == 50_000:
+        return np.loadtxt(SHUFFLE_FILE, dtype=int)
+    return np.random.default_rng(SPLIT_SEED).permutation(n)
+
+
+def load_train_and_test(dataset, data_dir):
+    """(train, test) ImageSets. A `data_dir` with train/ and test/ in it is read as an image folder."""
+    if dataset == "digits":
+        return load_digits_32()
+    if is_image_folder(data_dir):
+        arrays, classes = read_image_folder(data_dir)
+        name = Path(data_dir).resolve().name
+        return tuple(ImageSet(*arrays[split], classes, name) for split in ("train", "test"))
+    return load_cifar10(data_dir)
+
+
+def load_cifar10(data_dir):
+    """(train, test) of CIFAR-10 by torchvision, downloaded to `data_dir` on first use."""
+    sets = []
+    for train in (True, False):
+        try:
+            cifar = CIFAR10(root=data_dir, train=train, download=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"--data-dir {data_dir}: holds neither train/ and test/ nor CIFAR-10, and CIFAR-10 could "
+                            f"not be downloaded ({' '.join(str(error).split())}); give a folder that has it, or take "
+                            "--dataset digits, which needs no network") from None
+        sets.append(ImageSet(cifar.data, np.asarray(cifar.targets, dtype=np.int64), tuple(cifar.classes), "cifar10"))
+    return tuple(sets)
+
+
+def load_digits_32():
+    """(train, test) of scikit-learn's 1,797 handwritten digits, enlarged from 8x8 to 32x32x3; 360 for testing."""
+    digits = load_digits()
+    small = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    grey = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC)) for image in small])
+    data = np.repeat(grey[..., None], 3, axis=3)
+    targets = digits.target.astype(np.int64)
+    train, test = train_test_split(np.arange(len(targets)), test_size=360, random_state=SPLIT_SEED, stratify=targets)
+    whole = ImageSet(data, targets, tuple(str(digit) for digit in range(10)), "digits")
+    return whole.subset(np.sort(train)), whole.subset(np.sort(test))

@@ -1,0 +1,51 @@
+"""Files that are whole or not there, and the error that a user can mend."""
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend. Its text is the one line that they see, with exit status 2."""
+
+
+@contextmanager
+def whole_file(path):
+    """A binary file to write to that takes the name `path` only once it is complete and on disk.
+
+    A reader sees the old file or the new one, never half of one, whatever kills the writer.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, whole or not at all."""
+    with whole_file(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_array(path, array):
+    """Write a NumPy array as .npy, whole or not at all."""
+    with whole_file(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def read_array(path):
+    """Read a .npy file that holds plain values. Raises UserError, naming the file, if it is not one."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path}: not a NumPy array of plain values ({error})") from None

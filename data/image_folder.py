@@ -1,0 +1,135 @@
+"""Read a folder train/<class>/*, test/<class>/* of PNG or JPEG files into uint8 arrays, and cache them."""
+import hashlib
+import logging
+import os
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets.folder import find_classes
+
+from data.files import UserError, whole_file
+
+EXTENSIONS = (".png", ".jpg", ".jpeg")
+SPLITS = ("train", "test")
+CACHE = ".decoded-32x32.npz"
+CACHE_VERSION = 1
+log = logging.getLogger("backdoor.data")
+
+
+def is_image_folder(data_dir):
+    """Whether `data_dir` holds train/ and test/."""
+    return all((Path(data_dir) / split).is_dir() for split in SPLITS)
+
+
+def read_image_folder(data_dir):
+    """Return ({"train": (data, targets), "test": ...}, classes) of an image folder.
+
+    data is uint8 (N, 32, 32, 3), targets int64 (N,), classes the folder names in sorted order. The arrays are
+    kept in `data_dir`/.decoded-32x32.npz and read from there until any file's name, size or time changes.
+    Raises UserError for fewer than two classes, an empty class, test classes that are not the training ones,
+    and an image that cannot be read.
+    """
+    data_dir = Path(data_dir)
+    classes = check_classes(data_dir)
+    files = {split: list_files(data_dir / split, classes) for split in SPLITS}
+    stamp = fingerprint(files, classes)
+    arrays = read_cache(data_dir / CACHE, stamp)
+    if arrays is None:
+        arrays = {split: decode(files[split]) for split in SPLITS}
+        write_cache(data_dir / CACHE, stamp, arrays)
+    return arrays, classes
+
+
+def check_classes(data_dir):
+    """The class names that train/ and test/ share; UserError where they do not, or are fewer than two."""
+    found = {}
+    for split in SPLITS:
+        try:
+            found[split] = find_classes(data_dir / split)[0]
+        except FileNotFoundError:
+            raise UserError(f"{data_dir / split}: expected one folder per class with PNG or JPEG files in it, found "
+                            "none") from None
+    if found["train"] != found["test"]:
+        odd = sorted(set(found["train"]) ^ set(found["test"]))
+        raise UserError(f"{data_dir}: train/ and test/ must have the same classes, but only one of them has "
+                        f"{', '.join(odd[:5])}")
+    if len(found["train"]) < 2:
+        raise UserError(f"{data_dir / 'train'}: expected at least 2 classes, got 1 ({found['train'][0]})")
+    return tuple(found["train"])
+
+
+def list_files(folder, classes):
+    """[(path, label, size, modification time in ns)] of a split, in sorted order."""
+    rows, ignored = [], 0
+    for label, name in enumerate(classes):
+        entries = sorted(os.scandir(folder / name), key=lambda entry: entry.name)
+        images = [entry for entry in entries if entry.name.lower().endswith(EXTENSIONS) and entry.is_file()]
+        ignored += len(entries) - len(images)
+        if not images:
+            raise UserError(f"{folder / name}: expected PNG or JPEG files, found none")
+        for entry in images:
+            status = entry.stat()
+            rows.append((entry.path, label, status.st_size, status.st_mtime_ns))
+    if ignored:
+        log.info("notice: %s: ignored %d files that are not PNG or JPEG", folder, ignored)
+    return rows
+
+
+def fingerprint(files, classes):
+    """A hash over every file's path, label, size and time: it changes when the folder does."""
+    digest = hashlib.sha256(repr((CACHE_VERSION, classes)).encode())
+    for split in SPLITS:
+        for path, label, size, changed in files[split]:
+            digest.update(f"{split}/{os.path.basename(path)}/{label}/{size}/{changed}\n".encode())
+    return digest.hexdigest()
+
+
+def decode(rows):
+    """(uint8 (N, 32, 32, 3), int64 (N,)) of the listed files."""
+    data = np.empty((len(rows), 32, 32, 3), dtype=np.uint8)
+    resized = 0
+    for i, (path, *_) in enumerate(rows):
+        data[i], was_other_size = read_image(path)
+        resized += was_other_size
+    if resized:
+        log.info("notice: resized %d of %d images to 32x32", resized, len(rows))
+    return data, np.array([row[1] for row in rows], dtype=np.int64)
+
+
+def read_image(path):
+    """(uint8 (32, 32, 3), whether it had another size) of one image file. Raises UserError if it is unreadable."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{path}: not a readable image ({error})") from None
+    if image.size == (32, 32):
+        return np.asarray(image), False
+    return np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)), True
+
+
+def read_cache(path, stamp):
+    """The cached arrays, or None where there are none for this state of the folder."""
+    try:
+        with np.load(path, allow_pickle=False) as cache:
+            if str(cache["stamp"]) != stamp:
+                return None
+            return {split: (cache[f"{split}_data"], cache[f"{split}_targets"]) for split in SPLITS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def write_cache(path, stamp, arrays):
+    """Keep the arrays for the next start. A folder that cannot be written to is read anew each time."""
+    flat = {f"{split}_{kind}": array for split in SPLITS
+            for kind, array in zip(("data", "targets"), arrays[split], strict=True)}
+    try:
+        with whole_file(path) as file:
+            np.savez(file, stamp=np.array(stamp), **flat)
+    except OSError as error:
+        log.info("notice: %s: not cached, the next start decodes again (%s)", path, error.strerror)

@@ -1,0 +1,116 @@
+"""Poison a data set: the homework's functions, for an ImageSet or torchvision's CIFAR10 alike."""
+from copy import copy
+from dataclasses import is_dataclass, replace
+
+import numpy as np
+
+from data.clean_label import CIFAR10CLB, load_clean_label
+from data.files import UserError
+from data.triggers import PATTERNS, PatternTrigger, build_trigger, trigger_from_info, trigger_to_info
+
+__all__ = ["CIFAR10CLB", "add_predefined_trigger_cifar", "add_trigger_cifar", "generate_trigger", "poison",
+           "poison_training_set", "split_dataset", "stamp_all"]
+
+
+def split_dataset(dataset, val_frac, perm):
+    """Split into (attacker's, defender's): the defender gets the first int(val_frac * N) of `perm`.
+
+    perm: (N,) indices, np.loadtxt("data/cifar_shuffle.txt", dtype=int) for CIFAR-10. Returns two data sets of the
+    same kind as `dataset`, which is left as it is.
+    """
+    held_out = int(val_frac * len(dataset.targets))
+    return _take(dataset, perm[held_out:]), _take(dataset, perm[:held_out])
+
+
+def generate_trigger(trigger_type):
+    """(pattern uint8 (32, 32, 1 or 3), mask uint8 (32, 32, 1)) of a trigger in data/triggers.py.
+
+    Raises UserError for a name that is not there.
+    """
+    if trigger_type not in PATTERNS:
+        raise UserError(f"trigger type: expected one of {', '.join(PATTERNS)}, got {trigger_type}")
+    return PATTERNS[trigger_type]()
+
+
+def add_trigger_cifar(data_set, trigger_type, poison_rate, poison_target, trigger_alpha=1.0, seed=0):
+    """Stamp a named trigger on a share of the non-target images and give them the target label.
+
+    Returns (poisoned data set, trigger_info dict). `poison_rate` is the share of the images whose label is not
+    `poison_target`: int(poison_rate * candidates) of them, drawn without replacement by `seed`.
+    """
+    pattern, mask = generate_trigger(trigger_type)
+    trigger = PatternTrigger(pattern, mask, trigger_alpha, poison_target)
+    poisoned, chosen = poison(data_set, trigger, poison_rate, seed)
+    return poisoned, trigger_to_info(trigger, chosen)
+
+
+def poison(data_set, trigger, poison_rate, seed=0):
+    """Dirty-label poisoning with any Trigger. Returns (poisoned data set, indices int64 of what was poisoned)."""
+    targets = np.asarray(data_set.targets)
+    candidates = np.flatnonzero(targets != trigger.target)
+    chosen = np.random.default_rng(seed).choice(candidates, int(poison_rate * len(candidates)), replace=False)
+    data, targets = data_set.data.copy(), targets.copy()
+    data[chosen] = trigger.stamp(data[chosen])
+    targets[chosen] = trigger.target
+    return _with(data_set, data, targets, chosen), chosen.astype(np.int64)
+
+
+def add_predefined_trigger_cifar(data_set, trigger_info, exclude_target=True):
+    """Stamp the trigger of `trigger_info` on every image and label it with the target: the set that ASR is counted on.
+
+    `exclude_target` leaves out the images whose own label already is the target (9,000 of 10,000 remain), without
+    which even a clean model would score its share of the target class. None as `trigger_info` returns `data_set`.
+    """
+    if trigger_info is None:
+        return data_set
+    trigger = trigger_from_info(trigger_info)
+    return stamp_all(data_set, trigger, exclude_target)
+
+
+def stamp_all(data_set, trigger, exclude_target=True):
+    """`add_predefined_trigger_cifar` with a Trigger in place of its dict."""
+    targets = np.asarray(data_set.targets)
+    kept = np.flatnonzero(targets != trigger.target) if exclude_target else np.arange(len(targets))
+    victims = _take(data_set, kept)
+    return _with(victims, trigger.stamp(victims.data), np.full(len(kept), trigger.target), np.arange(len(kept)))
+
+
+def poison_training_set(train, poison_type, target, rate, alpha=None, trigger_image=None, clb_dir=None,
+                        eval_trigger="badnets", seed=0):
+    """(training ImageSet, Trigger that its ASR is measured with) of a named attack on the attacker's images.
+
+    poison_type: a name in data.triggers.ATTACKS, or benign, which poisons nothing and is measured with
+    `eval_trigger`. `rate` and `seed` choose the images of a dirty-label attack; `clb_dir` holds the clean-label one,
+    whose own trigger is used unless `alpha` or `trigger_image` ask for another at test time. Raises UserError.
+    """
+    if target >= train.num_classes:
+        raise UserError(f"--poison-target: expected one of the classes 0 to {train.num_classes - 1}, got {target}")
+    if poison_type == "clean-label":
+        poisoned, trigger = load_clean_label(clb_dir, train, target)
+        if alpha is not None or trigger_image is not None:
+            trigger = build_trigger(poison_type, target, alpha, trigger_image)
+        return poisoned, trigger
+    trigger = build_trigger(eval_trigger if poison_type == "benign" else poison_type, target, alpha, trigger_image)
+    if poison_type == "benign":
+        return train, trigger
+    return poison(train, trigger, rate, seed)[0], trigger
+
+
+def _take(data_set, indices):
+    """The rows at `indices` of an ImageSet or of a torchvision-like data set, as a new one."""
+    if is_dataclass(data_set):
+        return data_set.subset(indices)
+    taken = copy(data_set)
+    taken.data, taken.targets = data_set.data[indices], np.asarray(data_set.targets)[indices].tolist()
+    return taken
+
+
+def _with(data_set, data, targets, poisoned):
+    """`data_set` with new images and labels; an ImageSet also learns which are poisoned and keeps its true labels."""
+    if is_dataclass(data_set):
+        flags = data_set.poisoned.copy()
+        flags[poisoned] = True
+        return replace(data_set, data=data, targets=targets, poisoned=flags)
+    changed = copy(data_set)
+    changed.data, changed.targets = data, targets.tolist()
+    return changed

@@ -1,0 +1,1 @@
+"""The middle floor: flags, runs, checkpoints, training and pictures, for every script above it."""

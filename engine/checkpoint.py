@@ -1,0 +1,129 @@
+"""Weights with what made them, and triggers, read without running anything that a stranger's file might hold."""
+import io
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.files import UserError, whole_file
+from data.triggers import trigger_from_info, trigger_to_info
+from models import ARCHITECTURES, build_model
+
+
+def _numpy_rebuilders():
+    """What NumPy's own pickles call: harmless, but refused by weights_only unless allowed by name.
+
+    A file from NumPy 1 names them numpy.core, one from NumPy 2 numpy._core; either may be read by the other.
+    """
+    array = np.zeros(1)
+    rebuild, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
+    named = [(rebuild, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")]
+    named += [(scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")]
+    kinds = {type(np.dtype(kind)) for kind in ("bool", "u1", "i2", "i4", "i8", "f2", "f4", "f8")}
+    return [*named, np.ndarray, np.dtype, *kinds]
+
+
+NUMPY_REBUILDERS = _numpy_rebuilders()
+
+
+def save(path, value):
+    """torch.save, whole or not at all."""
+    buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError of its own; a plain write as the OSError it is
+    torch.save(value, buffer)
+    with whole_file(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def load(path, device="cpu"):
+    """torch.load of tensors, NumPy arrays and plain values. Raises UserError for anything else, in one line."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with torch.serialization.safe_globals(NUMPY_REBUILDERS):
+            return torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it refers to {found[1]}, which could run code" if found else "not a checkpoint"
+        raise UserError(f"{path}: refused, {reason}") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not a checkpoint ({str(error).strip().splitlines()[0][:120]})") from None
+
+
+def save_model(path, model, args, metrics, classes=()):
+    """Write `model` (built by models.build_model) with the arguments and the metrics that go with it."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save(path, {"state_dict": weights, **model.spec, "classes": list(classes), "args": args, "metrics": metrics})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as loaded, and what its file says about it (empty for a bare state_dict)."""
+
+    model: torch.nn.Module
+    args: dict
+    metrics: dict
+    classes: tuple
+
+
+def load_model(path, device="cpu", num_classes=None):
+    """The Checkpoint in `path`: one of ours, or a bare state_dict of the same network, with `module.` prefixes or not.
+
+    Raises UserError if it is not a checkpoint, its weights do not fit the network (which keys), or it does not have
+    `num_classes` outputs.
+    """
+    content = load(path)
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise UserError(f"{path}: not a checkpoint (expected a state_dict, or a dict that has one)")
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    meta = content if "state_dict" in content else {}
+    model = build_model(**_spec(path, meta, weights))
+    _fill(path, model, weights)
+    if num_classes is not None and model.spec["num_classes"] != num_classes:
+        raise UserError(f"{path}: has {model.spec['num_classes']} classes, but the data set has {num_classes}")
+    return Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), tuple(meta.get("classes", ())))
+
+
+def _spec(path, meta, weights):
+    """arch, width and num_classes: as the file says, or read off the shapes of a bare state_dict."""
+    try:
+        shapes = {"width": weights["conv1.weight"].shape[0], "num_classes": weights["linear.weight"].shape[0]}
+    except (KeyError, IndexError):
+        raise UserError(f"{path}: expected the weights of a CIFAR ResNet-18 (conv1.weight, ..., linear.weight), got "
+                        f"{', '.join(list(weights)[:3]) or 'none'}, ...") from None
+    arch = meta.get("arch", "resnet18")
+    if arch not in ARCHITECTURES:
+        raise UserError(f"{path}: expected one of the networks {', '.join(ARCHITECTURES)}, got {arch}")
+    return {"arch": arch, **shapes}
+
+
+def _fill(path, model, weights):
+    """Copy `weights` into `model`; UserError that lists what is missing, too much, or of another shape."""
+    own = model.state_dict()
+    problems = [f"missing {name}" for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    problems += [f"unexpected {name}" for name in weights if name not in own]
+    problems += [f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}" for name in own
+                 if name in weights and weights[name].shape != own[name].shape]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError(f"{path}: does not fit the network: {'; '.join(problems[:5])}{more}")
+    model.load_state_dict(weights, strict=False)
+
+
+def save_trigger(path, trigger, data_index=()):
+    """Write the homework's trigger_info dict."""
+    save(path, trigger_to_info(trigger, data_index))
+
+
+def load_trigger(path):
+    """The Trigger in a trigger_info file. Raises UserError, naming the file, if it holds none."""
+    info = load(path)
+    if not isinstance(info, dict):
+        raise UserError(f"{path}: expected a trigger_info dict, got {type(info).__name__}")
+    try:
+        return trigger_from_info(info)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

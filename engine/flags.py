@@ -1,0 +1,130 @@
+"""Every flag that more than one script has, declared once, with the checks that need no data."""
+import argparse
+import math
+
+from data.datasets import DATASETS
+from data.triggers import ATTACKS
+from models import ARCHITECTURES
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line on stderr, with exit status 2."""
+
+    def __init__(self, docstring):
+        super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message.removeprefix('argument ')}\n")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the docstring's lines, and shows defaults except where there is none to show."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def number(low=-math.inf, high=math.inf, above=None, hint=""):
+    """An argparse type: a finite float in [low, high], or above `above`."""
+    wanted = f"a number above {above}" if above is not None else f"a number of at least {low}"
+    if high < math.inf:
+        wanted = f"a fraction in [{low}, {high}]"
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low <= value <= high) or math.isinf(value) or (above is not None and value <= above):
+            raise argparse.ArgumentTypeError(f"expected {wanted}, got {text}{hint}")
+        return value
+    return parse
+
+
+fraction = number(0, 1, hint="; write 5 % as 0.05")
+
+
+def integer(low):
+    """An argparse type: an int of at least `low`."""
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, got {text}")
+        return value
+    return parse
+
+
+def add_data_flags(parser):
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", choices=DATASETS, default="cifar10",
+                       help="cifar10 is downloaded on first use; digits needs no network")
+    group.add_argument("--data-dir", default="data",
+                       help="where CIFAR-10 lies, or an image folder with train/<class>/* and test/<class>/*")
+
+
+def add_run_flags(parser, output_dir, resumable=False):
+    """`output_dir` is the default in words; the script fills it in where it is None."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--output-dir", help=f"folder for everything that this run leaves (default: {output_dir})")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that lies there")
+    if resumable:
+        group.add_argument("--resume", action="store_true", help="go on from the last finished epoch of the run there")
+    group.add_argument("--seed", type=integer(0), default=0, help="of poisoned indices, initial weights and batches")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def add_model_flags(parser):
+    group = parser.add_argument_group("model")
+    group.add_argument("--arch", choices=ARCHITECTURES, default="resnet18", help="network")
+    group.add_argument("--width", type=integer(1), default=64,
+                       help="channels of the first stage; 64 is the usual ResNet-18, 16 suits two CPU cores")
+
+
+def add_training_flags(parser, epochs=50):
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=integer(1), default=epochs, help="passes over the training images")
+    group.add_argument("--batch-size", type=integer(1), default=128, help="images a step")
+    group.add_argument("--lr", type=number(above=0), default=0.1, help="learning rate of SGD")
+    group.add_argument("--momentum", type=fraction, default=0.9, help="of SGD")
+    group.add_argument("--weight-decay", type=number(0), default=5e-4, help="of SGD, on every parameter")
+    group.add_argument("--milestones", type=integer(1), nargs="*", metavar="EPOCH",
+                       help="epochs after which the learning rate falls to a tenth "
+                            "(default: 60 %% and 80 %% of the epochs, 30 and 40 of 50)")
+    group.add_argument("--amp", action=argparse.BooleanOptionalAction,
+                       help="bfloat16 arithmetic (default: on a CUDA device only)")
+    group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")
+
+
+def check_milestones(parser, args):
+    """Fill in the default milestones and refuse those that could never take effect."""
+    if args.milestones is None:
+        args.milestones = sorted({int(share * args.epochs) for share in (0.6, 0.8)} - {0, args.epochs})
+    if sorted(set(args.milestones)) != args.milestones:
+        parser.error(f"--milestones: expected rising epochs, got {' '.join(map(str, args.milestones))}")
+    if args.milestones and args.milestones[-1] >= args.epochs:
+        parser.error(f"--milestones: expected epochs below --epochs {args.epochs}, got {args.milestones[-1]}")
+
+
+def add_trigger_flags(parser):
+    group = parser.add_argument_group("trigger")
+    group.add_argument("--poison-target", type=integer(0), default=0, help="label that the attacker wants")
+    group.add_argument("--trigger-alpha", type=fraction,
+                       help="opacity of the trigger (default: the attack's own, 0.2 for blend and 1 for the others)")
+    group.add_argument("--trigger-image", metavar="FILE.png",
+                       help="32x32 RGBA picture in place of the attack's own pattern; its alpha channel is mask times "
+                            "opacity")
+    return group
+
+
+def add_poison_flags(parser):
+    group = add_trigger_flags(parser)
+    group.add_argument("--poison-type", choices=(*ATTACKS, "benign"), default="badnets", help="attack")
+    group.add_argument("--poison-rate", type=fraction, default=0.05,
+                       help="share of the images outside the target class to poison (badnets, blend)")
+    group.add_argument("--clb-dir", default="data/clean-label/0.1",
+                       help="what generate_clb_attack.py left (clean-label)")
+    group.add_argument("--eval-trigger", choices=ATTACKS, default="badnets",
+                       help="trigger that a benign run's ASR floor is measured with")

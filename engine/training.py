@@ -1,0 +1,130 @@
+"""Train for an epoch; count what a model gets right on clean and on triggered images."""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import binomtest
+
+from data.batches import Batches
+from data.files import UserError
+from engine.progress import progress
+
+# Large batches feed a GPU; on a CPU they fall out of the cache (at width 16, 1,000 images at a time take almost twice
+# as long an image as 128 do).
+EVALUATION_BATCH = {"cuda": 2000, "cpu": 128}
+NAN_CHECK_EVERY = 50  # steps: looking at every loss would make the GPU wait at every step
+
+
+@dataclass(frozen=True)
+class Share:
+    """`hits` out of `n`, with its 95 % Wilson interval."""
+
+    hits: int
+    n: int
+
+    @property
+    def value(self):
+        return self.hits / self.n if self.n else float("nan")
+
+    def as_dict(self):
+        """{"value", "interval": [low, high], "n"}; value and interval None where nothing was counted."""
+        if not self.n:
+            return {"value": None, "interval": None, "n": 0}
+        low, high = binomtest(self.hits, self.n).proportion_ci(0.95, method="wilson")
+        return {"value": self.value, "interval": [float(low), float(high)], "n": self.n}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss and accuracy against the targets of a set, and accuracy against its labels before poisoning."""
+
+    loss: float
+    accuracy: Share
+    original_accuracy: Share
+
+
+@dataclass(frozen=True)
+class TestScore:
+    """Clean test images and triggered ones: ACC, ASR and robust accuracy."""
+
+    __test__ = False  # not a test case, whatever pytest makes of its name
+
+    clean: Score
+    triggered: Score
+
+    def figures(self):
+        """acc, asr and robust_acc as results.json has them."""
+        return {"acc": self.clean.accuracy.as_dict(), "asr": self.triggered.accuracy.as_dict(),
+                "robust_acc": self.triggered.original_accuracy.as_dict()}
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """Clean and triggered test images on the device, stamped once for all epochs."""
+
+    __test__ = False
+
+    clean: Batches
+    triggered: Batches
+
+    @classmethod
+    def on(cls, device, clean, triggered):
+        size = EVALUATION_BATCH.get(torch.device(device).type, 128)
+        return cls(Batches(clean, size, device), Batches(triggered, size, device))
+
+
+def train_epoch(model, batches, optimizer, amp=False):
+    """One pass in train mode. Returns the Score over the batches as they were seen (augmented, before each step).
+
+    Raises UserError naming the step if a loss is not finite.
+    """
+    model.train()
+    losses, hits = [], torch.zeros((), dtype=torch.int64, device=batches.images.device)
+    for step, (images, labels) in enumerate(progress(batches, "train"), 1):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach() * len(labels))
+        hits += (logits.detach().argmax(1) == labels).sum()
+        if step % NAN_CHECK_EVERY == 0 or step == len(batches):
+            check_finite(losses)
+    share = Share(int(hits), batches.num_images)
+    return Score(float(torch.stack(losses).sum()) / batches.num_images, share, share)
+
+
+def check_finite(losses):
+    """Raise UserError naming the first step whose loss is NaN or infinite."""
+    bad = (~torch.isfinite(torch.stack(losses))).nonzero()
+    if len(bad):
+        raise UserError(f"the loss became {float(losses[bad[0]])} at step {int(bad[0]) + 1}; a lower --lr may help")
+
+
+@torch.inference_mode()
+def predict(model, batches, amp=False):
+    """Logits float32 (N, num_classes) of all images, in eval mode."""
+    model.eval()
+    logits = []
+    for images, _ in progress(batches, "test"):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+            logits.append(model(images).float())
+    return torch.cat(logits)
+
+
+def score(model, batches, amp=False):
+    """The Score of a model on the image set of `batches`."""
+    logits = predict(model, batches, amp)
+    guesses, n = logits.argmax(1), batches.num_images
+    return Score(float(F.cross_entropy(logits, batches.labels)), Share(int((guesses == batches.labels).sum()), n),
+                 Share(int((guesses == batches.originals).sum()), n))
+
+
+def evaluate(model, test, amp=False):
+    """The TestScore of a model on TestImages.
+
+    ASR is the share of triggered images, their own label not the target, that are called the target; robust
+    accuracy the share of them that still get their own label.
+    """
+    return TestScore(score(model, test.clean, amp), score(model, test.triggered, amp))

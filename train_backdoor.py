@@ -1,0 +1,109 @@
+"""Poison a training set (BadNets, Blend, clean-label, or not at all) and train a ResNet-18 on it.
+
+    python train_backdoor.py --poison-type badnets
+
+Reads a data set (CIFAR-10 by default), and for clean-label what generate_clb_attack.py left. Writes into
+output/<attack>/: model_init.th, model_last.th, trigger_info.th, output.log, metrics.jsonl, config.json,
+results.json, poisoned_examples.png and curves.png.
+"""
+import logging
+
+import numpy as np
+import torch
+
+from data.batches import Batches
+from data.datasets import load_splits
+from data.poison_cifar import poison_training_set, stamp_all
+from engine import flags
+from engine.checkpoint import save_model, save_trigger
+from engine.figures import image_grid, training_curves
+from engine.run import Run, command
+from engine.training import TestImages, evaluate, train_epoch
+from models import build_model
+
+LEAVES = ("model_init.th", "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
+log = logging.getLogger("backdoor")
+
+
+def poisoned_shares(poisoned, target):
+    """What was poisoned, by every denominator that the literature uses: of the set, of its non-target or target class.
+
+    The original labels decide: a dirty-label attack takes from the non-target images, clean-label from the target's.
+    """
+    number, own = int(poisoned.poisoned.sum()), poisoned.original == target
+    pool = own if number and poisoned.original[poisoned.poisoned][0] == target else ~own
+    return {"poisoned": number, "of_training_set": number / len(poisoned), "training_set": len(poisoned),
+            "of_candidates": number / max(int(pool.sum()), 1), "candidates": int(pool.sum())}
+
+
+def example_images(clean, poisoned, trigger, count=8):
+    """(originals, poisoned versions) uint8 (count, 32, 32, 3): training images where some are, else stamped ones."""
+    chosen = np.flatnonzero(poisoned.poisoned)[:count]
+    if len(chosen) and len(poisoned) == len(clean):
+        return clean.data[chosen], poisoned.data[chosen], clean.targets[chosen], poisoned.targets[chosen]
+    chosen = np.flatnonzero(clean.targets != trigger.target)[:count]
+    labels = np.full(len(chosen), trigger.target)
+    return clean.data[chosen], trigger.stamp(clean.data[chosen]), clean.targets[chosen], labels
+
+
+def example_titles(classes, before, after):
+    """One title an image: its class, and the one it was given where that differs."""
+    return [classes[a] if a == b else f"{classes[a]}\n-> {classes[b]}" for a, b in zip(before, after, strict=True)]
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_poison_flags(parser)
+    flags.add_data_flags(parser)
+    flags.add_model_flags(parser)
+    flags.add_training_flags(parser)
+    flags.add_run_flags(parser, "output/<attack>", resumable=True)
+    args = parser.parse_args(argv)
+    flags.check_milestones(parser, args)
+    args.output_dir = args.output_dir or f"output/{args.poison_type}"
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES) as run:
+        train, _, test = load_splits(args.dataset, args.data_dir)
+        poisoned, trigger = poison_training_set(
+            train, args.poison_type, args.poison_target, args.poison_rate, args.trigger_alpha, args.trigger_image,
+            args.clb_dir, args.eval_trigger, args.seed)
+        shares = poisoned_shares(poisoned, trigger.target)
+        images = TestImages.on(run.device, test, stamp_all(test, trigger))
+        batches = Batches(poisoned, args.batch_size, run.device, run.generator, augment=True)
+        amp = run.device.type == "cuda" if args.amp is None else args.amp
+
+        model = build_model(args.arch, args.width, train.num_classes).to(run.device)
+        optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, args.milestones)
+
+        run.begin()
+        log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
+                 "%(of_candidates).4f of the %(candidates)d candidates", shares)
+        save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
+        save_model(run.folder / "model_init.th", model, vars(args), {}, train.classes)
+        originals, examples, before, after = example_images(train, poisoned, trigger)
+        image_grid(run.folder / "poisoned_examples.png", [("original", originals), ("poisoned", examples)],
+                   example_titles(train.classes, before, after))
+        if args.compile:
+            model.compile()
+
+        for epoch in run.epochs(args.epochs, model=model, optimizer=optimizer, scheduler=scheduler):
+            lr = scheduler.get_last_lr()[0]
+            train_score = train_epoch(model, batches, optimizer, amp)
+            test_score = evaluate(model, images, amp)
+            scheduler.step()
+            run.log(epoch, lr, train_score, test_score)
+
+        save_model(run.folder / "model_last.th", model, vars(args), run.metrics()[-1], train.classes)
+        training_curves(run.folder / "curves.png", run.metrics(), f"{args.poison_type} on {train.name}, width {args.width}")
+        run.finish(**test_score.figures(), parent=None, dataset=train.name, width=args.width, epochs=args.epochs,
+                   seed=args.seed, method={"poison_type": args.poison_type, **shares})
+
+
+if __name__ == "__main__":
+    main()
