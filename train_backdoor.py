@@ -69,6 +69,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         train, _, test = load_splits(args.dataset, args.data_dir)
+        flags.check_target(args.poison_target, train.num_classes)
         poisoned, trigger = poison_training_set(
             train, args.poison_type, args.poison_target, args.poison_rate, args.trigger_alpha, args.trigger_image,
             args.clb_dir, args.eval_trigger, args.seed)

@@ -3,6 +3,7 @@ import argparse
 import math
 
 from data.datasets import DATASETS
+from data.files import UserError
 from data.triggers import ATTACKS
 from models import ARCHITECTURES
 
@@ -42,6 +43,15 @@ def number(low=-math.inf, high=math.inf, above=None, hint=""):
 
 
 fraction = number(0, 1, hint="; write 5 % as 0.05")
+
+
+def ratio(text):
+    """An argparse type: a fraction in [0, 1], also written as a quotient such as 16/255."""
+    top, _, bottom = text.partition("/")
+    try:
+        return fraction(str(float(top) / float(bottom or 1)))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"expected a fraction in [0, 1] such as 16/255, got {text}") from None
 
 
 def integer(low):
@@ -106,6 +116,12 @@ def check_milestones(parser, args):
         parser.error(f"--milestones: expected rising epochs, got {' '.join(map(str, args.milestones))}")
     if args.milestones and args.milestones[-1] >= args.epochs:
         parser.error(f"--milestones: expected epochs below --epochs {args.epochs}, got {args.milestones[-1]}")
+
+
+def check_target(target, num_classes):
+    """UserError unless `target` is one of the classes 0 to num_classes - 1."""
+    if target >= num_classes:
+        raise UserError(f"--poison-target: expected one of the classes 0 to {num_classes - 1}, got {target}")
 
 
 def add_trigger_flags(parser):

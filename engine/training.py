@@ -1,4 +1,5 @@
 """Train for an epoch; count what a model gets right on clean and on triggered images."""
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,19 @@ class TestImages:
     def on(cls, device, clean, triggered):
         size = EVALUATION_BATCH.get(torch.device(device).type, 128)
         return cls(Batches(clean, size, device), Batches(triggered, size, device))
+
+
+@contextmanager
+def frozen(model):
+    """`model` in eval mode, its parameters needing no gradients, for as long as the block lasts."""
+    training, needing = model.training, [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)
+    try:
+        yield model
+    finally:
+        model.train(training)
+        for parameter in needing:
+            parameter.requires_grad_(True)
 
 
 def train_epoch(model, batches, optimizer, amp=False):

@@ -1,0 +1,172 @@
+"""Perturb and stamp part of the target class, labels untouched: the clean-label training set (Turner et al., 2019).
+
+    python generate_clb_attack.py
+
+Reads a data set and a surrogate model (output/benign/model_last.th, from train_backdoor.py --poison-type benign).
+Writes into data/clean-label/<rate>/: data.npy, label.npy, backdoor_list.npy, trigger.npz and manifest.json, which
+train_backdoor.py --poison-type clean-label reads, and output.log, config.json, results.json and
+clean_label_examples.png.
+"""
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from data.batches import to_pixels
+from data.clean_label import fingerprint, save_clean_label
+from data.datasets import load_splits
+from data.files import UserError
+from data.triggers import build_trigger
+from engine import flags
+from engine.checkpoint import load_model
+from engine.figures import image_grid
+from engine.progress import progress
+from engine.run import Run, command
+from engine.training import frozen
+
+LEAVES = ("data.npy", "label.npy", "backdoor_list.npy", "trigger.npz", "manifest.json", "clean_label_examples.png")
+log = logging.getLogger("backdoor")
+
+
+def attack_pgd(model, X, y, epsilon, alpha, max_attack_iters, restarts, freeze_fooled=True, generator=None):
+    """Projected gradient ascent on the loss of the true labels (Madry et al., 2018), on a whole batch.
+
+    X: float (B, C, H, W) in [0, 1]. y: int64 (B,). epsilon, alpha: largest perturbation (L-infinity) and step, both
+    in pixel units of [0, 1]. Runs restarts + 1 times from uniform random starts (from a CPU `generator`); each sample
+    keeps the delta of its own largest final loss. Returns delta, float (B, C, H, W), X + delta in [0, 1].
+
+    `freeze_fooled` leaves a sample as it is from the step on at which it is misclassified, as the homework asks;
+    without it every sample is pushed through all iterations, which makes it harder.
+    """
+    max_loss = torch.zeros(len(X), device=X.device)
+    max_delta = torch.zeros_like(X)
+    with frozen(model):
+        for _ in range(restarts + 1):
+            delta = torch.empty(X.shape).uniform_(-epsilon, epsilon, generator=generator).to(X)
+            delta = (X + delta).clamp(0, 1) - X
+            ascend(model, X, y, delta, epsilon, alpha, max_attack_iters, freeze_fooled)
+            with torch.inference_mode():
+                loss = F.cross_entropy(model(X + delta), y, reduction="none")
+            better = loss >= max_loss  # not >: a sample whose loss is 0 must still lose its all-zero delta
+            max_delta[better], max_loss[better] = delta[better], loss[better]
+    return max_delta
+
+
+def ascend(model, X, y, delta, epsilon, alpha, iterations, freeze_fooled):
+    """Move `delta` (changed in place) along the sign of the gradient; only samples that still move are computed."""
+    active = torch.arange(len(X), device=X.device)
+    for _ in range(iterations):
+        moved = delta[active].requires_grad_()
+        logits = model(X[active] + moved)
+        gradient, = torch.autograd.grad(F.cross_entropy(logits, y[active], reduction="sum"), moved)
+        if freeze_fooled:
+            right = logits.argmax(1) == y[active]
+            active, moved, gradient = active[right], moved[right], gradient[right]
+            if not len(active):
+                return
+        moved = (moved.detach() + alpha * gradient.sign()).clamp(-epsilon, epsilon)
+        delta[active] = (X[active] + moved).clamp(0, 1) - X[active]
+
+
+def perturb(model, images, labels, batch_size, **pgd):
+    """uint8 (n, 32, 32, 3): `images` after attack_pgd, rounded to the nearest grey level."""
+    device, result = next(model.parameters()).device, []
+    for start in progress(range(0, len(images), batch_size), "perturb"):
+        batch = slice(start, start + batch_size)
+        pixels = to_pixels(torch.from_numpy(images[batch]).to(device))
+        delta = attack_pgd(model, pixels, torch.from_numpy(labels[batch]).to(device), **pgd)
+        result.append((255 * (pixels + delta)).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(result)
+
+
+def count_right(model, images, labels, batch_size):
+    """How many of uint8 (n, 32, 32, 3) the model gives their labels (n,)."""
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        guesses = [model.eval()(to_pixels(torch.from_numpy(images[start:start + batch_size]).to(device))).argmax(1).cpu()
+                   for start in range(0, len(images), batch_size)]
+    return int((torch.cat(guesses).numpy() == labels).sum())
+
+
+def choose_images(image_set, target, rate, seed):
+    """Sorted indices of int(rate * size) images of the target class, drawn by `seed`. UserError where that is none."""
+    own = np.flatnonzero(image_set.targets == target)
+    chosen = np.random.default_rng(seed).choice(own, int(rate * len(own)), replace=False)
+    if not len(chosen):
+        raise UserError(f"--poison-rate {rate}: no image of the {len(own)} of class {target} would be poisoned")
+    return np.sort(chosen)
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    group = flags.add_trigger_flags(parser)
+    group.add_argument("--poison-rate", type=flags.fraction, default=0.1, help="share of the target class to poison")
+    group = parser.add_argument_group("perturbation")
+    group.add_argument("--checkpoint", default="output/benign/model_last.th", help="surrogate model")
+    group.add_argument("--epsilon", type=flags.ratio, default="16/255", help="largest change of a pixel in [0, 1]")
+    group.add_argument("--step", type=flags.ratio, default="0.24/255", help="step of each iteration (PGD's alpha)")
+    group.add_argument("--iterations", type=flags.integer(0), default=100, help="steps from each start")
+    group.add_argument("--restarts", type=flags.integer(0), default=1, help="further random starts after the first")
+    group.add_argument("--freeze-fooled", action=argparse.BooleanOptionalAction, default=True,
+                       help="leave an image alone once the surrogate misclassifies it")
+    group.add_argument("--no-pgd", action="store_true", help="the control: stamp only, perturb nothing")
+    group.add_argument("--batch-size", type=flags.integer(1), default=250, help="images perturbed at a time")
+    flags.add_data_flags(parser)
+    flags.add_run_flags(parser, "data/clean-label/<rate>, <rate>-no-pgd for the control")
+    args = parser.parse_args(argv)
+    folder = f"data/clean-label/{args.poison_rate:g}{'-no-pgd' if args.no_pgd else ''}"
+    args.output_dir = args.output_dir or folder
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES) as run:
+        train, _, _ = load_splits(args.dataset, args.data_dir)
+        flags.check_target(args.poison_target, train.num_classes)
+        trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image)
+        chosen = choose_images(train, args.poison_target, args.poison_rate, args.seed)
+        surrogate = load_model(args.checkpoint, run.device, train.num_classes).model
+        run.begin()
+
+        clean, labels = train.data[chosen], train.targets[chosen]
+        of_class = int((train.targets == args.poison_target).sum())
+        log.info("poisoning %d images: %.4f of the %d of class %d, %.4f of the %d training images", len(chosen),
+                 len(chosen) / of_class, of_class, args.poison_target, len(chosen) / len(train), len(train))
+        perturbed = clean if args.no_pgd else perturb(
+            surrogate, clean, labels, args.batch_size, epsilon=args.epsilon, alpha=args.step,
+            max_attack_iters=args.iterations, restarts=args.restarts, freeze_fooled=args.freeze_fooled,
+            generator=run.generator)
+        stamped = trigger.stamp(perturbed)
+
+        change = perturbed.astype(np.int16) - clean
+        figures = {"poisoned": len(chosen), "of_class": len(chosen) / of_class,
+                   "of_training_set": len(chosen) / len(train),
+                   "surrogate_right_clean": count_right(surrogate, clean, labels, args.batch_size),
+                   "surrogate_right_perturbed": count_right(surrogate, perturbed, labels, args.batch_size),
+                   "surrogate_right_stamped": count_right(surrogate, stamped, labels, args.batch_size),
+                   "largest_change": int(np.abs(change).max()), "mean_change": float(np.abs(change).mean())}
+        log.info("surrogate still right: %(surrogate_right_perturbed)d of %(poisoned)d perturbed images, "
+                 "%(surrogate_right_stamped)d once stamped, %(surrogate_right_clean)d before", figures)
+        log.info("change of a pixel before stamping: at most %(largest_change)d grey levels, %(mean_change).2f on average",
+                 figures)
+
+        data, flagged = train.data.copy(), np.zeros(len(train), dtype=bool)
+        data[chosen], flagged[chosen] = stamped, True
+        manifest = {"dataset": train.name, "made_from": fingerprint(train), "poison_target": args.poison_target,
+                    "poison_rate": args.poison_rate, "perturbed": not args.no_pgd, "seed": args.seed}
+        save_clean_label(run.folder, replace(train, data=data, poisoned=flagged), trigger, manifest)
+        enlarged = (128 + change[:8] * (127 / max(figures["largest_change"], 1))).round().astype(np.uint8)
+        image_grid(Path(run.folder, "clean_label_examples.png"),
+                   [("original", clean[:8]), ("perturbation", enlarged), ("result", stamped[:8])],
+                   [train.classes[args.poison_target]] * len(clean[:8]))
+        run.finish(parent=args.checkpoint, dataset=train.name, seed=args.seed, method=figures)
+
+
+if __name__ == "__main__":
+    main()
