@@ -10,23 +10,23 @@ clean_label_examples.png.
 import argparse
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.batches import to_pixels
+from data.batches import Batches, to_pixels
 from data.clean_label import fingerprint, save_clean_label
-from data.datasets import load_splits
+from data.datasets import ImageSet, load_splits
 from data.files import UserError
 from data.triggers import build_trigger
 from engine import flags
 from engine.checkpoint import load_model
+from engine.command import command
 from engine.figures import image_grid
 from engine.progress import progress
-from engine.run import Run, command
-from engine.training import frozen
+from engine.run import Run
+from engine.training import frozen, score
 
 LEAVES = ("data.npy", "label.npy", "backdoor_list.npy", "trigger.npz", "manifest.json", "clean_label_examples.png")
 log = logging.getLogger("backdoor")
@@ -83,13 +83,21 @@ def perturb(model, images, labels, batch_size, **pgd):
     return np.concatenate(result)
 
 
-def count_right(model, images, labels, batch_size):
-    """How many of uint8 (n, 32, 32, 3) the model gives their labels (n,)."""
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        guesses = [model.eval()(to_pixels(torch.from_numpy(images[start:start + batch_size]).to(device))).argmax(1).cpu()
-                   for start in range(0, len(images), batch_size)]
-    return int((torch.cat(guesses).numpy() == labels).sum())
+def measure(surrogate, clean, perturbed, stamped, labels, batch_size):
+    """How many images (uint8 (n, 32, 32, 3)) the surrogate still gets right, and how far they were changed."""
+    def right(images):
+        batches = Batches(ImageSet(images, labels), batch_size, next(surrogate.parameters()).device)
+        return score(surrogate, batches).accuracy.hits
+
+    change = np.abs(perturbed.astype(np.int16) - clean)
+    return {"surrogate_right_clean": right(clean), "surrogate_right_perturbed": right(perturbed),
+            "surrogate_right_stamped": right(stamped), "largest_change": int(change.max()),
+            "mean_change": float(change.mean())}
+
+
+def enlarge(change):
+    """The perturbation int (n, 32, 32, 3) as a picture: grey where nothing changed, else up to black or white."""
+    return (128 + change * (127 / max(np.abs(change).max(), 1))).round().astype(np.uint8)
 
 
 def choose_images(image_set, target, rate, seed):
@@ -136,36 +144,30 @@ def main(argv=None):
 
         clean, labels = train.data[chosen], train.targets[chosen]
         of_class = int((train.targets == args.poison_target).sum())
-        log.info("poisoning %d images: %.4f of the %d of class %d, %.4f of the %d training images", len(chosen),
-                 len(chosen) / of_class, of_class, args.poison_target, len(chosen) / len(train), len(train))
+        shares = {"poisoned": len(chosen), "of_class": len(chosen) / of_class, "class_size": of_class,
+                  "of_training_set": len(chosen) / len(train), "training_set": len(train)}
+        log.info("poisoning %(poisoned)d images: %(of_class).4f of the %(class_size)d of the target class, "
+                 "%(of_training_set).4f of the %(training_set)d training images", shares)
         perturbed = clean if args.no_pgd else perturb(
             surrogate, clean, labels, args.batch_size, epsilon=args.epsilon, alpha=args.step,
             max_attack_iters=args.iterations, restarts=args.restarts, freeze_fooled=args.freeze_fooled,
             generator=run.generator)
         stamped = trigger.stamp(perturbed)
-
-        change = perturbed.astype(np.int16) - clean
-        figures = {"poisoned": len(chosen), "of_class": len(chosen) / of_class,
-                   "of_training_set": len(chosen) / len(train),
-                   "surrogate_right_clean": count_right(surrogate, clean, labels, args.batch_size),
-                   "surrogate_right_perturbed": count_right(surrogate, perturbed, labels, args.batch_size),
-                   "surrogate_right_stamped": count_right(surrogate, stamped, labels, args.batch_size),
-                   "largest_change": int(np.abs(change).max()), "mean_change": float(np.abs(change).mean())}
-        log.info("surrogate still right: %(surrogate_right_perturbed)d of %(poisoned)d perturbed images, "
-                 "%(surrogate_right_stamped)d once stamped, %(surrogate_right_clean)d before", figures)
-        log.info("change of a pixel before stamping: at most %(largest_change)d grey levels, %(mean_change).2f on average",
-                 figures)
+        figures = measure(surrogate, clean, perturbed, stamped, labels, args.batch_size)
+        log.info("surrogate right on %(surrogate_right_clean)d of them before, %(surrogate_right_perturbed)d once "
+                 "perturbed, %(surrogate_right_stamped)d once stamped too", figures)
+        log.info("change of a pixel before stamping: at most %(largest_change)d grey levels, %(mean_change).2f on "
+                 "average", figures)
 
         data, flagged = train.data.copy(), np.zeros(len(train), dtype=bool)
         data[chosen], flagged[chosen] = stamped, True
         manifest = {"dataset": train.name, "made_from": fingerprint(train), "poison_target": args.poison_target,
                     "poison_rate": args.poison_rate, "perturbed": not args.no_pgd, "seed": args.seed}
         save_clean_label(run.folder, replace(train, data=data, poisoned=flagged), trigger, manifest)
-        enlarged = (128 + change[:8] * (127 / max(figures["largest_change"], 1))).round().astype(np.uint8)
-        image_grid(Path(run.folder, "clean_label_examples.png"),
-                   [("original", clean[:8]), ("perturbation", enlarged), ("result", stamped[:8])],
-                   [train.classes[args.poison_target]] * len(clean[:8]))
-        run.finish(parent=args.checkpoint, dataset=train.name, seed=args.seed, method=figures)
+        rows = [("original", clean[:8]), ("perturbation", enlarge(perturbed[:8].astype(np.int16) - clean[:8])),
+                ("result", stamped[:8])]
+        image_grid(run.folder / "clean_label_examples.png", rows, [train.classes[args.poison_target]] * len(clean[:8]))
+        run.finish(parent=args.checkpoint, dataset=train.name, seed=args.seed, method={**shares, **figures})
 
 
 if __name__ == "__main__":

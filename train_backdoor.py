@@ -16,8 +16,9 @@ from data.datasets import load_splits
 from data.poison_cifar import poison_training_set, stamp_all
 from engine import flags
 from engine.checkpoint import save_model, save_trigger
+from engine.command import command
 from engine.figures import image_grid, training_curves
-from engine.run import Run, command
+from engine.run import Run
 from engine.training import TestImages, evaluate, train_epoch
 from models import build_model
 
@@ -36,19 +37,26 @@ def poisoned_shares(poisoned, target):
             "of_candidates": number / max(int(pool.sum()), 1), "candidates": int(pool.sum())}
 
 
-def example_images(clean, poisoned, trigger, count=8):
-    """(originals, poisoned versions) uint8 (count, 32, 32, 3): training images where some are, else stamped ones."""
+def example_rows(clean, poisoned, trigger, count=8):
+    """([(label, images)], titles) for the picture of examples: originals over poisoned images.
+
+    Where nothing is poisoned, what the trigger would do; where a foreign clean-label folder does not say which
+    originals its images were made from, those images alone.
+    """
     chosen = np.flatnonzero(poisoned.poisoned)[:count]
-    if len(chosen) and len(poisoned) == len(clean):
-        return clean.data[chosen], poisoned.data[chosen], clean.targets[chosen], poisoned.targets[chosen]
-    chosen = np.flatnonzero(clean.targets != trigger.target)[:count]
-    labels = np.full(len(chosen), trigger.target)
-    return clean.data[chosen], trigger.stamp(clean.data[chosen]), clean.targets[chosen], labels
-
-
-def example_titles(classes, before, after):
-    """One title an image: its class, and the one it was given where that differs."""
-    return [classes[a] if a == b else f"{classes[a]}\n-> {classes[b]}" for a, b in zip(before, after, strict=True)]
+    if not len(chosen):
+        chosen = np.flatnonzero(clean.targets != trigger.target)[:count]
+        images, labels = trigger.stamp(clean.data[chosen]), np.full(len(chosen), trigger.target)
+    else:
+        images, labels = poisoned.data[chosen], poisoned.targets[chosen]
+    names = [clean.classes[label] for label in labels]
+    untouched = np.flatnonzero(~poisoned.poisoned)[:count]
+    if len(poisoned) != len(clean) or (poisoned.data[untouched] != clean.data[untouched]).any():
+        return [("poisoned", images)], names
+    before = [clean.classes[label] for label in clean.targets[chosen]]
+    arrow = "\n\N{RIGHTWARDS ARROW} "
+    titles = [old if old == new else old + arrow + new for old, new in zip(before, names, strict=True)]
+    return [("original", clean.data[chosen]), ("poisoned", images)], titles
 
 
 def parse_args(argv=None):
@@ -75,7 +83,7 @@ def main(argv=None):
             args.clb_dir, args.eval_trigger, args.seed)
         shares = poisoned_shares(poisoned, trigger.target)
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
-        batches = Batches(poisoned, args.batch_size, run.device, run.generator, augment=True)
+        batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         amp = run.device.type == "cuda" if args.amp is None else args.amp
 
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
@@ -87,12 +95,11 @@ def main(argv=None):
                  "%(of_candidates).4f of the %(candidates)d candidates", shares)
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
         save_model(run.folder / "model_init.th", model, vars(args), {}, train.classes)
-        originals, examples, before, after = example_images(train, poisoned, trigger)
-        image_grid(run.folder / "poisoned_examples.png", [("original", originals), ("poisoned", examples)],
-                   example_titles(train.classes, before, after))
+        image_grid(run.folder / "poisoned_examples.png", *example_rows(train, poisoned, trigger))
         if args.compile:
             model.compile()
 
+        test_score = None
         for epoch in run.epochs(args.epochs, model=model, optimizer=optimizer, scheduler=scheduler):
             lr = scheduler.get_last_lr()[0]
             train_score = train_epoch(model, batches, optimizer, amp)
@@ -100,8 +107,10 @@ def main(argv=None):
             scheduler.step()
             run.log(epoch, lr, train_score, test_score)
 
-        save_model(run.folder / "model_last.th", model, vars(args), run.metrics()[-1], train.classes)
-        training_curves(run.folder / "curves.png", run.metrics(), f"{args.poison_type} on {train.name}, width {args.width}")
+        test_score = test_score or evaluate(model, images, amp)  # none yet where the last epoch was done before a stop
+        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)
+        training_curves(run.folder / "curves.png", run.rows,
+                        f"{args.poison_type} on {train.name}, width {args.width}")
         run.finish(**test_score.figures(), parent=None, dataset=train.name, width=args.width, epochs=args.epochs,
                    seed=args.seed, method={"poison_type": args.poison_type, **shares})
 

@@ -1,4 +1,6 @@
 """A whole ImageSet on the device, handed out in batches that are cropped and flipped there, whole."""
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -7,36 +9,41 @@ class Batches:
     """Iterate over (images, labels) batches of an ImageSet that lives on `device` as uint8.
 
     images: float32 (B, 3, 32, 32) in [0, 1], channels_last. labels: int64 (B,). With `generator` (a CPU generator,
-    so that the order is the same on every device) each pass is shuffled anew; without it the order is fixed. With
-    `augment` each image is cropped out of its zero-padded self (`padding` pixels a side) and flipped by a coin, each
-    with a draw of its own.
+    so that the draws are the same on every device) each pass is shuffled anew; without it the order is fixed and
+    nothing is augmented. `crop_padding` p crops each image out of itself with p black pixels added on every side,
+    `flip` mirrors it by a coin; every image has draws of its own.
     """
 
-    def __init__(self, image_set, batch_size, device="cpu", generator=None, augment=False, padding=4):
+    def __init__(self, image_set, batch_size, device="cpu", generator=None, crop_padding=0, flip=False):
         self.images = torch.from_numpy(image_set.data).to(device)
         self.labels = torch.from_numpy(image_set.targets).to(device)
         self.originals = torch.from_numpy(image_set.original).to(device)  # labels before poisoning, for scores
-        self.batch_size, self.generator, self.augment, self.padding = batch_size, generator, augment, padding
+        self.batch_size, self.generator, self.crop_padding, self.flip = batch_size, generator, crop_padding, flip
 
     @property
     def num_images(self):
         return len(self.labels)
 
     def __len__(self):
-        return -(-self.num_images // self.batch_size)
+        return math.ceil(self.num_images / self.batch_size)
 
     def __iter__(self):
-        order = self._draw(torch.randperm, self.num_images) if self.generator else None
-        offsets = flips = None
-        if self.augment:
-            offsets = self._draw(torch.randint, 2 * self.padding + 1, (self.num_images, 2))
-            flips = self._draw(torch.randint, 2, (self.num_images,)).bool()
-        for start in range(0, self.num_images, self.batch_size):
+        """All draws of a pass come first, so that they do not depend on how far it is consumed."""
+        size, order, offsets, flips = self.num_images, None, None, None
+        if self.generator:
+            order = self._draw(torch.randperm, size)
+            if self.crop_padding:
+                offsets = self._draw(torch.randint, 2 * self.crop_padding + 1, (size, 2))
+            if self.flip:
+                flips = self._draw(torch.randint, 2, (size,)).bool()
+        for start in range(0, size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             rows = batch if order is None else order[batch]
             images = self.images[rows]
-            if self.augment:
-                images = crop_and_flip(images, offsets[batch], flips[batch], self.padding)
+            if offsets is not None:
+                images = crop(images, offsets[batch], self.crop_padding)
+            if flips is not None:
+                images = mirror(images, flips[batch])
             yield to_pixels(images), self.labels[rows]
 
     def _draw(self, function, *sizes):
@@ -48,15 +55,16 @@ def to_pixels(images):
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
-def crop_and_flip(images, offsets, flips, padding):
-    """Crop each of uint8 (B, H, W, 3) at its own offset (B, 2) in the padded image, then mirror where flips (B,).
-
-    One gather for the whole batch: column indices run backwards where an image is flipped.
-    """
+def crop(images, offsets, padding):
+    """Crop each of uint8 (B, H, W, 3) at its own offset (B, 2) out of itself padded with black; one gather for all."""
     height, width = images.shape[1:3]
     padded = F.pad(images, (0, 0, padding, padding, padding, padding))
-    rows = offsets[:, :1] + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device).expand(len(images), width)
-    columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)
+    rows = offsets[:, 0, None] + torch.arange(height, device=images.device)
+    columns = offsets[:, 1, None] + torch.arange(width, device=images.device)
     index = torch.arange(len(images), device=images.device)
     return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def mirror(images, flips):
+    """uint8 (B, H, W, 3) with those where flips (B,) is true mirrored left to right."""
+    return torch.where(flips[:, None, None, None], images.flip(2), images)

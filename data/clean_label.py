@@ -96,7 +96,8 @@ def _read_manifest(root):
         manifest = json.loads(path.read_text())
         return {key: manifest[key] for key in ("made_from", "dataset")}
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not a clean-label manifest; make the folder anew with generate_clb_attack.py") from None
+        raise UserError(f"{path}: not a clean-label manifest; make the folder anew with generate_clb_attack.py "
+                        "--overwrite") from None
 
 
 def _read_trigger(root, target):

@@ -15,7 +15,8 @@ class UserError(ValueError):
 def whole_file(path):
     """A binary file to write to that takes the name `path` only once it is complete and on disk.
 
-    A reader sees the old file or the new one, never half of one, whatever kills the writer.
+    A reader sees the old file or the new one, never half of one, whatever kills the writer. Raises UserError where
+    it cannot be written (no permission, a full disk).
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -25,6 +26,8 @@ def whole_file(path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -131,5 +131,5 @@ def write_cache(path, stamp, arrays):
     try:
         with whole_file(path) as file:
             np.savez(file, stamp=np.array(stamp), **flat)
-    except OSError as error:
-        log.info("notice: %s: not cached, the next start decodes again (%s)", path, error.strerror)
+    except UserError as error:
+        log.info("notice: %s; the next start decodes the images again", error)

@@ -134,5 +134,5 @@ def trigger_from_info(info):
         raise UserError(f"trigger_info: expected a pattern (1, 32, 32, 1 or 3) and a mask (1, 32, 32, 1), got "
                         f"{pattern.shape} and {mask.shape}")
     if not (0 <= alpha <= 1 and mask.min() >= 0 and mask.max() <= 1):
-        raise UserError(f"trigger_info: alpha and mask must lie in [0, 1], got {alpha} and {mask.min()} to {mask.max()}")
+        raise UserError(f"trigger_info: expected alpha and mask in [0, 1], got {alpha} and up to {mask.max()}")
     return PatternTrigger(pattern, mask, alpha, target)

@@ -103,6 +103,10 @@ def add_training_flags(parser, epochs=50):
     group.add_argument("--milestones", type=integer(1), nargs="*", metavar="EPOCH",
                        help="epochs after which the learning rate falls to a tenth "
                             "(default: 60 %% and 80 %% of the epochs, 30 and 40 of 50)")
+    group.add_argument("--crop-padding", type=integer(0), default=4,
+                       help="augmentation: pixels of padding to crop at random from; 0 for none")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
+                       help="augmentation: mirror by a coin")
     group.add_argument("--amp", action=argparse.BooleanOptionalAction,
                        help="bfloat16 arithmetic (default: on a CUDA device only)")
     group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")

@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: help demo test test-long lint benchmark clean
+
+help:
+	@echo "make demo       install, then BadNets on handwritten digits, and a table of what it wrote"
+	@echo "make test       install, then all tests that take seconds"
+	@echo "make test-long  the tests that take minutes"
+	@echo "make benchmark  the README's speed figures"
+	@echo "make clean      remove the environment and caches, never a run"
+
+demo: $(VENV)/ready
+	$(PY) train_backdoor.py --dataset digits --width 16 --batch-size 32 --epochs 12 --poison-rate 0.1 \
+		--output-dir output/demo --overwrite
+	$(PY) -m engine.summary output/demo
+
+test: $(VENV)/ready lint
+	$(PY) -m pytest -m "not long"
+
+test-long: $(VENV)/ready
+	$(PY) -m pytest -m long
+
+lint: $(VENV)/ready
+	$(PY) -m ruff check .
+
+benchmark: $(VENV)/ready
+	$(PY) benchmarks/training.py --width 16
+	$(PY) benchmarks/training.py --width 64
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The stamp is made last, so that an install that was cut off is done again.
+$(VENV)/ready: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or later is needed; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@

@@ -1,0 +1,36 @@
+"""How every script ends: a mistake in one line, a stop without a traceback."""
+import functools
+import signal
+import sys
+from pathlib import Path
+
+from data.files import UserError
+
+
+def command(main):
+    """Wrap `main(argv)`: a UserError or OSError is one line on stderr and exit status 2, Ctrl-C 130, SIGTERM 143.
+
+    Any other exception is our mistake, not the user's, and keeps its traceback.
+    """
+    @functools.wraps(main)
+    def wrapped(argv=None):
+        def stop(number, frame):
+            raise KeyboardInterrupt(number)
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            return main(argv)
+        except (UserError, OSError) as error:
+            print(f"{Path(sys.argv[0]).name}: error: {' '.join(describe(error).split())}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt as stopped:
+            raise SystemExit(128 + (stopped.args[0] if stopped.args else signal.SIGINT)) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return wrapped
+
+
+def describe(error):
+    """The error in one sentence, without the errno that str() of an OSError begins with."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -1,0 +1,58 @@
+"""What a run runs on, as config.json and results.json tell it."""
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+
+from data.files import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def find_device(name):
+    """The torch.device that `name` asks for; auto is CUDA where there is one. Raises UserError if it cannot be used."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
+def device_name(device):
+    """What a figure was measured on: the card's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions():
+    """The releases that figures may depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
+            "numpy": np.__version__, "pillow": PIL.__version__}
+
+
+def commit():
+    """The commit that the code is at, with -dirty behind it for changed files; None outside a checkout."""
+    try:
+        done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+                              capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def peak_memory_mb():
+    """The most memory that this process has held, in MiB; ru_maxrss counts bytes on macOS and KiB elsewhere."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))

@@ -1,0 +1,60 @@
+"""What a run left, in a table: `python -m engine.summary output/badnets [output/blend ...]`."""
+import json
+import sys
+from pathlib import Path
+
+from data.files import UserError
+from engine.command import command
+
+SHARES = (("ACC", "acc"), ("ASR", "asr"), ("robust ACC", "robust_acc"))
+EXPLAINED = {
+    "output.log": "the arguments, then one line an epoch",
+    "metrics.jsonl": "the same figures as JSON, one line an epoch",
+    "config.json": "arguments, versions, device, seed, commit",
+    "results.json": "the final figures with their intervals",
+    "model_init.th": "the weights before training",
+    "model_last.th": "the weights after it",
+    "trigger_info.th": "the trigger, for the defences",
+    "poisoned_examples.png": "originals and their poisoned versions",
+    "curves.png": "ACC and ASR over epochs",
+    "resume.th": "what --resume goes on from",
+}
+
+
+def read_results(folder):
+    """The results.json of a run's folder. Raises UserError where the run is not finished or the file is damaged."""
+    path = Path(folder) / "results.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no finished run (no results.json)") from None
+    except ValueError:
+        raise UserError(f"{path}: not a result") from None
+
+
+def summary(folder):
+    """Text lines: the run's figures with their 95 % intervals, then its files."""
+    results = read_results(folder)
+    where = f"{results['dataset']}, {results['seconds']:.0f} s on {results['device']}"
+    lines = [f"{folder}: {results['script']} on {where}"]
+    for name, key in SHARES:
+        share = results.get(key)
+        if share and share["n"]:
+            low, high = share["interval"]
+            lines.append(f"  {name:<11}{100 * share['value']:6.2f} %   [{100 * low:.2f}, {100 * high:.2f}]   "
+                         f"of {share['n']} images")
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            size = f"{path.stat().st_size / 1000:.1f} kB"
+            lines.append(f"  {path.name:<24}{size:>12}   {EXPLAINED.get(path.name, '')}".rstrip())
+    return lines
+
+
+@command
+def main(argv=None):
+    for folder in sys.argv[1:] if argv is None else argv:
+        print("\n".join(summary(folder)))
+
+
+if __name__ == "__main__":
+    main()
