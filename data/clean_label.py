@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.files import UserError, read_array, whole_file, write_array, write_json
+from data.files import UserError, read_archive, read_array, whole_file, write_array, write_json
 from data.triggers import PatternTrigger, build_trigger
 
 
@@ -101,11 +101,12 @@ def _read_manifest(root):
 
 
 def _read_trigger(root, target):
+    path = Path(root) / "trigger.npz"
+    parts = read_archive(path)
     try:
-        with np.load(Path(root) / "trigger.npz", allow_pickle=False) as parts:
-            return PatternTrigger(parts["pattern"], parts["mask"], float(parts["alpha"]), target)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{Path(root) / 'trigger.npz'}: not a trigger ({error})") from None
+        return PatternTrigger(parts["pattern"], parts["mask"], float(parts["alpha"]), target)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a trigger ({error!r})") from None
 
 
 def fingerprint(image_set):

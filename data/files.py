@@ -1,6 +1,7 @@
 """Files that are whole or not there, and the error that a user can mend."""
 import json
 import os
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,3 +53,12 @@ def read_array(path):
         raise UserError(f"{path}: no such file") from None
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path}: not a NumPy array of plain values ({error})") from None
+
+
+def read_archive(path):
+    """{name: array} of a .npz file of plain values. Raises UserError, naming the file, if it is not one."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not an archive of NumPy arrays ({error})") from None

@@ -3,14 +3,13 @@ import hashlib
 import logging
 import os
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import find_classes
 
-from data.files import UserError, whole_file
+from data.files import UserError, read_archive, whole_file
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "test")
@@ -116,12 +115,12 @@ def read_image(path):
 def read_cache(path, stamp):
     """The cached arrays, or None where there are none for this state of the folder."""
     try:
-        with np.load(path, allow_pickle=False) as cache:
-            if str(cache["stamp"]) != stamp:
-                return None
+        cache = read_archive(path)
+        if str(cache["stamp"]) == stamp:
             return {split: (cache[f"{split}_data"], cache[f"{split}_targets"]) for split in SPLITS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+    except (UserError, KeyError):
+        pass  # none yet, or damaged: the images are still there
+    return None
 
 
 def write_cache(path, stamp, arrays):

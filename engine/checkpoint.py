@@ -2,6 +2,7 @@
 import io
 import pickle
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def _numpy_rebuilders():
     rebuild, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
     named = [(rebuild, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")]
     named += [(scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")]
+    named += [(bytes, f"{module}.bytes") for module in ("builtins", "__builtin__")]  # an empty array's content
     kinds = {type(np.dtype(kind)) for kind in ("bool", "u1", "i2", "i4", "i8", "f2", "f4", "f8")}
     return [*named, np.ndarray, np.dtype, *kinds]
 
@@ -42,14 +44,16 @@ def load(path, device="cpu"):
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     try:
-        with torch.serialization.safe_globals(NUMPY_REBUILDERS):
+        with torch.serialization.safe_globals(NUMPY_REBUILDERS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whatever torch has to say of a strange file, the error below says once
             return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it refers to {found[1]}, which could run code" if found else "not a checkpoint"
+        reason = f"it refers to {found[1]}, which could run code" if found else "more than tensors and plain values"
         raise UserError(f"{path}: refused, {reason}") from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: not a checkpoint ({str(error).strip().splitlines()[0][:120]})") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: not a checkpoint ({reason[:120]})") from None
 
 
 def save_model(path, model, args, metrics, classes=()):

@@ -1,0 +1,147 @@
+"""Training speed of this pipeline against the plain one that users write, alternating in one run.
+
+    python benchmarks/training.py --width 16
+
+Both train the same ResNet-18 with the same SGD on the same images. Plain: torchvision transforms on one image at a
+time, DataLoader(num_workers=0), NCHW, fp32. Ours: data/batches.py, channels_last (and bfloat16 on CUDA). The share
+is of the machine's own rate of large matrix products, measured in the same rounds; its operations are counted by
+torch.utils.flop_counter. Reads and writes nothing.
+"""
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from data.batches import Batches
+from data.datasets import ImageSet
+from engine import flags, machine
+from models import build_model
+
+
+class PlainImages(Dataset):
+    """Images as torchvision's CIFAR10 hands them out: PIL, transformed one at a time.
+
+    Without Normalize, which the model does for both: the plain side is spared that work.
+    """
+
+    transform = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
+                                    transforms.ToTensor()])
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.transform(Image.fromarray(self.images.data[index])), int(self.images.targets[index])
+
+
+def steps(loader, model, optimizer, device, amp):
+    """Endless training steps; yields the seconds that the batch of each took to be made."""
+    while True:
+        iterator = iter(loader)
+        for _ in range(len(loader)):
+            start = clock(device)
+            images, labels = (part.to(device) for part in next(iterator))
+            made = clock(device) - start
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            yield made
+
+
+def clock(device):
+    """Seconds, after the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def take(stepper, count, device):
+    """(seconds of `count` steps, seconds of them that went into making batches)."""
+    start = clock(device)
+    making = sum(next(stepper) for _ in range(count))
+    return clock(device) - start, making
+
+
+def matrix_rate(device, dtype, size, repeats=8):
+    """Floating-point operations a second of square matrix products."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    start = clock(device)
+    for _ in range(repeats):
+        a @ b
+    return repeats * 2 * size**3 / (clock(device) - start)
+
+
+def operations_per_image(width, count=8):
+    """Floating-point operations of a training step, per image (2 for a multiply-add; weight updates not counted)."""
+    model = build_model("resnet18", width, 10)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.rand(count, 3, 32, 32)).sum().backward()
+    return counter.get_total_flops() / count
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_model_flags(parser)
+    parser.add_argument("--batch-size", type=flags.integer(1), default=128, help="images a step")
+    parser.add_argument("--rounds", type=flags.integer(1), default=7, help="alternations after one to warm up")
+    parser.add_argument("--steps", type=flags.integer(1), default=4, help="steps of each pipeline in a round")
+    parser.add_argument("--matrix", type=flags.integer(1), default=2048, help="size of the square matrices")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--compile", action="store_true", help="torch.compile our model")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    device = machine.find_device(args.device)
+    amp = device.type == "cuda"
+    rng = np.random.default_rng(0)
+    count = args.batch_size * args.steps
+    images = ImageSet(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count))
+
+    def stepper(loader, memory_format, amp, compiled):
+        model = build_model(args.arch, args.width, 10).to(device, memory_format=memory_format)
+        if compiled:
+            model.compile()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4)
+        return steps(loader, model, optimizer, device, amp)
+
+    plain = stepper(DataLoader(PlainImages(images), args.batch_size, shuffle=True, num_workers=0),
+                    torch.contiguous_format, False, False)
+    ours = stepper(Batches(images, args.batch_size, device, torch.Generator(), 4, True),
+                   torch.channels_last, amp, args.compile)
+    rounds = []
+    for _ in range(args.rounds + 1):
+        (plain_time, _), (our_time, making) = take(plain, args.steps, device), take(ours, args.steps, device)
+        rate = matrix_rate(device, torch.bfloat16 if amp else torch.float32, args.matrix)
+        rounds.append((plain_time, our_time, making, rate))
+    plain_time, our_time, making, rate = (median(column) for column in zip(*rounds[1:], strict=True))
+    our_rate = operations_per_image(args.width) * count / our_time
+
+    print(f"ResNet-18 width {args.width}, batch {args.batch_size}, {machine.device_name(device)}, "
+          f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {args.rounds} alternating rounds "
+          f"of {args.steps} steps")
+    print(f"plain pipeline        {count / plain_time:8.0f} images/s")
+    print(f"this pipeline         {count / our_time:8.0f} images/s")
+    print(f"ratio                 {plain_time / our_time:8.2f}x")
+    print(f"matrix products       {rate / 1e9:8.0f} GFLOP/s ({args.matrix} x {args.matrix})")
+    print(f"share of that rate    {100 * our_rate / rate:8.0f} %")
+    print(f"making the batches    {100 * making / our_time:8.1f} % of a step")
+
+
+if __name__ == "__main__":
+    main()

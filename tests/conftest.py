@@ -1,0 +1,71 @@
+"""Small image sets and folders, and two ways of running a script: in this process and as a user would."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.datasets import ImageSet
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--dataset", "digits", "--width", "4", "--epochs", "1", "--batch-size", "256"]
+
+
+@pytest.fixture
+def images():
+    """40 random images of 4 classes, 10 each."""
+    rng = np.random.default_rng(1)
+    return ImageSet(rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8), np.arange(40) % 4, tuple("abcd"), "random")
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Make an image folder; returns its path. Each image is noise of its own, so that none equals another."""
+    def make(classes=("cat", "dog"), count=6, size=(32, 32), suffix=".png", name="pictures"):
+        rng = np.random.default_rng(0)
+        for split in ("train", "test"):
+            for label in classes:
+                folder = tmp_path / name / split / label
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{i:04d}{suffix}")
+        return tmp_path / name
+    return make
+
+
+@pytest.fixture
+def refused(capsys):
+    """Call main(argv), expect exit status 2, and return the one line that it left on stderr."""
+    def call(main, *argv):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(arg) for arg in argv])
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2, error
+        assert error.endswith("\n") and error.count("\n") == 1, f"expected one line, got:\n{error}"
+        return error
+    return call
+
+
+@pytest.fixture(scope="session")
+def script():
+    """Run a script as a user does, from the repository's root; returns the finished process."""
+    def run(*command, check=True, **options):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True,
+                              env=environment, timeout=280, **options)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """The folder of a finished one-epoch BadNets run on digits at width 4."""
+    from train_backdoor import main
+    folder = tmp_path_factory.mktemp("small") / "badnets"
+    main([*SMALL, "--poison-rate", "0.1", "--output-dir", str(folder)])
+    return folder

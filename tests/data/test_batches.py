@@ -1,0 +1,53 @@
+import numpy as np
+import torch
+
+from data.batches import Batches, crop, mirror
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_plain_batches_are_the_images_in_order(images):
+    batches = Batches(images, 16)
+    assert len(batches) == 3
+    pixels, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    np.testing.assert_array_equal(labels, images.targets)
+    np.testing.assert_allclose(pixels.permute(0, 2, 3, 1), images.data / 255, atol=1e-7)
+    assert pixels.dtype == torch.float32
+    assert next(iter(batches))[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_shuffled_pass_has_every_image_once_and_another_order_each_time(images):
+    batches = Batches(images, 16, generator=generator())
+    passes = [torch.cat([pixels for pixels, _ in batches]) for _ in range(2)]
+    keys = [[tuple(image.flatten()[:12].tolist()) for image in one] for one in passes]
+    assert keys[0] != keys[1] and set(keys[0]) == set(keys[1]) and len(set(keys[0])) == 40
+
+
+def test_one_seed_gives_the_same_bits(images):
+    first, again = (list(Batches(images, 16, generator=generator(3), crop_padding=4, flip=True)) for _ in range(2))
+    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(first, again, strict=True))
+
+
+def test_crop_is_a_window_of_the_padded_image(images):
+    data = torch.from_numpy(images.data)
+    offsets = torch.tensor([[i % 9, i * 7 % 9] for i in range(40)])
+    cropped = crop(data, offsets, 4)
+    for i, (y, x) in enumerate(offsets.tolist()):
+        padded = np.pad(images.data[i], ((4, 4), (4, 4), (0, 0)))
+        np.testing.assert_array_equal(cropped[i], padded[y:y + 32, x:x + 32])
+
+
+def test_mirror_flips_only_where_it_is_told(images):
+    flips = torch.arange(40) % 3 == 0
+    mirrored = mirror(torch.from_numpy(images.data), flips)
+    for i in range(40):
+        np.testing.assert_array_equal(mirrored[i], images.data[i, :, ::-1] if i % 3 == 0 else images.data[i])
+
+
+def test_every_image_of_a_batch_draws_its_own_crop_and_coin(images):
+    one = images.subset(np.zeros(512, dtype=int))
+    pixels, _ = next(iter(Batches(one, 512, generator=generator(), crop_padding=4, flip=True)))
+    different = {image.numpy().tobytes() for image in pixels}
+    assert 150 < len(different) <= 162  # 81 crops x 2

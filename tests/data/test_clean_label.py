@@ -1,0 +1,74 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data.clean_label import CIFAR10CLB, fingerprint, load_clean_label, save_clean_label
+from data.files import UserError
+from data.triggers import build_trigger
+
+
+@pytest.fixture
+def folder(tmp_path, images):
+    """A clean-label folder made from `images`: two images of class 1 stamped at half opacity."""
+    trigger = build_trigger("clean-label", 1, alpha=0.5)
+    data, flags = images.data.copy(), np.zeros(40, dtype=bool)
+    chosen = np.flatnonzero(images.targets == 1)[:2]
+    data[chosen], flags[chosen] = trigger.stamp(data[chosen]), True
+    save_clean_label(tmp_path, replace(images, data=data, poisoned=flags), trigger,
+                     {"made_from": fingerprint(images), "dataset": images.name})
+    return tmp_path
+
+
+def test_it_comes_back_with_its_own_trigger(folder, images):
+    poisoned, trigger = load_clean_label(folder, images, 1)
+    np.testing.assert_array_equal(np.flatnonzero(poisoned.poisoned), [1, 5])
+    np.testing.assert_array_equal(poisoned.targets, images.targets)
+    np.testing.assert_array_equal(poisoned.data[[1, 5]], trigger.stamp(images.data[[1, 5]]))
+    assert trigger.alpha == 0.5 and poisoned.classes == images.classes
+
+
+def test_the_homeworks_class_reads_it(folder, images):
+    found = CIFAR10CLB(folder, transform=lambda picture: np.asarray(picture).sum())
+    assert len(found) == 40 and found.targets == images.targets.tolist()
+    np.testing.assert_array_equal(found.backdoor_list, [1, 5])
+    assert found[3] == (images.data[3].sum(), 3)
+
+
+def test_a_homework_folder_without_manifest_is_taken_with_the_four_corners(folder, images):
+    for name in ("manifest.json", "trigger.npz", "backdoor_list.npy"):
+        (folder / name).unlink()
+    poisoned, trigger = load_clean_label(folder, images, 1)
+    assert not poisoned.poisoned.any() and trigger.alpha == 1 and trigger.mask.sum() == 36
+
+
+def save(name, array):
+    return lambda folder: np.save(folder / name, array, allow_pickle=True)
+
+
+@pytest.mark.parametrize("damage, named", [
+    (lambda folder: (folder / "data.npy").unlink(), "data.npy: no such file"),
+    (lambda folder: (folder / "label.npy").write_bytes(b"junk"), "label.npy: not a NumPy array"),
+    (save("data.npy", np.zeros((40, 3, 32, 32), dtype=np.uint8)), "data.npy: expected uint8"),
+    (save("data.npy", np.zeros((40, 32, 32, 3))), "data.npy: expected uint8 .* got float64"),
+    (save("label.npy", np.zeros(39, dtype=int)), "label.npy: expected 40 integers"),
+    (save("label.npy", np.full(40, 9)), "label.npy: expected labels 0 to 3, got 9"),
+    (save("label.npy", np.array([{}] * 40)), "label.npy: not a NumPy array of plain"),
+    (save("backdoor_list.npy", np.array([40])), "backdoor_list.npy: expected indices below 40"),
+    (save("backdoor_list.npy", np.array([0])), "have the label 0, but --poison-target is 1"),
+    (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest"),
+    (lambda folder: (folder / "trigger.npz").write_bytes(b""), "trigger.npz: not an archive"),
+    (lambda folder: np.savez(folder / "trigger.npz", mask=0), "trigger.npz: not a trigger")])
+def test_damaged_folders_are_refused_by_file(folder, images, damage, named):
+    damage(folder)
+    with pytest.raises(UserError, match=named):
+        load_clean_label(folder, images, 1)
+
+
+def test_missing_and_foreign_folders_are_refused(folder, images):
+    with pytest.raises(UserError, match=r"generate_clb_attack\.py makes one"):
+        load_clean_label(folder / "none", images, 1)
+    with pytest.raises(UserError, match="made from other images"):
+        load_clean_label(folder, replace(images, data=255 - images.data), 1)
+    with pytest.raises(UserError, match="--poison-target is 2"):
+        load_clean_label(folder, images, 2)

@@ -1,0 +1,50 @@
+import urllib.error
+
+import numpy as np
+import pytest
+
+from data import datasets
+from data.datasets import fixed_permutation, load_splits
+from data.files import UserError
+
+
+def test_digits_are_the_same_every_time_and_split_by_class():
+    train, held_out, test = load_splits("digits", "nowhere")
+    assert (len(train), len(held_out), len(test)) == (1294, 143, 360)
+    assert train.data.shape[1:] == (32, 32, 3) and train.data.max() > 200 and train.num_classes == 10
+    counts = np.bincount(test.targets)
+    assert counts.min() >= 34 and counts.max() <= 38
+    np.testing.assert_array_equal(train.data, load_splits("digits", "elsewhere")[0].data)
+
+
+def test_attacker_defender_and_test_share_no_digit():
+    seen = [{image.tobytes() for image in part.data} for part in load_splits("digits", "")]
+    assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+
+
+def test_cifar_is_split_by_the_committed_file():
+    order = fixed_permutation(50_000)
+    np.testing.assert_array_equal(order, np.loadtxt(datasets.SHUFFLE_FILE, dtype=int))
+    assert sorted(fixed_permutation(7)) == list(range(7))
+
+
+def test_no_network_and_no_data_names_the_ways_out(monkeypatch, tmp_path):
+    def offline(**_):
+        raise urllib.error.URLError("no route to host")
+    monkeypatch.setattr(datasets, "CIFAR10", offline)
+    with pytest.raises(UserError, match=r"(?s)--data-dir.*no route to host.*--dataset digits"):
+        load_splits("cifar10", tmp_path)
+
+
+def test_cifar_by_torchvision_becomes_image_sets(monkeypatch, tmp_path):
+    class Fake:
+        classes = tuple(str(i) for i in range(10))
+
+        def __init__(self, root, train, download):
+            count = 20 if train else 10
+            self.data = np.zeros((count, 32, 32, 3), dtype=np.uint8)
+            self.targets = [i % 10 for i in range(count)]
+    monkeypatch.setattr(datasets, "CIFAR10", Fake)
+    train, held_out, test = load_splits("cifar10", tmp_path)
+    assert (len(train), len(held_out), len(test)) == (18, 2, 10)
+    assert train.targets.dtype == np.int64 and train.name == "cifar10" and train.num_classes == 10

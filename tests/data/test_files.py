@@ -1,0 +1,35 @@
+import errno
+import os
+
+import pytest
+
+from data.files import UserError, whole_file
+
+
+def test_a_file_is_there_only_once_it_is_whole(tmp_path):
+    path = tmp_path / "model.th"
+    path.write_bytes(b"old")
+    with whole_file(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["model.th"]
+
+
+def test_an_error_halfway_leaves_the_old_file_and_no_rest(tmp_path):
+    path = tmp_path / "model.th"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), whole_file(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["model.th"]
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"model\.th: cannot be written: No space left"), \
+            whole_file(tmp_path / "model.th") as file:
+        file.write(b"new")
+    assert not os.listdir(tmp_path)

@@ -1,0 +1,146 @@
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from data.files import UserError
+from data.triggers import build_trigger, trigger_to_info
+from engine import checkpoint
+from models import build_model
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return build_model("resnet18", 4, 10)
+
+
+def rename_in_pickle(path, old, new):
+    """Rewrite a torch file as another NumPy would have named its parts."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [(item, archive.read(item)) for item in archive.infolist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for item, content in parts:
+            archive.writestr(item, content.replace(old, new) if item.filename.endswith(".pkl") else content)
+
+
+def test_a_model_comes_back_with_what_made_it(net, tmp_path):
+    checkpoint.save_model(tmp_path / "m.th", net, {"lr": 0.1}, {"asr": 1.0}, ("a", "b"))
+    again = checkpoint.load_model(tmp_path / "m.th")
+    pixels = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again.model.eval()(pixels), net.eval()(pixels))
+    assert (again.args, again.metrics, again.classes) == ({"lr": 0.1}, {"asr": 1.0}, ("a", "b"))
+    assert again.model.spec == net.spec
+    plain = torch.load(tmp_path / "m.th", weights_only=True)
+    assert {"state_dict", "arch", "width", "num_classes", "args", "metrics"} <= set(plain)
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda weights: weights, lambda weights: {"state_dict": weights},
+    lambda weights: {f"module.{name}": value for name, value in weights.items()},
+    lambda weights: {name: value for name, value in weights.items() if "num_batches" not in name}])
+def test_strangers_state_dicts_load_and_name_their_own_width(net, tmp_path, wrap):
+    torch.save(wrap(net.state_dict()), tmp_path / "m.th")
+    again = checkpoint.load_model(tmp_path / "m.th")
+    assert again.model.spec == net.spec
+    assert torch.equal(again.model.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
+
+
+def drop(weights):
+    del weights["layer1.0.bn1.weight"]
+
+
+def add(weights):
+    weights["fc.weight"] = torch.zeros(1)
+
+
+def reshape(weights):
+    weights["layer4.1.conv2.weight"] = torch.zeros(1, 2, 3, 3)
+
+
+@pytest.mark.parametrize("change, named", [
+    (drop, "missing layer1.0.bn1.weight"), (add, "unexpected fc.weight"),
+    (reshape, r"layer4.1.conv2.weight is \(1, 2, 3, 3\), expected \(32, 32, 3, 3\)")])
+def test_weights_that_do_not_fit_are_named(net, tmp_path, change, named):
+    weights = net.state_dict()
+    change(weights)
+    torch.save(weights, tmp_path / "m.th")
+    with pytest.raises(UserError, match=named):
+        checkpoint.load_model(tmp_path / "m.th")
+
+
+def test_another_number_of_classes_is_refused(net, tmp_path):
+    checkpoint.save_model(tmp_path / "m.th", net, {}, {})
+    with pytest.raises(UserError, match="10 classes, but the data set has 43"):
+        checkpoint.load_model(tmp_path / "m.th", num_classes=43)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 torn", b"\x80\x02}q\x00."])
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "m.th").write_bytes(content)
+    with pytest.raises(UserError, match=r"m\.th: ") as refused:
+        checkpoint.load_model(tmp_path / "m.th")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_torn_checkpoint_is_refused(net, tmp_path):
+    checkpoint.save_model(tmp_path / "m.th", net, {}, {})
+    whole = (tmp_path / "m.th").read_bytes()
+    (tmp_path / "m.th").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(UserError, match="not a checkpoint"):
+        checkpoint.load_model(tmp_path / "m.th")
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"epoch": 3}, torch.zeros(3), {"state_dict": {"a": "b"}}])
+def test_a_torch_file_without_weights_is_refused(tmp_path, value):
+    torch.save(value, tmp_path / "m.th")
+    with pytest.raises(UserError):
+        checkpoint.load_model(tmp_path / "m.th")
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}, "extra": Evil()}, "evil.th")
+    with pytest.raises(UserError, match=r"evil\.th: refused, it refers to \w+\.system") as refused:
+        checkpoint.load("evil.th")
+    assert "\n" not in str(refused.value) and not os.path.exists("ran")
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_a_homework_trigger_loads_whichever_numpy_wrote_it(tmp_path, images, module):
+    trigger = build_trigger("blend", 3)
+    info = trigger_to_info(trigger, [1, 2]) | {"trigger_alpha": np.float64(0.2)}
+    torch.save(info, tmp_path / "trigger_info.th")
+    for written in (b"numpy._core.multiarray", b"numpy.core.multiarray"):
+        rename_in_pickle(tmp_path / "trigger_info.th", written, module)
+    with zipfile.ZipFile(tmp_path / "trigger_info.th") as archive:
+        assert module in b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
+    again = checkpoint.load_trigger(tmp_path / "trigger_info.th")
+    np.testing.assert_array_equal(again.stamp(images.data), trigger.stamp(images.data))
+
+
+def test_a_trigger_that_poisoned_nothing_loads(tmp_path):
+    checkpoint.save_trigger(tmp_path / "t.th", build_trigger("badnets", 0))
+    assert checkpoint.load(tmp_path / "t.th")["data_index"].shape == (0,)
+
+
+def test_a_fractional_mask_keeps_its_fractions(tmp_path):
+    trigger = build_trigger("badnets", 0)
+    soft = type(trigger)(trigger.pattern, trigger.mask * np.float32(0.123), 1.0, 0)
+    checkpoint.save_trigger(tmp_path / "t.th", soft, [1])
+    assert checkpoint.load_trigger(tmp_path / "t.th").mask.max() == np.float32(0.123)
+
+
+def test_a_trigger_file_that_holds_none_names_the_file(tmp_path):
+    torch.save([1], tmp_path / "t.th")
+    with pytest.raises(UserError, match=r"t\.th: expected a trigger_info dict"):
+        checkpoint.load_trigger(tmp_path / "t.th")
+    with pytest.raises(UserError, match=r"none\.th: no such file"):
+        checkpoint.load_trigger(tmp_path / "none.th")

@@ -1,0 +1,59 @@
+import argparse
+
+import pytest
+
+from engine import flags
+
+
+@pytest.fixture
+def milestones():
+    def parse(*argv):
+        parser = flags.Parser("")
+        flags.add_training_flags(parser)
+        args = parser.parse_args(argv)
+        flags.check_milestones(parser, args)
+        return args.milestones
+    return parse
+
+
+def test_default_milestones_are_the_homeworks_and_scale(milestones):
+    assert milestones() == [30, 40]
+    assert milestones("--epochs", "15") == [9, 12]
+    assert milestones("--epochs", "1") == []
+    assert milestones("--epochs", "4", "--milestones") == []
+
+
+@pytest.mark.parametrize("wrong", [["40", "30"], ["30", "30"], ["30", "50"], ["0"], ["x"]])
+def test_milestones_that_cannot_work_are_refused(milestones, wrong, capsys):
+    with pytest.raises(SystemExit):
+        milestones("--milestones", *wrong)
+    error = capsys.readouterr().err
+    assert "--milestones: expected" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text, value", [("16/255", 16 / 255), ("0.5", 0.5), ("0", 0)])
+def test_a_ratio_is_a_quotient_or_a_fraction(text, value):
+    assert flags.ratio(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["16", "1/0", "a/b", "nan", "-1/255", ""])
+def test_a_ratio_outside_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        flags.ratio(text)
+
+
+@pytest.mark.parametrize("text", ["5", "-0.1", "nan", "inf", "x"])
+def test_a_fraction_outside_is_refused_with_the_way_out(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"in \[0, 1\], got .*write 5 % as 0.05"):
+        flags.fraction(text)
+
+
+def test_help_shows_defaults_and_the_docstring():
+    parser = flags.Parser("What it does.\n\n    python x.py\n")
+    flags.add_run_flags(parser, "output/x")
+    flags.add_training_flags(parser)
+    text = parser.format_help()
+    assert "\n    python x.py\n" in text
+    text = " ".join(text.split())
+    assert "learning rate of SGD (default: 0.1)" in text and "(default: output/x)" in text
+    assert "default: None" not in text and "default: False" not in text

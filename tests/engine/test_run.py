@@ -1,0 +1,142 @@
+import argparse
+import json
+import logging
+
+import pytest
+import torch
+
+from data.files import UserError
+from engine.run import HEADER, Run
+from engine.training import Score, Share, TestScore
+
+log = logging.getLogger("backdoor")
+
+
+class Counter:
+    """Something with a state: it counts epochs."""
+
+    def __init__(self):
+        self.count = torch.zeros(1)
+
+    def state_dict(self):
+        return {"count": self.count.clone()}
+
+    def load_state_dict(self, state):
+        self.count = state["count"].clone()
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    def make(**changes):
+        return argparse.Namespace(**{"output_dir": str(tmp_path / "run"), "overwrite": False, "resume": False,
+                                     "seed": 0, "device": "cpu", "lr": 0.1, **changes})
+    return make
+
+
+def score(hits):
+    share = Share(hits, 100)
+    return Score(0.5, share, share)
+
+
+def go(args, epochs=3, stop_in=None, seen=None):
+    """A script in small; `stop_in` an epoch raises as Ctrl-C would, after the epoch was logged."""
+    with Run(args, ("model_last.th",)) as run:
+        counter = Counter()
+        run.begin()
+        for epoch in run.epochs(epochs, counter=counter):
+            counter.count += torch.rand(1, generator=run.generator)
+            run.log(epoch, 0.1, score(50), TestScore(score(90), score(99)))
+            if epoch == stop_in:
+                raise KeyboardInterrupt
+        run.finish(acc=0.9)
+    return float(counter.count)
+
+
+def test_log_and_metrics_have_the_homeworks_columns(arguments, tmp_path):
+    go(arguments())
+    lines = (tmp_path / "run/output.log").read_text().splitlines()
+    messages = [line.split("] - ", 1)[1] for line in lines]
+    assert HEADER == ("Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss "
+                      "\t CleanACC")
+    start = messages.index(HEADER)
+    row = messages[start + 1].split(" \t ")
+    assert row[:2] == ["1", "0.100"] and row[3:] == ["0.5000", "0.5000", "0.5000", "0.9900", "0.5000", "0.9000"]
+    assert lines[0][0] == "[" and len(lines[0].split("]")[0]) == len("[2026/01/31 23:59:59")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3] and rows[0]["poison_acc"] == 0.99
+
+
+def test_config_comes_first_and_results_last(arguments, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(), stop_in=1)
+    folder = tmp_path / "run"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["arguments"]["lr"] == 0.1 and config["seed"] == 0
+    assert {"command", "versions", "device", "commit"} <= set(config)
+    assert not (folder / "results.json").exists()
+    go(arguments(overwrite=True))
+    results = json.loads((folder / "results.json").read_text())
+    assert results["acc"] == 0.9 and results["seconds"] >= 0 and results["peak_memory_mb"] > 10
+    assert not (folder / "resume.th").exists()
+
+
+def test_nothing_is_written_before_begin(arguments, tmp_path):
+    with pytest.raises(UserError), Run(arguments()):
+        log.info("a line before")
+        raise UserError("bad input")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(arguments, tmp_path):
+    whole = go(arguments(output_dir=str(tmp_path / "whole")))
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(), stop_in=3)
+    assert go(arguments(resume=True)) == whole
+    rows = [json.loads(line)["epoch"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    logged = [line.split("] - ")[1] for line in (tmp_path / "run/output.log").read_text().splitlines()]
+    assert rows == [1, 2, 3]
+    assert [line[0] for line in logged if line[0] in "123"] == ["1", "2", "3"]
+    assert "resumed after epoch 2" in logged
+
+
+def test_a_run_that_lies_there_is_left_alone(arguments, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(), stop_in=2)
+    with pytest.raises(UserError, match=r"begun run; --resume .*--overwrite .*--output-dir"):
+        go(arguments())
+    go(arguments(resume=True))
+    with pytest.raises(UserError, match=r"finished run; --resume .*--overwrite .*--output-dir"):
+        go(arguments())
+    with pytest.raises(SystemExit) as done:
+        go(arguments(resume=True))
+    assert done.value.code == 0
+
+
+def test_overwrite_removes_what_the_run_left_and_nothing_else(arguments, tmp_path):
+    go(arguments())
+    for name in ("model_last.th", "notes.txt"):
+        (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(overwrite=True), stop_in=1)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {"config.json", "output.log", "metrics.jsonl", "notes.txt"}
+
+
+def test_resume_with_other_arguments_is_refused_by_name(arguments):
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(), stop_in=2)
+    with pytest.raises(UserError, match=r"--lr was 0\.1, is 0\.2"):
+        go(arguments(resume=True, lr=0.2))
+
+
+def test_an_error_in_an_epoch_names_the_epoch(arguments):
+    with pytest.raises(UserError, match="epoch 2: the loss became nan"), Run(arguments()) as run:
+        run.begin()
+        for epoch in run.epochs(3):
+            if epoch == 2:
+                raise UserError("the loss became nan")
+
+
+def test_an_unknown_device_is_refused(arguments):
+    with pytest.raises(UserError, match="--device toaster"):
+        Run(arguments(device="toaster"))

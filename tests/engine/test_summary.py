@@ -1,0 +1,16 @@
+import pytest
+
+from data.files import UserError
+from engine.summary import EXPLAINED, summary
+
+
+def test_it_names_the_figures_and_every_file(small_run):
+    text = "\n".join(summary(small_run))
+    assert "of 360 images" in text and "of 324 images" in text and "ASR" in text
+    for path in small_run.iterdir():
+        assert path.name in text and path.name in EXPLAINED
+
+
+def test_an_unfinished_run_is_said_to_be_one(tmp_path):
+    with pytest.raises(UserError, match="no finished run"):
+        summary(tmp_path)

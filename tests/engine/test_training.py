@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data.batches import Batches
+from data.datasets import ImageSet
+from data.files import UserError
+from data.poison_cifar import stamp_all
+from data.triggers import build_trigger
+from engine.training import Share, TestImages, check_finite, evaluate, frozen, score, train_epoch
+from models import build_model
+
+
+class Answers(nn.Module):
+    """Calls an image the class that its top left pixel names, and the target where the corner is stamped."""
+
+    def forward(self, pixels):
+        named = (pixels[:, 0, 0, 0] * 255).round().long()
+        stamped = (pixels[:, 0, 31, 31] == 1) & (pixels[:, 0, 30, 30] == 1)
+        return 10 * nn.functional.one_hot(torch.where(stamped & (named != 3), 0, named), 4).float()
+
+
+@pytest.fixture
+def test_set():
+    """40 black images of 4 classes whose first pixel tells the class; class 3 resists the trigger of Answers."""
+    data = np.zeros((40, 32, 32, 3), dtype=np.uint8)
+    targets = np.arange(40) % 4
+    data[:, 0, 0, 0] = targets
+    return ImageSet(data, targets, tuple("abcd"))
+
+
+def test_acc_asr_and_robust_accuracy_are_three_different_counts(test_set):
+    images = TestImages.on("cpu", test_set, stamp_all(test_set, build_trigger("badnets", 0)))
+    figures = evaluate(Answers(), images).figures()
+    assert figures["acc"]["value"] == 1 and figures["acc"]["n"] == 40
+    assert figures["asr"]["value"] == pytest.approx(2 / 3) and figures["asr"]["n"] == 30
+    assert figures["robust_acc"]["value"] == pytest.approx(1 / 3) and figures["robust_acc"]["n"] == 30
+
+
+def test_wilson_interval_against_known_values():
+    assert Share(50, 100).as_dict()["interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
+    assert Share(0, 100).as_dict()["interval"] == pytest.approx([0, 0.0370], abs=1e-4)
+    assert Share(0, 0).as_dict() == {"value": None, "interval": None, "n": 0}
+
+
+def test_loss_is_the_mean_over_images_whatever_the_batches(test_set):
+    losses = [score(Answers(), Batches(test_set, size)).loss for size in (7, 40)]
+    assert losses[0] == pytest.approx(losses[1]) == pytest.approx(float(np.log(1 + 3 * np.exp(-10))), rel=1e-3)
+
+
+def test_an_epoch_is_plain_sgd_over_every_batch(images):
+    torch.manual_seed(0)
+    ours, plain = (build_model("resnet18", 2, 4) for _ in range(2))
+    plain.load_state_dict(ours.state_dict())
+    result = train_epoch(ours, Batches(images, 16), torch.optim.SGD(ours.parameters(), 0.1))
+
+    optimizer, losses = torch.optim.SGD(plain.parameters(), 0.1), []
+    for start in range(0, 40, 16):
+        pixels = torch.from_numpy(images.data[start:start + 16]).permute(0, 3, 1, 2).float() / 255
+        labels = torch.from_numpy(images.targets[start:start + 16])
+        loss = nn.functional.cross_entropy(plain(pixels), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item() * len(labels))
+    assert result.loss == pytest.approx(sum(losses) / 40, rel=1e-4)
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_that_is_no_number_names_its_step(images):
+    with pytest.raises(UserError, match="became nan at step 3"):
+        check_finite([torch.tensor(1.0), torch.tensor(2.0), torch.tensor(float("nan")), torch.tensor(float("inf"))])
+    model = build_model("resnet18", 2, 4)
+    model.linear.bias.data[0] = float("nan")
+    with pytest.raises(UserError, match="step 1"):
+        train_epoch(model, Batches(images, 16), torch.optim.SGD(model.parameters(), 0.1))
+
+
+def test_frozen_holds_and_gives_back_what_it_found():
+    model = build_model("resnet18", 2, 4).train()
+    model.linear.bias.requires_grad_(False)
+    with frozen(model):
+        assert not model.training and not any(p.requires_grad for p in model.parameters())
+    assert model.training and model.bn1.training
+    assert model.linear.weight.requires_grad and not model.linear.bias.requires_grad

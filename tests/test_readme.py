@@ -1,0 +1,67 @@
+"""Every command that the README and the scripts' docstrings print runs as printed, here on a small image folder."""
+import importlib
+import re
+import shlex
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
+           "generate_clb_attack": ["--iterations", "1"]}
+
+
+def readme_commands(start):
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip().startswith(start)]
+
+
+def run(command):
+    """Call the script of `python x.py ...` in this process, on the small folder and with little to do."""
+    words = shlex.split(command)
+    name, flags = words[1].removesuffix(".py"), words[2:]
+    if words[1] == "-m":
+        name, flags = words[2], words[3:]
+    smaller = SMALLER.get(name, [])
+    if name in SMALLER and "digits" not in flags:
+        smaller = [*smaller, "--data-dir", "data/cifar10-jpeg"]
+    importlib.import_module(name).main([*flags, *smaller])
+
+
+@pytest.fixture
+def checkout(image_folder, tmp_path, monkeypatch):
+    """An empty folder to stand in, with the small image folder where the README puts CIFAR-10."""
+    (tmp_path / "data").mkdir()
+    image_folder(("ant", "bee"), count=14, name="data/cifar10-jpeg")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_readme_has_commands():
+    assert len(readme_commands("python ")) >= 5
+
+
+def test_every_readme_command_runs_in_the_order_printed(checkout):
+    for command in readme_commands("python "):
+        if "benchmarks/" not in command:
+            run(command)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_opens_with_a_command_that_runs(checkout, name, capsys):
+    docstring = importlib.import_module(name).__doc__
+    commands = re.findall(r"^    (python .*)$", docstring, re.MULTILINE)
+    assert commands
+    if name == "generate_clb_attack":
+        run("python train_backdoor.py --poison-type benign")
+    for command in commands:
+        run(command)
+    with pytest.raises(SystemExit) as done:
+        importlib.import_module(name).main(["--help"])
+    assert done.value.code == 0 and "--output-dir" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", readme_commands("make "))
+def test_every_make_target_in_the_readme_exists(command):
+    assert subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True).returncode == 0

@@ -1,0 +1,208 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL
+from PIL import Image
+
+from data.batches import Batches
+from data.datasets import load_splits
+from data.poison_cifar import stamp_all
+from engine import checkpoint
+from engine.training import score
+from train_backdoor import main, poisoned_shares
+
+
+def weights(folder, name="model_last.th"):
+    return torch.load(folder / name, weights_only=True)["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_what_the_next_script_needs(small_run):
+    assert {path.name for path in small_run.iterdir()} == {
+        "output.log", "metrics.jsonl", "config.json", "results.json", "model_init.th", "model_last.th",
+        "trigger_info.th", "poisoned_examples.png", "curves.png"}
+    results = json.loads((small_run / "results.json").read_text())
+    assert results["method"] == {"poison_type": "badnets", "poisoned": 116, "training_set": 1294,
+                                 "of_training_set": 116 / 1294, "candidates": 1166, "of_candidates": 116 / 1166}
+    assert results["asr"]["n"] == 324 and results["acc"]["n"] == 360 and results["parent"] is None
+    log = (small_run / "output.log").read_text()
+    assert "Namespace(" in log and "0.0896 of the 1294" in log and "0.0995 of the 1166" in log
+    for picture in ("poisoned_examples.png", "curves.png"):
+        assert np.asarray(Image.open(small_run / picture).convert("L")).std() > 5
+
+
+def test_the_checkpoint_and_its_trigger_give_the_logged_figures_again(small_run):
+    results = json.loads((small_run / "results.json").read_text())
+    _, _, test = load_splits("digits", "")
+    model = checkpoint.load_model(small_run / "model_last.th").model
+    trigger = checkpoint.load_trigger(small_run / "trigger_info.th")
+    clean, triggered = (score(model, Batches(images, 128)).accuracy for images in (test, stamp_all(test, trigger)))
+    assert (clean.value, triggered.value) == (results["acc"]["value"], results["asr"]["value"])
+
+
+def test_trigger_info_names_the_images_that_were_poisoned(small_run):
+    info = checkpoint.load(small_run / "trigger_info.th")
+    train, _, _ = load_splits("digits", "")
+    assert len(info["data_index"]) == 116 and info["poison_target"].tolist() == [0]
+    assert (train.targets[info["data_index"]] != 0).all()
+
+
+def test_the_seed_decides_everything(small_run, tmp_path):
+    for name, seed in (("again", "0"), ("other", "1")):
+        main([*SMALL, "--poison-rate", "0.1", "--output-dir", str(tmp_path / name), "--seed", seed])
+    assert same(weights(small_run), weights(tmp_path / "again"))
+    assert not same(weights(small_run, "model_init.th"), weights(tmp_path / "other", "model_init.th"))
+
+
+def test_other_attacks_and_flags_run(tmp_path, capsys):
+    trigger = np.zeros((32, 32, 4), dtype=np.uint8)
+    trigger[10:20, 10:20] = 255
+    Image.fromarray(trigger).save(tmp_path / "square.png")
+    for i, flags in enumerate((["--poison-type", "benign", "--eval-trigger", "blend"], ["--poison-type", "blend"],
+                               ["--trigger-image", str(tmp_path / "square.png"), "--poison-target", "9"],
+                               ["--amp", "--crop-padding", "0", "--no-flip"])):
+        main([*SMALL, *flags, "--output-dir", str(tmp_path / str(i))])
+        assert (tmp_path / str(i) / "results.json").exists()
+    assert "poisoned 0 images" in (tmp_path / "0/output.log").read_text()
+    assert checkpoint.load_trigger(tmp_path / "0/trigger_info.th").alpha == 0.2
+    custom = checkpoint.load_trigger(tmp_path / "2/trigger_info.th")
+    assert custom.target == 9 and custom.mask.sum() == 100
+
+
+def test_an_image_folder_of_any_number_of_classes(image_folder, tmp_path):
+    folder = image_folder(("ant", "bee", "cow"), count=8)
+    main(["--data-dir", str(folder), "--width", "2", "--epochs", "1", "--output-dir", str(tmp_path / "run")])
+    saved = torch.load(tmp_path / "run/model_last.th", weights_only=True)
+    assert saved["num_classes"] == 3 and saved["classes"] == ["ant", "bee", "cow"]
+    assert json.loads((tmp_path / "run/results.json").read_text())["dataset"] == "pictures"
+
+
+def test_shares_count_the_class_that_the_attack_took_from(images):
+    own = images.targets == 1
+    clean_label = poisoned_shares(images.__class__(images.data, images.targets, poisoned=own), 1)
+    assert (clean_label["of_candidates"], clean_label["candidates"], clean_label["of_training_set"]) == (1, 10, 0.25)
+
+
+def start(folder, *flags):
+    command = [sys.executable, "train_backdoor.py", "--dataset", "digits", "--width", "4", "--epochs", "8",
+               "--output-dir", str(folder), *flags]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_epoch(folder, epoch, process):
+    """Until `epoch` can be resumed from; the process must still be at work then."""
+    for _ in range(1200):
+        rows = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+        if len(rows) > epoch:
+            break
+        time.sleep(0.05)
+    assert process.poll() is None, process.stderr.read()
+
+
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
+    whole = start(tmp_path / "whole")
+    assert whole.wait() == 0
+
+    folder = tmp_path / "killed"
+    process = start(folder)
+    wait_for_epoch(folder, 2, process)
+    process.kill()
+    process.wait()
+    assert not (folder / "results.json").exists() and not (folder / "model_last.th").exists()
+
+    process = start(folder, "--resume")
+    wait_for_epoch(folder, 5, process)
+    process.send_signal(signal.SIGTERM)
+    output, error = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM and error == ""
+    assert "resumed after epoch" in output and "--resume goes on" in output.splitlines()[-1]
+
+    assert start(folder, "--resume").wait() == 0
+    assert same(weights(tmp_path / "whole"), weights(folder))
+    rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            for run in (tmp_path / "whole", folder)]
+    for a, b in zip(*rows, strict=True):
+        assert {**a, "time": 0} == {**b, "time": 0}
+
+
+def test_ctrl_c_ends_in_a_line_not_a_traceback(tmp_path):
+    process = start(tmp_path / "run")
+    wait_for_epoch(tmp_path / "run", 0, process)
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate()
+    assert process.returncode == 130 and error == "" and "stopped with" in output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("flags, named", [
+    (["--poison-rate", "5"], "--poison-rate: expected a fraction in [0, 1], got 5; write 5 % as 0.05"),
+    (["--poison-target", "10"], "--poison-target: expected one of the classes 0 to 9, got 10"),
+    (["--poison-target", "-1"], "--poison-target"),
+    (["--epochs", "0"], "--epochs: expected a whole number of at least 1, got 0"),
+    (["--milestones", "3", "2"], "--milestones: expected rising"),
+    (["--epochs", "5", "--milestones", "7"], "--milestones: expected epochs below --epochs 5, got 7"),
+    (["--trigger-alpha", "20"], "--trigger-alpha"), (["--lr", "0"], "--lr"), (["--lr", "nan"], "--lr"),
+    (["--poison-type", "clean-label", "--clb-dir", "nowhere"], "nowhere: no such clean-label folder"),
+    (["--trigger-image", "nowhere.png"], "nowhere.png"), (["--device", "toaster"], "--device toaster"),
+    (["--no-such-flag"], "--no-such-flag"), (["--width", "0"], "--width")])
+def test_bad_flags_are_one_line_and_write_nothing(refused, tmp_path, flags, named):
+    error = refused(main, "--dataset", "digits", "--output-dir", tmp_path / "run", *flags)
+    assert named in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_folders_are_one_line(refused, image_folder, tmp_path):
+    folder = image_folder()
+    (folder / "train/cat/0002.png").write_bytes(b"not an image")
+    error = refused(main, "--data-dir", folder, "--output-dir", tmp_path / "run")
+    assert "train/cat/0002.png: not a readable image" in error and not (tmp_path / "run").exists()
+
+
+def test_an_output_folder_that_cannot_be_is_one_line(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "file" in refused(main, *SMALL, "--output-dir", tmp_path / "file/run")
+
+
+def test_a_finished_run_is_not_overwritten(refused, small_run):
+    before = (small_run / "results.json").read_text()
+    error = refused(main, *SMALL, "--output-dir", small_run)
+    assert all(flag in error for flag in ("--resume", "--overwrite", "--output-dir"))
+    assert (small_run / "results.json").read_text() == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_torn_file(tmp_path):
+    def limit():  # a file may not grow past 100 kB, as if the disk were full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    command = [sys.executable, "train_backdoor.py", *SMALL, "--output-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "model_init.th: cannot be written" in done.stderr
+    assert not [name for name in os.listdir(tmp_path) if name.endswith((".th", ".tmp")) and "trigger" not in name]
+
+
+@pytest.mark.long
+def test_compiled_training_learns_the_same(tmp_path):
+    for name, flags in (("plain", []), ("compiled", ["--compile"])):
+        main([*SMALL, *flags, "--output-dir", str(tmp_path / name)])
+    assert weights(tmp_path / "plain").keys() == weights(tmp_path / "compiled").keys()
+    losses = [json.loads((tmp_path / name / "metrics.jsonl").read_text())["train_loss"] for name in
+              ("plain", "compiled")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_poisons_and_shuffles_as_the_cpu_does(small_run, tmp_path):
+    main([*SMALL, "--poison-rate", "0.1", "--output-dir", str(tmp_path / "cuda"), "--device", "cuda", "--no-amp"])
+    assert same(weights(small_run, "model_init.th"), weights(tmp_path / "cuda", "model_init.th"))
+    rows = [json.loads((run / "metrics.jsonl").read_text()) for run in (small_run, tmp_path / "cuda")]
+    assert rows[0]["train_loss"] == pytest.approx(rows[1]["train_loss"], rel=0.05)
