@@ -12,8 +12,8 @@ help:
 	@echo "make clean      remove the environment and caches, never a run"
 
 demo: $(VENV)/ready
-	$(PY) train_backdoor.py --dataset digits --width 16 --batch-size 32 --epochs 12 --poison-rate 0.1 \
-		--output-dir output/demo --overwrite
+	$(PY) train_backdoor.py --dataset digits --width 16 --batch-size 32 --epochs 20 --milestones 15 18 \
+		--crop-padding 2 --no-flip --poison-rate 0.1 --output-dir output/demo --overwrite
 	$(PY) -m engine.summary output/demo
 
 test: $(VENV)/ready lint
