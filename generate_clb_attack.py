@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from data.batches import Batches, to_pixels
-from data.clean_label import fingerprint, save_clean_label
+from data.clean_label import save_clean_label
 from data.datasets import ImageSet, load_splits
 from data.files import UserError
 from data.triggers import build_trigger
@@ -136,10 +136,10 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         train, _, _ = load_splits(args.dataset, args.data_dir)
-        flags.check_target(args.poison_target, train.num_classes)
+        flags.check_target(args.poison_target, train.classes)
         trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image)
         chosen = choose_images(train, args.poison_target, args.poison_rate, args.seed)
-        surrogate = load_model(args.checkpoint, run.device, train.num_classes).model
+        surrogate = load_model(args.checkpoint, run.device, train.classes).model
         run.begin()
 
         clean, labels = train.data[chosen], train.targets[chosen]
@@ -161,8 +161,9 @@ def main(argv=None):
 
         data, flagged = train.data.copy(), np.zeros(len(train), dtype=bool)
         data[chosen], flagged[chosen] = stamped, True
-        manifest = {"dataset": train.name, "made_from": fingerprint(train), "poison_target": args.poison_target,
-                    "poison_rate": args.poison_rate, "perturbed": not args.no_pgd, "seed": args.seed}
+        manifest = {"dataset": train.name, "made_from": train.fingerprint(), "poisoned": len(chosen),
+                    "poison_target": args.poison_target, "poison_rate": args.poison_rate,
+                    "perturbed": not args.no_pgd, "seed": args.seed}
         save_clean_label(run.folder, replace(train, data=data, poisoned=flagged), trigger, manifest)
         rows = [("original", clean[:8]), ("perturbation", enlarge(perturbed[:8].astype(np.int16) - clean[:8])),
                 ("result", stamped[:8])]

@@ -47,16 +47,17 @@ def example_rows(clean, poisoned, trigger, count=8):
     if not len(chosen):
         chosen = np.flatnonzero(clean.targets != trigger.target)[:count]
         images, labels = trigger.stamp(clean.data[chosen]), np.full(len(chosen), trigger.target)
+        name = "with trigger"
     else:
-        images, labels = poisoned.data[chosen], poisoned.targets[chosen]
+        images, labels, name = poisoned.data[chosen], poisoned.targets[chosen], "poisoned"
     names = [clean.classes[label] for label in labels]
     untouched = np.flatnonzero(~poisoned.poisoned)[:count]
     if len(poisoned) != len(clean) or (poisoned.data[untouched] != clean.data[untouched]).any():
-        return [("poisoned", images)], names
+        return [(name, images)], names
     before = [clean.classes[label] for label in clean.targets[chosen]]
     arrow = "\n\N{RIGHTWARDS ARROW} "
     titles = [old if old == new else old + arrow + new for old, new in zip(before, names, strict=True)]
-    return [("original", clean.data[chosen]), ("poisoned", images)], titles
+    return [("original", clean.data[chosen]), (name, images)], titles
 
 
 def parse_args(argv=None):
@@ -68,6 +69,7 @@ def parse_args(argv=None):
     flags.add_run_flags(parser, "output/<attack>", resumable=True)
     args = parser.parse_args(argv)
     flags.check_milestones(parser, args)
+    flags.check_poison(parser, args)
     args.output_dir = args.output_dir or f"output/{args.poison_type}"
     return args
 
@@ -77,7 +79,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         train, _, test = load_splits(args.dataset, args.data_dir)
-        flags.check_target(args.poison_target, train.num_classes)
+        flags.check_target(args.poison_target, train.classes)
         poisoned, trigger = poison_training_set(
             train, args.poison_type, args.poison_target, args.poison_rate, args.trigger_alpha, args.trigger_image,
             args.clb_dir, args.eval_trigger, args.seed)
@@ -90,9 +92,12 @@ def main(argv=None):
         optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, args.milestones)
 
-        run.begin()
+        run.begin(poisoned.fingerprint())
         log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
                  "%(of_candidates).4f of the %(candidates)d candidates", shares)
+        if trigger.hides_everything:
+            log.info("notice: this trigger replaces every pixel, so all triggered images are one picture and ASR means "
+                     "nothing; lower --trigger-alpha")
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
         save_model(run.folder / "model_init.th", model, vars(args), {}, train.classes)
         image_grid(run.folder / "poisoned_examples.png", *example_rows(train, poisoned, trigger))
@@ -103,11 +108,11 @@ def main(argv=None):
         for epoch in run.epochs(args.epochs, model=model, optimizer=optimizer, scheduler=scheduler):
             lr = scheduler.get_last_lr()[0]
             train_score = train_epoch(model, batches, optimizer, amp)
-            test_score = evaluate(model, images, amp)
+            test_score = evaluate(model, images)
             scheduler.step()
             run.log(epoch, lr, train_score, test_score)
 
-        test_score = test_score or evaluate(model, images, amp)  # none yet where the last epoch was done before a stop
+        test_score = test_score or evaluate(model, images)  # none yet where the last epoch was done before a stop
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)
         training_curves(run.folder / "curves.png", run.rows,
                         f"{args.poison_type} on {train.name}, width {args.width}")

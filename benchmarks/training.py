@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.batches import Batches
 from data.datasets import ImageSet
 from engine import flags, machine
+from engine.command import command
 from models import build_model
 
 
@@ -105,6 +106,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+@command
 def main(argv=None):
     args = parse_args(argv)
     device = machine.find_device(args.device)

@@ -11,18 +11,21 @@ class Batches:
     images: float32 (B, 3, 32, 32) in [0, 1], channels_last. labels: int64 (B,). With `generator` (a CPU generator,
     so that the draws are the same on every device) each pass is shuffled anew; without it the order is fixed and
     nothing is augmented. `crop_padding` p crops each image out of itself with p black pixels added on every side,
-    `flip` mirrors it by a coin; every image has draws of its own.
+    `flip` mirrors it by a coin; every image has draws of its own. `draws` makes a pass that many images drawn with
+    replacement, in place of every image once.
     """
 
-    def __init__(self, image_set, batch_size, device="cpu", generator=None, crop_padding=0, flip=False):
+    def __init__(self, image_set, batch_size, device="cpu", generator=None, crop_padding=0, flip=False, draws=None):
         self.images = torch.from_numpy(image_set.data).to(device)
         self.labels = torch.from_numpy(image_set.targets).to(device)
         self.originals = torch.from_numpy(image_set.original).to(device)  # labels before poisoning, for scores
         self.batch_size, self.generator, self.crop_padding, self.flip = batch_size, generator, crop_padding, flip
+        self.draws = draws
 
     @property
     def num_images(self):
-        return len(self.labels)
+        """Images in a pass."""
+        return self.draws or len(self.labels)
 
     def __len__(self):
         return math.ceil(self.num_images / self.batch_size)
@@ -31,7 +34,10 @@ class Batches:
         """All draws of a pass come first, so that they do not depend on how far it is consumed."""
         size, order, offsets, flips = self.num_images, None, None, None
         if self.generator:
-            order = self._draw(torch.randperm, size)
+            if self.draws:
+                order = self._draw(torch.randint, len(self.labels), (size,))
+            else:
+                order = self._draw(torch.randperm, size)
             if self.crop_padding:
                 offsets = self._draw(torch.randint, 2 * self.crop_padding + 1, (size, 2))
             if self.flip:

@@ -3,7 +3,6 @@
 data.npy uint8 (N, 32, 32, 3), label.npy int64 (N,), backdoor_list.npy int64 (n,), and what the homework does not
 have: trigger.npz, the trigger that was stamped, and manifest.json, which attacker's images it was made from.
 """
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +27,9 @@ class CIFAR10CLB:
             raise UserError(f"{root}: no such clean-label folder; generate_clb_attack.py makes one")
         self.transform = transform
         self.data, labels = read_array(root / "data.npy"), read_array(root / "label.npy")
-        _expect(root / "data.npy", self.data, self.data.dtype == np.uint8 and self.data.shape[1:] == (32, 32, 3),
-                "uint8 (N, 32, 32, 3)")
+        shape_fits = self.data.shape[1:] == (32, 32, 3) and len(self.data) > 0
+        _expect(root / "data.npy", self.data, self.data.dtype == np.uint8 and shape_fits,
+                "uint8 (N, 32, 32, 3), N at least 1")
         _expect(root / "label.npy", labels, labels.dtype.kind in "iu" and labels.shape == self.data.shape[:1],
                 f"{len(self.data)} integers, one for each image")
         self.targets = labels.astype(np.int64).tolist()
@@ -73,7 +73,10 @@ def load_clean_label(root, clean_train, target):
     found = CIFAR10CLB(root)
     targets = np.asarray(found.targets, dtype=np.int64)
     manifest = _read_manifest(root)
-    if manifest and manifest["made_from"] != fingerprint(clean_train):
+    if manifest and len(found.backdoor_list) != manifest["poisoned"]:
+        raise UserError(f"{Path(root) / 'backdoor_list.npy'}: expected {manifest['poisoned']} poisoned images, got "
+                        f"{len(found.backdoor_list)}; make the folder anew with generate_clb_attack.py --overwrite")
+    if manifest and manifest["made_from"] != clean_train.fingerprint():
         raise UserError(f"{root}: made from other images ({manifest['dataset']}) than the attacker's part of "
                         f"{clean_train.name}; make it anew with generate_clb_attack.py, or give --clb-dir")
     if targets.min() < 0 or targets.max() >= clean_train.num_classes:
@@ -91,10 +94,12 @@ def load_clean_label(root, clean_train, target):
 def _read_manifest(root):
     path = Path(root) / "manifest.json"
     if not path.exists():
+        if (Path(root) / "config.json").exists():
+            raise UserError(f"{root}: generate_clb_attack.py did not finish there; make it anew with --overwrite")
         return None
     try:
         manifest = json.loads(path.read_text())
-        return {key: manifest[key] for key in ("made_from", "dataset")}
+        return {key: manifest[key] for key in ("made_from", "dataset", "poisoned")}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a clean-label manifest; make the folder anew with generate_clb_attack.py "
                         "--overwrite") from None
@@ -105,12 +110,7 @@ def _read_trigger(root, target):
     parts = read_archive(path)
     try:
         return PatternTrigger(parts["pattern"], parts["mask"], float(parts["alpha"]), target)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a trigger ({error!r})") from None
-
-
-def fingerprint(image_set):
-    """A hash of an ImageSet's pixels and labels."""
-    digest = hashlib.sha256(np.ascontiguousarray(image_set.data))
-    digest.update(np.ascontiguousarray(image_set.targets))
-    return digest.hexdigest()

@@ -1,4 +1,5 @@
 """Where images come from: CIFAR-10, an image folder, or scikit-learn's digits, all as one ImageSet."""
+import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10
 
 from data.files import UserError
-from data.image_folder import is_image_folder, read_image_folder
+from data.image_folder import SPLITS, read_image_folder
 from data.poison_cifar import split_dataset
 
 DATASETS = ("cifar10", "digits")
@@ -46,6 +47,12 @@ class ImageSet:
     def num_classes(self):
         return len(self.classes)
 
+    def fingerprint(self):
+        """A hash of the pixels and labels, to tell whether two runs saw the same."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.data))
+        digest.update(np.ascontiguousarray(self.targets))
+        return digest.hexdigest()
+
     def subset(self, indices):
         """The images at `indices` (ints or a bool mask), as a new ImageSet."""
         return replace(self, data=self.data[indices], targets=self.targets[indices],
@@ -59,7 +66,12 @@ def load_splits(dataset, data_dir, val_frac=0.1):
     homework: 5,000 of CIFAR-10's 50,000). Raises UserError if the data cannot be had.
     """
     train, test = load_train_and_test(dataset, data_dir)
-    return *split_dataset(train, val_frac, fixed_permutation(len(train))), test
+    attacker, defender = split_dataset(train, val_frac, fixed_permutation(len(train)))
+    missing = sorted(set(range(train.num_classes)) - set(attacker.targets.tolist()))
+    if missing:
+        raise UserError(f"{data_dir}: after a tenth went to the defender, no training image of the class "
+                        f"{train.classes[missing[0]]} is left; it needs more images")
+    return attacker, defender, test
 
 
 def fixed_permutation(n):
@@ -76,7 +88,12 @@ def load_train_and_test(dataset, data_dir):
     """(train, test) ImageSets. A `data_dir` with train/ and test/ in it is read as an image folder."""
     if dataset == "digits":
         return load_digits_32()
-    if is_image_folder(data_dir):
+    found = [split for split in SPLITS if (Path(data_dir) / split).is_dir()]
+    if len(found) == 1:
+        raise UserError(f"{data_dir}: has {found[0]}/ but not both of {' and '.join(SPLITS)}")
+    if not Path(data_dir).is_dir() and str(data_dir) != "data":  # a typing mistake should not download 170 MB
+        raise UserError(f"--data-dir {data_dir}: no such folder; make it first to have CIFAR-10 downloaded there")
+    if found:
         arrays, classes = read_image_folder(data_dir)
         name = Path(data_dir).resolve().name
         return tuple(ImageSet(*arrays[split], classes, name) for split in ("train", "test"))

@@ -1,8 +1,7 @@
 """Files that are whole or not there, and the error that a user can mend."""
 import json
 import os
-import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,8 @@ def whole_file(path):
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system says so already, above
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path, value):
@@ -48,11 +48,14 @@ def write_array(path, array):
 def read_array(path):
     """Read a .npy file that holds plain values. Raises UserError, naming the file, if it is not one."""
     try:
-        return np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # strange bytes make NumPy's reader raise almost anything
         raise UserError(f"{path}: not a NumPy array of plain values ({error})") from None
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: expected one NumPy array, got an archive of them")
+    return array
 
 
 def read_archive(path):
@@ -60,5 +63,5 @@ def read_archive(path):
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # strange bytes make the zip reader raise almost anything
         raise UserError(f"{path}: not an archive of NumPy arrays ({error})") from None

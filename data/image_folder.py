@@ -18,11 +18,6 @@ CACHE_VERSION = 1
 log = logging.getLogger("backdoor.data")
 
 
-def is_image_folder(data_dir):
-    """Whether `data_dir` holds train/ and test/."""
-    return all((Path(data_dir) / split).is_dir() for split in SPLITS)
-
-
 def read_image_folder(data_dir):
     """Return ({"train": (data, targets), "test": ...}, classes) of an image folder.
 
@@ -73,7 +68,7 @@ def list_files(folder, classes):
             status = entry.stat()
             rows.append((entry.path, label, status.st_size, status.st_mtime_ns))
     if ignored:
-        log.info("notice: %s: ignored %d files that are not PNG or JPEG", folder, ignored)
+        log.info("notice: %s: ignored %d entries that are not PNG or JPEG files", folder, ignored)
     return rows
 
 
@@ -82,7 +77,7 @@ def fingerprint(files, classes):
     digest = hashlib.sha256(repr((CACHE_VERSION, classes)).encode())
     for split in SPLITS:
         for path, label, size, changed in files[split]:
-            digest.update(f"{split}/{os.path.basename(path)}/{label}/{size}/{changed}\n".encode())
+            digest.update(f"{split}/{label}/{size}/{changed}/".encode() + os.fsencode(os.path.basename(path)))
     return digest.hexdigest()
 
 
@@ -104,12 +99,19 @@ def read_image(path):
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                image = image.convert("RGB")
+                image = to_8_bits(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
     if image.size == (32, 32):
         return np.asarray(image), False
     return np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)), True
+
+
+def to_8_bits(image):
+    """A 16-bit grey picture scaled to 8 bits, which Pillow's own conversion would clip to white; others as they are."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 def read_cache(path, stamp):

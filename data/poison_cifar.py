@@ -6,7 +6,7 @@ import numpy as np
 
 from data.clean_label import CIFAR10CLB, load_clean_label
 from data.files import UserError
-from data.triggers import PATTERNS, PatternTrigger, build_trigger, trigger_from_info, trigger_to_info
+from data.triggers import ATTACKS, PATTERNS, PatternTrigger, build_trigger, trigger_from_info, trigger_to_info
 
 __all__ = ["CIFAR10CLB", "add_predefined_trigger_cifar", "add_trigger_cifar", "generate_trigger", "poison",
            "poison_training_set", "split_dataset", "stamp_all"]
@@ -32,23 +32,32 @@ def generate_trigger(trigger_type):
     return PATTERNS[trigger_type]()
 
 
-def add_trigger_cifar(data_set, trigger_type, poison_rate, poison_target, trigger_alpha=1.0, seed=0):
+def add_trigger_cifar(data_set, trigger_type, poison_rate, poison_target, trigger_alpha=None, seed=0):
     """Stamp a named trigger on a share of the non-target images and give them the target label.
 
     Returns (poisoned data set, trigger_info dict). `poison_rate` is the share of the images whose label is not
-    `poison_target`: int(poison_rate * candidates) of them, drawn without replacement by `seed`.
+    `poison_target`: int(poison_rate * candidates) of them, drawn without replacement by `seed`. `trigger_alpha` None
+    is the pattern's own opacity: a picture laid over everything at 1 would make all triggered images the same.
     """
     pattern, mask = generate_trigger(trigger_type)
+    if trigger_alpha is None:
+        trigger_alpha = next(attack.alpha for attack in ATTACKS.values() if attack.pattern == trigger_type)
     trigger = PatternTrigger(pattern, mask, trigger_alpha, poison_target)
     poisoned, chosen = poison(data_set, trigger, poison_rate, seed)
     return poisoned, trigger_to_info(trigger, chosen)
 
 
 def poison(data_set, trigger, poison_rate, seed=0):
-    """Dirty-label poisoning with any Trigger. Returns (poisoned data set, indices int64 of what was poisoned)."""
+    """Dirty-label poisoning with any Trigger. Returns (poisoned data set, indices int64 of what was poisoned).
+
+    Raises UserError for a rate above 0 that is too small to poison a single image.
+    """
     targets = np.asarray(data_set.targets)
     candidates = np.flatnonzero(targets != trigger.target)
-    chosen = np.random.default_rng(seed).choice(candidates, int(poison_rate * len(candidates)), replace=False)
+    number = int(poison_rate * len(candidates))
+    if poison_rate > 0 and not number:
+        raise UserError(f"--poison-rate {poison_rate}: no image of the {len(candidates)} candidates would be poisoned")
+    chosen = np.random.default_rng(seed).choice(candidates, number, replace=False)
     data, targets = data_set.data.copy(), targets.copy()
     data[chosen] = trigger.stamp(data[chosen])
     targets[chosen] = trigger.target

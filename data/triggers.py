@@ -20,13 +20,30 @@ class PatternTrigger:
     """A fixed picture laid over every image: (1-m)*x + m*((1-a)*x + a*p).
 
     pattern p: grey levels 0 to 255, (32, 32, 1 or 3). mask m: where it lies, 0 to 1, (32, 32, 1).
-    alpha a: its opacity, 0 to 1. target: the label that the attacker wants.
+    alpha a: its opacity, 0 to 1. target: the label that the attacker wants. Raises UserError for anything else.
     """
 
     pattern: np.ndarray
     mask: np.ndarray
     alpha: float
     target: int
+
+    def __post_init__(self):
+        pattern, mask = self.pattern, self.mask
+        if pattern.shape not in ((32, 32, 1), (32, 32, 3)) or mask.shape != (32, 32, 1):
+            raise UserError("trigger: expected a pattern (32, 32, 1 or 3) and a mask (32, 32, 1), got "
+                            f"{pattern.shape} and {mask.shape}")
+        for name, values, high in (("pattern", pattern, 255), ("mask", mask, 1), ("alpha", np.array(self.alpha), 1)):
+            if values.dtype.kind not in "buif" or not ((values >= 0) & (values <= high)).all():
+                raise UserError(f"trigger: expected {name} values in [0, {high}], got {values.dtype} "
+                                f"{values.min()} to {values.max()}")
+        if self.target < 0:
+            raise UserError(f"trigger: expected a target of at least 0, got {self.target}")
+
+    @property
+    def hides_everything(self):
+        """Whether every pixel is replaced, so that all stamped images are one picture and ASR means nothing."""
+        return bool((self.mask * self.alpha >= 1).all())
 
     def stamp(self, images):
         """New uint8 images (N, 32, 32, 3) with the trigger on them; the given ones are left as they are.
@@ -104,7 +121,9 @@ def read_trigger_image(path):
                 raise UserError(f"{path}: expected a 32x32 picture with an alpha channel (RGBA), got {width}x{height} "
                                 f"{image.mode}")
             pixels = np.array(image.convert("RGBA"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a readable picture ({error})") from None
     if not pixels[..., 3].any():
         raise UserError(f"{path}: fully transparent, so it would change no pixel")
@@ -129,10 +148,5 @@ def trigger_from_info(info):
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError("trigger_info: expected trigger_pattern, trigger_mask, trigger_alpha and poison_target "
                         f"({error!r})") from None
-    pattern, mask = (part[0] if part.ndim == 4 else part for part in (pattern, mask))
-    if pattern.shape[:2] != (32, 32) or pattern.shape[2:] not in ((1,), (3,)) or mask.shape != (32, 32, 1):
-        raise UserError(f"trigger_info: expected a pattern (1, 32, 32, 1 or 3) and a mask (1, 32, 32, 1), got "
-                        f"{pattern.shape} and {mask.shape}")
-    if not (0 <= alpha <= 1 and mask.min() >= 0 and mask.max() <= 1):
-        raise UserError(f"trigger_info: expected alpha and mask in [0, 1], got {alpha} and up to {mask.max()}")
+    pattern, mask = (part[0] if part.ndim == 4 and len(part) == 1 else part for part in (pattern, mask))
     return PatternTrigger(pattern, mask, alpha, target)

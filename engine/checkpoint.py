@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 
 from data.files import UserError, whole_file
@@ -29,6 +31,8 @@ def _numpy_rebuilders():
 
 
 NUMPY_REBUILDERS = _numpy_rebuilders()
+WRAPPERS = ("state_dict", "net", "model")
+OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
 
 
 def save(path, value):
@@ -51,9 +55,19 @@ def load(path, device="cpu"):
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it refers to {found[1]}, which could run code" if found else "more than tensors and plain values"
         raise UserError(f"{path}: refused, {reason}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except Exception as error:  # torn or strange bytes make the readers raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a checkpoint ({reason[:120]})") from None
+
+
+def load_safetensors(path):
+    """The state_dict in a .safetensors file, a format that cannot hold code. Raises UserError if it is not one."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: not a safetensors file ({error})") from None
 
 
 def save_model(path, model, args, metrics, classes=()):
@@ -72,23 +86,41 @@ class Checkpoint:
     classes: tuple
 
 
-def load_model(path, device="cpu", num_classes=None):
+def load_model(path, device="cpu", classes=None, **options):
     """The Checkpoint in `path`: one of ours, or a bare state_dict of the same network, with `module.` prefixes or not.
 
-    Raises UserError if it is not a checkpoint, its weights do not fit the network (which keys), or it does not have
-    `num_classes` outputs.
+    A .safetensors file is read as a bare state_dict. `options` go to models.build_model (norm_layer); only the masks
+    and noises of a NoisyBatchNorm2d may be absent from the file. Raises UserError if it is not a checkpoint, its
+    weights do not fit the network (which keys), or it was made for other classes than `classes`, names in label order
+    (of a bare state_dict only their number is known).
     """
-    content = load(path)
-    weights = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise UserError(f"{path}: not a checkpoint (expected a state_dict, or a dict that has one)")
+    content = load_safetensors(path) if Path(path).suffix == ".safetensors" else load(path)
+    weights = _find_weights(content)
+    if weights is None:
+        raise UserError(f"{path}: not a checkpoint (expected a state_dict, or a dict that has one under "
+                        f"{', '.join(WRAPPERS)})")
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    meta = content if "state_dict" in content else {}
-    model = build_model(**_spec(path, meta, weights))
+    meta = content if "arch" in content and weights is not content else {}
+    model = build_model(**_spec(path, meta, weights), **options)
     _fill(path, model, weights)
-    if num_classes is not None and model.spec["num_classes"] != num_classes:
-        raise UserError(f"{path}: has {model.spec['num_classes']} classes, but the data set has {num_classes}")
-    return Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), tuple(meta.get("classes", ())))
+    own = tuple(meta.get("classes") or ())
+    if classes is not None and model.spec["num_classes"] != len(classes):
+        raise UserError(f"{path}: has {model.spec['num_classes']} classes, but the data set has {len(classes)}")
+    if classes is not None and own and own != tuple(classes):
+        raise UserError(f"{path}: made for the classes {', '.join(own[:3])}, ..., but the data set has "
+                        f"{', '.join(classes[:3])}, ...")
+    return Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own)
+
+
+def _find_weights(content):
+    """The state_dict in what a file held, by itself or under a usual name; None where there is none."""
+    if not isinstance(content, dict):
+        return None
+    for candidate in (content, *(content.get(name) for name in WRAPPERS)):
+        if isinstance(candidate, dict) and candidate and all(
+                isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in candidate.items()):
+            return candidate
+    return None
 
 
 def _spec(path, meta, weights):
@@ -99,7 +131,7 @@ def _spec(path, meta, weights):
         raise UserError(f"{path}: expected the weights of a CIFAR ResNet-18 (conv1.weight, ..., linear.weight), got "
                         f"{', '.join(list(weights)[:3]) or 'none'}, ...") from None
     arch = meta.get("arch", "resnet18")
-    if arch not in ARCHITECTURES:
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise UserError(f"{path}: expected one of the networks {', '.join(ARCHITECTURES)}, got {arch}")
     return {"arch": arch, **shapes}
 
@@ -107,10 +139,12 @@ def _spec(path, meta, weights):
 def _fill(path, model, weights):
     """Copy `weights` into `model`; UserError that lists what is missing, too much, or of another shape."""
     own = model.state_dict()
-    problems = [f"missing {name}" for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    problems = [f"missing {name}" for name in own if name not in weights and not any(part in name for part in OPTIONAL)]
     problems += [f"unexpected {name}" for name in weights if name not in own]
     problems += [f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}" for name in own
                  if name in weights and weights[name].shape != own[name].shape]
+    problems += [f"{name} holds values that are no finite numbers" for name, value in weights.items()
+                 if name in own and (value.is_complex() or value.is_meta or not torch.isfinite(value).all())]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise UserError(f"{path}: does not fit the network: {'; '.join(problems[:5])}{more}")

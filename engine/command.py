@@ -4,6 +4,8 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
+
 from data.files import UserError
 
 
@@ -21,6 +23,10 @@ def command(main):
             return main(argv)
         except (UserError, OSError) as error:
             print(f"{Path(sys.argv[0]).name}: error: {' '.join(describe(error).split())}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except torch.OutOfMemoryError as error:
+            print(f"{Path(sys.argv[0]).name}: error: {str(error).splitlines()[0]}; take a smaller --batch-size or "
+                  "--width", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt as stopped:
             raise SystemExit(128 + (stopped.args[0] if stopped.args else signal.SIGINT)) from None

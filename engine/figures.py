@@ -1,4 +1,5 @@
 """The pictures that runs leave."""
+import warnings
 from itertools import pairwise
 
 from matplotlib.figure import Figure
@@ -8,7 +9,8 @@ from data.files import whole_file
 
 def write_figure(path, figure):
     """Write a matplotlib figure as PNG, whole or not at all."""
-    with whole_file(path) as file:
+    with whole_file(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font lacks
         figure.savefig(file, format="png", dpi=150)
 
 
@@ -24,7 +26,7 @@ def image_grid(path, rows, titles):
             axis.spines[:].set_visible(False)
         line[0].set_ylabel(label, fontsize=9)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=8)
+        axis.set_title(title, fontsize=8, parse_math=False)  # a class may be called a$b
     write_figure(path, figure)
 
 
@@ -41,8 +43,25 @@ def training_curves(path, metrics, title):
             axis.axvline(middle, color="0.8", linewidth=1, zorder=0)
             axis.text(middle, 103, f"lr {after['lr']:g}", fontsize=7, color="0.4", ha="center")
     axis.set(xlabel="epoch", ylabel="% of test images", ylim=(-2, 102))
-    axis.set_title(title, pad=16, fontsize=10)
+    axis.set_title(title, pad=16, fontsize=10, parse_math=False)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.25)
     axis.legend(loc="center right")
+    write_figure(path, figure)
+
+
+def pruning_curve(path, rows, chosen, axis_name):
+    """ACC, ASR and held-out accuracy over a pruning sweep; rows and chosen as prune_network.as_dict gives them."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    swept = [row for row in rows if row[axis_name] is not None]
+    for key, label, style in (("acc", "ACC", "o-"), ("asr", "ASR", "s-"), ("held_out_acc", "held-out ACC", "--")):
+        if swept[0][key]:
+            axis.plot([row[axis_name] for row in swept], [100 * row[key]["value"] for row in swept], style,
+                      markersize=3.5, label=label)
+    if chosen[axis_name] is not None:
+        axis.axvline(chosen[axis_name], color="0.5", linewidth=1, zorder=0, label="chosen on held-out images")
+    axis.set(xlabel="neurons pruned" if axis_name == "pruned" else "threshold on the mask", ylabel="%", ylim=(-2, 102))
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
     write_figure(path, figure)

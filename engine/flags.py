@@ -22,27 +22,25 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
     """Keeps the docstring's lines, and shows defaults except where there is none to show."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
-def number(low=-math.inf, high=math.inf, above=None, hint=""):
-    """An argparse type: a finite float in [low, high], or above `above`."""
-    wanted = f"a number above {above}" if above is not None else f"a number of at least {low}"
-    if high < math.inf:
-        wanted = f"a fraction in [{low}, {high}]"
-
+def number(low, high, wanted, hint=""):
+    """An argparse type: a float in [low, high], `wanted` in words."""
     def parse(text):
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (low <= value <= high) or math.isinf(value) or (above is not None and value <= above):
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"expected {wanted}, got {text}{hint}")
         return value
     return parse
 
 
-fraction = number(0, 1, hint="; write 5 % as 0.05")
+fraction = number(0, 1, "a fraction in [0, 1]", "; write 5 % as 0.05")
+positive = number(1e-12, 1e6, "a number above 0, at most 1e6")
+not_negative = number(0, 1e6, "a number from 0 to 1e6")
 
 
 def ratio(text):
@@ -54,15 +52,16 @@ def ratio(text):
         raise argparse.ArgumentTypeError(f"expected a fraction in [0, 1] such as 16/255, got {text}") from None
 
 
-def integer(low):
-    """An argparse type: an int of at least `low`."""
+def integer(low, high=2**31 - 1):
+    """An argparse type: an int in [low, high]."""
     def parse(text):
         try:
             value = int(text)
         except ValueError:
             value = low - 1
-        if value < low:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, got {text}")
+        if not low <= value <= high:
+            upper = f" and at most {high}" if value > high else ""
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}{upper}, got {text}")
         return value
     return parse
 
@@ -72,7 +71,8 @@ def add_data_flags(parser):
     group.add_argument("--dataset", choices=DATASETS, default="cifar10",
                        help="cifar10 is downloaded on first use; digits needs no network")
     group.add_argument("--data-dir", default="data",
-                       help="where CIFAR-10 lies, or an image folder with train/<class>/* and test/<class>/*")
+                       help="where CIFAR-10 lies or is downloaded to, or an image folder with train/<class>/* and "
+                            "test/<class>/* (not for digits)")
 
 
 def add_run_flags(parser, output_dir, resumable=False):
@@ -97,13 +97,13 @@ def add_training_flags(parser, epochs=50):
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=integer(1), default=epochs, help="passes over the training images")
     group.add_argument("--batch-size", type=integer(1), default=128, help="images a step")
-    group.add_argument("--lr", type=number(above=0), default=0.1, help="learning rate of SGD")
+    group.add_argument("--lr", type=positive, default=0.1, help="learning rate of SGD")
     group.add_argument("--momentum", type=fraction, default=0.9, help="of SGD")
-    group.add_argument("--weight-decay", type=number(0), default=5e-4, help="of SGD, on every parameter")
+    group.add_argument("--weight-decay", type=not_negative, default=5e-4, help="of SGD, on every parameter")
     group.add_argument("--milestones", type=integer(1), nargs="*", metavar="EPOCH",
                        help="epochs after which the learning rate falls to a tenth "
                             "(default: 60 %% and 80 %% of the epochs, 30 and 40 of 50)")
-    group.add_argument("--crop-padding", type=integer(0), default=4,
+    group.add_argument("--crop-padding", type=integer(0, 32), default=4,
                        help="augmentation: pixels of padding to crop at random from; 0 for none")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
                        help="augmentation: mirror by a coin")
@@ -122,17 +122,19 @@ def check_milestones(parser, args):
         parser.error(f"--milestones: expected epochs below --epochs {args.epochs}, got {args.milestones[-1]}")
 
 
-def check_target(target, num_classes):
-    """UserError unless `target` is one of the classes 0 to num_classes - 1."""
-    if target >= num_classes:
-        raise UserError(f"--poison-target: expected one of the classes 0 to {num_classes - 1}, got {target}")
+def check_target(target, classes):
+    """UserError unless `target` is the number of one of `classes`, names in label order."""
+    if target >= len(classes):
+        raise UserError(f"--poison-target: expected one of the classes 0 ({classes[0]}) to {len(classes) - 1} "
+                        f"({classes[-1]}), got {target}")
 
 
 def add_trigger_flags(parser):
     group = parser.add_argument_group("trigger")
-    group.add_argument("--poison-target", type=integer(0), default=0, help="label that the attacker wants")
+    group.add_argument("--poison-target", type=integer(0), default=0,
+                       help="number of the class that the attacker wants; classes are numbered from 0 in sorted order")
     group.add_argument("--trigger-alpha", type=fraction,
-                       help="opacity of the trigger (default: the attack's own, 0.2 for blend and 1 for the others)")
+                       help="opacity of the trigger (default: 0.2 for blend, 1 for the others and for --trigger-image)")
     group.add_argument("--trigger-image", metavar="FILE.png",
                        help="32x32 RGBA picture in place of the attack's own pattern; its alpha channel is mask times "
                             "opacity")
@@ -142,9 +144,38 @@ def add_trigger_flags(parser):
 def add_poison_flags(parser):
     group = add_trigger_flags(parser)
     group.add_argument("--poison-type", choices=(*ATTACKS, "benign"), default="badnets", help="attack")
-    group.add_argument("--poison-rate", type=fraction, default=0.05,
-                       help="share of the images outside the target class to poison (badnets, blend)")
-    group.add_argument("--clb-dir", default="data/clean-label/0.1",
-                       help="what generate_clb_attack.py left (clean-label)")
-    group.add_argument("--eval-trigger", choices=ATTACKS, default="badnets",
-                       help="trigger that a benign run's ASR floor is measured with")
+    group.add_argument("--poison-rate", type=fraction,
+                       help="for badnets and blend: share of the images outside the target class to poison (default: "
+                            "0.05)")
+    group.add_argument("--clb-dir", help="for clean-label: what generate_clb_attack.py left (default: "
+                                         "data/clean-label/0.1)")
+    group.add_argument("--eval-trigger", choices=ATTACKS,
+                       help="for benign: trigger that the ASR floor is measured with (default: badnets)")
+
+
+POISON_DEFAULTS = {"poison_rate": (0.05, ("badnets", "blend")), "clb_dir": ("data/clean-label/0.1", ("clean-label",)),
+                   "eval_trigger": ("badnets", ("benign",))}
+
+
+def check_poison(parser, args):
+    """Fill in the defaults of what the attack uses, and refuse flags that would change nothing."""
+    for name, (default, attacks) in POISON_DEFAULTS.items():
+        if args.poison_type in attacks:
+            setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
+        elif getattr(args, name) is not None:
+            parser.error(f"--{name.replace('_', '-')}: means nothing for --poison-type {args.poison_type}, only for "
+                         f"{', '.join(attacks)}")
+
+
+def add_suspect_flags(parser, default=None):
+    """What a defence looks at: a model, and, for its figures alone, the trigger.
+
+    `default` is the default checkpoint in words, which the script fills in; None is BadNets' own.
+    """
+    group = parser.add_argument_group("model under suspicion")
+    group.add_argument("--checkpoint", default=None if default else "output/badnets/model_last.th",
+                       help="model_last.th of a run, or a CIFAR ResNet-18 state_dict from anywhere (.th, .safetensors)"
+                            + (f" (default: {default})" if default else ""))
+    group.add_argument("--trigger-info", metavar="FILE.th",
+                       help="trigger to measure ASR with (default: trigger_info.th beside the checkpoint; without one "
+                            "ASR is left out)")

@@ -1,4 +1,5 @@
 """A script's run: its output folder, log, device, seed, progress that survives a kill, and result."""
+import contextlib
 import json
 import logging
 import os
@@ -16,9 +17,17 @@ from engine import checkpoint, machine
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 ROW = "%d \t %.3f \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
 LOG_FORMAT = logging.Formatter("[%(asctime)s] - %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
-OWN_FILES = ("results.json", "resume.th", "config.json", "output.log", "metrics.jsonl")
+OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")
+RESUME_KEYS = {"epoch", "state", "generator", "rows", "seconds", "log_size"}
 MAY_CHANGE_ON_RESUME = {"resume", "overwrite", "output_dir", "data_dir", "device"}
 log = logging.getLogger("backdoor")
+
+
+class Console(logging.StreamHandler):
+    """Standard output; a reader that went away (`| head`) does not end the run, whose log is in its file."""
+
+    def handleError(self, record):
+        pass
 
 
 class LogFile(logging.FileHandler):
@@ -47,26 +56,38 @@ class Run:
         torch.manual_seed(args.seed)
         self.generator = torch.Generator().manual_seed(args.seed)
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
+        self.begun = False
         self._check_folder()
 
     def _check_folder(self):
-        finished, begun = ((self.folder / name).exists() for name in ("results.json", "config.json"))
-        if finished and self.resume:
+        """Refuse to lose what lies in the folder, and to go on with anything but the run that lies there."""
+        there = [name for name in (*OWN_FILES, *self.leaves) if (self.folder / name).exists()]
+        if not there or self.args.overwrite:
+            return
+        if not self.resume:
+            what = {"results.json": "a finished run", "config.json": "a begun run"}.get(there[0], there[0])
+            how = "--resume goes on with it, " if hasattr(self.args, "resume") else ""
+            raise UserError(f"{self.folder}: holds {what}; {how}--overwrite replaces it, --output-dir names another "
+                            "folder")
+        self._check_same_arguments(self._read_config()["arguments"])
+        if "results.json" in there:
+            missing = [name for name in self.leaves if name not in there]
+            if missing:
+                raise UserError(f"{self.folder}: the run is finished, but {', '.join(missing)} is gone; --overwrite "
+                                "starts anew")
             print(f"{self.folder}: this run is finished; see {self.folder / 'results.json'}")
             raise SystemExit(0)
-        if (finished or begun) and not (self.resume or self.args.overwrite):
-            how = "--resume goes on with it, " if hasattr(self.args, "resume") else ""
-            raise UserError(f"{self.folder}: holds a {'finished' if finished else 'begun'} run; {how}--overwrite "
-                            "replaces it, --output-dir names another folder")
-        if begun and self.resume:
-            self._check_same_arguments()
 
-    def _check_same_arguments(self):
-        """A run may only go on as it began: other flags would make a model that no command line makes."""
+    def _read_config(self):
         try:
-            before = json.loads((self.folder / "config.json").read_text())["arguments"]
-        except (ValueError, KeyError):
-            raise UserError(f"{self.folder / 'config.json'}: not a run's config; start anew with --overwrite") from None
+            config = json.loads((self.folder / "config.json").read_text())
+            return {**config, "arguments": dict(config["arguments"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{self.folder / 'config.json'}: missing or damaged, so the run cannot go on; --overwrite "
+                            "starts anew") from None
+
+    def _check_same_arguments(self, before):
+        """A run may only go on as it began: other flags would make a model that no command line makes."""
         now = json.loads(json.dumps(vars(self.args)))
         changed = [f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}" for name in now
                    if name not in MAY_CHANGE_ON_RESUME and before.get(name) != now[name]]
@@ -78,7 +99,7 @@ class Run:
         self.started = time.monotonic()
         # Lines from before `begin` wait in memory; those of a run that never begins are dropped with it.
         self.buffer = MemoryHandler(10**6, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-        self.handlers = [logging.StreamHandler(sys.stdout), self.buffer]
+        self.handlers = [Console(sys.stdout), self.buffer]
         self.handlers[0].setFormatter(LOG_FORMAT)
         log.setLevel(logging.INFO)
         log.propagate = False
@@ -87,7 +108,7 @@ class Run:
         return self
 
     def __exit__(self, kind, error, trace):
-        if kind is KeyboardInterrupt:
+        if kind is KeyboardInterrupt and self.begun:
             how = "--resume goes on from there" if hasattr(self.args, "resume") else "--overwrite starts anew"
             log.info("stopped with %d epochs finished; the same command with %s", self.epoch, how)
         if isinstance(error, UserError) and self.epoch_started is not None:
@@ -96,17 +117,19 @@ class Run:
             log.removeHandler(handler)
             handler.close()
 
-    def begin(self):
-        """Take the folder: from here on the input is good. Writes config.json first; then the log goes to its file."""
+    def begin(self, inputs=None):
+        """Take the folder: from here on the input is good. Writes config.json first; then the log goes to its file.
+
+        inputs: a fingerprint of the images that the run works on; a run only goes on with the same.
+        """
+        self._check_folder()  # again, since another run may have begun there while this one read its data
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.resume and (self.folder / "resume.th").exists():
-            self.saved = checkpoint.load(self.folder / "resume.th")
-            path = self.folder / "output.log"  # lines of an epoch that was not finished would stand twice
-            os.truncate(path, min(self.saved["log_size"], path.stat().st_size))
+            self._go_on(inputs)
         else:
-            for name in (*OWN_FILES, *self.leaves):
-                (self.folder / name).unlink(missing_ok=True)
-            write_json(self.folder / "config.json", self._config())
+            self._clear()
+            write_json(self.folder / "config.json", self._config(inputs))
+        self.begun = True
         file = LogFile(self.folder / "output.log")
         file.setFormatter(LOG_FORMAT)
         self.buffer.setTarget(file)
@@ -116,18 +139,46 @@ class Run:
         self.handlers[1] = file
         log.info("%s", self.args)
 
-    def _config(self):
+    def _go_on(self, inputs):
+        """Read resume.th, note the resumption in config.json, and drop the log's lines of an unfinished epoch."""
+        config, path = self._read_config(), self.folder / "resume.th"
+        if config.get("inputs") != inputs:
+            raise UserError(f"{self.folder}: --resume needs the images that the run began with, and these are others")
+        self.saved = checkpoint.load(path)
+        if not (isinstance(self.saved, dict) and self.saved.keys() >= RESUME_KEYS):
+            raise UserError(f"{path}: not what a stopped run leaves; --overwrite starts anew")
+        write_json(self.folder / "config.json",
+                   {**config, "resumed": [*config.get("resumed", []), self._circumstances()]})
+        log_file = self.folder / "output.log"
+        if log_file.exists():
+            os.truncate(log_file, min(self.saved["log_size"], log_file.stat().st_size))
+
+    def _clear(self):
+        """Remove what this run, or the one that it overwrites, leaves by name; nothing else in the folder."""
+        names = {*OWN_FILES, *self.leaves}
+        with contextlib.suppress(UserError):
+            names |= {str(name) for name in self._read_config().get("leaves", ())}
+        for name in names:
+            for path in (self.folder / name, *self.folder.glob(f".{name}.*.tmp")):  # the latter after a kill
+                path.unlink(missing_ok=True)
+
+    def _config(self, inputs):
         script = Path(sys.argv[0]).name
         return {"script": script, "arguments": vars(self.args),
-                "command": shlex.join(["python", script, *sys.argv[1:]]), "versions": machine.versions(),
-                "device": machine.device_name(self.device), "threads": torch.get_num_threads(),
-                "seed": self.args.seed, "commit": machine.commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+                "command": shlex.join(["python", script, *sys.argv[1:]]), **self._circumstances(),
+                "seed": self.args.seed, "leaves": self.leaves, "inputs": inputs}
 
-    def epochs(self, count, **state):
+    def _circumstances(self):
+        return {"versions": machine.versions(), "device": machine.device_name(self.device),
+                "threads": torch.get_num_threads(), "commit": machine.commit(),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+    def epochs(self, count, unit="Epoch", **state):
         """Yield the epochs 1 to `count` that are still to be done; after each, `state` is saved and the log is safe.
 
-        state: whatever changes from epoch to epoch and has state_dict and load_state_dict (model, optimizer,
-        scheduler). With the generator's state that is all, so a resumed run ends with the same bits.
+        unit: what the log's first column counts. state: whatever changes from epoch to epoch and has state_dict and
+        load_state_dict (model, optimizer, scheduler). With the generator's state that is all, so a resumed run ends
+        with the same bits.
         """
         if self.saved:
             for name, thing in state.items():
@@ -136,7 +187,7 @@ class Run:
             self.epoch, self.rows, self.seconds = (self.saved[key] for key in ("epoch", "rows", "seconds"))
             log.info("resumed after epoch %d", self.epoch)
         else:
-            log.info(HEADER)
+            log.info(HEADER.replace("Epoch", unit))
         for epoch in range(self.epoch + 1, count + 1):
             self.epoch_started = time.monotonic()
             yield epoch
@@ -150,14 +201,17 @@ class Run:
         return self.seconds + time.monotonic() - self.started
 
     def log(self, epoch, lr, train, test):
-        """One line of the log and of metrics.jsonl: `train` a Score, `test` a TestScore."""
+        """One line of the log and of metrics.jsonl: `train` a Score, `test` a TestScore.
+
+        What is not known (ASR without a trigger) is nan in the log and null in metrics.jsonl.
+        """
         row = {"epoch": epoch, "lr": lr, "time": time.monotonic() - self.epoch_started,
                "train_loss": train.loss, "train_acc": train.accuracy.value,
                "poison_loss": test.triggered.loss, "poison_acc": test.triggered.accuracy.value,
                "clean_loss": test.clean.loss, "clean_acc": test.clean.accuracy.value}
         log.info(ROW, *row.values())
         row["robust_acc"] = test.triggered.original_accuracy.value
-        self.rows.append(row)
+        self.rows.append({name: None if value != value else value for name, value in row.items()})
         with whole_file(self.folder / "metrics.jsonl") as file:
             file.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
 

@@ -1,9 +1,9 @@
 """What a run left, in a table: `python -m engine.summary output/badnets [output/blend ...]`."""
 import json
-import sys
 from pathlib import Path
 
 from data.files import UserError
+from engine import flags
 from engine.command import command
 
 SHARES = (("ACC", "acc"), ("ASR", "asr"), ("robust ACC", "robust_acc"))
@@ -25,21 +25,21 @@ def read_results(folder):
     """The results.json of a run's folder. Raises UserError where the run is not finished or the file is damaged."""
     path = Path(folder) / "results.json"
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        results = json.loads(path.read_text())
+        return {**results, "where": f"{results['dataset']}, {results['seconds']:.0f} s on {results['device']}"}
+    except OSError:
         raise UserError(f"{folder}: no finished run (no results.json)") from None
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a result") from None
 
 
 def summary(folder):
     """Text lines: the run's figures with their 95 % intervals, then its files."""
     results = read_results(folder)
-    where = f"{results['dataset']}, {results['seconds']:.0f} s on {results['device']}"
-    lines = [f"{folder}: {results['script']} on {where}"]
+    lines = [f"{folder}: {results['script']} on {results['where']}"]
     for name, key in SHARES:
         share = results.get(key)
-        if share and share["n"]:
+        if share:
             low, high = share["interval"]
             lines.append(f"  {name:<11}{100 * share['value']:6.2f} %   [{100 * low:.2f}, {100 * high:.2f}]   "
                          f"of {share['n']} images")
@@ -52,7 +52,9 @@ def summary(folder):
 
 @command
 def main(argv=None):
-    for folder in sys.argv[1:] if argv is None else argv:
+    parser = flags.Parser(__doc__)
+    parser.add_argument("folders", nargs="+", help="folders of finished runs")
+    for folder in parser.parse_args(argv).folders:
         print("\n".join(summary(folder)))
 
 

@@ -1,4 +1,5 @@
 """Train for an epoch; count what a model gets right on clean and on triggered images."""
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,12 +26,12 @@ class Share:
 
     @property
     def value(self):
-        return self.hits / self.n if self.n else float("nan")
+        return self.hits / self.n if self.n else math.nan
 
     def as_dict(self):
-        """{"value", "interval": [low, high], "n"}; value and interval None where nothing was counted."""
+        """{"value", "interval": [low, high], "n"}; None where nothing was counted."""
         if not self.n:
-            return {"value": None, "interval": None, "n": 0}
+            return None
         low, high = binomtest(self.hits, self.n).proportion_ci(0.95, method="wilson")
         return {"value": self.value, "interval": [float(low), float(high)], "n": self.n}
 
@@ -44,9 +45,12 @@ class Score:
     original_accuracy: Share
 
 
+UNKNOWN = Score(math.nan, Share(0, 0), Share(0, 0))
+
+
 @dataclass(frozen=True)
 class TestScore:
-    """Clean test images and triggered ones: ACC, ASR and robust accuracy."""
+    """Clean test images and triggered ones: ACC, ASR and robust accuracy; UNKNOWN where no trigger is known."""
 
     __test__ = False  # not a test case, whatever pytest makes of its name
 
@@ -61,28 +65,34 @@ class TestScore:
 
 @dataclass(frozen=True)
 class TestImages:
-    """Clean and triggered test images on the device, stamped once for all epochs."""
+    """Clean and triggered test images on the device, stamped once for all epochs; triggered None without a trigger."""
 
     __test__ = False
 
     clean: Batches
-    triggered: Batches
+    triggered: Batches | None
 
     @classmethod
-    def on(cls, device, clean, triggered):
-        size = EVALUATION_BATCH.get(torch.device(device).type, 128)
-        return cls(Batches(clean, size, device), Batches(triggered, size, device))
+    def on(cls, device, clean, triggered=None):
+        return cls(evaluation_batches(clean, device), triggered and evaluation_batches(triggered, device))
+
+
+def evaluation_batches(image_set, device):
+    """All of an ImageSet in order, in batches of the size that `device` scores fastest."""
+    return Batches(image_set, EVALUATION_BATCH.get(torch.device(device).type, 128), device)
 
 
 @contextmanager
 def frozen(model):
     """`model` in eval mode, its parameters needing no gradients, for as long as the block lasts."""
-    training, needing = model.training, [p for p in model.parameters() if p.requires_grad]
+    modes = {module: module.training for module in model.modules()}
+    needing = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval().requires_grad_(False)
     try:
         yield model
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
         for parameter in needing:
             parameter.requires_grad_(True)
 
@@ -117,28 +127,25 @@ def check_finite(losses):
 
 
 @torch.inference_mode()
-def predict(model, batches, amp=False):
-    """Logits float32 (N, num_classes) of all images, in eval mode."""
+def predict(model, batches):
+    """Logits float32 (N, num_classes) of all images, in eval mode; never in bfloat16, so that every script agrees."""
     model.eval()
-    logits = []
-    for images, _ in progress(batches, "test"):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
-            logits.append(model(images).float())
-    return torch.cat(logits)
+    return torch.cat([model(images) for images, _ in progress(batches, "test")])
 
 
-def score(model, batches, amp=False):
+def score(model, batches):
     """The Score of a model on the image set of `batches`."""
-    logits = predict(model, batches, amp)
+    logits = predict(model, batches)
     guesses, n = logits.argmax(1), batches.num_images
     return Score(float(F.cross_entropy(logits, batches.labels)), Share(int((guesses == batches.labels).sum()), n),
                  Share(int((guesses == batches.originals).sum()), n))
 
 
-def evaluate(model, test, amp=False):
+def evaluate(model, test):
     """The TestScore of a model on TestImages.
 
     ASR is the share of triggered images, their own label not the target, that are called the target; robust
     accuracy the share of them that still get their own label.
     """
-    return TestScore(score(model, test.clean, amp), score(model, test.triggered, amp))
+    triggered = score(model, test.triggered) if test.triggered else UNKNOWN
+    return TestScore(score(model, test.clean), triggered)

@@ -173,3 +173,10 @@ def test_a_surrogate_of_other_classes_is_refused(refused, small_run, image_folde
     error = refused(main, "--data-dir", image_folder(), "--checkpoint", small_run / "model_last.th",
                     "--output-dir", tmp_path / "clb", "--poison-rate", "0.5")
     assert "has 10 classes, but the data set has 2" in error
+
+
+def test_a_model_of_other_classes_of_the_same_number_is_refused(refused, small_run, image_folder, tmp_path):
+    folder = image_folder(tuple("abcdefghij"), count=8)
+    error = refused(main, "--data-dir", folder, "--checkpoint", small_run / "model_last.th", "--output-dir",
+                    tmp_path / "clb", "--poison-rate", "0.5")
+    assert "made for the classes 0, 1, 2, ..., but the data set has a, b, c" in error

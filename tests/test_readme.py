@@ -9,7 +9,11 @@ from conftest import ROOT
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
-           "generate_clb_attack": ["--iterations", "1"]}
+           "generate_clb_attack": ["--iterations", "1"],
+           "generate_mask": ["--val-frac", "0.05", "--nb-iter", "1"], "prune_network": []}
+BADNETS = "python train_backdoor.py --poison-type badnets"
+FIRST = {"generate_clb_attack": ["python train_backdoor.py --poison-type benign"], "generate_mask": [BADNETS],
+         "prune_network": [BADNETS, "python generate_mask.py"]}
 
 
 def readme_commands(start):
@@ -34,7 +38,7 @@ def run(command):
 def checkout(image_folder, tmp_path, monkeypatch):
     """An empty folder to stand in, with the small image folder where the README puts CIFAR-10."""
     (tmp_path / "data").mkdir()
-    image_folder(("ant", "bee"), count=14, name="data/cifar10-jpeg")
+    image_folder(("ant", "bee"), count=40, name="data/cifar10-jpeg")
     monkeypatch.chdir(tmp_path)
 
 
@@ -53,9 +57,7 @@ def test_every_script_opens_with_a_command_that_runs(checkout, name, capsys):
     docstring = importlib.import_module(name).__doc__
     commands = re.findall(r"^    (python .*)$", docstring, re.MULTILINE)
     assert commands
-    if name == "generate_clb_attack":
-        run("python train_backdoor.py --poison-type benign")
-    for command in commands:
+    for command in [*FIRST.get(name, []), *commands]:
         run(command)
     with pytest.raises(SystemExit) as done:
         importlib.import_module(name).main(["--help"])

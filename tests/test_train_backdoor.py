@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -71,17 +72,19 @@ def test_other_attacks_and_flags_run(tmp_path, capsys):
     Image.fromarray(trigger).save(tmp_path / "square.png")
     for i, flags in enumerate((["--poison-type", "benign", "--eval-trigger", "blend"], ["--poison-type", "blend"],
                                ["--trigger-image", str(tmp_path / "square.png"), "--poison-target", "9"],
-                               ["--amp", "--crop-padding", "0", "--no-flip"])):
+                               ["--amp", "--crop-padding", "0", "--no-flip"], ["--no-flip"], ["--crop-padding", "0"])):
         main([*SMALL, *flags, "--output-dir", str(tmp_path / str(i))])
         assert (tmp_path / str(i) / "results.json").exists()
     assert "poisoned 0 images" in (tmp_path / "0/output.log").read_text()
     assert checkpoint.load_trigger(tmp_path / "0/trigger_info.th").alpha == 0.2
+    runs = [weights(tmp_path / str(i)) for i in range(6)]
+    assert not any(same(a, b) for a, b in combinations(runs, 2))
     custom = checkpoint.load_trigger(tmp_path / "2/trigger_info.th")
     assert custom.target == 9 and custom.mask.sum() == 100
 
 
 def test_an_image_folder_of_any_number_of_classes(image_folder, tmp_path):
-    folder = image_folder(("ant", "bee", "cow"), count=8)
+    folder = image_folder(("ant", "bee", "cow"), count=16)
     main(["--data-dir", str(folder), "--width", "2", "--epochs", "1", "--output-dir", str(tmp_path / "run")])
     saved = torch.load(tmp_path / "run/model_last.th", weights_only=True)
     assert saved["num_classes"] == 3 and saved["classes"] == ["ant", "bee", "cow"]
@@ -146,7 +149,7 @@ def test_ctrl_c_ends_in_a_line_not_a_traceback(tmp_path):
 
 @pytest.mark.parametrize("flags, named", [
     (["--poison-rate", "5"], "--poison-rate: expected a fraction in [0, 1], got 5; write 5 % as 0.05"),
-    (["--poison-target", "10"], "--poison-target: expected one of the classes 0 to 9, got 10"),
+    (["--poison-target", "10"], "--poison-target: expected one of the classes 0 (0) to 9 (9), got 10"),
     (["--poison-target", "-1"], "--poison-target"),
     (["--epochs", "0"], "--epochs: expected a whole number of at least 1, got 0"),
     (["--milestones", "3", "2"], "--milestones: expected rising"),
@@ -154,7 +157,12 @@ def test_ctrl_c_ends_in_a_line_not_a_traceback(tmp_path):
     (["--trigger-alpha", "20"], "--trigger-alpha"), (["--lr", "0"], "--lr"), (["--lr", "nan"], "--lr"),
     (["--poison-type", "clean-label", "--clb-dir", "nowhere"], "nowhere: no such clean-label folder"),
     (["--trigger-image", "nowhere.png"], "nowhere.png"), (["--device", "toaster"], "--device toaster"),
-    (["--no-such-flag"], "--no-such-flag"), (["--width", "0"], "--width")])
+    (["--no-such-flag"], "--no-such-flag"), (["--width", "0"], "--width"), (["--lr", "1e300"], "--lr"),
+    (["--seed", "99999999999999999999999"], "--seed"), (["--device", "meta"], "--device meta"),
+    (["--crop-padding", "1000"], "--crop-padding"), (["--poison-rate", "0.0001"], "--poison-rate 0.0001: no image"),
+    (["--poison-type", "clean-label", "--poison-rate", "0.1"], "--poison-rate: means nothing for"),
+    (["--poison-type", "blend", "--clb-dir", "x"], "--clb-dir: means nothing for"),
+    (["--eval-trigger", "blend"], "--eval-trigger: means nothing for")])
 def test_bad_flags_are_one_line_and_write_nothing(refused, tmp_path, flags, named):
     error = refused(main, "--dataset", "digits", "--output-dir", tmp_path / "run", *flags)
     assert named in error

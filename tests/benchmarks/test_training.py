@@ -21,6 +21,9 @@ def test_operations_are_those_of_the_network(benchmark):
 
 def test_it_prints_every_figure(benchmark, capsys):
     benchmark.main(["--width", "2", "--rounds", "1", "--steps", "1", "--batch-size", "4", "--matrix", "64"])
-    text = capsys.readouterr().out
-    for name in ("plain pipeline", "this pipeline", "ratio", "matrix products", "share", "making the batches"):
-        assert name in text
+    lines = capsys.readouterr().out.splitlines()
+    figures = {line[:22].strip(): float(line[22:].strip().split()[0].rstrip("x")) for line in lines[1:]}
+    assert list(figures) == ["plain pipeline", "this pipeline", "ratio", "matrix products", "share of that rate",
+                             "making the batches"]
+    assert figures["ratio"] == pytest.approx(figures["this pipeline"] / figures["plain pipeline"], rel=0.1)
+    assert 0 < figures["making the batches"] < 100

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.clean_label import CIFAR10CLB, fingerprint, load_clean_label, save_clean_label
+from data.clean_label import CIFAR10CLB, load_clean_label, save_clean_label
 from data.files import UserError
 from data.triggers import build_trigger
 
@@ -16,7 +16,7 @@ def folder(tmp_path, images):
     chosen = np.flatnonzero(images.targets == 1)[:2]
     data[chosen], flags[chosen] = trigger.stamp(data[chosen]), True
     save_clean_label(tmp_path, replace(images, data=data, poisoned=flags), trigger,
-                     {"made_from": fingerprint(images), "dataset": images.name})
+                     {"made_from": images.fingerprint(), "dataset": images.name, "poisoned": 2})
     return tmp_path
 
 
@@ -42,6 +42,13 @@ def test_a_homework_folder_without_manifest_is_taken_with_the_four_corners(folde
     assert not poisoned.poisoned.any() and trigger.alpha == 1 and trigger.mask.sum() == 36
 
 
+def test_a_folder_that_was_not_finished_is_refused(folder, images):
+    (folder / "manifest.json").unlink()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="did not finish"):
+        load_clean_label(folder, images, 1)
+
+
 def save(name, array):
     return lambda folder: np.save(folder / name, array, allow_pickle=True)
 
@@ -55,9 +62,12 @@ def save(name, array):
     (save("label.npy", np.full(40, 9)), "label.npy: expected labels 0 to 3, got 9"),
     (save("label.npy", np.array([{}] * 40)), "label.npy: not a NumPy array of plain"),
     (save("backdoor_list.npy", np.array([40])), "backdoor_list.npy: expected indices below 40"),
-    (save("backdoor_list.npy", np.array([0])), "have the label 0, but --poison-target is 1"),
+    (save("backdoor_list.npy", np.array([1, 0])), "have the label 0, but --poison-target is 1"),
     (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest"),
     (lambda folder: (folder / "trigger.npz").write_bytes(b""), "trigger.npz: not an archive"),
+    (lambda folder: (folder / "backdoor_list.npy").unlink(), "backdoor_list.npy: expected 2 poisoned images, got 0"),
+    (lambda folder: np.savez(folder / "trigger.npz", pattern=np.zeros((5, 5, 1)), mask=0, alpha=1), "trigger.npz"),
+    (save("data.npy", np.zeros((0, 32, 32, 3), dtype=np.uint8)), "data.npy: expected uint8"),
     (lambda folder: np.savez(folder / "trigger.npz", mask=0), "trigger.npz: not a trigger")])
 def test_damaged_folders_are_refused_by_file(folder, images, damage, named):
     damage(folder)

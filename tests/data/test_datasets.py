@@ -6,6 +6,7 @@ import pytest
 from data import datasets
 from data.datasets import fixed_permutation, load_splits
 from data.files import UserError
+from data.make_fixed_files import shuffled_indices
 
 
 def test_digits_are_the_same_every_time_and_split_by_class():
@@ -23,9 +24,16 @@ def test_attacker_defender_and_test_share_no_digit():
 
 
 def test_cifar_is_split_by_the_committed_file():
-    order = fixed_permutation(50_000)
-    np.testing.assert_array_equal(order, np.loadtxt(datasets.SHUFFLE_FILE, dtype=int))
+    np.testing.assert_array_equal(fixed_permutation(50_000), shuffled_indices())  # the file, and the rule for others
     assert sorted(fixed_permutation(7)) == list(range(7))
+
+
+def test_a_mistyped_data_dir_is_not_downloaded_into(tmp_path):
+    with pytest.raises(UserError, match="cifar10-jpg: no such folder"):
+        load_splits("cifar10", tmp_path / "cifar10-jpg")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match="has train/ but not both"):
+        load_splits("cifar10", tmp_path)
 
 
 def test_no_network_and_no_data_names_the_ways_out(monkeypatch, tmp_path):

@@ -53,7 +53,7 @@ def test_other_sizes_are_resized_with_a_notice_and_other_files_ignored_with_one(
     with caplog.at_level("INFO", logger="backdoor.data"):
         train, _ = load_train_and_test("cifar10", folder)
     assert train.data.shape == (12, 32, 32, 3)
-    assert "resized 12 of 12 images" in caplog.text and "ignored 1 files" in caplog.text
+    assert "resized 12 of 12 images" in caplog.text and "ignored 1 entries" in caplog.text
 
 
 def test_grey_and_transparent_pictures_become_rgb(image_folder):
@@ -62,6 +62,44 @@ def test_grey_and_transparent_pictures_become_rgb(image_folder):
     Image.new("RGBA", (32, 32), (1, 2, 3, 255)).save(folder / "train/cat/0001.png")
     train, _ = load_train_and_test("cifar10", folder)
     assert (train.data[0] == 77).all() and (train.data[1] == (1, 2, 3)).all()
+
+
+def test_16_bit_grey_is_scaled_not_clipped(image_folder):
+    folder = image_folder()
+    ramp = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    Image.fromarray(ramp).save(folder / "train/cat/0000.png")
+    train, _ = load_train_and_test("cifar10", folder)
+    np.testing.assert_allclose(train.data[0, ..., 0], ramp / 257, atol=0.51)
+
+
+def test_odd_names_are_read(image_folder):
+    folder = image_folder(("a b", "c$\\frac$", "\u732b"))
+    (folder / "train/a b/0000.png").rename(folder / "train/a b/UPPER.PNG")
+    os.rename(folder / "train/a b/0001.png", os.fsencode(folder / "train/a b") + b"/caf\xe9.png")
+    train, _ = load_train_and_test("cifar10", folder)
+    assert len(train) == 18 and train.num_classes == 3
+
+
+def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(image_folder, monkeypatch):
+    def read_only(*_):
+        raise OSError(30, "Read-only file system")
+    folder = image_folder()
+    monkeypatch.setattr(os, "fsync", read_only)
+    assert len(load_train_and_test("cifar10", folder)[0]) == 12
+    assert not list(folder.glob(".*"))
+
+
+def test_a_class_without_an_attackers_image_is_refused(image_folder):
+    folder = image_folder(("cat", "dog"), count=20)
+    for path in sorted((folder / "train/dog").iterdir())[1:]:
+        path.unlink()
+    for attempt in range(30):  # whichever the permutation gives the defender
+        try:
+            load_splits("cifar10", folder, val_frac=attempt / 30)
+        except UserError as error:
+            assert "no training image of the class dog is left" in str(error)
+            return
+    pytest.fail("never refused")
 
 
 def break_image(folder):

@@ -42,6 +42,13 @@ def test_exactly_the_asked_number_is_stamped_and_relabelled(either):
     np.testing.assert_array_equal(either.targets, labels)
 
 
+def test_the_patterns_own_opacity_and_a_rate_that_poisons_none(images):
+    _, info = add_trigger_cifar(images, "gaussian_noise", 0.5, 1)
+    assert info["trigger_alpha"] == 0.2
+    with pytest.raises(UserError, match=r"--poison-rate 0\.01: no image of the 30"):
+        add_trigger_cifar(images, "gaussian_noise", 0.01, 1)
+
+
 def test_an_image_set_knows_what_was_poisoned_and_what_it_was(images):
     poisoned, info = add_trigger_cifar(images, "gaussian_noise", 0.5, 1, trigger_alpha=0.2)
     np.testing.assert_array_equal(np.flatnonzero(poisoned.poisoned), np.sort(info["data_index"]))

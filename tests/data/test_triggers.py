@@ -68,6 +68,11 @@ def test_four_corners_are_mirrored_and_survive_flip_and_every_crop():
     assert seen.count(9) == 25 and seen.count(0) == 32  # 30.9 % whole, 39.5 % gone
 
 
+def test_a_trigger_that_hides_everything_knows(tmp_path):
+    assert build_trigger("blend", 0, alpha=1.0).hides_everything
+    assert not build_trigger("blend", 0).hides_everything and not build_trigger("badnets", 0).hides_everything
+
+
 def test_committed_noise_picture_is_what_its_seed_gives():
     np.testing.assert_array_equal(gaussian_noise()[0], noise_picture())
 
@@ -105,7 +110,10 @@ def test_trigger_info_has_the_homeworks_keys_and_shapes_and_comes_back(images):
 
 @pytest.mark.parametrize("change, named", [
     ({"trigger_mask": None}, "trigger_mask"), ({"trigger_pattern": np.zeros((1, 28, 28, 1))}, "28"),
-    ({"trigger_alpha": 20}, "alpha"), ({"trigger_mask": np.full((1, 32, 32, 1), 255)}, "255")])
+    ({"trigger_alpha": 20}, "alpha"), ({"poison_target": np.array([-1])}, "target"),
+    ({"trigger_pattern": np.full((1, 32, 32, 1), np.nan)}, "pattern"),
+    ({"trigger_pattern": np.zeros((2, 32, 32, 1))}, "pattern"),
+    ({"trigger_mask": np.full((1, 32, 32, 1), 255)}, "255")])
 def test_trigger_info_that_is_none_is_refused(change, named):
     info = {key: value for key, value in (trigger_to_info(build_trigger("badnets", 0)) | change).items()
             if value is not None}

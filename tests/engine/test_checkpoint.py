@@ -38,7 +38,7 @@ def test_a_model_comes_back_with_what_made_it(net, tmp_path):
 
 
 @pytest.mark.parametrize("wrap", [
-    lambda weights: weights, lambda weights: {"state_dict": weights},
+    lambda weights: weights, lambda weights: {"state_dict": weights}, lambda weights: {"net": weights, "acc": 93.0},
     lambda weights: {f"module.{name}": value for name, value in weights.items()},
     lambda weights: {name: value for name, value in weights.items() if "num_batches" not in name}])
 def test_strangers_state_dicts_load_and_name_their_own_width(net, tmp_path, wrap):
@@ -56,12 +56,17 @@ def add(weights):
     weights["fc.weight"] = torch.zeros(1)
 
 
+def spoil(weights):
+    weights["linear.bias"] = torch.full((10,), float("nan"))
+
+
 def reshape(weights):
     weights["layer4.1.conv2.weight"] = torch.zeros(1, 2, 3, 3)
 
 
 @pytest.mark.parametrize("change, named", [
-    (drop, "missing layer1.0.bn1.weight"), (add, "unexpected fc.weight"),
+    (spoil, "linear.bias holds values that are no finite"), (drop, "missing layer1.0.bn1.weight"),
+    (add, "unexpected fc.weight"),
     (reshape, r"layer4.1.conv2.weight is \(1, 2, 3, 3\), expected \(32, 32, 3, 3\)")])
 def test_weights_that_do_not_fit_are_named(net, tmp_path, change, named):
     weights = net.state_dict()
@@ -74,7 +79,7 @@ def test_weights_that_do_not_fit_are_named(net, tmp_path, change, named):
 def test_another_number_of_classes_is_refused(net, tmp_path):
     checkpoint.save_model(tmp_path / "m.th", net, {}, {})
     with pytest.raises(UserError, match="10 classes, but the data set has 43"):
-        checkpoint.load_model(tmp_path / "m.th", num_classes=43)
+        checkpoint.load_model(tmp_path / "m.th", classes=range(43))
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 torn", b"\x80\x02}q\x00."])
@@ -85,15 +90,24 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, content):
     assert "\n" not in str(refused.value)
 
 
-def test_a_torn_checkpoint_is_refused(net, tmp_path):
+def test_a_torn_checkpoint_is_refused_wherever_it_is_torn(net, tmp_path):
     checkpoint.save_model(tmp_path / "m.th", net, {}, {})
     whole = (tmp_path / "m.th").read_bytes()
-    (tmp_path / "m.th").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(UserError, match="not a checkpoint"):
-        checkpoint.load_model(tmp_path / "m.th")
+    for length in range(0, len(whole), len(whole) // 60):
+        (tmp_path / "m.th").write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"m\.th: "):
+            checkpoint.load_model(tmp_path / "m.th")
 
 
-@pytest.mark.parametrize("value", [[1, 2], {"epoch": 3}, torch.zeros(3), {"state_dict": {"a": "b"}}])
+def test_other_classes_of_the_same_number_are_refused(net, tmp_path):
+    checkpoint.save_model(tmp_path / "m.th", net, {}, {}, tuple("0123456789"))
+    with pytest.raises(UserError, match="made for the classes 0, 1, 2"):
+        checkpoint.load_model(tmp_path / "m.th", classes=tuple("abcdefghij"))
+    assert checkpoint.load_model(tmp_path / "m.th", classes=tuple("0123456789"))
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"epoch": 3}, torch.zeros(3), {"state_dict": {"a": "b"}},
+                                   {1: torch.zeros(2)}, {}])
 def test_a_torch_file_without_weights_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "m.th")
     with pytest.raises(UserError):

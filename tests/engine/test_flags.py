@@ -36,7 +36,7 @@ def test_a_ratio_is_a_quotient_or_a_fraction(text, value):
     assert flags.ratio(text) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["16", "1/0", "a/b", "nan", "-1/255", ""])
+@pytest.mark.parametrize("text", ["16", "1/0", "a/b", "nan", "-1/255", "", "1e9"])
 def test_a_ratio_outside_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError):
         flags.ratio(text)

@@ -38,16 +38,17 @@ def score(hits):
     return Score(0.5, share, share)
 
 
-def go(args, epochs=3, stop_in=None, seen=None):
+def go(args, epochs=3, stop_in=None, inputs="these images"):
     """A script in small; `stop_in` an epoch raises as Ctrl-C would, after the epoch was logged."""
     with Run(args, ("model_last.th",)) as run:
         counter = Counter()
-        run.begin()
+        run.begin(inputs)
         for epoch in run.epochs(epochs, counter=counter):
             counter.count += torch.rand(1, generator=run.generator)
             run.log(epoch, 0.1, score(50), TestScore(score(90), score(99)))
             if epoch == stop_in:
                 raise KeyboardInterrupt
+        (run.folder / "model_last.th").write_text("weights")
         run.finish(acc=0.9)
     return float(counter.count)
 
@@ -114,8 +115,8 @@ def test_a_run_that_lies_there_is_left_alone(arguments, tmp_path):
 
 def test_overwrite_removes_what_the_run_left_and_nothing_else(arguments, tmp_path):
     go(arguments())
-    for name in ("model_last.th", "notes.txt"):
-        (tmp_path / "run" / name).write_text("mine")
+    (tmp_path / "run/notes.txt").write_text("mine")
+    (tmp_path / "run/.resume.th.123.tmp").write_text("what a kill left")
     with pytest.raises(KeyboardInterrupt):
         go(arguments(overwrite=True), stop_in=1)
     left = {path.name for path in (tmp_path / "run").iterdir()}
@@ -127,6 +128,56 @@ def test_resume_with_other_arguments_is_refused_by_name(arguments):
         go(arguments(), stop_in=2)
     with pytest.raises(UserError, match=r"--lr was 0\.1, is 0\.2"):
         go(arguments(resume=True, lr=0.2))
+
+
+def test_files_of_unknown_origin_are_not_overwritten(arguments, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model_last.th").write_text("precious")
+    for resume in (False, True):
+        with pytest.raises(UserError, match=r"model_last\.th|config\.json: missing"):
+            go(arguments(resume=resume))
+    assert (tmp_path / "run/model_last.th").read_text() == "precious"
+
+
+def test_a_finished_run_is_only_done_if_it_is_the_one_that_is_asked_for(arguments, tmp_path):
+    go(arguments())
+    with pytest.raises(UserError, match="--lr was"):
+        go(arguments(resume=True, lr=3))
+    (tmp_path / "run/model_last.th").unlink()
+    with pytest.raises(UserError, match=r"finished, but model_last\.th is gone"):
+        go(arguments(resume=True))
+
+
+def test_resume_with_other_images_is_refused(arguments):
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(), stop_in=2)
+    with pytest.raises(UserError, match="the images that the run began with"):
+        go(arguments(resume=True), inputs="others")
+
+
+@pytest.mark.parametrize("name, content", [
+    ("config.json", "[]"), ("config.json", '{"arguments": 3}'), ("config.json", ""), ("resume.th", "junk"),
+    ("resume.th", None)])
+def test_damaged_progress_is_refused_in_one_line(arguments, tmp_path, name, content):
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(), stop_in=2)
+    path = tmp_path / "run" / name
+    if content is None:
+        torch.save({"epoch": 1}, path)
+    else:
+        path.write_text(content)
+    with pytest.raises(UserError, match=name) as refused:
+        go(arguments(resume=True))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_lost_log_does_not_stop_a_resumed_run(arguments, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(), stop_in=2)
+    (tmp_path / "run/output.log").unlink()
+    go(arguments(resume=True))
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert len(config["resumed"]) == 1 and "commit" in config["resumed"][0]
 
 
 def test_an_error_in_an_epoch_names_the_epoch(arguments):

@@ -41,7 +41,14 @@ def test_acc_asr_and_robust_accuracy_are_three_different_counts(test_set):
 def test_wilson_interval_against_known_values():
     assert Share(50, 100).as_dict()["interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
     assert Share(0, 100).as_dict()["interval"] == pytest.approx([0, 0.0370], abs=1e-4)
-    assert Share(0, 0).as_dict() == {"value": None, "interval": None, "n": 0}
+    assert Share(0, 0).as_dict() is None
+
+
+def test_without_a_trigger_asr_is_unknown_not_invented(test_set):
+    result = evaluate(Answers(), TestImages.on("cpu", test_set))
+    assert result.figures()["asr"] is None and result.figures()["robust_acc"] is None
+    assert np.isnan(result.triggered.loss) and np.isnan(result.triggered.accuracy.value)
+    assert result.figures()["acc"]["value"] == 1
 
 
 def test_loss_is_the_mean_over_images_whatever_the_batches(test_set):
@@ -80,7 +87,8 @@ def test_a_loss_that_is_no_number_names_its_step(images):
 def test_frozen_holds_and_gives_back_what_it_found():
     model = build_model("resnet18", 2, 4).train()
     model.linear.bias.requires_grad_(False)
+    model.bn1.eval()
     with frozen(model):
         assert not model.training and not any(p.requires_grad for p in model.parameters())
-    assert model.training and model.bn1.training
+    assert model.training and model.layer1.training and not model.bn1.training
     assert model.linear.weight.requires_grad and not model.linear.bias.requires_grad

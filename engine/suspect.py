@@ -1,0 +1,58 @@
+"""What every defence starts from: a model under suspicion, perhaps its trigger, and the defender's clean images."""
+import logging
+from pathlib import Path
+
+from data.datasets import load_splits
+from data.files import UserError
+from data.poison_cifar import stamp_all
+from engine import flags
+from engine.checkpoint import load_model, load_trigger
+from engine.training import TestImages
+
+log = logging.getLogger("backdoor")
+
+
+def default_folder(checkpoint, name):
+    """Where a defence leaves its files: beneath the model's run in output/, and in output/ for a model elsewhere."""
+    folder = Path(checkpoint).parent
+    if folder.is_absolute() or ".." in folder.parts:
+        folder = Path(folder.name)
+    if folder.parts[:1] != ("output",):
+        folder = Path("output") / folder / ("" if folder.name else Path(checkpoint).stem)
+    return str(folder / name)
+
+
+def find_trigger(checkpoint, trigger_info=None):
+    """The Trigger in `trigger_info`, or in trigger_info.th beside the checkpoint; None where there is neither."""
+    if trigger_info is None:
+        beside = Path(checkpoint).with_name("trigger_info.th")
+        trigger_info = beside if beside.exists() else None
+    return trigger_info and load_trigger(trigger_info)
+
+
+def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, **options):
+    """(Checkpoint, TestImages, the defender's ImageSet). Only the TestImages know the trigger, if there is one.
+
+    `options` go to models.build_model. Raises UserError.
+    """
+    _, defender, test = load_splits(dataset, data_dir)
+    found = load_model(checkpoint, device, test.classes, **options)
+    trigger = find_trigger(checkpoint, trigger_info)
+    if trigger is None:
+        log.info("no trigger is known: ASR is left out")
+        return found, TestImages.on(device, test), defender
+    flags.check_target(trigger.target, test.classes)
+    return found, TestImages.on(device, test, stamp_all(test, trigger)), defender
+
+
+def split_defender(defender, val_frac):
+    """(images for the defence, images to choose its settings on): int(val_frac * all training images), and the rest.
+
+    The defender has a tenth of the training images; val_frac 0.01 is 500 of CIFAR-10's, the first of the permutation
+    (as ANP's authors take them). Raises UserError if either part is empty.
+    """
+    count = round(val_frac * 10 * len(defender))
+    if not 0 < count < len(defender):
+        raise UserError(f"--val-frac {val_frac}: expected a share that leaves the defender's {len(defender)} images in "
+                        "two parts, at most 0.1 in all")
+    return defender.subset(slice(count)), defender.subset(slice(count, None))

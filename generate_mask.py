@@ -1,0 +1,162 @@
+"""ANP, step 1: find the neurons that an adversary would perturb, by optimising a mask on clean images.
+
+    python generate_mask.py --checkpoint output/badnets/model_last.th
+
+Adversarial Neuron Pruning (Wu & Wang, 2021). Reads a model, the trigger beside it if there is one (for the log's ASR
+alone) and 1 % of the training images, from the defender's part. Writes into output/badnets/anp/: mask_values.txt,
+which prune_network.py reads, output.log, metrics.jsonl, config.json and results.json. The course's own settings are
+--nb-iter 1000 --anp-eps 0.1 --anp-steps 2.
+"""
+import argparse
+import logging
+import math
+
+import torch
+import torch.nn.functional as F
+
+from data.batches import Batches
+from data.files import whole_file
+from engine import flags
+from engine.command import command
+from engine.progress import progress
+from engine.run import Run
+from engine.suspect import default_folder, load_suspect, split_defender
+from engine.training import Score, Share, check_finite, evaluate
+from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, parameters_named, perturbed
+
+LEAVES = ("mask_values.txt",)
+log = logging.getLogger("backdoor")
+
+
+def mask_train(model, criterion, mask_opt, noise_opt, data_loader, anp_eps=0.4, anp_steps=1, anp_alpha=0.2,
+               project=True, generator=None):
+    """One pass over `data_loader` of min_m alpha*L(m) + (1-alpha) * max_noise L(m, noise), masks m in [0, 1].
+
+    Equation 5 of the paper; the noise is at most `anp_eps` in each channel's scale and shift, found by `anp_steps`
+    ascents of anp_eps / anp_steps (noise_opt's learning rate) by the sign of the gradient from a random start.
+    `project` keeps it there; without it, as in the authors' code, start and steps may add up to 2 * anp_eps. Batch
+    statistics are used throughout, as published. Returns (mean loss, accuracy of the masked model without noise).
+    """
+    model.train()
+    masks, noises = parameters_named(model, "neuron_mask"), parameters_named(model, "neuron_noise")
+    losses, hits, seen = [], 0, 0
+    for images, labels in progress(data_loader, "mask"):
+        if anp_eps and anp_alpha < 1:
+            start_noise(noises, anp_eps, generator)
+            for _ in range(anp_steps):
+                ascend_noise(model, criterion, noises, noise_opt, images, labels, anp_eps if project else math.inf)
+        logits = model(images)
+        natural = criterion(logits, labels)
+        robust = natural
+        if anp_eps and anp_alpha < 1:
+            with perturbed(model):
+                robust = criterion(model(images), labels)
+        loss = anp_alpha * natural + (1 - anp_alpha) * robust
+        mask_opt.zero_grad()
+        loss.backward(inputs=masks)
+        mask_opt.step()
+        clip(masks, 0, 1)
+        losses.append(loss.detach())
+        hits += int((logits.argmax(1) == labels).sum())
+        seen += len(labels)
+    check_finite(losses)
+    return float(torch.stack(losses).mean()), hits / seen
+
+
+def start_noise(noises, epsilon, generator):
+    """A uniform random start in [-epsilon, epsilon], from a CPU generator."""
+    for noise in noises:
+        noise.data.copy_(torch.empty(noise.shape).uniform_(-epsilon, epsilon, generator=generator))
+
+
+def ascend_noise(model, criterion, noises, noise_opt, images, labels, bound):
+    """One step of the noise up the loss, by the sign of its gradient, then back into [-bound, bound]."""
+    with perturbed(model):
+        gradients = torch.autograd.grad(criterion(model(images), labels), noises)
+    for noise, gradient in zip(noises, gradients, strict=True):
+        noise.grad = -gradient.sign()  # optimizers descend
+    noise_opt.step()
+    clip(noises, -bound, bound)
+
+
+def clip(parameters, low, high):
+    for parameter in parameters:
+        parameter.data.clamp_(low, high)
+
+
+def save_mask_scores(state_dict, file_name):
+    """Write the neuron_mask values of a state_dict as the homework has them: No, layer, channel, mask (4 decimals)."""
+    rows = ["No \t Layer Name \t Neuron Idx \t Mask Score \n"]
+    for name, values in state_dict.items():
+        if name.endswith("neuron_mask"):
+            layer = name.removesuffix(".neuron_mask")
+            for index, value in enumerate(values.tolist()):
+                rows.append(f"{len(rows) - 1} \t {layer} \t {index} \t {value:.4f} \n")
+    with whole_file(file_name) as file:
+        file.write("".join(rows).encode())
+
+
+def make_masks_trainable(model):
+    """Freeze the weights and the running statistics, so that the log's tests see what pruning the original will see."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("neuron_mask" in name or "neuron_noise" in name)
+    for _, layer in noisy_layers(model):
+        layer.momentum = 0.0
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    flags.add_data_flags(parser)
+    group = parser.add_argument_group("mask")
+    group.add_argument("--val-frac", type=flags.fraction, default=0.01,
+                       help="share of all training images to optimise on, out of the defender's tenth")
+    group.add_argument("--lr", type=flags.positive, default=0.2, help="learning rate of the masks")
+    group.add_argument("--nb-iter", type=flags.integer(1), default=2000, help="mask steps")
+    group.add_argument("--print-every", type=flags.integer(1), default=250, help="steps from one log line to the next")
+    group.add_argument("--batch-size", type=flags.integer(1), default=128, help="images a step, with replacement")
+    group.add_argument("--anp-eps", type=flags.not_negative, default=0.4, help="largest relative noise")
+    group.add_argument("--anp-steps", type=flags.integer(1), default=1, help="steps to the worst noise")
+    group.add_argument("--anp-alpha", type=flags.fraction, default=0.2, help="weight of the loss without noise")
+    group.add_argument("--project", action=argparse.BooleanOptionalAction, default=True,
+                       help="keep the noise within eps; the authors' code does not, and reaches 2 eps")
+    flags.add_run_flags(parser, "anp/ beneath the model's run", resumable=True)
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, "anp")
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES) as run:
+        suspect, images, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
+                                                 run.device, norm_layer=NoisyBatchNorm2d)
+        model, (clean, _) = suspect.model, split_defender(defender, args.val_frac)
+        make_masks_trainable(model)
+        masks = parameters_named(model, "neuron_mask")
+        mask_opt = torch.optim.SGD(masks, args.lr, momentum=0.9)
+        noise_opt = torch.optim.SGD(parameters_named(model, "neuron_noise"), args.anp_eps / args.anp_steps)
+
+        run.begin()
+        log.info("optimising %d masks on %d clean images", sum(mask.numel() for mask in masks), len(clean))
+        before = evaluate(model, images)
+        log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
+        after = None
+        for i in run.epochs(math.ceil(args.nb_iter / args.print_every), "Iter", model=model, mask_opt=mask_opt):
+            steps = min(args.print_every, args.nb_iter - (i - 1) * args.print_every)
+            batches = Batches(clean, args.batch_size, run.device, run.generator, 4, True, steps * args.batch_size)
+            loss, accuracy = mask_train(model, F.cross_entropy, mask_opt, noise_opt, batches, args.anp_eps,
+                                        args.anp_steps, args.anp_alpha, args.project, run.generator)
+            after = evaluate(model, images)
+            share = Share(round(accuracy * batches.num_images), batches.num_images)
+            run.log((i - 1) * args.print_every + steps, args.lr, Score(loss, share, share), after)
+
+        after = after or evaluate(model, images)
+        save_mask_scores(model.state_dict(), run.folder / "mask_values.txt")
+        run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
+                   seed=args.seed, method={"name": "ANP mask", "before": before.figures(), "images": len(clean)})
+
+
+if __name__ == "__main__":
+    main()

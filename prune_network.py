@@ -1,0 +1,264 @@
+"""ANP, step 2: prune the neurons with the lowest masks, as many as clean accuracy allows.
+
+    python prune_network.py --mask-file output/badnets/anp/mask_values.txt
+
+Adversarial Neuron Pruning (Wu & Wang, 2021). Reads generate_mask.py's masks, the model they belong to, the trigger
+beside it if there is one (for ASR alone) and the rest of the defender's images, which choose the threshold. Writes
+into pruned/ beside the masks: model_last.th, pruning_by_threshold.txt and .png, output.log, config.json, results.json.
+"""
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.files import UserError, whole_file
+from engine import flags
+from engine.checkpoint import load_model, save_model
+from engine.command import command
+from engine.figures import pruning_curve
+from engine.progress import progress
+from engine.run import Run
+from engine.suspect import load_suspect, split_defender
+from engine.training import Score, TestScore, evaluate, evaluation_batches, score
+
+HOMEWORK_HEADER = "No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
+HOMEWORK_ROW = "{:.2f} \t {} \t {} \t {} \t {:.4f} \t {:.4f} \t {:.4f} \t {:.4f}"
+log = logging.getLogger("backdoor")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The model with the `count` lowest masks pruned; the last of them is `neuron`, (layer, channel, mask value)."""
+
+    count: int
+    neuron: tuple
+    threshold: float | None
+    test: TestScore
+    held_out: Score
+
+
+def read_data(file_name):
+    """[(layer, channel, mask value)] of a mask file. Raises UserError with file and line for what is none."""
+    try:
+        lines = Path(file_name).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file_name}: not a mask file ({getattr(error, 'strerror', None) or error})") from None
+    rows, seen = [], {}
+    for number, line in enumerate(lines[1:], 2):
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            _, layer, index, value = fields
+            index, value = int(index), float(value)
+        except ValueError:
+            raise UserError(f"{file_name}:{number}: expected number, layer, channel and mask value, got "
+                            f"{line.strip()!r}") from None
+        if not 0 <= value <= 1:
+            raise UserError(f"{file_name}:{number}: expected a mask value in [0, 1], got {value}")
+        if (layer, index) in seen:
+            raise UserError(f"{file_name}:{number}: {layer} {index} stands in line {seen[layer, index]} already")
+        seen[layer, index] = number
+        rows.append((layer, index, value))
+    if not rows:
+        raise UserError(f"{file_name}: holds no masks")
+    return rows
+
+
+def check_masks(model, mask_values, file_name):
+    """Raise UserError unless `mask_values` are those of exactly the model's batch-norm channels."""
+    layers = norm_layers(model)
+    for number, (layer, index, _) in enumerate(mask_values, 2):
+        if layer not in layers or not 0 <= index < layers[layer].num_features:
+            raise UserError(f"{file_name}:{number}: the model has no neuron {layer} {index}; are these another's?")
+    total = sum(layer.num_features for layer in layers.values())
+    if len(mask_values) != total:
+        raise UserError(f"{file_name}: holds {len(mask_values)} of the model's {total} neurons; are these another's?")
+
+
+def norm_layers(model):
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
+
+
+def pruning(net, neuron):
+    """Prune one neuron (layer, channel, ...) in place: its batch-norm scale becomes 0, its bias stays, as published."""
+    net.get_submodule(neuron[0]).weight.data[int(neuron[1])] = 0
+
+
+def prune_first(model, weights, ranks, count):
+    """Prune the neurons of rank below `count` in place and give the others back the scale in `weights`."""
+    for name, layer in norm_layers(model).items():
+        layer.weight.data = torch.where(ranks[name] < count, 0, weights[name])
+
+
+def rank_neurons(model, mask_values):
+    """({layer: rank (C,) of each channel by mask value}, [neurons in that order]); equal values in the file's order."""
+    order = sorted(mask_values, key=lambda row: row[2])
+    layers = norm_layers(model)
+    ranks = {name: torch.zeros(layer.num_features, dtype=torch.int64) for name, layer in layers.items()}
+    for rank, (layer, index, _) in enumerate(order):
+        ranks[layer][index] = rank
+    return {name: rank.to(layers[name].weight.device) for name, rank in ranks.items()}, order
+
+
+def evaluate_by_threshold(model, mask_values, thresholds, measure):
+    """Prune all neurons with a mask value of at most each of the rising `thresholds`. Returns [Row].
+
+    measure: model -> (TestScore, held-out Score), called again only where more neurons fall. The first row is the
+    model as it is (threshold None). `model` is left with the last threshold's neurons pruned.
+    """
+    values = np.sort([value for _, _, value in mask_values])
+    counts = np.searchsorted(values, thresholds, side="right")
+    return _sweep(model, mask_values, zip(counts.tolist(), thresholds, strict=True), measure)
+
+
+def evaluate_by_number(model, mask_values, numbers, measure):
+    """Prune the first n neurons for each of the rising `numbers`; see `evaluate_by_threshold`."""
+    return _sweep(model, mask_values, ((min(n, len(mask_values)), None) for n in numbers), measure)
+
+
+def _sweep(model, mask_values, points, measure):
+    ranks, order = rank_neurons(model, mask_values)
+    weights = {name: layer.weight.detach().clone() for name, layer in norm_layers(model).items()}
+    rows = [Row(0, (None, None, None), None, *measure(model))]
+    for count, threshold in progress(list(points), "prune"):
+        if count == rows[-1].count:
+            test, held_out = rows[-1].test, rows[-1].held_out
+        else:
+            prune_first(model, weights, ranks, count)
+            test, held_out = measure(model)
+        neuron = order[count - 1] if count else (None, None, None)
+        rows.append(Row(count, neuron, threshold, test, held_out))
+    return rows
+
+
+def choose(rows, max_drop):
+    """The last row that loses at most `max_drop` of held-out accuracy against the first: the defender's choice."""
+    floor = rows[0].held_out.accuracy.value - max_drop
+    return [row for row in rows if row.held_out.accuracy.value >= floor - 1e-9][-1]
+
+
+def oracle(rows, max_drop):
+    """What the test set would have chosen: lowest ASR among the rows that lose at most `max_drop` of ACC. No defender
+    knows it."""
+    floor = rows[0].test.clean.accuracy.value - max_drop
+    return min((row for row in rows if row.test.clean.accuracy.value >= floor - 1e-9),
+               key=lambda row: row.test.triggered.accuracy.value)
+
+
+def homework_row(row):
+    """The row in the homework's format, whose Mask column is the threshold."""
+    layer, index, value = row.neuron
+    triggered, clean = row.test.triggered, row.test.clean
+    shown = value if row.threshold is None else row.threshold
+    return HOMEWORK_ROW.format(row.count, layer, index, shown, triggered.loss, triggered.accuracy.value, clean.loss,
+                               clean.accuracy.value)
+
+
+def as_dict(row):
+    """The row as results.json has it."""
+    layer, index, value = row.neuron
+    return {"pruned": row.count, "threshold": row.threshold, "last_layer": layer, "last_channel": index,
+            "last_mask": value, **row.test.figures(), "held_out_acc": row.held_out.accuracy.as_dict()}
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser, "the one that the masks were made from")
+    flags.add_data_flags(parser)
+    group = parser.add_argument_group("pruning")
+    group.add_argument("--mask-file", default="output/badnets/anp/mask_values.txt", help="what generate_mask.py left")
+    group.add_argument("--pruning-by", choices=("threshold", "number"), default="threshold", help="how to count")
+    group.add_argument("--threshold", type=flags.fraction,
+                       help="prune up to this mask value (default: chosen on held-out clean images)")
+    group.add_argument("--pruning-max", type=flags.not_negative,
+                       help="end of the sweep (default: threshold 0.95, or all neurons)")
+    group.add_argument("--pruning-step", type=flags.positive, help="its step (default: 0.05, or 20 neurons)")
+    group.add_argument("--max-drop", type=flags.fraction, default=0.02,
+                       help="largest loss of held-out accuracy that the choice may cost")
+    group.add_argument("--val-frac", type=flags.fraction,
+                       help="share of all training images that the rest of the defender's choose beside (default: what "
+                            "generate_mask.py used)")
+    flags.add_run_flags(parser, "pruned/ beside the mask file")
+    args = parser.parse_args(argv)
+    mask_folder = Path(args.mask_file).parent
+    made_with = read_arguments(mask_folder)
+    args.checkpoint = args.checkpoint or made_with.get("checkpoint", str(mask_folder.parent / "model_last.th"))
+    args.val_frac = args.val_frac or made_with.get("val_frac", 0.01)
+    args.output_dir = args.output_dir or str(mask_folder / "pruned")
+    return args
+
+
+def read_arguments(folder):
+    """The arguments of the run in `folder`, {} where no run of ours lies there."""
+    try:
+        return json.loads((folder / "config.json").read_text())["arguments"]
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def sweep(model, mask_values, pruning_by, threshold, maximum, step, measure):
+    """The rows that the flags ask for: a sweep of thresholds or of numbers, or one threshold."""
+    if threshold is not None:
+        return evaluate_by_threshold(model, mask_values, [threshold], measure)
+    if pruning_by == "threshold":
+        points = np.arange(0, (0.95 if maximum is None else maximum) + 1e-9, step or 0.05).round(6).tolist()
+        return evaluate_by_threshold(model, mask_values, points, measure)
+    points = np.arange(0, (len(mask_values) if maximum is None else maximum) + 1e-9, step or 20).astype(int).tolist()
+    return evaluate_by_number(model, mask_values, points, measure)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    table = f"pruning_by_{args.pruning_by}"
+    with Run(args, ("model_last.th", f"{table}.txt", f"{table}.png")) as run:
+        mask_values = read_data(args.mask_file)
+        suspect, images, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
+                                                 run.device)
+        model, (_, held_out) = suspect.model, split_defender(defender, args.val_frac)
+        check_masks(model, mask_values, args.mask_file)
+        choosing = evaluation_batches(held_out, run.device)
+
+        run.begin()
+        rows = sweep(model, mask_values, args.pruning_by, args.threshold, args.pruning_max, args.pruning_step,
+                     lambda model: (evaluate(model, images), score(model, choosing)))
+        log.info("No \t Layer Name \t Neuron Idx \t Mask \t Threshold \t PoisonACC \t CleanACC \t HeldOutACC")
+        for row in rows:
+            log.info("%d \t %s \t %s \t %s \t %s \t %.4f \t %.4f \t %.4f", row.count, *row.neuron, row.threshold,
+                     row.test.triggered.accuracy.value, row.test.clean.accuracy.value, row.held_out.accuracy.value)
+        with whole_file(run.folder / f"{table}.txt") as file:
+            file.write("\n".join([HOMEWORK_HEADER, *map(homework_row, rows), ""]).encode())
+        chosen = rows[-1] if args.threshold is not None else choose(rows, args.max_drop)
+        report("before", rows[0])
+        report("chosen on held-out images" if args.threshold is None else "asked for", chosen)
+        best = None
+        if images.triggered and args.threshold is None:
+            best = oracle(rows, args.max_drop)
+            report("oracle (the test set's own choice, which no defender has)", best)
+
+        ranks, _ = rank_neurons(model, mask_values)
+        original = load_model(args.checkpoint, run.device).model
+        prune_first(original, {name: layer.weight.detach() for name, layer in norm_layers(original).items()}, ranks,
+                    chosen.count)
+        save_model(run.folder / "model_last.th", original, vars(args), as_dict(chosen), suspect.classes)
+        pruning_curve(run.folder / f"{table}.png", [as_dict(row) for row in rows], as_dict(chosen),
+                      "threshold" if args.pruning_by == "threshold" else "pruned")
+        run.finish(**chosen.test.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
+                   seed=args.seed, method={"name": "ANP", "max_drop": args.max_drop, "chosen": as_dict(chosen),
+                                           "before": as_dict(rows[0]), "oracle": best and as_dict(best),
+                                           "sweep": [as_dict(row) for row in rows]})
+
+
+def report(name, row):
+    """One line of the log: what a row is, and its figures."""
+    log.info("%s: %d neurons pruned, threshold %s, ASR %.4f, ACC %.4f, held-out ACC %.4f", name, row.count,
+             row.threshold, row.test.triggered.accuracy.value, row.test.clean.accuracy.value,
+             row.held_out.accuracy.value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+import json
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from data.batches import Batches
+from generate_mask import ascend_noise, main, make_masks_trainable, mask_train, save_mask_scores, start_noise
+from models import build_model
+from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
+from prune_network import read_data
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    model = build_model("resnet18", 4, 4, norm_layer=NoisyBatchNorm2d)
+    make_masks_trainable(model)
+    return model
+
+
+def train(model, images, steps=3, lr=0.2, **settings):
+    masks, noises = parameters_named(model, "neuron_mask"), parameters_named(model, "neuron_noise")
+    settings = {"anp_eps": 0.4, "anp_steps": 1, **settings}
+    generator = torch.Generator().manual_seed(0)
+    noise_opt = torch.optim.SGD(noises, settings["anp_eps"] / settings["anp_steps"])
+    loader = Batches(images, 16, generator=generator, draws=16 * steps)
+    return mask_train(model, F.cross_entropy, torch.optim.SGD(masks, lr, momentum=0.9), noise_opt, loader,
+                      generator=generator, **settings)
+
+
+@pytest.mark.parametrize("project, bound", [(True, 0.4), (False, 0.8)])
+def test_noise_stays_within_eps_and_within_twice_without_projection(net, images, project, bound):
+    noises = parameters_named(net, "neuron_noise")
+    train(net, images, project=project)
+    largest = max(noise.abs().max().item() for noise in noises)
+    assert bound - 0.05 < largest <= bound + 1e-6
+
+
+def test_the_noise_climbs(net, images):
+    noises, batch = parameters_named(net, "neuron_noise"), next(iter(Batches(images, 40)))
+    noise_opt, losses = torch.optim.SGD(noises, 0.02), []
+    start_noise(noises, 0.4, torch.Generator().manual_seed(0))
+    from models.noisy_batchnorm import perturbed
+    for _ in range(4):
+        with perturbed(net), torch.no_grad():
+            losses.append(F.cross_entropy(net(batch[0]), batch[1]).item())
+        ascend_noise(net, F.cross_entropy, noises, noise_opt, *batch, 0.4)
+    assert losses == sorted(losses) and losses[-1] > losses[0] + 0.05
+
+
+def test_masks_move_within_zero_and_one_and_nothing_else_does(net, images):
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    train(net, images, lr=5.0)
+    masks = torch.cat(parameters_named(net, "neuron_mask"))
+    assert masks.min() == 0 and masks.max() <= 1 and (masks < 0.9).any()
+    for name, value in net.state_dict().items():
+        if "neuron_" not in name and "num_batches" not in name:
+            assert torch.equal(value, before[name]), name
+    assert all(p.grad is None for name, p in net.named_parameters() if "neuron_" not in name)
+
+
+def test_without_noise_a_trained_model_keeps_its_masks_near_one(images):
+    torch.manual_seed(0)
+    net = build_model("resnet18", 4, 4, norm_layer=NoisyBatchNorm2d)
+    optimizer = torch.optim.SGD([p for n, p in net.named_parameters() if "neuron_" not in n], 0.05, momentum=0.9)
+    pixels, labels = next(iter(Batches(images, 40)))
+    for _ in range(40):
+        loss = F.cross_entropy(net(pixels), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    make_masks_trainable(net)
+    _, accuracy = train(net, images, anp_eps=0, anp_alpha=1)
+    assert accuracy > 0.9
+    assert torch.cat(parameters_named(net, "neuron_mask")).min() > 0.95
+
+
+def test_alpha_weighs_the_two_losses(net, images):
+    """Alpha 1 is the loss without noise; the loss under the worst noise is larger; between them it is their mean."""
+    losses = {}
+    for alpha in (0.0, 0.5, 1.0):
+        model = build_model("resnet18", 4, 4, norm_layer=NoisyBatchNorm2d)
+        model.load_state_dict(net.state_dict())
+        make_masks_trainable(model)
+        losses[alpha] = train(model, images, steps=1, lr=1e-9, anp_alpha=alpha)[0]
+    assert losses[0.0] > losses[1.0]
+    assert losses[0.5] == pytest.approx((losses[0.0] + losses[1.0]) / 2, rel=0.05)
+
+
+def test_mask_file_is_the_homeworks_to_the_tab_and_comes_back(tmp_path):
+    model = nn.Sequential(NoisyBatchNorm2d(2), nn.Sequential(NoisyBatchNorm2d(1)))
+    model[0].neuron_mask.data.copy_(torch.tensor([0.12346, 1]))
+    save_mask_scores(model.state_dict(), tmp_path / "mask_values.txt")
+    assert (tmp_path / "mask_values.txt").read_text() == (
+        "No \t Layer Name \t Neuron Idx \t Mask Score \n0 \t 0 \t 0 \t 0.1235 \n1 \t 0 \t 1 \t 1.0000 \n"
+        "2 \t 1.0 \t 0 \t 1.0000 \n")
+    assert read_data(tmp_path / "mask_values.txt") == [("0", 0, 0.1235), ("0", 1, 1.0), ("1.0", 0, 1.0)]
+
+
+@pytest.fixture(scope="module")
+def masked(small_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("anp") / "anp"
+    main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--nb-iter",
+          "5", "--print-every", "2", "--batch-size", "32", "--output-dir", str(folder)])
+    return folder
+
+
+def test_a_run_logs_every_so_many_iterations_and_saves_every_mask(masked):
+    lines = [line.split("] - ")[1] for line in (masked / "output.log").read_text().splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("Iter \t lr \t Time \t TrainLoss"))
+    rows = lines[start + 1:start + 4]
+    assert [row.split(" \t ")[0] for row in rows] == ["2", "4", "5"] and "0.200" in rows[0]
+    assert len(read_data(masked / "mask_values.txt")) == 300
+    results = json.loads((masked / "results.json").read_text())
+    assert results["method"]["images"] == 72 and results["asr"]["n"] == 324
+
+
+def test_a_stranger_without_a_trigger_gets_everything_but_asr(small_run, tmp_path):
+    weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
+    torch.save({f"module.{name}": value for name, value in weights.items()}, tmp_path / "badnetsmodel_foranp.th")
+    main(["--checkpoint", str(tmp_path / "badnetsmodel_foranp.th"), "--dataset", "digits", "--val-frac", "0.05",
+          "--nb-iter", "1", "--output-dir", str(tmp_path / "anp")])
+    results = json.loads((tmp_path / "anp/results.json").read_text())
+    assert results["asr"] is None and results["acc"]["n"] == 360
+    row = (tmp_path / "anp/output.log").read_text().splitlines()[-2]
+    assert re.search(r"\t nan \t nan \t \d", row)
+    assert json.loads((tmp_path / "anp/metrics.jsonl").read_text())["poison_acc"] is None
+
+
+@pytest.mark.parametrize("flags, named", [
+    (["--checkpoint", "nowhere.th"], "nowhere.th: no such file"), (["--val-frac", "0.5"], "--val-frac"),
+    (["--anp-alpha", "2"], "--anp-alpha"), (["--trigger-info", "nowhere.th"], "nowhere.th: no such file")])
+def test_bad_input_is_one_line(refused, small_run, tmp_path, flags, named):
+    error = refused(main, "--checkpoint", small_run / "model_last.th", "--dataset", "digits", "--output-dir",
+                    tmp_path / "anp", *flags)
+    assert named in error and not (tmp_path / "anp").exists()

@@ -1,0 +1,152 @@
+import json
+
+import pytest
+import torch
+from test_generate_mask import masked  # noqa: F401  (a fixture)
+
+from engine import checkpoint
+from engine.training import UNKNOWN, Score, Share, TestScore
+from models import build_model
+from prune_network import (
+    HOMEWORK_HEADER,
+    Row,
+    check_masks,
+    choose,
+    evaluate_by_number,
+    evaluate_by_threshold,
+    homework_row,
+    main,
+    norm_layers,
+    oracle,
+    prune_first,
+    pruning,
+    rank_neurons,
+    read_data,
+)
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return build_model("resnet18", 4, 10)
+
+
+@pytest.fixture
+def masks(net):
+    """A mask value in hundredths for every neuron of `net`."""
+    generator = torch.Generator().manual_seed(0)
+    return [(name, i, round(torch.randint(101, (), generator=generator).item() / 100, 2))
+            for name, layer in norm_layers(net).items() for i in range(layer.num_features)]
+
+
+def pruned_set(model):
+    return {(name, i) for name, layer in norm_layers(model).items() for i in range(layer.num_features)
+            if layer.weight[i] == 0}
+
+
+def test_a_threshold_prunes_what_is_at_most_it_and_names_the_last(net, masks):
+    sets = []
+    rows = evaluate_by_threshold(net, masks, [0.0, 0.2, 0.2001, 0.5],
+                                 lambda model: sets.append(pruned_set(model)) or (None, None))
+    assert rows[0].count == 0 and rows[0].threshold is None
+    for row, threshold in zip(rows[1:], (0.0, 0.2, 0.2001, 0.5), strict=True):
+        expected = [value for _, _, value in masks if value <= threshold]
+        assert row.count == len(expected) and row.threshold == threshold
+        assert row.neuron[2] == max(expected)
+    assert len(sets) == 4  # 0.2001 prunes no more than 0.2, so nothing is measured anew
+    assert sets[1] < sets[2] < sets[3]
+    assert sets[3] == {(layer, i) for layer, i, value in masks if value <= 0.5}
+
+
+def test_sets_by_number_are_nested_and_exact(net, masks):
+    sets = []
+    rows = evaluate_by_number(net, masks, [0, 20, 40, 10_000],
+                              lambda model: sets.append(pruned_set(model)) or (None, None))
+    assert [row.count for row in rows] == [0, 0, 20, 40, 300]
+    assert [len(one) for one in sets] == [0, 20, 40, 300] and sets[1] < sets[2] < sets[3]
+
+
+def test_pruning_all_at_once_is_pruning_one_by_one(net, masks):
+    twin = build_model("resnet18", 4, 10)
+    twin.load_state_dict(net.state_dict())
+    ranks, order = rank_neurons(net, masks)
+    weights = {name: layer.weight.detach().clone() for name, layer in norm_layers(net).items()}
+    prune_first(net, weights, ranks, 100)
+    prune_first(net, weights, ranks, 37)  # fewer again: the others get their scale back
+    for neuron in order[:37]:
+        pruning(twin, neuron)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), twin.state_dict().values(), strict=True))
+
+
+def row(count, held_out, acc, asr, threshold=None):
+    def score(value):
+        share = Share(round(1000 * value), 1000)
+        return Score(0.5, share, share)
+    return Row(count, ("layer1.0.bn1", count, 0.25), threshold, TestScore(score(acc), score(asr)), score(held_out))
+
+
+def test_the_choice_looks_at_held_out_images_alone():
+    rows = [row(0, 0.90, 0.90, 1.0), row(1, 0.89, 0.80, 0.9), row(2, 0.88, 0.89, 0.5), row(3, 0.87, 0.90, 0.0)]
+    assert choose(rows, 0.02).count == 2
+    assert choose(rows, 0).count == 0
+    assert oracle(rows, 0.02).count == 3
+
+
+def test_the_homeworks_row_to_the_tab():
+    assert HOMEWORK_HEADER.split(" \t ") == ["No", "Layer Name", "Neuron Idx", "Mask", "PoisonLoss", "PoisonACC",
+                                             "CleanLoss", "CleanACC"]
+    assert homework_row(row(7, 0.9, 0.8, 0.1, threshold=0.3)) == (
+        "7.00 \t layer1.0.bn1 \t 7 \t 0.3 \t 0.5000 \t 0.1000 \t 0.5000 \t 0.8000")
+    unknown = Row(0, (None, None, None), None, TestScore(row(0, 1, 1, 1).test.clean, UNKNOWN), UNKNOWN)
+    assert "nan \t nan" in homework_row(unknown)
+
+
+HEADER = "No \t Layer Name \t Neuron Idx \t Mask Score \n"
+
+
+@pytest.mark.parametrize("text, named", [
+    ("", "holds no masks"), (HEADER, "holds no masks"), (HEADER + "0 \t bn1 \t 0 \n", ":2: expected number, layer"),
+    (HEADER + "0 \t bn1 \t 0 \t 1.0\n1 \t bn1 \t 1 \t big\n", ":3: expected number"),
+    (HEADER + "0 \t bn1 \t 0 \t 1.5\n", r":2: expected a mask value in \[0, 1\], got 1.5"),
+    (HEADER + "0 \t bn1 \t 0 \t nan\n", r":2: expected a mask value in \[0, 1\]"),
+    (HEADER + "0 \t bn1 \t 0 \t 1\n\n1 \t bn1 \t 0 \t 1\n", ":4: bn1 0 stands in line 2 already")])
+def test_a_bad_mask_file_is_named_with_its_line(tmp_path, text, named):
+    from data.files import UserError
+    (tmp_path / "m.txt").write_text(text)
+    with pytest.raises(UserError, match=named):
+        read_data(tmp_path / "m.txt")
+
+
+@pytest.mark.parametrize("change, named", [
+    (lambda rows: rows[:-1], "holds 299 of the model's 300"), (lambda rows: [*rows[:-1], ("fc", 0, 1.0)], "fc 0"),
+    (lambda rows: [*rows[:-1], ("bn1", 4, 1.0)], "bn1 4")])
+def test_masks_of_another_model_are_refused(net, masks, change, named):
+    from data.files import UserError
+    with pytest.raises(UserError, match=named):
+        check_masks(net, change(masks), "m.txt")
+
+
+def test_a_sweep_leaves_a_pruned_checkpoint_and_tables(masked, small_run, tmp_path):  # noqa: F811
+    main(["--mask-file", str(masked / "mask_values.txt"), "--dataset", "digits", "--output-dir", str(tmp_path / "p")])
+    results = json.loads((tmp_path / "p/results.json").read_text())
+    chosen = results["method"]["chosen"]
+    assert results["parent"] == str(small_run / "model_last.th")  # found through the masks' own config
+    assert results["asr"] == chosen["asr"] and len(results["method"]["sweep"]) == 21
+    counts = [point["pruned"] for point in results["method"]["sweep"]]
+    assert counts == sorted(counts)
+    saved = checkpoint.load_model(tmp_path / "p/model_last.th").model
+    assert len(pruned_set(saved)) == chosen["pruned"]
+    table = (tmp_path / "p/pruning_by_threshold.txt").read_text().splitlines()
+    assert table[0] == HOMEWORK_HEADER and len(table) == 22
+    assert "oracle" in (tmp_path / "p/output.log").read_text()
+    assert (tmp_path / "p/pruning_by_threshold.png").stat().st_size > 10_000
+
+
+def test_a_given_threshold_and_no_trigger(masked, small_run, tmp_path):  # noqa: F811
+    weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "stranger.th")
+    main(["--mask-file", str(masked / "mask_values.txt"), "--checkpoint", str(tmp_path / "stranger.th"), "--dataset",
+          "digits", "--threshold", "0.5", "--output-dir", str(tmp_path / "p")])
+    results = json.loads((tmp_path / "p/results.json").read_text())
+    assert results["asr"] is None and results["method"]["chosen"]["threshold"] == 0.5
+    assert results["method"]["oracle"] is None
