@@ -18,6 +18,7 @@ from data.batches import Batches
 from data.files import whole_file
 from engine import flags
 from engine.command import command
+from engine.neuron_noise import ascend_noise, clip, start_noise
 from engine.progress import progress
 from engine.run import Run
 from engine.suspect import default_folder, load_suspect, split_defender
@@ -61,27 +62,6 @@ def mask_train(model, criterion, mask_opt, noise_opt, data_loader, anp_eps=0.4, 
         seen += len(labels)
     check_finite(losses)
     return float(torch.stack(losses).mean()), hits / seen
-
-
-def start_noise(noises, epsilon, generator):
-    """A uniform random start in [-epsilon, epsilon], from a CPU generator."""
-    for noise in noises:
-        noise.data.copy_(torch.empty(noise.shape).uniform_(-epsilon, epsilon, generator=generator))
-
-
-def ascend_noise(model, criterion, noises, noise_opt, images, labels, bound):
-    """One step of the noise up the loss, by the sign of its gradient, then back into [-bound, bound]."""
-    with perturbed(model):
-        gradients = torch.autograd.grad(criterion(model(images), labels), noises)
-    for noise, gradient in zip(noises, gradients, strict=True):
-        noise.grad = -gradient.sign()  # optimizers descend
-    noise_opt.step()
-    clip(noises, -bound, bound)
-
-
-def clip(parameters, low, high):
-    for parameter in parameters:
-        parameter.data.clamp_(low, high)
 
 
 def save_mask_scores(state_dict, file_name):

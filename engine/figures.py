@@ -1,6 +1,6 @@
 """The pictures that runs leave."""
 import warnings
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 from matplotlib.figure import Figure
 
@@ -64,4 +64,21 @@ def pruning_curve(path, rows, chosen, axis_name):
     axis.set(xlabel="neurons pruned" if axis_name == "pruned" else "threshold on the mask", ylabel="%", ylim=(-2, 102))
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
+    write_figure(path, figure)
+
+
+def spread_curves(path, panels, x_name, title):
+    """Panels side by side, {name: [(x, share)]} each: the mean at each x, a band from lowest to highest."""
+    figure = Figure(figsize=(5.4 * len(panels), 3.6), layout="constrained")
+    for axis, curves in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for (name, points), marker in zip(curves.items(), cycle("os^vD*"), strict=False):
+            places = sorted({x for x, _ in points})
+            values = [[100 * y for x, y in points if x == place] for place in places]
+            line, = axis.plot(places, [sum(group) / len(group) for group in values], f"{marker}-", markersize=3.5,
+                              label=name)
+            axis.fill_between(places, list(map(min, values)), list(map(max, values)), alpha=0.2, color=line.get_color())
+        axis.set(xlabel=x_name, ylabel="% of test images", ylim=(-2, 102))
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=7)
     write_figure(path, figure)

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from data.batches import Batches
-from generate_mask import ascend_noise, main, make_masks_trainable, mask_train, save_mask_scores, start_noise
+from engine.neuron_noise import ascend_noise, start_noise
+from generate_mask import main, make_masks_trainable, mask_train, save_mask_scores
 from models import build_model
-from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
+from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
 from prune_network import read_data
 
 
@@ -43,7 +44,6 @@ def test_the_noise_climbs(net, images):
     noises, batch = parameters_named(net, "neuron_noise"), next(iter(Batches(images, 40)))
     noise_opt, losses = torch.optim.SGD(noises, 0.02), []
     start_noise(noises, 0.4, torch.Generator().manual_seed(0))
-    from models.noisy_batchnorm import perturbed
     for _ in range(4):
         with perturbed(net), torch.no_grad():
             losses.append(F.cross_entropy(net(batch[0]), batch[1]).item())

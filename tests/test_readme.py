@@ -10,10 +10,13 @@ from conftest import ROOT
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
            "generate_clb_attack": ["--iterations", "1"],
-           "generate_mask": ["--val-frac", "0.05", "--nb-iter", "1"], "prune_network": []}
+           "generate_mask": ["--val-frac", "0.05", "--nb-iter", "1"], "prune_network": [],
+           "sweep_anp": ["--val-frac", "0.05", "--nb-iter", "1", "--alphas", "1", "--seeds", "1"],
+           "sweep_neuron_noise": ["--val-frac", "0.05", "--epsilons", "0.1", "--seeds", "1", "--steps", "1"]}
 BADNETS = "python train_backdoor.py --poison-type badnets"
-FIRST = {"generate_clb_attack": ["python train_backdoor.py --poison-type benign"], "generate_mask": [BADNETS],
-         "prune_network": [BADNETS, "python generate_mask.py"]}
+BENIGN = "python train_backdoor.py --poison-type benign"
+FIRST = {"generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp": [BADNETS],
+         "prune_network": [BADNETS, "python generate_mask.py"], "sweep_neuron_noise": [BADNETS, BENIGN]}
 
 
 def readme_commands(start):

@@ -1,0 +1,130 @@
+"""ANP over alpha, threshold and seed: what each does to ASR and ACC, as a table and two pictures.
+
+    python sweep_anp.py --checkpoint output/badnets/model_last.th --alphas 0 0.2 0.4 0.6 0.8 1 --seeds 3
+
+Runs generate_mask.py and prune_network.py for each alpha and seed, in output/badnets/anp-sweep/alpha-<a>/seed-<s>/.
+Finished cells are not run again, so a stopped sweep is gone on with by the same command; a cell that fails is named at
+the end and leaves the others going. Writes sweep.csv (a line for each alpha, seed and threshold), alpha.png (ASR and
+ACC against alpha at the threshold chosen on held-out images) and threshold.png (against the threshold, for each alpha).
+"""
+import csv
+import io
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+from data.files import UserError, whole_file
+from engine import flags
+from engine.command import command
+from engine.figures import spread_curves
+from engine.suspect import default_folder
+
+ROOT = Path(__file__).resolve().parent
+COLUMNS = ("alpha", "seed", "threshold", "pruned", "acc", "asr", "robust_acc", "held_out_acc", "chosen")
+log = logging.getLogger("backdoor")
+
+
+def run_cell(folder, checkpoint, alpha, seed, mask_flags, prune_flags):
+    """Masks and pruning of one alpha and seed in `folder`, as far as they are not there yet. Raises UserError."""
+    if not (folder / "results.json").exists():
+        call("generate_mask.py", "--checkpoint", checkpoint, "--anp-alpha", alpha, "--seed", seed,
+             "--output-dir", folder, "--resume", *mask_flags)
+    if not (folder / "pruned/results.json").exists():
+        call("prune_network.py", "--mask-file", folder / "mask_values.txt", "--overwrite", *prune_flags)
+
+
+def call(script, *arguments):
+    """Run one of the suite's scripts with its output passed on; UserError with its last line if it fails."""
+    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise UserError(lines[-1] if lines else f"{script} ended with status {done.returncode}")
+
+
+def read_cell(folder, alpha, seed):
+    """The rows of sweep.csv of one finished cell."""
+    method = json.loads((folder / "pruned/results.json").read_text())["method"]
+    chosen = method["chosen"]
+    return [{"alpha": alpha, "seed": seed, "threshold": row["threshold"], "pruned": row["pruned"],
+             **{name: row[name] and row[name]["value"] for name in ("acc", "asr", "robust_acc", "held_out_acc")},
+             "chosen": int(row["threshold"] == chosen["threshold"] and row["pruned"] == chosen["pruned"])}
+            for row in method["sweep"]]
+
+
+def write_table(path, rows):
+    """Write rows as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def draw(folder, rows):
+    """alpha.png and threshold.png: means over seeds, with bars from the lowest to the highest."""
+    chosen = [row for row in rows if row["chosen"]]
+    swept = [row for row in rows if row["threshold"] is not None]
+    curves = {"ACC": [(row["alpha"], row["acc"]) for row in chosen]}
+    by_alpha = {f"ACC, alpha {alpha:g}": [(row["threshold"], row["acc"]) for row in swept if row["alpha"] == alpha]
+                for alpha in sorted({row["alpha"] for row in rows})}
+    if rows[0]["asr"] is not None:
+        curves["ASR"] = [(row["alpha"], row["asr"]) for row in chosen]
+        by_alpha |= {f"ASR, alpha {alpha:g}": [(row["threshold"], row["asr"]) for row in swept if row["alpha"] == alpha]
+                     for alpha in sorted({row["alpha"] for row in rows})}
+    spread_curves(folder / "alpha.png", [curves], "alpha", "at the threshold chosen on held-out images")
+    panels = [{name: points for name, points in by_alpha.items() if name.startswith(kind)} for kind in ("ASR", "ACC")]
+    spread_curves(folder / "threshold.png", [panel for panel in panels if panel], "threshold on the mask", "")
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    flags.add_data_flags(parser)
+    group = parser.add_argument_group("sweep")
+    group.add_argument("--alphas", type=flags.fraction, nargs="+", default=[0, 0.2, 0.4, 0.6, 0.8, 1],
+                       help="values of --anp-alpha")
+    group.add_argument("--seeds", type=flags.integer(1), default=3, help="how many seeds, from 0 up")
+    group.add_argument("--nb-iter", type=flags.integer(1), default=2000, help="mask steps of each cell")
+    group.add_argument("--anp-eps", type=flags.not_negative, default=0.4, help="largest relative noise")
+    group.add_argument("--anp-steps", type=flags.integer(1), default=1, help="steps to the worst noise")
+    group.add_argument("--val-frac", type=flags.fraction, default=0.01, help="share of images to optimise on")
+    group.add_argument("--max-drop", type=flags.fraction, default=0.02,
+                       help="largest loss of held-out accuracy that the choice may cost")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    group.add_argument("--output-dir", help="(default: anp-sweep/ beneath the model's run)")
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, "anp-sweep")
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    folder, rows, failed = Path(args.output_dir), [], []
+    shared = ["--dataset", args.dataset, "--data-dir", args.data_dir, "--device", args.device]
+    shared += ["--trigger-info", args.trigger_info] if args.trigger_info else []
+    mask_flags = [*shared, "--nb-iter", args.nb_iter, "--anp-eps", args.anp_eps, "--anp-steps", args.anp_steps,
+                  "--val-frac", args.val_frac]
+    prune_flags = [*shared, "--max-drop", args.max_drop]
+    for alpha in args.alphas:
+        for seed in range(args.seeds):
+            cell = folder / f"alpha-{alpha:g}" / f"seed-{seed}"
+            try:
+                run_cell(cell, args.checkpoint, alpha, seed, mask_flags, prune_flags)
+            except UserError as error:
+                failed.append(f"alpha {alpha:g}, seed {seed}: {error}")
+                continue
+            rows += read_cell(cell, alpha, seed)
+            write_table(folder / "sweep.csv", rows)
+    if rows:
+        draw(folder, rows)
+        print(f"{len(rows)} rows in {folder / 'sweep.csv'}; alpha.png and threshold.png beside it")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(args.alphas) * args.seeds} cells failed: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""How a backdoored and a benign model break under adversarial noise on their neurons: ANP's two observations.
+
+    python sweep_neuron_noise.py --checkpoint output/badnets/model_last.th --benign output/benign/model_last.th
+
+Wu & Wang (2021), Figure 1: a backdoored model errs sooner, and most of its errors are the target class. For each
+epsilon the noise that raises the loss most is found on 1 % of the training images, from the defender's part, and
+counted on the test images. Writes into output/badnets/neuron-noise/: neuron_noise.csv, neuron_noise.png, output.log,
+config.json and results.json.
+"""
+import csv
+import io
+import logging
+
+import torch
+import torch.nn.functional as F
+
+from data.batches import Batches
+from data.files import whole_file
+from engine import flags
+from engine.checkpoint import load_model
+from engine.command import command
+from engine.figures import spread_curves
+from engine.neuron_noise import ascend_noise, start_noise
+from engine.run import Run
+from engine.suspect import default_folder, find_trigger, load_suspect, split_defender
+from engine.training import frozen, predict
+from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
+
+LEAVES = ("neuron_noise.csv", "neuron_noise.png")
+COLUMNS = ("model", "epsilon", "seed", "error_rate", "target_share", "target_share_of_errors")
+log = logging.getLogger("backdoor")
+
+
+def worst_noise(model, batches, epsilon, steps, generator):
+    """Leave in the model's noises, each at most `epsilon`, a local worst of the loss on `batches`, in eval mode.
+
+    `steps` ascents of 2.5 * epsilon / steps from a random start, each on the next batch.
+    """
+    noises = parameters_named(model, "neuron_noise")
+    optimizer = torch.optim.SGD(noises, 2.5 * epsilon / steps)
+    start_noise(noises, epsilon, generator)
+    with frozen(model):
+        for noise in noises:
+            noise.requires_grad_(True)
+        for images, labels in batches:
+            ascend_noise(model, F.cross_entropy, noises, optimizer, images, labels, epsilon)
+
+
+def measure(model, batches, target):
+    """error_rate, share of all predictions and of the errors that are `target` (nan without errors), under noise."""
+    with perturbed(model):
+        guesses = predict(model, batches).argmax(1)
+    wrong, called = guesses != batches.labels, guesses == target
+    return {"error_rate": float(wrong.float().mean()), "target_share": float(called.float().mean()),
+            "target_share_of_errors": float(called[wrong].float().mean())}
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    flags.add_data_flags(parser)
+    group = parser.add_argument_group("noise")
+    group.add_argument("--benign", metavar="FILE", help="benign model to draw beside it")
+    group.add_argument("--epsilons", type=flags.not_negative, nargs="+", default=[0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
+                       help="largest relative noise")
+    group.add_argument("--steps", type=flags.integer(1), default=20, help="steps to the worst noise")
+    group.add_argument("--seeds", type=flags.integer(1), default=3, help="random starts for each epsilon")
+    group.add_argument("--val-frac", type=flags.fraction, default=0.01, help="share of images to find the noise on")
+    flags.add_run_flags(parser, "neuron-noise/ beneath the model's run")
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, "neuron-noise")
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES) as run:
+        suspect, images, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
+                                                 run.device, norm_layer=NoisyBatchNorm2d)
+        trigger, models = find_trigger(args.checkpoint, args.trigger_info), {"suspect": suspect.model}
+        if args.benign:
+            benign = load_model(args.benign, run.device, defender.classes, norm_layer=NoisyBatchNorm2d)
+            models["benign"] = benign.model
+        clean, _ = split_defender(defender, args.val_frac)
+        run.begin()
+        rows = []
+        for name, model in models.items():
+            for epsilon in args.epsilons:
+                for seed in range(args.seeds):
+                    generator = torch.Generator().manual_seed(args.seed + seed)
+                    batches = Batches(clean, 128, run.device, generator, draws=128 * args.steps)
+                    worst_noise(model, batches, epsilon, args.steps, generator)
+                    target = trigger.target if trigger else commonest(model, images.clean)
+                    row = {"model": name, "epsilon": epsilon, "seed": seed, **measure(model, images.clean, target)}
+                    log.info("%(model)s, epsilon %(epsilon).2f, seed %(seed)d: error rate %(error_rate).4f, target is "
+                             "%(target_share).4f of all guesses and %(target_share_of_errors).4f of the errors", row)
+                    rows.append(row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        with whole_file(run.folder / "neuron_noise.csv") as file:
+            file.write(text.getvalue().encode())
+        panels = [{f"{name}: {words}": [(row["epsilon"], row[key]) for row in rows if row["model"] == name]
+                   for name in models} for key, words in (("error_rate", "error rate"),
+                                                          ("target_share", "predicted as the target"))]
+        spread_curves(run.folder / "neuron_noise.png", panels, "epsilon of the neuron noise", "")
+        run.finish(parent=args.checkpoint, dataset=defender.name, width=suspect.model.spec["width"], seed=args.seed,
+                   method={"name": "neuron noise", "rows": rows})
+
+
+def commonest(model, batches):
+    """The class that the perturbed model names most often: the suspect where no target is known."""
+    with perturbed(model):
+        return int(predict(model, batches).argmax(1).bincount().argmax())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+import csv
+
+import pytest
+
+from sweep_anp import main
+
+
+@pytest.fixture(scope="module")
+def swept(small_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "anp-sweep"
+    flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
+             "0", "1", "--seeds", "1", "--nb-iter", "1", "--output-dir", str(folder)]
+    main(flags)
+    return folder, flags
+
+
+def test_every_cell_is_in_the_table_with_one_chosen_row(swept):
+    folder, _ = swept
+    rows = list(csv.DictReader((folder / "sweep.csv").open()))
+    assert len(rows) == 2 * 21
+    for alpha in ("0.0", "1.0"):
+        cell = [row for row in rows if row["alpha"] == alpha]
+        assert {row["threshold"] for row in cell} >= {"", "0.0", "0.5", "0.95"}
+        assert any(row["chosen"] == "1" for row in cell)
+        pruned = [int(row["pruned"]) for row in cell]
+        assert pruned == sorted(pruned)
+    assert (folder / "alpha.png").stat().st_size > 5000 and (folder / "threshold.png").stat().st_size > 5000
+
+
+def test_a_second_call_runs_only_what_is_not_there(swept, capfd):
+    folder, flags = swept
+    before = (folder / "alpha-0/seed-0/mask_values.txt").stat().st_mtime_ns
+    (folder / "alpha-1/seed-0/pruned/results.json").unlink()
+    main(flags)
+    assert (folder / "alpha-0/seed-0/mask_values.txt").stat().st_mtime_ns == before
+    assert (folder / "alpha-1/seed-0/pruned/results.json").exists()
+    assert capfd.readouterr().out.count("Namespace(") == 1
+
+
+def test_a_cell_that_fails_is_named_and_leaves_the_others(swept, refused):
+    folder, flags = swept
+    (folder / "alpha-0/seed-0/mask_values.txt").write_text("junk\njunk\n")
+    (folder / "alpha-0/seed-0/pruned/results.json").unlink()
+    error = refused(main, *flags)
+    assert "1 of 2 cells failed: alpha 0, seed 0" in error and "mask_values.txt:2" in error
+    assert {row["alpha"] for row in csv.DictReader((folder / "sweep.csv").open())} == {"1.0"}
