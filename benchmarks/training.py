@@ -8,43 +8,22 @@ is of the machine's own rate of large matrix products, measured in the same roun
 torch.utils.flop_counter. Reads and writes nothing.
 """
 import sys
-import time
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.plain import PlainImages, clock
 from data.batches import Batches
 from data.datasets import ImageSet
 from engine import flags, machine
 from engine.command import command
 from models import build_model
-
-
-class PlainImages(Dataset):
-    """Images as torchvision's CIFAR10 hands them out: PIL, transformed one at a time.
-
-    Without Normalize, which the model does for both: the plain side is spared that work.
-    """
-
-    transform = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
-                                    transforms.ToTensor()])
-
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return self.transform(Image.fromarray(self.images.data[index])), int(self.images.targets[index])
 
 
 def steps(loader, model, optimizer, device, amp):
@@ -61,13 +40,6 @@ def steps(loader, model, optimizer, device, amp):
             loss.backward()
             optimizer.step()
             yield made
-
-
-def clock(device):
-    """Seconds, after the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def take(stepper, count, device):
@@ -122,7 +94,7 @@ def main(argv=None):
         optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4)
         return steps(loader, model, optimizer, device, amp)
 
-    plain = stepper(DataLoader(PlainImages(images), args.batch_size, shuffle=True, num_workers=0),
+    plain = stepper(DataLoader(PlainImages(images, augment=True), args.batch_size, shuffle=True, num_workers=0),
                     torch.contiguous_format, False, False)
     ours = stepper(Batches(images, args.batch_size, device, torch.Generator(), 4, True),
                    torch.channels_last, amp, args.compile)

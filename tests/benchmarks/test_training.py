@@ -1,25 +1,16 @@
 import pytest
 
-
-@pytest.fixture
-def benchmark():
-    import importlib.util
-    from pathlib import Path
-    path = Path(__file__).resolve().parents[2] / "benchmarks/training.py"
-    spec = importlib.util.spec_from_file_location("training_benchmark", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from benchmarks import training as benchmark
 
 
-def test_operations_are_those_of_the_network(benchmark):
+def test_operations_are_those_of_the_network():
     # 0.556 G multiply-adds forward at width 64; backward costs twice that, less the first layer's input gradient.
     forward, stem = 555_422_720, 3 * 9 * 64 * 32 * 32
     expected = 2 * (3 * forward - stem)
     assert benchmark.operations_per_image(64, count=2) == pytest.approx(expected, rel=2e-3)
 
 
-def test_it_prints_every_figure(benchmark, capsys):
+def test_it_prints_every_figure(capsys):
     benchmark.main(["--width", "2", "--rounds", "1", "--steps", "1", "--batch-size", "4", "--matrix", "64"])
     lines = capsys.readouterr().out.splitlines()
     figures = {line[:22].strip(): float(line[22:].strip().split()[0].rstrip("x")) for line in lines[1:]}
