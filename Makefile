@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 
 help:
 	@echo "make demo       install, then BadNets on handwritten digits, and a table of what it wrote"
-	@echo "make test       install, then all tests that take seconds"
+	@echo "make test       install, then the tests (about two minutes)"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make benchmark  the README's speed figures"
 	@echo "make clean      remove the environment and caches, never a run"
@@ -28,6 +28,7 @@ lint: $(VENV)/ready
 benchmark: $(VENV)/ready
 	$(PY) benchmarks/training.py --width 16
 	$(PY) benchmarks/training.py --width 64
+	$(PY) benchmarks/anp.py --width 16
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

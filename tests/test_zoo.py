@@ -1,0 +1,47 @@
+"""The committed models give the committed figures again, on the real images where they are."""
+import json
+import subprocess
+
+import pytest
+import torch
+from conftest import ROOT
+
+from data.datasets import load_splits
+from data.poison_cifar import stamp_all
+from engine import checkpoint
+from engine.training import TestImages, evaluate
+
+MODELS = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/model_last.th"))
+FOLDER, ARCHIVE = ROOT / "data/cifar10-jpeg", ROOT.parent / "shared/data/cifar10-jpeg.tar.xz"
+
+
+@pytest.fixture(scope="module")
+def cifar_test(tmp_path_factory):
+    """The 10,000 test images of CIFAR-10 (JPEG)."""
+    folder = FOLDER
+    if not folder.is_dir():
+        if not ARCHIVE.exists():
+            pytest.skip("needs CIFAR-10 (JPEG) in data/cifar10-jpeg, which is not here")
+        folder = tmp_path_factory.mktemp("data") / "cifar10-jpeg"
+        folder.mkdir()
+        subprocess.run(["tar", "xf", ARCHIVE, "-C", folder], check=True)
+    return load_splits("cifar10", folder)[2]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_loads_without_running_anything(name):
+    found = checkpoint.load_model(ROOT / "zoo" / name / "model_last.th")
+    assert found.model.spec == {"arch": "resnet18", "width": 16, "num_classes": 10}
+    assert found.classes[0] == "airplane" and found.args["poison_type"] == name
+    assert checkpoint.load_trigger(ROOT / "zoo" / name / "trigger_info.th").target == 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_has_the_accuracy_and_asr_of_its_log(name, cifar_test):
+    logged = json.loads((ROOT / "results/cifar10-jpeg-width16" / name / "results.json").read_text())
+    model = checkpoint.load_model(ROOT / "zoo" / name / "model_last.th", classes=cifar_test.classes).model
+    triggered = stamp_all(cifar_test, checkpoint.load_trigger(ROOT / "zoo" / name / "trigger_info.th"))
+    figures = evaluate(model, TestImages.on(torch.device("cpu"), cifar_test, triggered)).figures()
+    for figure in ("acc", "asr", "robust_acc"):  # another processor may round a few images to another class
+        assert figures[figure]["value"] == pytest.approx(logged[figure]["value"], abs=0.002)
+        assert figures[figure]["n"] == logged[figure]["n"]
