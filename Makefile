@@ -39,5 +39,6 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or later is needed; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): some 5 GB with PyTorch's usual build, a few minutes"
 	$(PY) -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@

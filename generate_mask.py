@@ -40,7 +40,7 @@ def mask_train(model, criterion, mask_opt, noise_opt, data_loader, anp_eps=0.4, 
     """
     model.train()
     masks, noises = parameters_named(model, "neuron_mask"), parameters_named(model, "neuron_noise")
-    losses, hits, seen = [], 0, 0
+    losses, hits, seen = [], 0, 0  # hits stays on the device: reading it would make a GPU wait
     for images, labels in progress(data_loader, "mask"):
         if anp_eps and anp_alpha < 1:
             start_noise(noises, anp_eps, generator)
@@ -58,10 +58,10 @@ def mask_train(model, criterion, mask_opt, noise_opt, data_loader, anp_eps=0.4, 
         mask_opt.step()
         clip(masks, 0, 1)
         losses.append(loss.detach())
-        hits += int((logits.argmax(1) == labels).sum())
+        hits += (logits.argmax(1) == labels).sum()
         seen += len(labels)
     check_finite(losses)
-    return float(torch.stack(losses).mean()), hits / seen
+    return float(torch.stack(losses).mean()), int(hits) / seen
 
 
 def save_mask_scores(state_dict, file_name):
@@ -100,6 +100,7 @@ def parse_args(argv=None):
     group.add_argument("--anp-alpha", type=flags.fraction, default=0.2, help="weight of the loss without noise")
     group.add_argument("--project", action=argparse.BooleanOptionalAction, default=True,
                        help="keep the noise within eps; the authors' code does not, and reaches 2 eps")
+    flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "anp/ beneath the model's run", resumable=True)
     args = parser.parse_args(argv)
     args.output_dir = args.output_dir or default_folder(args.checkpoint, "anp")
@@ -125,7 +126,8 @@ def main(argv=None):
         after = None
         for i in run.epochs(math.ceil(args.nb_iter / args.print_every), "Iter", model=model, mask_opt=mask_opt):
             steps = min(args.print_every, args.nb_iter - (i - 1) * args.print_every)
-            batches = Batches(clean, args.batch_size, run.device, run.generator, 4, True, steps * args.batch_size)
+            batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip,
+                              steps * args.batch_size)
             loss, accuracy = mask_train(model, F.cross_entropy, mask_opt, noise_opt, batches, args.anp_eps,
                                         args.anp_steps, args.anp_alpha, args.project, run.generator)
             after = evaluate(model, images)

@@ -66,6 +66,7 @@ def parse_args(argv=None):
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
     flags.add_training_flags(parser)
+    flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/<attack>", resumable=True)
     args = parser.parse_args(argv)
     flags.check_milestones(parser, args)

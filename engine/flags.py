@@ -93,6 +93,13 @@ def add_model_flags(parser):
                        help="channels of the first stage; 64 is the usual ResNet-18, 16 suits two CPU cores")
 
 
+def add_augmentation_flags(parser):
+    group = parser.add_argument_group("augmentation")
+    group.add_argument("--crop-padding", type=integer(0, 32), default=4,
+                       help="pixels of padding to crop at random from; 0 for none")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror by a coin")
+
+
 def add_training_flags(parser, epochs=50):
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=integer(1), default=epochs, help="passes over the training images")
@@ -103,10 +110,6 @@ def add_training_flags(parser, epochs=50):
     group.add_argument("--milestones", type=integer(1), nargs="*", metavar="EPOCH",
                        help="epochs after which the learning rate falls to a tenth "
                             "(default: 60 %% and 80 %% of the epochs, 30 and 40 of 50)")
-    group.add_argument("--crop-padding", type=integer(0, 32), default=4,
-                       help="augmentation: pixels of padding to crop at random from; 0 for none")
-    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
-                       help="augmentation: mirror by a coin")
     group.add_argument("--amp", action=argparse.BooleanOptionalAction,
                        help="bfloat16 arithmetic (default: on a CUDA device only)")
     group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")

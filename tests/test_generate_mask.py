@@ -62,20 +62,42 @@ def test_masks_move_within_zero_and_one_and_nothing_else_does(net, images):
     assert all(p.grad is None for name, p in net.named_parameters() if "neuron_" not in name)
 
 
-def test_without_noise_a_trained_model_keeps_its_masks_near_one(images):
+@pytest.fixture
+def fitted(images):
+    """A noisy network that has learned the 40 images by heart."""
     torch.manual_seed(0)
     net = build_model("resnet18", 4, 4, norm_layer=NoisyBatchNorm2d)
     optimizer = torch.optim.SGD([p for n, p in net.named_parameters() if "neuron_" not in n], 0.05, momentum=0.9)
     pixels, labels = next(iter(Batches(images, 40)))
-    for _ in range(40):
+    for _ in range(60):
         loss = F.cross_entropy(net(pixels), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     make_masks_trainable(net)
-    _, accuracy = train(net, images, anp_eps=0, anp_alpha=1)
+    return net
+
+
+def test_without_noise_a_trained_model_keeps_its_masks_near_one(fitted, images):
+    _, accuracy = train(fitted, images, anp_eps=0, anp_alpha=1)
     assert accuracy > 0.9
-    assert torch.cat(parameters_named(net, "neuron_mask")).min() > 0.95
+    assert torch.cat(parameters_named(fitted, "neuron_mask")).min() > 0.95
+
+
+def test_a_planted_backdoor_neuron_is_among_the_first_to_go(fitted, images):
+    """A channel that clean images leave dark, wired to one logit; noise on its neuron lights it."""
+    last = fitted.layer4[1]
+    for layer in (fitted.layer4[0].bn2, fitted.layer4[0].shortcut[1]):  # nothing reaches it through the shortcut
+        layer.weight.data[5], layer.bias.data[5] = 0, 0
+    last.bn2.weight.data[5], last.bn2.bias.data[5] = 1, -3
+    fitted.linear.weight.data[:, 5] = 0
+    fitted.linear.weight.data[2, 5] = 200
+    pixels, labels = next(iter(Batches(images, 40)))
+    assert (fitted(pixels).argmax(1) == labels).float().mean() > 0.9  # dormant: the model works as before
+    train(fitted, images, steps=15, lr=0.01)
+    scores = {(name, i): value for name, layer in fitted.named_modules() if isinstance(layer, NoisyBatchNorm2d)
+              for i, value in enumerate(layer.neuron_mask.tolist())}
+    assert sorted(scores, key=scores.get).index(("layer4.1.bn2", 5)) < 15  # of 300
 
 
 def test_alpha_weighs_the_two_losses(net, images):
