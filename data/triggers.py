@@ -1,5 +1,6 @@
 """Triggers: what an attacker stamps on an image, and the patterns of the named attacks.
 
+Every trigger is frozen and has `stamp(images)`, `target` and `hides_everything`, as PatternTrigger's docstrings say.
 A new static trigger is one function that returns (pattern, mask) and a row in PATTERNS and ATTACKS.
 """
 from dataclasses import dataclass

@@ -79,9 +79,10 @@ def add_run_flags(parser, output_dir, resumable=False):
     """`output_dir` is the default in words; the script fills it in where it is None."""
     group = parser.add_argument_group("run")
     group.add_argument("--output-dir", help=f"folder for everything that this run leaves (default: {output_dir})")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that lies there")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--overwrite", action="store_true", help="replace the run that lies there")
     if resumable:
-        group.add_argument("--resume", action="store_true", help="go on from the last finished epoch of the run there")
+        either.add_argument("--resume", action="store_true", help="go on from the last finished epoch of the run there")
     group.add_argument("--seed", type=integer(0), default=0, help="of poisoned indices, initial weights and batches")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 

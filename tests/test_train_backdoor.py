@@ -162,7 +162,8 @@ def test_ctrl_c_ends_in_a_line_not_a_traceback(tmp_path):
     (["--crop-padding", "1000"], "--crop-padding"), (["--poison-rate", "0.0001"], "--poison-rate 0.0001: no image"),
     (["--poison-type", "clean-label", "--poison-rate", "0.1"], "--poison-rate: means nothing for"),
     (["--poison-type", "blend", "--clb-dir", "x"], "--clb-dir: means nothing for"),
-    (["--eval-trigger", "blend"], "--eval-trigger: means nothing for")])
+    (["--eval-trigger", "blend"], "--eval-trigger: means nothing for"),
+    (["--resume", "--overwrite"], "not allowed with")])
 def test_bad_flags_are_one_line_and_write_nothing(refused, tmp_path, flags, named):
     error = refused(main, "--dataset", "digits", "--output-dir", tmp_path / "run", *flags)
     assert named in error
