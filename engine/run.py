@@ -53,6 +53,7 @@ class Run:
         self.args, self.folder, self.leaves = args, Path(args.output_dir), leaves
         self.resume = getattr(args, "resume", False)
         self.device = machine.find_device(args.device)
+        torch.backends.cudnn.benchmark = True  # no effect on a CPU; batches keep one shape, so trying kernels pays
         torch.manual_seed(args.seed)
         self.generator = torch.Generator().manual_seed(args.seed)
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
