@@ -32,7 +32,7 @@ def cifar_test(tmp_path_factory):
 def test_it_loads_without_running_anything(name):
     found = checkpoint.load_model(ROOT / "zoo" / name / "model_last.th")
     assert found.model.spec == {"arch": "resnet18", "width": 16, "num_classes": 10}
-    assert found.classes[0] == "airplane" and found.args["poison_type"] == name
+    assert found.classes[0] == "airplane" and name.startswith(found.args["poison_type"])
     assert checkpoint.load_trigger(ROOT / "zoo" / name / "trigger_info.th").target == 0
 
 
