@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from data.batches import Batches
-from data.files import whole_file
+from data.files import hash_file, whole_file
 from engine import flags
 from engine.command import command
 from engine.neuron_noise import ascend_noise, clip, start_noise
@@ -62,6 +62,12 @@ def mask_train(model, criterion, mask_opt, noise_opt, data_loader, anp_eps=0.4, 
         seen += len(labels)
     check_finite(losses)
     return float(torch.stack(losses).mean()), int(hits) / seen
+
+
+def repeat_passes(batches, count):
+    """The batches of `count` passes, one after the other."""
+    for _ in range(count):
+        yield from batches
 
 
 def save_mask_scores(state_dict, file_name):
@@ -119,19 +125,20 @@ def main(argv=None):
         mask_opt = torch.optim.SGD(masks, args.lr, momentum=0.9)
         noise_opt = torch.optim.SGD(parameters_named(model, "neuron_noise"), args.anp_eps / args.anp_steps)
 
-        run.begin()
+        run.begin(f"{hash_file(args.checkpoint)} {clean.fingerprint()}")
         log.info("optimising %d masks on %d clean images", sum(mask.numel() for mask in masks), len(clean))
         before = evaluate(model, images)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
+        # One step a pass, so that what is drawn does not depend on how often a line is logged.
+        batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip,
+                          draws=args.batch_size)
         after = None
         for i in run.epochs(math.ceil(args.nb_iter / args.print_every), "Iter", model=model, mask_opt=mask_opt):
             steps = min(args.print_every, args.nb_iter - (i - 1) * args.print_every)
-            batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip,
-                              steps * args.batch_size)
-            loss, accuracy = mask_train(model, F.cross_entropy, mask_opt, noise_opt, batches, args.anp_eps,
-                                        args.anp_steps, args.anp_alpha, args.project, run.generator)
+            loss, accuracy = mask_train(model, F.cross_entropy, mask_opt, noise_opt, repeat_passes(batches, steps),
+                                        args.anp_eps, args.anp_steps, args.anp_alpha, args.project, run.generator)
             after = evaluate(model, images)
-            share = Share(round(accuracy * batches.num_images), batches.num_images)
+            share = Share(round(accuracy * steps * args.batch_size), steps * args.batch_size)
             run.log((i - 1) * args.print_every + steps, args.lr, Score(loss, share, share), after)
 
         after = after or evaluate(model, images)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.files import UserError, whole_file
+from data.files import UserError, hash_file, whole_file
 from engine import flags
 from engine.checkpoint import load_model, save_model
 from engine.command import command
@@ -47,6 +47,8 @@ def read_data(file_name):
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file_name}: not a mask file ({getattr(error, 'strerror', None) or error})") from None
     rows, seen = [], {}
+    if lines and "mask" not in lines[0].lower():
+        raise UserError(f"{file_name}:1: expected the header No, Layer Name, Neuron Idx, Mask Score, got {lines[0]!r}")
     for number, line in enumerate(lines[1:], 2):
         fields = line.split()
         if not fields:
@@ -71,9 +73,9 @@ def read_data(file_name):
 def check_masks(model, mask_values, file_name):
     """Raise UserError unless `mask_values` are those of exactly the model's batch-norm channels."""
     layers = norm_layers(model)
-    for number, (layer, index, _) in enumerate(mask_values, 2):
+    for layer, index, _ in mask_values:
         if layer not in layers or not 0 <= index < layers[layer].num_features:
-            raise UserError(f"{file_name}:{number}: the model has no neuron {layer} {index}; are these another's?")
+            raise UserError(f"{file_name}: the model has no neuron {layer} {index}; are these another's?")
     total = sum(layer.num_features for layer in layers.values())
     if len(mask_values) != total:
         raise UserError(f"{file_name}: holds {len(mask_values)} of the model's {total} neurons; are these another's?")
@@ -124,6 +126,8 @@ def _sweep(model, mask_values, points, measure):
     ranks, order = rank_neurons(model, mask_values)
     weights = {name: layer.weight.detach().clone() for name, layer in norm_layers(model).items()}
     rows = [Row(0, (None, None, None), None, *measure(model))]
+    log.info("No \t Layer Name \t Neuron Idx \t Mask \t Threshold \t PoisonACC \t CleanACC \t HeldOutACC")
+    log_row(rows[0])
     for count, threshold in progress(list(points), "prune"):
         if count == rows[-1].count:
             test, held_out = rows[-1].test, rows[-1].held_out
@@ -132,7 +136,15 @@ def _sweep(model, mask_values, points, measure):
             test, held_out = measure(model)
         neuron = order[count - 1] if count else (None, None, None)
         rows.append(Row(count, neuron, threshold, test, held_out))
+        log_row(rows[-1])
     return rows
+
+
+def log_row(row):
+    """The row as a line of the log, which also has the last mask value and the threshold."""
+    figures = (row.test.triggered, row.test.clean, row.held_out) if row.test else ()
+    log.info(" \t ".join(map(str, [row.count, *row.neuron, row.threshold, *(f"{score.accuracy.value:.4f}"
+                                                                           for score in figures)])))
 
 
 def choose(rows, max_drop):
@@ -169,6 +181,7 @@ def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_suspect_flags(parser, "the one that the masks were made from")
     flags.add_data_flags(parser)
+    parser.set_defaults(dataset=None, data_dir=None)  # as the masks were made
     group = parser.add_argument_group("pruning")
     group.add_argument("--mask-file", default="output/badnets/anp/mask_values.txt", help="what generate_mask.py left")
     group.add_argument("--pruning-by", choices=("threshold", "number"), default="threshold", help="how to count")
@@ -184,20 +197,48 @@ def parse_args(argv=None):
                             "generate_mask.py used)")
     flags.add_run_flags(parser, "pruned/ beside the mask file")
     args = parser.parse_args(argv)
-    mask_folder = Path(args.mask_file).parent
-    made_with = read_arguments(mask_folder)
-    args.checkpoint = args.checkpoint or made_with.get("checkpoint", str(mask_folder.parent / "model_last.th"))
-    args.val_frac = args.val_frac or made_with.get("val_frac", 0.01)
-    args.output_dir = args.output_dir or str(mask_folder / "pruned")
+    swept = (args.pruning_by, args.pruning_max, args.pruning_step) != ("threshold", None, None)
+    if args.threshold is not None and swept:
+        parser.error("--threshold: prunes once, so --pruning-by number, --pruning-max and --pruning-step mean nothing")
+    if args.pruning_by == "threshold" and (args.pruning_max or 0) > 1:
+        parser.error(f"--pruning-max: expected a threshold in [0, 1], got {args.pruning_max}")
+    if args.pruning_step is not None and args.pruning_step < (1e-3 if args.pruning_by == "threshold" else 1):
+        parser.error(f"--pruning-step: expected at least 0.001, or 1 by number, got {args.pruning_step}")
+    args.output_dir = args.output_dir or str(Path(args.mask_file).parent / "pruned")
+    inherit(args)
     return args
 
 
-def read_arguments(folder):
-    """The arguments of the run in `folder`, {} where no run of ours lies there."""
+def inherit(args):
+    """Fill in what was not given with what the masks were made with, or with the usual defaults for foreign masks."""
+    folder = Path(args.mask_file).parent
+    made_with = read_config(folder).get("arguments")
+    made_with = made_with if isinstance(made_with, dict) else {}
+    usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": "cifar10",
+             "data_dir": "data", "trigger_info": None}
+    for name, default in usual.items():
+        before = made_with.get(name, default)
+        if getattr(args, name) is None:
+            setattr(args, name, before if isinstance(before, type(default)) or default is None else default)
+    if args.val_frac < made_with.get("val_frac", 0):
+        raise UserError(f"--val-frac {args.val_frac}: the masks were made on {made_with['val_frac']} of the images, "
+                        "and none of those may choose the threshold")
+
+
+def read_config(folder):
+    """The config.json of the run in `folder`, {} where no run of ours lies there."""
     try:
-        return json.loads((folder / "config.json").read_text())["arguments"]
-    except (OSError, ValueError, KeyError):
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
         return {}
+    return config if isinstance(config, dict) else {}
+
+
+def check_weights(mask_folder, path):
+    """UserError if the masks say of which weights they are, and these are others."""
+    inputs = read_config(mask_folder).get("inputs")
+    if isinstance(inputs, str) and not inputs.startswith(hash_file(path)):
+        raise UserError(f"{path}: not the weights that the masks in {mask_folder} were made from")
 
 
 def sweep(model, mask_values, pruning_by, threshold, maximum, step, measure):
@@ -207,7 +248,8 @@ def sweep(model, mask_values, pruning_by, threshold, maximum, step, measure):
     if pruning_by == "threshold":
         points = np.arange(0, (0.95 if maximum is None else maximum) + 1e-9, step or 0.05).round(6).tolist()
         return evaluate_by_threshold(model, mask_values, points, measure)
-    points = np.arange(0, (len(mask_values) if maximum is None else maximum) + 1e-9, step or 20).astype(int).tolist()
+    last = int(len(mask_values) if maximum is None else maximum)
+    points = [*range(0, last, int(step or 20)), last]
     return evaluate_by_number(model, mask_values, points, measure)
 
 
@@ -221,15 +263,12 @@ def main(argv=None):
                                                  run.device)
         model, (_, held_out) = suspect.model, split_defender(defender, args.val_frac)
         check_masks(model, mask_values, args.mask_file)
+        check_weights(Path(args.mask_file).parent, args.checkpoint)
         choosing = evaluation_batches(held_out, run.device)
 
         run.begin()
         rows = sweep(model, mask_values, args.pruning_by, args.threshold, args.pruning_max, args.pruning_step,
                      lambda model: (evaluate(model, images), score(model, choosing)))
-        log.info("No \t Layer Name \t Neuron Idx \t Mask \t Threshold \t PoisonACC \t CleanACC \t HeldOutACC")
-        for row in rows:
-            log.info("%d \t %s \t %s \t %s \t %s \t %.4f \t %.4f \t %.4f", row.count, *row.neuron, row.threshold,
-                     row.test.triggered.accuracy.value, row.test.clean.accuracy.value, row.held_out.accuracy.value)
         with whole_file(run.folder / f"{table}.txt") as file:
             file.write("\n".join([HOMEWORK_HEADER, *map(homework_row, rows), ""]).encode())
         chosen = rows[-1] if args.threshold is not None else choose(rows, args.max_drop)

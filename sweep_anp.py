@@ -17,6 +17,7 @@ from pathlib import Path
 
 from data.files import UserError, whole_file
 from engine import flags
+from engine.checkpoint import load_model
 from engine.command import command
 from engine.figures import spread_curves
 from engine.suspect import default_folder
@@ -26,13 +27,29 @@ COLUMNS = ("alpha", "seed", "threshold", "pruned", "acc", "asr", "robust_acc", "
 log = logging.getLogger("backdoor")
 
 
-def run_cell(folder, checkpoint, alpha, seed, mask_flags, prune_flags):
+def run_cell(folder, checkpoint, alpha, seed, settings, max_drop, mask_flags, prune_flags):
     """Masks and pruning of one alpha and seed in `folder`, as far as they are not there yet. Raises UserError."""
-    if not (folder / "results.json").exists():
+    wanted = {"checkpoint": str(checkpoint), "anp_alpha": alpha, "seed": seed, **settings}
+    if not finished(folder, wanted):
         call("generate_mask.py", "--checkpoint", checkpoint, "--anp-alpha", alpha, "--seed", seed,
              "--output-dir", folder, "--resume", *mask_flags)
-    if not (folder / "pruned/results.json").exists():
+    if not finished(folder / "pruned", {"max_drop": max_drop}):
         call("prune_network.py", "--mask-file", folder / "mask_values.txt", "--overwrite", *prune_flags)
+
+
+def finished(folder, wanted):
+    """Whether a finished run lies in `folder`. Raises UserError if it was made with other arguments than `wanted`."""
+    if not (folder / "results.json").exists():
+        return False
+    try:
+        arguments = json.loads((folder / "config.json").read_text())["arguments"]
+        json.loads((folder / "results.json").read_text())
+        other = [f"{name} {arguments[name]}" for name, value in wanted.items() if arguments[name] != value]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder}: damaged; remove it to have it made again") from None
+    if other:
+        raise UserError(f"{folder}: holds a cell made with {', '.join(other)}; name another --output-dir")
+    return True
 
 
 def call(script, *arguments):
@@ -104,6 +121,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     folder, rows, failed = Path(args.output_dir), [], []
+    load_model(args.checkpoint)  # a mistake here would fail every cell
+    settings = {name: getattr(args, name) for name in ("dataset", "data_dir", "nb_iter", "anp_eps", "anp_steps",
+                                                       "val_frac")}
     shared = ["--dataset", args.dataset, "--data-dir", args.data_dir, "--device", args.device]
     shared += ["--trigger-info", args.trigger_info] if args.trigger_info else []
     mask_flags = [*shared, "--nb-iter", args.nb_iter, "--anp-eps", args.anp_eps, "--anp-steps", args.anp_steps,
@@ -111,9 +131,9 @@ def main(argv=None):
     prune_flags = [*shared, "--max-drop", args.max_drop]
     for alpha in args.alphas:
         for seed in range(args.seeds):
-            cell = folder / f"alpha-{alpha:g}" / f"seed-{seed}"
+            cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
             try:
-                run_cell(cell, args.checkpoint, alpha, seed, mask_flags, prune_flags)
+                run_cell(cell, args.checkpoint, alpha, seed, settings, args.max_drop, mask_flags, prune_flags)
             except UserError as error:
                 failed.append(f"alpha {alpha:g}, seed {seed}: {error}")
                 continue

@@ -46,13 +46,18 @@ def worst_noise(model, batches, epsilon, steps, generator):
             ascend_noise(model, F.cross_entropy, noises, optimizer, images, labels, epsilon)
 
 
-def measure(model, batches, target):
-    """error_rate, share of all predictions and of the errors that are `target` (nan without errors), under noise."""
+def measure(model, batches, target=None):
+    """error_rate, and the share of all predictions and of the errors that are `target`, under noise.
+
+    The shares are None where no target is known, the latter also without errors.
+    """
     with perturbed(model):
         guesses = predict(model, batches).argmax(1)
     wrong, called = guesses != batches.labels, guesses == target
-    return {"error_rate": float(wrong.float().mean()), "target_share": float(called.float().mean()),
-            "target_share_of_errors": float(called[wrong].float().mean())}
+    of_errors = called[wrong].float().mean().item() if target is not None and wrong.any() else None
+    return {"error_rate": wrong.float().mean().item(),
+            "target_share": None if target is None else called.float().mean().item(),
+            "target_share_of_errors": of_errors}
 
 
 def parse_args(argv=None):
@@ -91,10 +96,10 @@ def main(argv=None):
                     generator = torch.Generator().manual_seed(args.seed + seed)
                     batches = Batches(clean, 128, run.device, generator, draws=128 * args.steps)
                     worst_noise(model, batches, epsilon, args.steps, generator)
-                    target = trigger.target if trigger else commonest(model, images.clean)
-                    row = {"model": name, "epsilon": epsilon, "seed": seed, **measure(model, images.clean, target)}
+                    row = {"model": name, "epsilon": epsilon, "seed": args.seed + seed,
+                           **measure(model, images.clean, trigger.target if trigger else None)}
                     log.info("%(model)s, epsilon %(epsilon).2f, seed %(seed)d: error rate %(error_rate).4f, target is "
-                             "%(target_share).4f of all guesses and %(target_share_of_errors).4f of the errors", row)
+                             "%(target_share)s of all guesses and %(target_share_of_errors)s of the errors", row)
                     rows.append(row)
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS)
@@ -102,18 +107,12 @@ def main(argv=None):
         writer.writerows(rows)
         with whole_file(run.folder / "neuron_noise.csv") as file:
             file.write(text.getvalue().encode())
+        shown = (("error_rate", "error rate"), ("target_share", "predicted as the target"))[:2 if trigger else 1]
         panels = [{f"{name}: {words}": [(row["epsilon"], row[key]) for row in rows if row["model"] == name]
-                   for name in models} for key, words in (("error_rate", "error rate"),
-                                                          ("target_share", "predicted as the target"))]
+                   for name in models} for key, words in shown]
         spread_curves(run.folder / "neuron_noise.png", panels, "epsilon of the neuron noise", "")
         run.finish(parent=args.checkpoint, dataset=defender.name, width=suspect.model.spec["width"], seed=args.seed,
                    method={"name": "neuron noise", "rows": rows})
-
-
-def commonest(model, batches):
-    """The class that the perturbed model names most often: the suspect where no target is known."""
-    with perturbed(model):
-        return int(predict(model, batches).argmax(1).bincount().argmax())
 
 
 if __name__ == "__main__":

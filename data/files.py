@@ -1,4 +1,5 @@
 """Files that are whole or not there, and the error that a user can mend."""
+import hashlib
 import json
 import os
 from contextlib import contextmanager, suppress
@@ -34,9 +35,14 @@ def whole_file(path):
 
 
 def write_json(path, value):
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, whole or not at all. Raises ValueError for NaN, which JSON has not."""
     with whole_file(path) as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
+        file.write((json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def hash_file(path):
+    """A hash of a file's content, to tell whether two runs read the same."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def write_array(path, array):

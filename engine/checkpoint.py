@@ -89,17 +89,17 @@ class Checkpoint:
 def load_model(path, device="cpu", classes=None, **options):
     """The Checkpoint in `path`: one of ours, or a bare state_dict of the same network, with `module.` prefixes or not.
 
-    A .safetensors file is read as a bare state_dict. `options` go to models.build_model (norm_layer); only the masks
-    and noises of a NoisyBatchNorm2d may be absent from the file. Raises UserError if it is not a checkpoint, its
-    weights do not fit the network (which keys), or it was made for other classes than `classes`, names in label order
-    (of a bare state_dict only their number is known).
+    A .safetensors file is read as a bare state_dict. `options` go to models.build_model (norm_layer); the masks and
+    noises of a NoisyBatchNorm2d start at 1 and 0, whatever a file of another ANP may hold. Raises UserError if it is
+    not a checkpoint, its weights do not fit the network (which keys), or it was made for other classes than `classes`,
+    names in label order (of a bare state_dict only their number is known).
     """
     content = load_safetensors(path) if Path(path).suffix == ".safetensors" else load(path)
     weights = _find_weights(content)
     if weights is None:
         raise UserError(f"{path}: not a checkpoint (expected a state_dict, or a dict that has one under "
                         f"{', '.join(WRAPPERS)})")
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
     meta = content if "arch" in content and weights is not content else {}
     model = build_model(**_spec(path, meta, weights), **options)
     _fill(path, model, weights)
@@ -143,12 +143,19 @@ def _fill(path, model, weights):
     problems += [f"unexpected {name}" for name in weights if name not in own]
     problems += [f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}" for name in own
                  if name in weights and weights[name].shape != own[name].shape]
-    problems += [f"{name} holds values that are no finite numbers" for name, value in weights.items()
-                 if name in own and (value.is_complex() or value.is_meta or not torch.isfinite(value).all())]
+    problems += [f"{name} holds values that it cannot have" for name, value in weights.items()
+                 if name in own and not is_sound(name, value)]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise UserError(f"{path}: does not fit the network: {'; '.join(problems[:5])}{more}")
     model.load_state_dict(weights, strict=False)
+
+
+def is_sound(name, value):
+    """Whether a weight is a plain tensor of finite real numbers, and of at least 0 if it is a variance."""
+    if value.is_complex() or value.is_meta or value.layout != torch.strided or not torch.isfinite(value).all():
+        return False
+    return not name.endswith("running_var") or bool((value >= 0).all())
 
 
 def save_trigger(path, trigger, data_index=()):

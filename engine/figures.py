@@ -60,7 +60,7 @@ def pruning_curve(path, rows, chosen, axis_name):
             axis.plot([row[axis_name] for row in swept], [100 * row[key]["value"] for row in swept], style,
                       markersize=3.5, label=label)
     if chosen[axis_name] is not None:
-        axis.axvline(chosen[axis_name], color="0.5", linewidth=1, zorder=0, label="chosen on held-out images")
+        axis.axvline(chosen[axis_name], color="0.5", linewidth=1, zorder=0, label="kept")
     axis.set(xlabel="neurons pruned" if axis_name == "pruned" else "threshold on the mask", ylabel="%", ylim=(-2, 102))
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)

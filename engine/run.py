@@ -1,5 +1,4 @@
 """A script's run: its output folder, log, device, seed, progress that survives a kill, and result."""
-import contextlib
 import json
 import logging
 import os
@@ -63,6 +62,9 @@ class Run:
     def _check_folder(self):
         """Refuse to lose what lies in the folder, and to go on with anything but the run that lies there."""
         there = [name for name in (*OWN_FILES, *self.leaves) if (self.folder / name).exists()]
+        self._check_inputs_stay(there)
+        if there and self.args.overwrite:
+            self._check_same_script()
         if not there or self.args.overwrite:
             return
         if not self.resume:
@@ -78,6 +80,23 @@ class Run:
                                 "starts anew")
             print(f"{self.folder}: this run is finished; see {self.folder / 'results.json'}")
             raise SystemExit(0)
+
+    def _check_inputs_stay(self, there):
+        """Refuse to write over a file that an argument names, such as the checkpoint that the run reads."""
+        for name, value in vars(self.args).items():
+            for own in there if isinstance(value, str) else ():
+                if Path(value).exists() and (self.folder / own).samefile(value):
+                    raise UserError(f"{value}: --{name.replace('_', '-')} reads this file, which would be overwritten; "
+                                    "name another --output-dir")
+
+    def _check_same_script(self):
+        """Refuse to overwrite another script's run: what that one left would lie among this one's files."""
+        try:
+            script = self._read_config().get("script")
+        except UserError:  # damaged: all the more reason to overwrite it
+            return
+        if script != Path(sys.argv[0]).name:
+            raise UserError(f"{self.folder}: holds a run of {script}; name another --output-dir")
 
     def _read_config(self):
         try:
@@ -144,7 +163,8 @@ class Run:
         """Read resume.th, note the resumption in config.json, and drop the log's lines of an unfinished epoch."""
         config, path = self._read_config(), self.folder / "resume.th"
         if config.get("inputs") != inputs:
-            raise UserError(f"{self.folder}: --resume needs the images that the run began with, and these are others")
+            raise UserError(f"{self.folder}: --resume needs the images and weights that the run began with, and "
+                            "these are others")
         self.saved = checkpoint.load(path)
         if not (isinstance(self.saved, dict) and self.saved.keys() >= RESUME_KEYS):
             raise UserError(f"{path}: not what a stopped run leaves; --overwrite starts anew")
@@ -155,11 +175,8 @@ class Run:
             os.truncate(log_file, min(self.saved["log_size"], log_file.stat().st_size))
 
     def _clear(self):
-        """Remove what this run, or the one that it overwrites, leaves by name; nothing else in the folder."""
-        names = {*OWN_FILES, *self.leaves}
-        with contextlib.suppress(UserError):
-            names |= {str(name) for name in self._read_config().get("leaves", ())}
-        for name in names:
+        """Remove by name what such a run leaves; nothing else in the folder."""
+        for name in (*OWN_FILES, *self.leaves):
             for path in (self.folder / name, *self.folder.glob(f".{name}.*.tmp")):  # the latter after a kill
                 path.unlink(missing_ok=True)
 
@@ -167,7 +184,7 @@ class Run:
         script = Path(sys.argv[0]).name
         return {"script": script, "arguments": vars(self.args),
                 "command": shlex.join(["python", script, *sys.argv[1:]]), **self._circumstances(),
-                "seed": self.args.seed, "leaves": self.leaves, "inputs": inputs}
+                "seed": self.args.seed, "inputs": inputs}
 
     def _circumstances(self):
         return {"versions": machine.versions(), "device": machine.device_name(self.device),

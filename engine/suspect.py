@@ -5,7 +5,6 @@ from pathlib import Path
 from data.datasets import load_splits
 from data.files import UserError
 from data.poison_cifar import stamp_all
-from engine import flags
 from engine.checkpoint import load_model, load_trigger
 from engine.training import TestImages
 
@@ -35,18 +34,21 @@ def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, **options)
 
     `options` go to models.build_model. Raises UserError.
     """
+    load_model(checkpoint)  # a mistake here should not wait for a download
+    trigger = find_trigger(checkpoint, trigger_info)
     _, defender, test = load_splits(dataset, data_dir)
     found = load_model(checkpoint, device, test.classes, **options)
-    trigger = find_trigger(checkpoint, trigger_info)
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
         return found, TestImages.on(device, test), defender
-    flags.check_target(trigger.target, test.classes)
+    if trigger.target >= test.num_classes:
+        raise UserError(f"{trigger_info or 'trigger_info.th beside the checkpoint'}: its target {trigger.target} is "
+                        f"none of the {test.num_classes} classes")
     return found, TestImages.on(device, test, stamp_all(test, trigger)), defender
 
 
 def split_defender(defender, val_frac):
-    """(images for the defence, images to choose its settings on): int(val_frac * all training images), and the rest.
+    """(images for the defence, images to choose its settings on): val_frac of all training images, and the rest.
 
     The defender has a tenth of the training images; val_frac 0.01 is 500 of CIFAR-10's, the first of the permutation
     (as ANP's authors take them). Raises UserError if either part is empty.
@@ -54,5 +56,5 @@ def split_defender(defender, val_frac):
     count = round(val_frac * 10 * len(defender))
     if not 0 < count < len(defender):
         raise UserError(f"--val-frac {val_frac}: expected a share that leaves the defender's {len(defender)} images in "
-                        "two parts, at most 0.1 in all")
+                        "two parts, so below 0.1")
     return defender.subset(slice(count)), defender.subset(slice(count, None))

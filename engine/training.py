@@ -128,9 +128,15 @@ def check_finite(losses):
 
 @torch.inference_mode()
 def predict(model, batches):
-    """Logits float32 (N, num_classes) of all images, in eval mode; never in bfloat16, so that every script agrees."""
+    """Logits float32 (N, num_classes) of all images, in eval mode; never in bfloat16, so that every script agrees.
+
+    Raises UserError for outputs that are NaN, whose argmax would pass for class 0.
+    """
     model.eval()
-    return torch.cat([model(images) for images, _ in progress(batches, "test")])
+    logits = torch.cat([model(images) for images, _ in progress(batches, "test")])
+    if torch.isnan(logits).any():
+        raise UserError("the model's outputs are no numbers (nan), so nothing can be counted")
+    return logits
 
 
 def score(model, batches):

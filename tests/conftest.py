@@ -69,3 +69,13 @@ def small_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small") / "badnets"
     main([*SMALL, "--poison-rate", "0.1", "--output-dir", str(folder)])
     return folder
+
+
+@pytest.fixture(scope="session")
+def masked(small_run, tmp_path_factory):
+    """The folder of a short generate_mask.py run on small_run."""
+    from generate_mask import main
+    folder = tmp_path_factory.mktemp("anp") / "anp"
+    main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--nb-iter",
+          "5", "--print-every", "2", "--batch-size", "32", "--output-dir", str(folder)])
+    return folder

@@ -112,6 +112,27 @@ def test_alpha_weighs_the_two_losses(net, images):
     assert losses[0.5] == pytest.approx((losses[0.0] + losses[1.0]) / 2, rel=0.05)
 
 
+def test_the_mask_step_is_the_gradient_of_the_weighed_sum(net, images):
+    """By hand at the same noise: alpha * gradient without noise + (1 - alpha) * gradient with it."""
+    alpha, lr, masks = 0.3, 1e-3, parameters_named(net, "neuron_mask")
+    noises = parameters_named(net, "neuron_noise")
+    train(net, images, steps=1, lr=lr, anp_alpha=alpha)  # the noise that it found stays in the model
+    moved = torch.cat([1 - mask.detach() for mask in masks]) / lr
+    for mask in masks:
+        mask.data.fill_(1)
+    generator = torch.Generator().manual_seed(0)
+    pixels, labels = next(iter(Batches(images, 16, generator=generator, draws=16)))
+    natural = torch.autograd.grad(F.cross_entropy(net(pixels), labels), masks)
+    with perturbed(net):
+        robust = torch.autograd.grad(F.cross_entropy(net(pixels), labels), masks)
+    assert all(noise.abs().max() > 0.1 for noise in noises)
+    expected = torch.cat([alpha * a + (1 - alpha) * b for a, b in zip(natural, robust, strict=True)])
+    free = expected > 1e-2  # the others would rise above 1 and are clipped there
+    assert free.sum() > 30
+    torch.testing.assert_close(moved[free], expected[free], rtol=0.02, atol=2e-3)
+    assert (moved[expected < -1e-3] == 0).all()
+
+
 def test_mask_file_is_the_homeworks_to_the_tab_and_comes_back(tmp_path):
     model = nn.Sequential(NoisyBatchNorm2d(2), nn.Sequential(NoisyBatchNorm2d(1)))
     model[0].neuron_mask.data.copy_(torch.tensor([0.12346, 1]))
@@ -122,14 +143,6 @@ def test_mask_file_is_the_homeworks_to_the_tab_and_comes_back(tmp_path):
     assert read_data(tmp_path / "mask_values.txt") == [("0", 0, 0.1235), ("0", 1, 1.0), ("1.0", 0, 1.0)]
 
 
-@pytest.fixture(scope="module")
-def masked(small_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("anp") / "anp"
-    main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--nb-iter",
-          "5", "--print-every", "2", "--batch-size", "32", "--output-dir", str(folder)])
-    return folder
-
-
 def test_a_run_logs_every_so_many_iterations_and_saves_every_mask(masked):
     lines = [line.split("] - ")[1] for line in (masked / "output.log").read_text().splitlines()]
     start = next(i for i, line in enumerate(lines) if line.startswith("Iter \t lr \t Time \t TrainLoss"))
@@ -138,6 +151,46 @@ def test_a_run_logs_every_so_many_iterations_and_saves_every_mask(masked):
     assert len(read_data(masked / "mask_values.txt")) == 300
     results = json.loads((masked / "results.json").read_text())
     assert results["method"]["images"] == 72 and results["asr"]["n"] == 324
+
+
+def test_how_often_it_prints_changes_no_mask_and_the_settings_do(small_run, masked, tmp_path):
+    common = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05",
+              "--nb-iter", "5", "--batch-size", "32"]
+    for name, flags in (("often", ["--print-every", "5"]), ("alpha", ["--anp-alpha", "1"]), ("wide", ["--no-project"])):
+        main([*common, *flags, "--output-dir", str(tmp_path / name)])
+    masks = {name: read_data(tmp_path / name / "mask_values.txt") for name in ("often", "alpha", "wide")}
+    assert masks["often"] == read_data(masked / "mask_values.txt")
+    assert masks["alpha"] != masks["often"] != masks["wide"]
+
+
+def test_a_stopped_run_ends_with_the_same_masks(small_run, masked, tmp_path, monkeypatch):
+    flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--nb-iter",
+             "5", "--print-every", "2", "--batch-size", "32", "--output-dir", str(tmp_path / "anp")]
+    def stop(run, row, *_):
+        if row == 4:
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.run.Run.log", stop)
+        with pytest.raises(SystemExit):
+            main(flags)
+    main([*flags, "--resume"])
+    assert read_data(tmp_path / "anp/mask_values.txt") == read_data(masked / "mask_values.txt")
+
+
+def test_resume_on_other_weights_is_refused(small_run, tmp_path, monkeypatch, refused):
+    model = tmp_path / "model_last.th"
+    model.write_bytes((small_run / "model_last.th").read_bytes())
+    flags = ["--checkpoint", str(model), "--dataset", "digits", "--val-frac", "0.05", "--nb-iter", "4", "--print-every",
+             "2", "--output-dir", str(tmp_path / "anp")]
+    def stop(run, row, *_):
+        if row == 4:
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.run.Run.log", stop)
+        with pytest.raises(SystemExit):
+            main(flags)
+    model.write_bytes((small_run / "model_init.th").read_bytes())
+    assert "--resume needs the images" in refused(main, *flags, "--resume")
 
 
 def test_a_stranger_without_a_trigger_gets_everything_but_asr(small_run, tmp_path):

@@ -2,8 +2,8 @@ import json
 
 import pytest
 import torch
-from test_generate_mask import masked  # noqa: F401  (a fixture)
 
+from data.files import UserError
 from engine import checkpoint
 from engine.training import UNKNOWN, Score, Share, TestScore
 from models import build_model
@@ -111,9 +111,14 @@ HEADER = "No \t Layer Name \t Neuron Idx \t Mask Score \n"
     (HEADER + "0 \t bn1 \t 0 \t nan\n", r":2: expected a mask value in \[0, 1\]"),
     (HEADER + "0 \t bn1 \t 0 \t 1\n\n1 \t bn1 \t 0 \t 1\n", ":4: bn1 0 stands in line 2 already")])
 def test_a_bad_mask_file_is_named_with_its_line(tmp_path, text, named):
-    from data.files import UserError
     (tmp_path / "m.txt").write_text(text)
     with pytest.raises(UserError, match=named):
+        read_data(tmp_path / "m.txt")
+
+
+def test_a_mask_file_without_its_header_is_refused(tmp_path):
+    (tmp_path / "m.txt").write_text("0 \t bn1 \t 0 \t 1.0\n")
+    with pytest.raises(UserError, match=":1: expected the header"):
         read_data(tmp_path / "m.txt")
 
 
@@ -121,17 +126,17 @@ def test_a_bad_mask_file_is_named_with_its_line(tmp_path, text, named):
     (lambda rows: rows[:-1], "holds 299 of the model's 300"), (lambda rows: [*rows[:-1], ("fc", 0, 1.0)], "fc 0"),
     (lambda rows: [*rows[:-1], ("bn1", 4, 1.0)], "bn1 4")])
 def test_masks_of_another_model_are_refused(net, masks, change, named):
-    from data.files import UserError
     with pytest.raises(UserError, match=named):
         check_masks(net, change(masks), "m.txt")
 
 
-def test_a_sweep_leaves_a_pruned_checkpoint_and_tables(masked, small_run, tmp_path):  # noqa: F811
+def test_a_sweep_leaves_a_pruned_checkpoint_and_tables(masked, small_run, tmp_path):
     main(["--mask-file", str(masked / "mask_values.txt"), "--dataset", "digits", "--output-dir", str(tmp_path / "p")])
     results = json.loads((tmp_path / "p/results.json").read_text())
     chosen = results["method"]["chosen"]
     assert results["parent"] == str(small_run / "model_last.th")  # found through the masks' own config
     assert results["asr"] == chosen["asr"] and len(results["method"]["sweep"]) == 21
+    assert chosen["held_out_acc"]["n"] == 143 - 72  # what the masks did not see
     counts = [point["pruned"] for point in results["method"]["sweep"]]
     assert counts == sorted(counts)
     saved = checkpoint.load_model(tmp_path / "p/model_last.th").model
@@ -142,11 +147,30 @@ def test_a_sweep_leaves_a_pruned_checkpoint_and_tables(masked, small_run, tmp_pa
     assert (tmp_path / "p/pruning_by_threshold.png").stat().st_size > 10_000
 
 
-def test_a_given_threshold_and_no_trigger(masked, small_run, tmp_path):  # noqa: F811
+def test_a_given_threshold_and_no_trigger(masked, small_run, tmp_path):
     weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
     torch.save(weights, tmp_path / "stranger.th")
-    main(["--mask-file", str(masked / "mask_values.txt"), "--checkpoint", str(tmp_path / "stranger.th"), "--dataset",
-          "digits", "--threshold", "0.5", "--output-dir", str(tmp_path / "p")])
+    (tmp_path / "mask_values.txt").write_bytes((masked / "mask_values.txt").read_bytes())  # without what made them
+    main(["--mask-file", str(tmp_path / "mask_values.txt"), "--val-frac", "0.05", "--checkpoint",
+          str(tmp_path / "stranger.th"), "--dataset", "digits", "--threshold", "0.5", "--output-dir", str(tmp_path / "p")])
     results = json.loads((tmp_path / "p/results.json").read_text())
     assert results["asr"] is None and results["method"]["chosen"]["threshold"] == 0.5
     assert results["method"]["oracle"] is None
+
+
+def test_by_number_to_the_last_neuron(masked, tmp_path):
+    main(["--mask-file", str(masked / "mask_values.txt"), "--dataset", "digits", "--pruning-by", "number",
+          "--pruning-step", "130", "--output-dir", str(tmp_path / "p")])
+    sweep = json.loads((tmp_path / "p/results.json").read_text())["method"]["sweep"]
+    assert [row["pruned"] for row in sweep] == [0, 0, 130, 260, 300]
+    assert (tmp_path / "p/pruning_by_number.txt").exists()
+
+
+def test_masks_of_other_weights_and_images_that_made_them_are_refused(masked, small_run, refused, tmp_path):
+    flags = ["--mask-file", masked / "mask_values.txt", "--output-dir", tmp_path / "p"]
+    error = refused(main, *flags, "--checkpoint", small_run / "model_init.th")
+    assert "not the weights that the masks" in error
+    assert "none of those may choose" in refused(main, *flags, "--val-frac", "0.01")
+    for wrong in (["--threshold", "0.5", "--pruning-by", "number"], ["--pruning-step", "1e-9"], ["--pruning-max", "3"]):
+        assert wrong[0] in refused(main, *flags, *wrong)
+    assert not (tmp_path / "p").exists()

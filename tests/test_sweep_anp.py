@@ -21,7 +21,7 @@ def test_every_cell_is_in_the_table_with_one_chosen_row(swept):
     for alpha in ("0.0", "1.0"):
         cell = [row for row in rows if row["alpha"] == alpha]
         assert {row["threshold"] for row in cell} >= {"", "0.0", "0.5", "0.95"}
-        assert any(row["chosen"] == "1" for row in cell)
+        assert len({row["pruned"] for row in cell if row["chosen"] == "1"}) == 1
         pruned = [int(row["pruned"]) for row in cell]
         assert pruned == sorted(pruned)
     assert (folder / "alpha.png").stat().st_size > 5000 and (folder / "threshold.png").stat().st_size > 5000
@@ -29,18 +29,23 @@ def test_every_cell_is_in_the_table_with_one_chosen_row(swept):
 
 def test_a_second_call_runs_only_what_is_not_there(swept, capfd):
     folder, flags = swept
-    before = (folder / "alpha-0/seed-0/mask_values.txt").stat().st_mtime_ns
-    (folder / "alpha-1/seed-0/pruned/results.json").unlink()
+    before = (folder / "alpha-0.0/seed-0/mask_values.txt").stat().st_mtime_ns
+    (folder / "alpha-1.0/seed-0/pruned/results.json").unlink()
     main(flags)
-    assert (folder / "alpha-0/seed-0/mask_values.txt").stat().st_mtime_ns == before
-    assert (folder / "alpha-1/seed-0/pruned/results.json").exists()
+    assert (folder / "alpha-0.0/seed-0/mask_values.txt").stat().st_mtime_ns == before
+    assert (folder / "alpha-1.0/seed-0/pruned/results.json").exists()
     assert capfd.readouterr().out.count("Namespace(") == 1
+
+
+def test_cells_made_with_other_arguments_are_refused(swept, refused):
+    _, flags = swept
+    assert "holds a cell made with nb_iter 1" in refused(main, *flags, "--nb-iter", "2")
 
 
 def test_a_cell_that_fails_is_named_and_leaves_the_others(swept, refused):
     folder, flags = swept
-    (folder / "alpha-0/seed-0/mask_values.txt").write_text("junk\njunk\n")
-    (folder / "alpha-0/seed-0/pruned/results.json").unlink()
+    (folder / "alpha-0.0/seed-0/mask_values.txt").write_text("junk\njunk\n")
+    (folder / "alpha-0.0/seed-0/pruned/results.json").unlink()
     error = refused(main, *flags)
-    assert "1 of 2 cells failed: alpha 0, seed 0" in error and "mask_values.txt:2" in error
+    assert "1 of 2 cells failed: alpha 0, seed 0" in error and "mask_values.txt:1: expected the header" in error
     assert {row["alpha"] for row in csv.DictReader((folder / "sweep.csv").open())} == {"1.0"}

@@ -36,6 +36,8 @@ def test_errors_and_shares_are_counted_apart(net, images):
     assert measure(net, Batches(images, 16), 2) == {"error_rate": 0.75, "target_share": 1.0,
                                                     "target_share_of_errors": 1.0}
     assert measure(net, Batches(images, 16), 1)["target_share"] == 0
+    assert measure(net, Batches(images, 16)) == {"error_rate": 0.75, "target_share": None,
+                                                 "target_share_of_errors": None}
 
 
 def test_two_models_side_by_side(small_run, tmp_path):

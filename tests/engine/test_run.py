@@ -130,6 +130,21 @@ def test_resume_with_other_arguments_is_refused_by_name(arguments):
         go(arguments(resume=True, lr=0.2))
 
 
+def test_what_a_run_reads_is_not_overwritten(arguments, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model_last.th").write_text("precious")
+    with pytest.raises(UserError, match="--checkpoint reads this file"):
+        go(arguments(overwrite=True, checkpoint=str(tmp_path / "run/model_last.th")))
+    assert (tmp_path / "run/model_last.th").read_text() == "precious"
+
+
+def test_another_scripts_run_is_not_overwritten(arguments, tmp_path, monkeypatch):
+    go(arguments())
+    monkeypatch.setattr("sys.argv", ["other_script.py"])
+    with pytest.raises(UserError, match=r"holds a run of .*; name another"):
+        go(arguments(overwrite=True))
+
+
 def test_files_of_unknown_origin_are_not_overwritten(arguments, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/model_last.th").write_text("precious")
@@ -151,7 +166,7 @@ def test_a_finished_run_is_only_done_if_it_is_the_one_that_is_asked_for(argument
 def test_resume_with_other_images_is_refused(arguments):
     with pytest.raises(KeyboardInterrupt):
         go(arguments(), stop_in=2)
-    with pytest.raises(UserError, match="the images that the run began with"):
+    with pytest.raises(UserError, match="images and weights that the run began with"):
         go(arguments(resume=True), inputs="others")
 
 

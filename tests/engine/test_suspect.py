@@ -43,6 +43,25 @@ def test_a_safetensors_file_is_read(small_run, tmp_path):
         load_suspect(tmp_path / "stranger.safetensors", None, "digits", "", "cpu")
 
 
+def test_masks_in_a_strangers_file_are_not_taken(small_run, tmp_path):
+    from models.noisy_batchnorm import NoisyBatchNorm2d
+    weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
+    weights["bn1.neuron_mask"] = torch.full((4,), 0.3)
+    torch.save(weights, tmp_path / "m.th")
+    for options in ({}, {"norm_layer": NoisyBatchNorm2d}):
+        model = load_suspect(tmp_path / "m.th", None, "digits", "", "cpu", **options)[0].model
+        assert not options or torch.equal(model.bn1.neuron_mask, torch.ones(4))
+
+
+@pytest.mark.parametrize("spoil", [lambda value: -value - 1, lambda value: value.to_sparse()])
+def test_weights_that_cannot_be_are_refused(small_run, tmp_path, spoil):
+    weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
+    weights["bn1.running_var"] = spoil(weights["bn1.running_var"])
+    torch.save(weights, tmp_path / "m.th")
+    with pytest.raises(UserError, match=r"bn1\.running_var|m\.th"):
+        load_suspect(tmp_path / "m.th", None, "digits", "", "cpu")
+
+
 def test_the_defenders_images_are_split_without_overlap(images):
     first, rest = split_defender(images, 0.05)
     assert len(first) == 20 and len(rest) == 20

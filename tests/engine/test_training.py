@@ -84,6 +84,13 @@ def test_a_loss_that_is_no_number_names_its_step(images):
         train_epoch(model, Batches(images, 16), torch.optim.SGD(model.parameters(), 0.1))
 
 
+def test_outputs_that_are_no_numbers_are_not_counted(images):
+    model = build_model("resnet18", 2, 4)
+    model.linear.bias.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="no numbers"):
+        score(model, Batches(images, 16))
+
+
 def test_frozen_holds_and_gives_back_what_it_found():
     model = build_model("resnet18", 2, 4).train()
     model.linear.bias.requires_grad_(False)
