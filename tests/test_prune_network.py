@@ -171,6 +171,7 @@ def test_masks_of_other_weights_and_images_that_made_them_are_refused(masked, sm
     error = refused(main, *flags, "--checkpoint", small_run / "model_init.th")
     assert "not the weights that the masks" in error
     assert "none of those may choose" in refused(main, *flags, "--val-frac", "0.01")
-    for wrong in (["--threshold", "0.5", "--pruning-by", "number"], ["--pruning-step", "1e-9"], ["--pruning-max", "3"]):
+    for wrong in (["--threshold", "0.5", "--pruning-by", "number"], ["--pruning-step", "1e-9"],
+                  ["--pruning-max", "3"]):
         assert wrong[0] in refused(main, *flags, *wrong)
     assert not (tmp_path / "p").exists()
