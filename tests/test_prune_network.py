@@ -152,7 +152,8 @@ def test_a_given_threshold_and_no_trigger(masked, small_run, tmp_path):
     torch.save(weights, tmp_path / "stranger.th")
     (tmp_path / "mask_values.txt").write_bytes((masked / "mask_values.txt").read_bytes())  # without what made them
     main(["--mask-file", str(tmp_path / "mask_values.txt"), "--val-frac", "0.05", "--checkpoint",
-          str(tmp_path / "stranger.th"), "--dataset", "digits", "--threshold", "0.5", "--output-dir", str(tmp_path / "p")])
+          str(tmp_path / "stranger.th"), "--dataset", "digits", "--threshold", "0.5",
+          "--output-dir", str(tmp_path / "p")])
     results = json.loads((tmp_path / "p/results.json").read_text())
     assert results["asr"] is None and results["method"]["chosen"]["threshold"] == 0.5
     assert results["method"]["oracle"] is None
