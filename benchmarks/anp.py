@@ -22,7 +22,7 @@ from data.batches import Batches
 from data.datasets import ImageSet
 from engine import flags, machine
 from engine.command import command
-from engine.training import evaluation_batches, score
+from engine.training import UNKNOWN, TestScore, evaluation_batches, score
 from generate_mask import make_masks_trainable, mask_train
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
@@ -128,7 +128,8 @@ def compare_sweeps(args, device):
     batches = evaluation_batches(images, device)
     compare("20 thresholds with their tests", max(1, args.rounds // 2), device,
             lambda: plain_sweep(plain, ordered, thresholds, lambda: plain_test(plain, loader, device)),
-            lambda: evaluate_by_threshold(ours, neurons, thresholds, lambda model: (score(model, batches), None)))
+            lambda: evaluate_by_threshold(ours, neurons, thresholds,
+                                          lambda model: (TestScore(score(model, batches), UNKNOWN), UNKNOWN)))
 
 
 @command
