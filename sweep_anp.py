@@ -7,15 +7,13 @@ Finished cells are not run again, so a stopped sweep is gone on with by the same
 the end and leaves the others going. Writes sweep.csv (a line for each alpha, seed and threshold), alpha.png (ASR and
 ACC against alpha at the threshold chosen on held-out images) and threshold.png (against the threshold, for each alpha).
 """
-import csv
-import io
 import json
 import logging
 import subprocess
 import sys
 from pathlib import Path
 
-from data.files import UserError, whole_file
+from data.files import UserError, write_table
 from engine import flags
 from engine.checkpoint import load_model
 from engine.command import command
@@ -68,16 +66,6 @@ def read_cell(folder, alpha, seed):
              **{name: row[name] and row[name]["value"] for name in ("acc", "asr", "robust_acc", "held_out_acc")},
              "chosen": int(row["threshold"] == chosen["threshold"] and row["pruned"] == chosen["pruned"])}
             for row in method["sweep"]]
-
-
-def write_table(path, rows):
-    """Write rows as CSV, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    with whole_file(path) as file:
-        file.write(text.getvalue().encode())
 
 
 def draw(folder, rows):
@@ -138,7 +126,7 @@ def main(argv=None):
                 failed.append(f"alpha {alpha:g}, seed {seed}: {error}")
                 continue
             rows += read_cell(cell, alpha, seed)
-            write_table(folder / "sweep.csv", rows)
+            write_table(folder / "sweep.csv", COLUMNS, rows)
     if rows:
         draw(folder, rows)
         print(f"{len(rows)} rows in {folder / 'sweep.csv'}; alpha.png and threshold.png beside it")

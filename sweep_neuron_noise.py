@@ -7,15 +7,13 @@ epsilon the noise that raises the loss most is found on 1 % of the training imag
 counted on the test images. Writes into output/badnets/neuron-noise/: neuron_noise.csv, neuron_noise.png, output.log,
 config.json and results.json.
 """
-import csv
-import io
 import logging
 
 import torch
 import torch.nn.functional as F
 
 from data.batches import Batches
-from data.files import whole_file
+from data.files import write_table
 from engine import flags
 from engine.checkpoint import load_model
 from engine.command import command
@@ -101,12 +99,7 @@ def main(argv=None):
                     log.info("%(model)s, epsilon %(epsilon).2f, seed %(seed)d: error rate %(error_rate).4f, target is "
                              "%(target_share)s of all guesses and %(target_share_of_errors)s of the errors", row)
                     rows.append(row)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-        with whole_file(run.folder / "neuron_noise.csv") as file:
-            file.write(text.getvalue().encode())
+        write_table(run.folder / "neuron_noise.csv", COLUMNS, rows)
         shown = (("error_rate", "error rate"), ("target_share", "predicted as the target"))[:2 if trigger else 1]
         panels = [{f"{name}: {words}": [(row["epsilon"], row[key]) for row in rows if row["model"] == name]
                    for name in models} for key, words in shown]

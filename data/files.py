@@ -1,5 +1,7 @@
 """Files that are whole or not there, and the error that a user can mend."""
+import csv
 import hashlib
+import io
 import json
 import os
 from contextlib import contextmanager, suppress
@@ -38,6 +40,16 @@ def write_json(path, value):
     """Write `value` as indented JSON, whole or not at all. Raises ValueError for NaN, which JSON has not."""
     with whole_file(path) as file:
         file.write((json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_table(path, columns, rows):
+    """Write dicts as CSV with a header, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def hash_file(path):

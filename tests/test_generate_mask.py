@@ -163,9 +163,8 @@ def test_how_often_it_prints_changes_no_mask_and_the_settings_do(small_run, mask
     assert masks["alpha"] != masks["often"] != masks["wide"]
 
 
-def test_a_stopped_run_ends_with_the_same_masks(small_run, masked, tmp_path, monkeypatch):
-    flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--nb-iter",
-             "5", "--print-every", "2", "--batch-size", "32", "--output-dir", str(tmp_path / "anp")]
+def stop_after_the_first_line(monkeypatch, flags):
+    """Run main(flags) until iteration 4, where Ctrl-C ends it."""
     def stop(run, row, *_):
         if row == 4:
             raise KeyboardInterrupt
@@ -173,6 +172,12 @@ def test_a_stopped_run_ends_with_the_same_masks(small_run, masked, tmp_path, mon
         patch.setattr("engine.run.Run.log", stop)
         with pytest.raises(SystemExit):
             main(flags)
+
+
+def test_a_stopped_run_ends_with_the_same_masks(small_run, masked, tmp_path, monkeypatch):
+    flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--nb-iter",
+             "5", "--print-every", "2", "--batch-size", "32", "--output-dir", str(tmp_path / "anp")]
+    stop_after_the_first_line(monkeypatch, flags)
     main([*flags, "--resume"])
     assert read_data(tmp_path / "anp/mask_values.txt") == read_data(masked / "mask_values.txt")
 
@@ -182,13 +187,7 @@ def test_resume_on_other_weights_is_refused(small_run, tmp_path, monkeypatch, re
     model.write_bytes((small_run / "model_last.th").read_bytes())
     flags = ["--checkpoint", str(model), "--dataset", "digits", "--val-frac", "0.05", "--nb-iter", "4", "--print-every",
              "2", "--output-dir", str(tmp_path / "anp")]
-    def stop(run, row, *_):
-        if row == 4:
-            raise KeyboardInterrupt
-    with monkeypatch.context() as patch:
-        patch.setattr("engine.run.Run.log", stop)
-        with pytest.raises(SystemExit):
-            main(flags)
+    stop_after_the_first_line(monkeypatch, flags)
     model.write_bytes((small_run / "model_init.th").read_bytes())
     assert "--resume needs the images" in refused(main, *flags, "--resume")
 
