@@ -22,12 +22,14 @@ class NoisyBatchNorm2d(nn.BatchNorm2d):
         self.neuron_noise_bias = nn.Parameter(torch.zeros(num_features))
         self.is_perturbed = False
 
-    def forward(self, x):
+    def scale_and_shift(self):
+        """The scale and shift (C,) that count now: with the noise inside `perturbed`, without it elsewhere."""
         if self.is_perturbed:
-            scale = self.weight * (self.neuron_mask + self.neuron_noise)
-            shift = self.bias * (1 + self.neuron_noise_bias)
-        else:
-            scale, shift = self.weight * self.neuron_mask, self.bias
+            return self.weight * (self.neuron_mask + self.neuron_noise), self.bias * (1 + self.neuron_noise_bias)
+        return self.weight * self.neuron_mask, self.bias
+
+    def forward(self, x):
+        scale, shift = self.scale_and_shift()
         if self.training:
             self.num_batches_tracked += 1
         return F.batch_norm(x, self.running_mean, self.running_var, scale, shift, self.training, self.momentum,
