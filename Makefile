@@ -15,7 +15,8 @@ help:
 demo: $(VENV)/ready
 	$(PY) train_backdoor.py --dataset digits --width 16 --batch-size 32 --epochs 20 --milestones 15 18 \
 		--crop-padding 0 --no-flip --poison-rate 0.2 --output-dir output/demo --overwrite
-	$(PY) -m engine.summary output/demo
+	$(PY) detect_strip.py --checkpoint output/demo/model_last.th --dataset digits --overlays 50 --overwrite
+	$(PY) -m engine.summary output/demo output/demo/strip
 
 test: $(VENV)/ready lint
 	$(PY) -m pytest -m "not long"
@@ -30,6 +31,7 @@ benchmark: $(VENV)/ready
 	$(PY) benchmarks/training.py --width 16
 	$(PY) benchmarks/training.py --width 64
 	$(PY) benchmarks/anp.py --width 16
+	$(PY) benchmarks/strip.py --width 16
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -9,7 +9,6 @@ images. Random images and masks: neither changes the work. Reads and writes noth
 """
 import sys
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, RandomSampler
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import PlainImages, seconds
+from benchmarks.plain import PlainImages, compare, random_images
 from data.batches import Batches
-from data.datasets import ImageSet
 from engine import flags, machine
 from engine.command import command
 from engine.training import UNKNOWN, TestScore, evaluation_batches, score
@@ -29,11 +27,6 @@ from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
 from prune_network import evaluate_by_threshold, norm_layers
 
 EPSILON, ALPHA = 0.4, 0.2
-
-
-def random_images(count, seed=0):
-    rng = np.random.default_rng(seed)
-    return ImageSet(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count))
 
 
 def plain_mask_iterations(model, mask_opt, noise_opt, loader, device):
@@ -77,13 +70,6 @@ def plain_test(model, loader, device):
     model.eval()
     for images, labels in loader:
         F.cross_entropy(model(images.to(device)), labels.to(device)).item()
-
-
-def compare(name, rounds, device, plain, ours):
-    """Print the medians of `plain` and `ours`, run in turn, and their ratio."""
-    times = [(seconds(device, plain), seconds(device, ours)) for _ in range(rounds + 1)][1:]
-    a, b = (median(column) for column in zip(*times, strict=True))
-    print(f"{name:34}{a:10.3f} s plain {b:10.3f} s here {a / b:8.2f}x")
 
 
 def parse_args(argv=None):

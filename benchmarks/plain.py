@@ -1,10 +1,14 @@
 """What the benchmarks compare against and measure with: the image pipeline that users write, and a clock."""
 import time
+from statistics import median
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import transforms
+
+from data.datasets import ImageSet
 
 AUGMENT = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
 
@@ -38,3 +42,15 @@ def seconds(device, work):
     start = clock(device)
     work()
     return clock(device) - start
+
+
+def compare(name, rounds, device, plain, ours):
+    """Print the medians of `plain` and `ours`, run in turn, and their ratio."""
+    times = [(seconds(device, plain), seconds(device, ours)) for _ in range(rounds + 1)][1:]
+    a, b = (median(column) for column in zip(*times, strict=True))
+    print(f"{name:34}{a:10.3f} s plain {b:10.3f} s here {a / b:8.2f}x")
+
+
+def random_images(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return ImageSet(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count))

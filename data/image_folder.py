@@ -72,6 +72,17 @@ def list_files(folder, classes):
     return rows
 
 
+def find_images(path):
+    """The PNG and JPEG files in a folder and beneath it, in sorted order, or the one file `path`. UserError if none."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    found = sorted(entry for entry in path.rglob("*") if entry.name.lower().endswith(EXTENSIONS) and entry.is_file())
+    if not found:
+        raise UserError(f"{path}: expected an image, or a folder with PNG or JPEG files in it, found none")
+    return found
+
+
 def fingerprint(files, classes):
     """A hash over every file's path, label, size and time: it changes when the folder does."""
     digest = hashlib.sha256(repr((CACHE_VERSION, classes)).encode())

@@ -2,7 +2,9 @@
 import warnings
 from itertools import cycle, pairwise
 
+import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import norm
 
 from data.files import whole_file
 
@@ -81,4 +83,40 @@ def spread_curves(path, panels, x_name, title):
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.25)
         axis.legend(fontsize=7)
+    write_figure(path, figure)
+
+
+def entropy_histogram(path, clean, triggered, mean, sd, boundaries):
+    """Entropies in bits of clean and triggered images, the normal (mean, sd) fitted to clean ones, and boundaries."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    top = max(np.max(clean), np.max(triggered, initial=0), 1e-3)
+    bins = np.linspace(0, 1.02 * top, 61)
+    for values, label, color in ((clean, "clean", "tab:blue"), (triggered, "triggered", "tab:red")):
+        if len(values):
+            axis.hist(values, bins, weights=np.full(len(values), 100 / len(values)), alpha=0.55, label=label,
+                      color=color)
+    places = np.linspace(0, bins[-1], 400)
+    axis.plot(places, 100 * (bins[1] - bins[0]) * norm.pdf(places, mean, sd or 1e-9), color="tab:blue", linewidth=1,
+              label="normal fitted to clean")
+    for (name, value), style in zip(boundaries.items(), ("--", "-"), strict=True):
+        axis.axvline(value, color="0.25", linestyle=style, linewidth=1, label=f"{name} boundary {value:.3f}")
+    axis.set(xlabel="entropy in bits, mean over overlays", ylabel="% of the images")
+    axis.legend(fontsize=8)
+    write_figure(path, figure)
+
+
+def frr_curves(path, rows):
+    """What the FRR asked for really gives; rows as detect_strip.sweep_frr makes them."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for name, marker in (("empirical", "o"), ("normal", "s")):
+        own = [row for row in rows if row["boundary"] == name]
+        for key, style in (("far", "-"), ("frr", ":")):
+            if own[0][key] is not None:
+                axis.plot([100 * row["frr_asked"] for row in own], [100 * row[key] for row in own], f"{marker}{style}",
+                          markersize=3.5, label=f"{key.upper()}, {name} boundary")
+    axis.set(xlabel="FRR asked for, %", ylabel="%", xscale="log", ylim=(-2, 102))
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
     write_figure(path, figure)

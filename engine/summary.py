@@ -6,7 +6,7 @@ from data.files import UserError
 from engine import flags
 from engine.command import command
 
-SHARES = (("ACC", "acc"), ("ASR", "asr"), ("robust ACC", "robust_acc"))
+SHARES = (("ACC", "acc"), ("ASR", "asr"), ("robust ACC", "robust_acc"), ("FRR", "frr"), ("FAR", "far"))
 EXPLAINED = {
     "output.log": "the arguments, then one line an epoch",
     "metrics.jsonl": "the same figures as JSON, one line an epoch",
@@ -17,6 +17,17 @@ EXPLAINED = {
     "trigger_info.th": "the trigger, for the defences",
     "poisoned_examples.png": "originals and their poisoned versions",
     "curves.png": "ACC and ASR over epochs",
+    "mask_values.txt": "a mask for each neuron",
+    "pruning_by_threshold.txt": "ACC and ASR at each threshold",
+    "pruning_by_threshold.png": "the same as curves",
+    "pruning_by_number.txt": "ACC and ASR for each number of neurons pruned",
+    "pruning_by_number.png": "the same as curves",
+    "strip.json": "the calibration, which --images screens by",
+    "overlays.npy": "the clean images that are laid over others",
+    "verdicts.csv": "entropy and verdict of every inspected image",
+    "frr_sweep.csv": "FAR for other FRRs",
+    "frr_sweep.png": "the same as curves",
+    "entropy.png": "entropies of clean and triggered images",
     "resume.th": "what --resume goes on from",
 }
 
@@ -38,7 +49,7 @@ def summary(folder):
     results = read_results(folder)
     lines = [f"{folder}: {results['script']} on {results['where']}"]
     for name, key in SHARES:
-        share = results.get(key)
+        share = results.get(key) or results.get("method", {}).get(key)
         if share:
             low, high = share["interval"]
             lines.append(f"  {name:<11}{100 * share['value']:6.2f} %   [{100 * low:.2f}, {100 * high:.2f}]   "

@@ -78,9 +78,14 @@ class TestImages:
         return cls(evaluation_batches(clean, device), triggered and evaluation_batches(triggered, device))
 
 
+def evaluation_batch(device):
+    """The number of images at a time that `device` predicts fastest."""
+    return EVALUATION_BATCH.get(torch.device(device).type, 128)
+
+
 def evaluation_batches(image_set, device):
-    """All of an ImageSet in order, in batches of the size that `device` scores fastest."""
-    return Batches(image_set, EVALUATION_BATCH.get(torch.device(device).type, 128), device)
+    """All of an ImageSet in order, in batches of the size that `device` predicts fastest."""
+    return Batches(image_set, evaluation_batch(device), device)
 
 
 @contextmanager
@@ -136,9 +141,14 @@ def predict(model, batches):
     model.eval()
     quick = folded(model)
     logits = torch.cat([quick(images) for images, _ in progress(batches, "test")])
-    if torch.isnan(logits).any():
+    return check_outputs(logits)
+
+
+def check_outputs(values):
+    """The model's outputs, or what was made of them; UserError if any is NaN."""
+    if torch.isnan(values).any():
         raise UserError("the model's outputs are no numbers (nan), so nothing can be counted")
-    return logits
+    return values
 
 
 def score(model, batches):

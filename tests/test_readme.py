@@ -12,10 +12,11 @@ SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
            "generate_clb_attack": ["--iterations", "1"],
            "generate_mask": ["--val-frac", "0.05", "--nb-iter", "1"], "prune_network": [],
            "sweep_anp": ["--val-frac", "0.05", "--nb-iter", "1", "--alphas", "1", "--seeds", "1"],
+           "detect_strip": ["--overlays", "2"],
            "sweep_neuron_noise": ["--val-frac", "0.05", "--epsilons", "0.1", "--seeds", "1", "--steps", "1"]}
 BADNETS = "python train_backdoor.py --poison-type badnets"
 BENIGN = "python train_backdoor.py --poison-type benign"
-FIRST = {"generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp": [BADNETS],
+FIRST = {"detect_strip": [BADNETS], "generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp": [BADNETS],
          "prune_network": [BADNETS, "python generate_mask.py"], "sweep_neuron_noise": [BADNETS, BENIGN]}
 
 
@@ -34,7 +35,17 @@ def run(command):
     smaller = SMALLER.get(name, [])
     if name in SMALLER and "digits" not in flags:
         smaller = [*smaller, "--data-dir", "data/cifar10-jpeg"]
+    if "--images" in flags:
+        return screen(name, flags)
     importlib.import_module(name).main([*flags, *smaller])
+
+
+def screen(name, flags):
+    """A command that screens a folder of the reader's own, here the small one; its exit status is its verdict."""
+    flags[flags.index("--images") + 1] = "data/cifar10-jpeg/test/ant"
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(name).main(flags)
+    assert stopped.value.code in (0, 1)
 
 
 @pytest.fixture

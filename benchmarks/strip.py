@@ -1,0 +1,65 @@
+"""Speed of STRIP here against its straightforward form, alternating in one run.
+
+    python benchmarks/strip.py --width 16
+
+Straightforward: for one image after the other its overlays are drawn and added in NumPy, made a float batch, put
+through the network in NCHW, and the softmax's entropy is taken in NumPy. Random images: they do not change the work.
+Also prints the peak memory of the process. Reads and writes nothing.
+"""
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.plain import compare, random_images
+from detect_strip import Strip
+from engine import flags, machine
+from engine.command import command
+from models import build_model
+
+
+@torch.no_grad()
+def plain_entropies(model, images, pool, overlays, device, rng):
+    """STRIP as it is usually written."""
+    model.eval()
+    entropies = []
+    for image in images:
+        over = pool[rng.choice(len(pool), overlays, replace=False)]
+        mixed = np.clip(image.astype(np.int32) + over, 0, 255).astype(np.float32) / 255
+        batch = torch.from_numpy(mixed.transpose(0, 3, 1, 2).copy()).to(device)
+        p = torch.softmax(model(batch), 1).cpu().numpy()
+        entropies.append(-np.sum(p * np.log2(p + 1e-12)) / overlays)
+    return np.array(entropies)
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_model_flags(parser)
+    parser.add_argument("--images", type=flags.integer(1), default=50, help="images in a round")
+    parser.add_argument("--overlays", type=flags.integer(1), default=100, help="overlays of each")
+    parser.add_argument("--rounds", type=flags.integer(1), default=5, help="alternations after one to warm up")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    device = machine.find_device(args.device)
+    print(f"ResNet-18 width {args.width}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "
+          f"{torch.__version__}; medians of alternating rounds")
+    pool, images = random_images(1000).data, random_images(args.images, seed=1).data
+    plain = build_model(args.arch, args.width, 10).to(device, memory_format=torch.contiguous_format)
+    ours = build_model(args.arch, args.width, 10).to(device)
+    ours.load_state_dict(plain.state_dict())
+    strip, rng = Strip(ours, pool, args.overlays, "sum-clip", 0, device), np.random.default_rng(0)
+    compare(f"{args.images} images, {args.overlays} overlays each", args.rounds, device,
+            lambda: plain_entropies(plain, images, pool, args.overlays, device, rng),
+            lambda: strip.entropies(images))
+    print(f"peak memory {machine.peak_memory_mb():.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
