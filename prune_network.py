@@ -21,11 +21,12 @@ from engine.command import command
 from engine.figures import pruning_curve
 from engine.progress import progress
 from engine.run import Run
-from engine.suspect import load_suspect, split_defender
+from engine.suspect import last_within, load_suspect, split_defender
 from engine.training import Score, TestScore, evaluate, evaluation_batches, score
 
 HOMEWORK_HEADER = "No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 HOMEWORK_ROW = "{:.2f} \t {} \t {} \t {} \t {:.4f} \t {:.4f} \t {:.4f} \t {:.4f}"
+AXES = {"threshold": ("threshold", "threshold on the mask"), "number": ("pruned", "neurons pruned")}
 log = logging.getLogger("backdoor")
 
 
@@ -149,8 +150,7 @@ def log_row(row):
 
 def choose(rows, max_drop):
     """The last row that loses at most `max_drop` of held-out accuracy against the first: the defender's choice."""
-    floor = rows[0].held_out.accuracy.value - max_drop
-    return [row for row in rows if row.held_out.accuracy.value >= floor - 1e-9][-1]
+    return rows[last_within([row.held_out.accuracy.value for row in rows], max_drop)]
 
 
 def oracle(rows, max_drop):
@@ -285,7 +285,7 @@ def main(argv=None):
                     chosen.count)
         save_model(run.folder / "model_last.th", original, vars(args), as_dict(chosen), suspect.classes)
         pruning_curve(run.folder / f"{table}.png", [as_dict(row) for row in rows], as_dict(chosen),
-                      "threshold" if args.pruning_by == "threshold" else "pruned")
+                      *AXES[args.pruning_by])
         run.finish(**chosen.test.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
                    seed=args.seed, method={"name": "ANP", "max_drop": args.max_drop, "chosen": as_dict(chosen),
                                            "before": as_dict(rows[0]), "oracle": best and as_dict(best),

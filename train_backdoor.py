@@ -65,7 +65,7 @@ def parse_args(argv=None):
     flags.add_poison_flags(parser)
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
-    flags.add_training_flags(parser)
+    flags.add_compile_flag(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/<attack>", resumable=True)
     args = parser.parse_args(argv)

@@ -52,18 +52,22 @@ def training_curves(path, metrics, title):
     write_figure(path, figure)
 
 
-def pruning_curve(path, rows, chosen, axis_name):
-    """ACC, ASR and held-out accuracy over a pruning sweep; rows and chosen as prune_network.as_dict gives them."""
+def pruning_curve(path, rows, chosen, axis_name, label):
+    """ACC, ASR and held-out accuracy over a pruning sweep; rows and chosen are dicts as results.json has them.
+
+    axis_name: the entry of a row that the sweep goes over. label: that in words.
+    """
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
     swept = [row for row in rows if row[axis_name] is not None]
-    for key, label, style in (("acc", "ACC", "o-"), ("asr", "ASR", "s-"), ("held_out_acc", "held-out ACC", "--")):
+    dot = 3.5 if len(swept) < 50 else 0
+    for key, name, style in (("acc", "ACC", "o-"), ("asr", "ASR", "s-"), ("held_out_acc", "held-out ACC", "--")):
         if swept[0][key]:
             axis.plot([row[axis_name] for row in swept], [100 * row[key]["value"] for row in swept], style,
-                      markersize=3.5, label=label)
+                      markersize=dot, label=name)
     if chosen[axis_name] is not None:
         axis.axvline(chosen[axis_name], color="0.5", linewidth=1, zorder=0, label="kept")
-    axis.set(xlabel="neurons pruned" if axis_name == "pruned" else "threshold on the mask", ylabel="%", ylim=(-2, 102))
+    axis.set(xlabel=label, ylabel="%", ylim=(-2, 102))
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
     write_figure(path, figure)

@@ -101,25 +101,41 @@ def add_augmentation_flags(parser):
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror by a coin")
 
 
-def add_training_flags(parser, epochs=50):
+def add_sgd_flags(parser, epochs, lr):
+    """How long and how fast; returns the group."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=integer(1), default=epochs, help="passes over the training images")
     group.add_argument("--batch-size", type=integer(1), default=128, help="images a step")
-    group.add_argument("--lr", type=positive, default=0.1, help="learning rate of SGD")
+    group.add_argument("--lr", type=positive, default=lr, help="learning rate of SGD")
     group.add_argument("--momentum", type=fraction, default=0.9, help="of SGD")
     group.add_argument("--weight-decay", type=not_negative, default=5e-4, help="of SGD, on every parameter")
+    group.add_argument("--amp", action=argparse.BooleanOptionalAction,
+                       help="bfloat16 arithmetic (default: on a CUDA device only)")
+    return group
+
+
+def add_training_flags(parser, epochs=50):
+    """Training from scratch, with steps of the learning rate; returns the group."""
+    group = add_sgd_flags(parser, epochs, 0.1)
     group.add_argument("--milestones", type=integer(1), nargs="*", metavar="EPOCH",
                        help="epochs after which the learning rate falls to a tenth "
                             "(default: 60 %% and 80 %% of the epochs, 30 and 40 of 50)")
-    group.add_argument("--amp", action=argparse.BooleanOptionalAction,
-                       help="bfloat16 arithmetic (default: on a CUDA device only)")
+    return group
+
+
+def add_compile_flag(group):
     group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")
+
+
+def usual_milestones(epochs):
+    """The homework's 30 and 40 of 50, in proportion."""
+    return sorted({int(share * epochs) for share in (0.6, 0.8)} - {0, epochs})
 
 
 def check_milestones(parser, args):
     """Fill in the default milestones and refuse those that could never take effect."""
     if args.milestones is None:
-        args.milestones = sorted({int(share * args.epochs) for share in (0.6, 0.8)} - {0, args.epochs})
+        args.milestones = usual_milestones(args.epochs)
     if sorted(set(args.milestones)) != args.milestones:
         parser.error(f"--milestones: expected rising epochs, got {' '.join(map(str, args.milestones))}")
     if args.milestones and args.milestones[-1] >= args.epochs:

@@ -196,13 +196,17 @@ class Run:
 
         unit: what the log's first column counts. state: whatever changes from epoch to epoch and has state_dict and
         load_state_dict (model, optimizer, scheduler). With the generator's state that is all, so a resumed run ends
-        with the same bits.
+        with the same bits. A run of two stages calls it twice, the second time with the sum of both as `count`; what a
+        stop in the second left is kept for the second.
         """
+        if self.saved and self.saved["epoch"] > count:
+            return
         if self.saved:
             for name, thing in state.items():
                 thing.load_state_dict(self.saved["state"][name])
             self.generator.set_state(self.saved["generator"])
             self.epoch, self.rows, self.seconds = (self.saved[key] for key in ("epoch", "rows", "seconds"))
+            self.saved = None
             log.info("resumed after epoch %d", self.epoch)
         else:
             log.info(HEADER.replace("Epoch", unit))

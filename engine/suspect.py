@@ -58,3 +58,8 @@ def split_defender(defender, val_frac):
         raise UserError(f"--val-frac {val_frac}: expected a share that leaves the defender's {len(defender)} images in "
                         "two parts, so below 0.1")
     return defender.subset(slice(count)), defender.subset(slice(count, None))
+
+
+def last_within(accuracies, max_drop):
+    """The defender's choice in a sweep: the last place that loses at most `max_drop` against the first."""
+    return max(i for i, accuracy in enumerate(accuracies) if accuracy >= accuracies[0] - max_drop - 1e-9)

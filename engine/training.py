@@ -153,7 +153,11 @@ def check_outputs(values):
 
 def score(model, batches):
     """The Score of a model on the image set of `batches`."""
-    logits = predict(model, batches)
+    return score_logits(predict(model, batches), batches)
+
+
+def score_logits(logits, batches):
+    """The Score of logits (N, num_classes) that were found for the images of `batches`."""
     guesses, n = logits.argmax(1), batches.num_images
     return Score(float(F.cross_entropy(logits, batches.labels)), Share(int((guesses == batches.labels).sum()), n),
                  Share(int((guesses == batches.originals).sum()), n))

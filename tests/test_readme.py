@@ -12,11 +12,13 @@ SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
            "generate_clb_attack": ["--iterations", "1"],
            "generate_mask": ["--val-frac", "0.05", "--nb-iter", "1"], "prune_network": [],
            "sweep_anp": ["--val-frac", "0.05", "--nb-iter", "1", "--alphas", "1", "--seeds", "1"],
+           "train_pruning_aware": ["--width", "2", "--epochs", "1", "--milestones"],
+           "fine_prune": ["--epochs", "1"],
            "detect_strip": ["--overlays", "2"],
            "sweep_neuron_noise": ["--val-frac", "0.05", "--epsilons", "0.1", "--seeds", "1", "--steps", "1"]}
 BADNETS = "python train_backdoor.py --poison-type badnets"
 BENIGN = "python train_backdoor.py --poison-type benign"
-FIRST = {"detect_strip": [BADNETS], "generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp": [BADNETS],
+FIRST = {"detect_strip": [BADNETS], "fine_prune": [BADNETS], "generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp": [BADNETS],
          "prune_network": [BADNETS, "python generate_mask.py"], "sweep_neuron_noise": [BADNETS, BENIGN]}
 
 

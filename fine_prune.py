@@ -1,0 +1,192 @@
+"""Fine-Pruning: prune the channels that clean images leave dormant, then fine-tune what is left.
+
+    python fine_prune.py --checkpoint output/badnets/model_last.th
+
+Fine-Pruning (Liu et al., 2018); --mode prune and --mode fine-tune are its two halves by themselves. Reads a model, the
+defender's clean images (half rank and fine-tune, half choose how much to prune), and the trigger beside the model, if
+there is one, for ASR alone. Writes into output/badnets/fine-prune/: model_last.th (the same network, with zeros where
+it was pruned), pruning_curve.csv and .png, output.log, metrics.jsonl, config.json and results.json.
+"""
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from data.batches import Batches
+from data.files import hash_file, write_table
+from engine import flags
+from engine.checkpoint import save_model
+from engine.command import command
+from engine.figures import pruning_curve
+from engine.progress import progress
+from engine.run import Run
+from engine.suspect import default_folder, last_within, load_suspect, split_defender
+from engine.training import (
+    UNKNOWN,
+    Score,
+    TestScore,
+    evaluate,
+    evaluation_batches,
+    score,
+    score_logits,
+    train_epoch,
+)
+from models.pruning import STAGES, fold_mask, mask_of, output_masked, stage_means
+
+COLUMNS = ("pruned", "channel", "activation", "acc", "asr", "robust_acc", "held_out_acc")
+NAMES = {"prune": "pruning", "fine-tune": "fine-tuning", "fine-prune": "Fine-Pruning"}
+POINTS = 20  # of the curve at a stage that has no linear layer behind it
+log = logging.getLogger("backdoor")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The model with its `count` least active channels pruned; `channel` is the last of them."""
+
+    count: int
+    channel: int | None
+    activation: float | None
+    test: TestScore
+    held_out: Score
+
+    def as_dict(self):
+        """The row as results.json has it."""
+        return {"pruned": self.count, "channel": self.channel, "activation": self.activation, **self.test.figures(),
+                "held_out_acc": self.held_out.accuracy.as_dict()}
+
+
+def last_stage_curve(model, order, sets):
+    """(counts, score of a set at a count) for the last stage: from one pass, then one matrix product for each count.
+
+    sets: the Batches to be scored, None where there are none. The logits are W[:, keep] @ f[keep] + b.
+    """
+    features = [batches and stage_means(model, batches, STAGES[-1]) for batches in sets]
+    weight, bias = model.linear.weight.detach(), model.linear.bias.detach()
+
+    def measure(i, count):
+        mask = mask_of(order, count)
+        return score_logits((features[i] * mask) @ weight.T + bias, sets[i]) if sets[i] else UNKNOWN
+    return range(len(order)), measure
+
+
+def earlier_stage_curve(model, order, sets, stage):
+    """The same for a stage with layers behind it, by whole passes over the images at POINTS counts."""
+    def measure(i, count):
+        with output_masked(model, stage, mask_of(order, count)):
+            return score(model, sets[i]) if sets[i] else UNKNOWN
+    return sorted({round(len(order) * step / POINTS) for step in range(POINTS)}), measure
+
+
+def sweep(model, stage, activations, test, held_out, counts=None):
+    """[Row] for rising numbers of channels pruned, least active first; `counts` in place of the usual ones."""
+    order = activations.argsort(stable=True)
+    sets = (test.clean, test.triggered, held_out)
+    curve = last_stage_curve(model, order, sets) if stage == STAGES[-1] else \
+        earlier_stage_curve(model, order, sets, stage)
+    rows = []
+    for count in progress(list(counts or curve[0]), "prune"):
+        clean, triggered, own = (curve[1](i, count) for i in range(3))
+        last = int(order[count - 1]) if count else None
+        rows.append(Row(count, last, float(activations[last]) if count else None, TestScore(clean, triggered), own))
+    return rows, order
+
+
+def fine_tune(run, model, batches, test, optimizer, epochs, amp):
+    """Train `model` for `epochs`, tested after each; returns the last TestScore."""
+    after = None
+    for epoch in run.epochs(epochs, model=model, optimizer=optimizer):
+        train_score = train_epoch(model, batches, optimizer, amp)
+        after = evaluate(model, test)
+        run.log(epoch, optimizer.param_groups[0]["lr"], train_score, after)
+    return after or evaluate(model, test)  # none yet where the last epoch was done before a stop
+
+
+def describe(title, row):
+    log.info("%s: %d channels pruned, ASR %.4f, ACC %.4f, held-out ACC %.4f", title, row.count,
+             row.test.triggered.accuracy.value, row.test.clean.accuracy.value, row.held_out.accuracy.value)
+
+
+def write_curve(folder, rows, chosen):
+    """pruning_curve.csv and pruning_curve.png."""
+    dicts = [row.as_dict() for row in rows]
+    write_table(folder / "pruning_curve.csv", COLUMNS, [
+        {name: value["value"] if isinstance(value, dict) else value for name, value in row.items()} for row in dicts])
+    pruning_curve(folder / "pruning_curve.png", dicts, chosen.as_dict(), "pruned", "channels pruned")
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    flags.add_data_flags(parser)
+    group = parser.add_argument_group("pruning")
+    group.add_argument("--mode", choices=("prune", "fine-tune", "fine-prune"), default="fine-prune",
+                       help="both halves, or one alone")
+    group.add_argument("--layer", choices=STAGES, default=STAGES[-1], help="stage whose output channels are pruned")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--max-drop", type=flags.fraction,
+                        help="largest loss of held-out accuracy that pruning may cost (default: 0.04)")
+    either.add_argument("--prune-fraction", type=flags.number(0, 0.9999, "a fraction in [0, 1)"),
+                        help="prune this share of the channels in place of as many as --max-drop allows")
+    group.add_argument("--val-frac", type=flags.fraction, default=0.05,
+                       help="share of all training images that rank the channels and fine-tune, out of the defender's "
+                            "tenth; the rest of the tenth choose")
+    flags.add_sgd_flags(parser, 10, 0.01)
+    flags.add_augmentation_flags(parser)
+    flags.add_run_flags(parser, "the mode's name beneath the model's run", resumable=True)
+    args = parser.parse_args(argv)
+    if args.mode == "fine-tune" and (args.max_drop, args.prune_fraction) != (None, None):
+        parser.error("--mode fine-tune: prunes nothing, so --max-drop and --prune-fraction mean nothing")
+    if args.mode != "fine-tune" and args.prune_fraction is None:
+        args.max_drop = 0.04 if args.max_drop is None else args.max_drop
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, args.mode)
+    return args
+
+
+def counts(args, channels):
+    """The numbers of channels to try that the flags fix; None for the whole curve."""
+    if args.mode == "fine-tune":
+        return [0]
+    return None if args.prune_fraction is None else sorted({0, round(args.prune_fraction * channels)})
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    pruned, tuned = args.mode != "fine-tune", args.mode != "prune"
+    curve = ("pruning_curve.csv", "pruning_curve.png") if pruned else ()
+    with Run(args, ("model_last.th", *curve)) as run:
+        suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
+                                               run.device)
+        model, (own, held_out) = suspect.model, split_defender(defender, args.val_frac)
+        choosing = evaluation_batches(held_out, run.device)
+
+        batches = Batches(own, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+        optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
+        amp = run.device.type == "cuda" if args.amp is None else args.amp
+
+        run.begin(f"{hash_file(args.checkpoint)} {own.fingerprint()}")
+        activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)
+        rows, order = sweep(model, args.layer, activations, test, choosing, counts(args, len(activations)))
+        chosen = rows[-1]
+        if args.max_drop is not None:
+            chosen = rows[last_within([row.held_out.accuracy.value for row in rows], args.max_drop)]
+        describe("before", rows[0])
+        if pruned:
+            describe("pruned", chosen)
+            write_curve(run.folder, rows, chosen)
+        mask, after = mask_of(order, chosen.count), chosen.test
+        if tuned:
+            with output_masked(model, args.layer, mask):
+                after = fine_tune(run, model, batches, test, optimizer, args.epochs, amp)
+        fold_mask(model, args.layer, mask)
+        describe("after", Row(chosen.count, None, None, after, score(model, choosing)))
+        save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
+        run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
+                   epochs=args.epochs if tuned else 0, seed=args.seed, method={
+                       "name": NAMES[args.mode], "layer": args.layer, "max_drop": args.max_drop,
+                       "channels": len(order), "images": len(own), "before": rows[0].as_dict(),
+                       "chosen": chosen.as_dict(), "sweep": [row.as_dict() for row in rows]})
+
+
+if __name__ == "__main__":
+    main()
