@@ -18,8 +18,9 @@ SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
            "sweep_neuron_noise": ["--val-frac", "0.05", "--epsilons", "0.1", "--seeds", "1", "--steps", "1"]}
 BADNETS = "python train_backdoor.py --poison-type badnets"
 BENIGN = "python train_backdoor.py --poison-type benign"
-FIRST = {"detect_strip": [BADNETS], "fine_prune": [BADNETS], "generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp": [BADNETS],
-         "prune_network": [BADNETS, "python generate_mask.py"], "sweep_neuron_noise": [BADNETS, BENIGN]}
+FIRST = {"generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp": [BADNETS],
+         "prune_network": [BADNETS, "python generate_mask.py"], "sweep_neuron_noise": [BADNETS, BENIGN],
+         "fine_prune": [BADNETS], "detect_strip": [BADNETS]}
 
 
 def readme_commands(start):

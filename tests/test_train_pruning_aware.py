@@ -49,7 +49,7 @@ def test_putting_back_and_silencing_leaves_the_logits_as_they_were(network, imag
     batches, dormant = Batches(images, 16), torch.arange(16) < 10
     first = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():  # what stage 3 makes of the weights
-        for name, parameter in network.named_parameters():
+        for parameter in network.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     fold_mask(network, "layer4", (~dormant).float())
     pixels = next(iter(Batches(images, 40)))[0]
