@@ -7,7 +7,6 @@ alone) and 1 % of the training images, from the defender's part. Writes into out
 which prune_network.py reads, output.log, metrics.jsonl, config.json and results.json. The course's own settings are
 --nb-iter 1000 --anp-eps 0.1 --anp-steps 2.
 """
-import argparse
 import logging
 import math
 
@@ -94,18 +93,8 @@ def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_suspect_flags(parser)
     flags.add_data_flags(parser)
-    group = parser.add_argument_group("mask")
-    group.add_argument("--val-frac", type=flags.fraction, default=0.01,
-                       help="share of all training images to optimise on, out of the defender's tenth")
-    group.add_argument("--lr", type=flags.positive, default=0.2, help="learning rate of the masks")
-    group.add_argument("--nb-iter", type=flags.integer(1), default=2000, help="mask steps")
-    group.add_argument("--print-every", type=flags.integer(1), default=250, help="steps from one log line to the next")
-    group.add_argument("--batch-size", type=flags.integer(1), default=128, help="images a step, with replacement")
-    group.add_argument("--anp-eps", type=flags.not_negative, default=0.4, help="largest relative noise")
-    group.add_argument("--anp-steps", type=flags.integer(1), default=1, help="steps to the worst noise")
+    group = flags.add_mask_flags(parser)
     group.add_argument("--anp-alpha", type=flags.fraction, default=0.2, help="weight of the loss without noise")
-    group.add_argument("--project", action=argparse.BooleanOptionalAction, default=True,
-                       help="keep the noise within eps; the authors' code does not, and reaches 2 eps")
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "anp/ beneath the model's run", resumable=True)
     args = parser.parse_args(argv)

@@ -21,6 +21,9 @@ from engine.figures import spread_curves
 from engine.suspect import default_folder
 
 ROOT = Path(__file__).resolve().parent
+DATA_SETTINGS = ("dataset", "data_dir")
+MASK_SETTINGS = ("val_frac", "lr", "nb_iter", "print_every", "batch_size", "anp_eps", "anp_steps", "project",
+                 "crop_padding", "flip")
 COLUMNS = ("alpha", "seed", "threshold", "pruned", "acc", "asr", "robust_acc", "held_out_acc", "chosen")
 log = logging.getLogger("backdoor")
 
@@ -58,6 +61,24 @@ def call(script, *arguments):
         raise UserError(lines[-1] if lines else f"{script} ended with status {done.returncode}")
 
 
+def as_flags(values):
+    """The command line that says {name: value}; nothing for None, --name or --no-name for True and False."""
+    words = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            words += [f"--{flag}", value]
+    return words
+
+
+def check_folder(folder):
+    """UserError if a run lies in the folder: a sweep's cells have folders of their own beneath it."""
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder}: holds a run; name another --output-dir for the sweep")
+
+
 def read_cell(folder, alpha, seed):
     """The rows of sweep.csv of one finished cell."""
     method = json.loads((folder / "pruned/results.json").read_text())["method"]
@@ -92,12 +113,11 @@ def parse_args(argv=None):
     group.add_argument("--alphas", type=flags.fraction, nargs="+", default=[0, 0.2, 0.4, 0.6, 0.8, 1],
                        help="values of --anp-alpha")
     group.add_argument("--seeds", type=flags.integer(1), default=3, help="how many seeds, from 0 up")
-    group.add_argument("--nb-iter", type=flags.integer(1), default=2000, help="mask steps of each cell")
-    group.add_argument("--anp-eps", type=flags.not_negative, default=0.4, help="largest relative noise")
-    group.add_argument("--anp-steps", type=flags.integer(1), default=1, help="steps to the worst noise")
-    group.add_argument("--val-frac", type=flags.fraction, default=0.01, help="share of images to optimise on")
     group.add_argument("--max-drop", type=flags.fraction, default=0.02,
                        help="largest loss of held-out accuracy that the choice may cost")
+    flags.add_mask_flags(parser)
+    flags.add_augmentation_flags(parser)
+    group = parser.add_argument_group("run")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--output-dir", help="(default: anp-sweep/ beneath the model's run)")
     args = parser.parse_args(argv)
@@ -110,18 +130,15 @@ def main(argv=None):
     args = parse_args(argv)
     folder, rows, failed = Path(args.output_dir), [], []
     load_model(args.checkpoint)  # a mistake here would fail every cell
-    settings = {name: getattr(args, name) for name in ("dataset", "data_dir", "nb_iter", "anp_eps", "anp_steps",
-                                                       "val_frac")}
-    shared = ["--dataset", args.dataset, "--data-dir", args.data_dir, "--device", args.device]
-    shared += ["--trigger-info", args.trigger_info] if args.trigger_info else []
-    mask_flags = [*shared, "--nb-iter", args.nb_iter, "--anp-eps", args.anp_eps, "--anp-steps", args.anp_steps,
-                  "--val-frac", args.val_frac]
-    prune_flags = [*shared, "--max-drop", args.max_drop]
+    check_folder(folder)
+    data, mask = ({name: getattr(args, name) for name in names} for names in (DATA_SETTINGS, MASK_SETTINGS))
+    shared = as_flags({**data, "device": args.device, "trigger_info": args.trigger_info})
+    mask_flags, prune_flags = [*shared, *as_flags(mask)], [*shared, "--max-drop", args.max_drop]
     for alpha in args.alphas:
         for seed in range(args.seeds):
             cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
             try:
-                run_cell(cell, args.checkpoint, alpha, seed, settings, args.max_drop, mask_flags, prune_flags)
+                run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask}, args.max_drop, mask_flags, prune_flags)
             except UserError as error:
                 failed.append(f"alpha {alpha:g}, seed {seed}: {error}")
                 continue

@@ -199,3 +199,19 @@ def add_suspect_flags(parser, default=None):
     group.add_argument("--trigger-info", metavar="FILE.th",
                        help="trigger to measure ASR with (default: trigger_info.th beside the checkpoint; without one "
                             "ASR is left out)")
+
+
+def add_mask_flags(parser):
+    """How ANP's masks are optimised; returns the group. --anp-alpha, which a sweep goes over, is not among them."""
+    group = parser.add_argument_group("mask")
+    group.add_argument("--val-frac", type=fraction, default=0.01,
+                       help="share of all training images to optimise on, out of the defender's tenth")
+    group.add_argument("--lr", type=positive, default=0.2, help="learning rate of the masks")
+    group.add_argument("--nb-iter", type=integer(1), default=2000, help="mask steps")
+    group.add_argument("--print-every", type=integer(1), default=250, help="steps from one log line to the next")
+    group.add_argument("--batch-size", type=integer(1), default=128, help="images a step, with replacement")
+    group.add_argument("--anp-eps", type=not_negative, default=0.4, help="largest relative noise")
+    group.add_argument("--anp-steps", type=integer(1), default=1, help="steps to the worst noise")
+    group.add_argument("--project", action=argparse.BooleanOptionalAction, default=True,
+                       help="keep the noise within eps; the authors' code does not, and reaches 2 eps")
+    return group

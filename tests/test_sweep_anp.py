@@ -1,4 +1,5 @@
 import csv
+import json
 
 import pytest
 
@@ -49,3 +50,16 @@ def test_a_cell_that_fails_is_named_and_leaves_the_others(swept, refused):
     error = refused(main, *flags)
     assert "1 of 2 cells failed: alpha 0, seed 0" in error and "mask_values.txt:1: expected the header" in error
     assert {row["alpha"] for row in csv.DictReader((folder / "sweep.csv").open())} == {"1.0"}
+
+
+def test_flags_reach_the_cells(small_run, tmp_path):
+    main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
+          "1", "--seeds", "1", "--nb-iter", "1", "--lr", "0.5", "--batch-size", "16", "--no-project", "--no-flip",
+          "--output-dir", str(tmp_path / "sweep")])
+    used = json.loads((tmp_path / "sweep/alpha-1.0/seed-0/config.json").read_text())["arguments"]
+    assert (used["lr"], used["batch_size"], used["project"], used["flip"]) == (0.5, 16, False, False)
+
+
+def test_a_folder_with_a_run_is_refused(small_run, refused):
+    assert "holds a run" in refused(main, "--checkpoint", small_run / "model_last.th", "--dataset", "digits",
+                                    "--output-dir", small_run)
