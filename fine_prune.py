@@ -19,18 +19,10 @@ from engine.checkpoint import save_model
 from engine.command import command
 from engine.figures import pruning_curve
 from engine.progress import progress
+from engine.repair import fine_tune
 from engine.run import Run
 from engine.suspect import default_folder, last_within, load_suspect, split_defender
-from engine.training import (
-    UNKNOWN,
-    Score,
-    TestScore,
-    evaluate,
-    evaluation_batches,
-    score,
-    score_logits,
-    train_epoch,
-)
+from engine.training import UNKNOWN, Score, TestScore, evaluation_batches, score, score_logits
 from models.pruning import STAGES, fold_mask, mask_of, output_masked, stage_means
 
 COLUMNS = ("pruned", "channel", "activation", "acc", "asr", "robust_acc", "held_out_acc")
@@ -89,16 +81,6 @@ def sweep(model, stage, activations, test, held_out, counts=None):
         last = int(order[count - 1]) if count else None
         rows.append(Row(count, last, float(activations[last]) if count else None, TestScore(clean, triggered), own))
     return rows, order
-
-
-def fine_tune(run, model, batches, test, optimizer, epochs, amp):
-    """Train `model` for `epochs`, tested after each; returns the last TestScore."""
-    after = None
-    for epoch in run.epochs(epochs, model=model, optimizer=optimizer):
-        train_score = train_epoch(model, batches, optimizer, amp)
-        after = evaluate(model, test)
-        run.log(epoch, optimizer.param_groups[0]["lr"], train_score, after)
-    return after or evaluate(model, test)  # none yet where the last epoch was done before a stop
 
 
 def describe(title, row):

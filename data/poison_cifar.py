@@ -9,7 +9,7 @@ from data.files import UserError
 from data.triggers import ATTACKS, PATTERNS, PatternTrigger, build_trigger, trigger_from_info, trigger_to_info
 
 __all__ = ["CIFAR10CLB", "add_predefined_trigger_cifar", "add_trigger_cifar", "generate_trigger", "poison",
-           "poison_training_set", "split_dataset", "stamp_all"]
+           "poison_training_set", "split_dataset", "stamp_all", "stamp_share"]
 
 
 def split_dataset(dataset, val_frac, perm):
@@ -82,6 +82,21 @@ def stamp_all(data_set, trigger, exclude_target=True):
     kept = np.flatnonzero(targets != trigger.target) if exclude_target else np.arange(len(targets))
     victims = _take(data_set, kept)
     return _with(victims, trigger.stamp(victims.data), np.full(len(kept), trigger.target), np.arange(len(kept)))
+
+
+def stamp_share(data_set, triggers, share, seed=0):
+    """An ImageSet with round(share * N) of its images stamped, in equal parts with each of `triggers`, labels kept.
+
+    What unlearning trains on (Wang et al., 2019): a trigger that no longer says anything about the label.
+    """
+    if not triggers:
+        return data_set
+    chosen = np.random.default_rng(seed).permutation(len(data_set.targets))[:round(share * len(data_set.targets))]
+    data, poisoned = data_set.data.copy(), np.zeros(len(data_set.targets), dtype=bool)
+    for trigger, rows in zip(triggers, np.array_split(chosen, len(triggers)), strict=True):
+        data[rows] = trigger.stamp(data[rows])
+    poisoned[chosen] = True
+    return replace(data_set, data=data, poisoned=poisoned)
 
 
 def poison_training_set(train, poison_type, target, rate, alpha=None, trigger_image=None, clb_dir=None,

@@ -124,3 +124,33 @@ def frr_curves(path, rows):
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
     write_figure(path, figure)
+
+
+def norm_bars(path, classes, norms, bound):
+    """L1 norms of reversed masks: a bar for each label's mean over seeds, a dot for each seed.
+
+    norms: (seeds, labels), inf where none was found. bound: (seeds,), the norm below which a seed flags a label.
+    """
+    norms, places = np.where(np.isfinite(norms), norms, np.nan), np.arange(len(classes))
+    figure = Figure(figsize=(max(5, 0.7 * len(classes)), 3.8), layout="constrained")
+    axis = figure.subplots()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a label without a trigger in any seed has no mean
+        axis.bar(places, np.nanmean(norms, axis=0), color="0.75")
+    for own, low in zip(norms, bound, strict=True):
+        axis.plot(places, own, "o", markersize=3.5)
+        axis.axhline(low, color=axis.lines[-1].get_color(), linestyle="--", linewidth=0.8)
+    axis.set(ylabel="L1 norm of the reversed mask", title="dashed: below it a seed flags a label")
+    axis.set_xticks(places, classes, rotation=45, ha="right", fontsize=8, parse_math=False)
+    write_figure(path, figure)
+
+
+def trigger_grid(path, columns):
+    """Masks, patterns and their products under one another; `columns` is [(title, PatternTrigger)]."""
+    rows = {"mask": [], "pattern": [], "mask x pattern": []}
+    for _, trigger in columns:
+        mask = np.broadcast_to(trigger.mask * trigger.alpha, (32, 32, 3))
+        pattern = np.broadcast_to(trigger.pattern, (32, 32, 3))
+        for images, values in zip(rows.values(), (255 * mask, pattern, mask * pattern), strict=True):
+            images.append(np.rint(values).astype(np.uint8))
+    image_grid(path, [(name, np.stack(images)) for name, images in rows.items()], [title for title, _ in columns])

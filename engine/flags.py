@@ -11,8 +11,8 @@ from models import ARCHITECTURES
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line on stderr, with exit status 2."""
 
-    def __init__(self, docstring):
-        super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False)
+    def __init__(self, docstring, **options):
+        super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message.removeprefix('argument ')}\n")

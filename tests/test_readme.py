@@ -14,13 +14,17 @@ SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
            "sweep_anp": ["--val-frac", "0.05", "--nb-iter", "1", "--alphas", "1", "--seeds", "1"],
            "train_pruning_aware": ["--width", "2", "--epochs", "1", "--milestones"],
            "fine_prune": ["--epochs", "1"],
+           "neural_cleanse detect": ["--budget", "1", "--seeds", "1", "--success", "0"],
+           "neural_cleanse unlearn": ["--reversed-trigger", "output/badnets/neural-cleanse/reversed_trigger_0.th"],
            "detect_strip": ["--overlays", "2"],
            "sweep_neuron_noise": ["--val-frac", "0.05", "--epsilons", "0.1", "--seeds", "1", "--steps", "1"]}
 BADNETS = "python train_backdoor.py --poison-type badnets"
 BENIGN = "python train_backdoor.py --poison-type benign"
 FIRST = {"generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp": [BADNETS],
          "prune_network": [BADNETS, "python generate_mask.py"], "sweep_neuron_noise": [BADNETS, BENIGN],
-         "fine_prune": [BADNETS], "detect_strip": [BADNETS]}
+         "neural_cleanse": [BADNETS], "fine_prune": [BADNETS], "detect_strip": [BADNETS]}
+
+HELP = {"neural_cleanse": ["detect"]}
 
 
 def readme_commands(start):
@@ -35,8 +39,9 @@ def run(command):
     name, flags = words[1].removesuffix(".py"), words[2:]
     if words[1] == "-m":
         name, flags = words[2], words[3:]
-    smaller = SMALLER.get(name, [])
-    if name in SMALLER and "digits" not in flags:
+    task = f"{name} {flags[0]}" if flags and not flags[0].startswith("-") else name
+    smaller = SMALLER.get(task, [])
+    if task in SMALLER and "digits" not in flags:
         smaller = [*smaller, "--data-dir", "data/cifar10-jpeg"]
     if "--images" in flags:
         return screen(name, flags)
@@ -55,7 +60,7 @@ def screen(name, flags):
 def checkout(image_folder, tmp_path, monkeypatch):
     """An empty folder to stand in, with the small image folder where the README puts CIFAR-10."""
     (tmp_path / "data").mkdir()
-    image_folder(("ant", "bee"), count=40, name="data/cifar10-jpeg")
+    image_folder(("ant", "bee", "cow"), count=40, name="data/cifar10-jpeg")
     monkeypatch.chdir(tmp_path)
 
 
@@ -77,7 +82,7 @@ def test_every_script_opens_with_a_command_that_runs(checkout, name, capsys):
     for command in [*FIRST.get(name, []), *commands]:
         run(command)
     with pytest.raises(SystemExit) as done:
-        importlib.import_module(name).main(["--help"])
+        importlib.import_module(name).main([*HELP.get(name, []), "--help"])
     assert done.value.code == 0 and "--output-dir" in capsys.readouterr().out
 
 
