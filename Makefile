@@ -32,6 +32,7 @@ benchmark: $(VENV)/ready
 	$(PY) benchmarks/training.py --width 64
 	$(PY) benchmarks/anp.py --width 16
 	$(PY) benchmarks/strip.py --width 16
+	$(PY) benchmarks/neural_cleanse.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

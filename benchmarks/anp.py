@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, RandomSampler
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import PlainImages, compare, random_images
+from benchmarks.plain import PlainImages, compare, heading, random_images
 from data.batches import Batches
 from engine import flags, machine
 from engine.command import command
@@ -122,8 +122,7 @@ def compare_sweeps(args, device):
 def main(argv=None):
     args = parse_args(argv)
     device = machine.find_device(args.device)
-    print(f"ResNet-18 width {args.width}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "
-          f"{torch.__version__}; medians of alternating rounds")
+    print(heading(args.width, device))
     compare_masks(args, device)
     compare_sweeps(args, device)
 

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from data.datasets import ImageSet
+from engine import machine
 
 AUGMENT = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
 
@@ -42,6 +43,12 @@ def seconds(device, work):
     start = clock(device)
     work()
     return clock(device) - start
+
+
+def heading(width, device):
+    """What a benchmark's figures were measured on."""
+    return (f"ResNet-18 width {width}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "
+            f"{torch.__version__}; medians of alternating rounds")
 
 
 def compare(name, rounds, device, plain, ours):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import compare, random_images
+from benchmarks.plain import compare, heading, random_images
 from detect_strip import Strip
 from engine import flags, machine
 from engine.command import command
@@ -48,8 +48,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     device = machine.find_device(args.device)
-    print(f"ResNet-18 width {args.width}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "
-          f"{torch.__version__}; medians of alternating rounds")
+    print(heading(args.width, device))
     pool, images = random_images(1000).data, random_images(args.images, seed=1).data
     plain = build_model(args.arch, args.width, 10).to(device, memory_format=torch.contiguous_format)
     ours = build_model(args.arch, args.width, 10).to(device)
