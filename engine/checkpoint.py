@@ -103,13 +103,19 @@ def load_model(path, device="cpu", classes=None, **options):
     meta = content if "arch" in content and weights is not content else {}
     model = build_model(**_spec(path, meta, weights), **options)
     _fill(path, model, weights)
-    own = tuple(meta.get("classes") or ())
-    if classes is not None and model.spec["num_classes"] != len(classes):
-        raise UserError(f"{path}: has {model.spec['num_classes']} classes, but the data set has {len(classes)}")
-    if classes is not None and own and own != tuple(classes):
-        raise UserError(f"{path}: made for the classes {', '.join(own[:3])}, ..., but the data set has "
+    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), tuple(meta.get("classes") or ()))
+    if classes is not None:
+        check_classes(path, found, classes)
+    return found
+
+
+def check_classes(path, found, classes):
+    """UserError unless the Checkpoint `found` in `path` was made for `classes`; see load_model."""
+    if found.model.spec["num_classes"] != len(classes):
+        raise UserError(f"{path}: has {found.model.spec['num_classes']} classes, but the data set has {len(classes)}")
+    if found.classes and found.classes != tuple(classes):
+        raise UserError(f"{path}: made for the classes {', '.join(found.classes[:3])}, ..., but the data set has "
                         f"{', '.join(classes[:3])}, ...")
-    return Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own)
 
 
 def _find_weights(content):

@@ -5,7 +5,7 @@ from pathlib import Path
 from data.datasets import load_splits
 from data.files import UserError
 from data.poison_cifar import stamp_all
-from engine.checkpoint import load_model, load_trigger
+from engine.checkpoint import check_classes, load_model, load_trigger
 from engine.training import TestImages
 
 log = logging.getLogger("backdoor")
@@ -34,10 +34,10 @@ def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, **options)
 
     `options` go to models.build_model. Raises UserError.
     """
-    load_model(checkpoint)  # a mistake here should not wait for a download
+    found = load_model(checkpoint, device, **options)  # before the data: a mistake should not wait for a download
     trigger = find_trigger(checkpoint, trigger_info)
     _, defender, test = load_splits(dataset, data_dir)
-    found = load_model(checkpoint, device, test.classes, **options)
+    check_classes(checkpoint, found, test.classes)
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
         return found, TestImages.on(device, test), defender
