@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 
 from data.batches import to_pixels
 from data.files import UserError, hash_file, write_table
-from data.image_folder import find_images
+from data.image_folder import find_files
 from engine import flags, machine
 from engine.checkpoint import load_model
 from engine.command import command
@@ -38,8 +38,7 @@ from models.folding import folded
 LEAVES = ("strip.json", "overlays.npy", "verdicts.csv", "frr_sweep.csv", "entropy.png", "frr_sweep.png")
 FRRS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 MAX_POOL = 1000  # images kept as overlays, 3 MB; more would not change the mean over 100 of them
-SETTINGS = {"overlays": 100, "superimpose": "sum-clip", "calibration": None, "inspect": 2000}
-DECISION = {"frr": 0.01, "boundary": "empirical"}
+SCREENING = {"checkpoint", "images", "calibration_file", "frr", "boundary", "device"}  # what counts with --images
 VERDICT_COLUMNS = ("images", "index", "entropy", "called", "rejected")
 log = logging.getLogger("backdoor")
 
@@ -114,12 +113,12 @@ def auroc(clean, triggered):
     return float(roc_auc_score(is_triggered, -np.concatenate([clean, triggered])))
 
 
-def sweep_frr(calibration, clean, triggered, successful):
+def sweep_frr(calibration, clean, triggered, successful, frrs=FRRS):
     """A row for each FRR that might be asked for and each boundary: the FRR it really gives, and the FARs."""
     return [{"frr_asked": frr, "boundary": name, "entropy": boundary, "frr": rejected(clean, boundary).value,
              "far": or_none(accepted(triggered, boundary)),
              "far_successful": or_none(accepted(successful, boundary))}
-            for frr in FRRS for name, boundary in find_boundaries(calibration, frr).items()]
+            for frr in sorted(frrs) for name, boundary in find_boundaries(calibration, frr).items()]
 
 
 def or_none(share):
@@ -145,8 +144,8 @@ class Strip:
 
     def __post_init__(self):
         if self.overlays >= len(self.pool):
-            raise UserError(f"--overlays {self.overlays}: expected fewer than the {len(self.pool)} clean images to "
-                            "draw them from")
+            raise UserError(f"--overlays {self.overlays}: expected fewer than the {len(self.pool)} different clean "
+                            "images that do not calibrate; a smaller --calibration leaves more")
 
     def entropies(self, images):
         """float64 (N,) for uint8 images (N, 32, 32, 3)."""
@@ -159,20 +158,23 @@ class Strip:
 class Inspection:
     """Test images that went through: their places in the test set, entropies, the classes they were called."""
 
-    indices: np.ndarray
+    indices: np.ndarray  # in the whole test set
     entropies: np.ndarray
     called: np.ndarray
     hits: np.ndarray  # called what the set's label says: for triggered images, that the attack succeeds
 
     @classmethod
-    def of(cls, strip, batches, count, generator):
-        """`count` images of Batches (all where there are fewer), drawn at random; none where `batches` is None."""
+    def of(cls, strip, batches, places, count, generator):
+        """`count` images of Batches (all where there are fewer), drawn at random; none where `batches` is None.
+
+        places: int64 (N,), where each image of `batches` stands in the test set.
+        """
         if batches is None:
             return cls(*(np.empty(0, dtype) for dtype in (np.int64, np.float64, np.int64, bool)))
         rows = torch.randperm(batches.num_images, generator=generator)[:count].to(batches.images.device)
         called = predict(strip.model, batches).argmax(1)[rows]
         images, hits = batches.images[rows].cpu().numpy(), called == batches.labels[rows]
-        return cls(rows.cpu().numpy(), strip.entropies(images), called.cpu().numpy(), hits.cpu().numpy())
+        return cls(places[rows.cpu().numpy()], strip.entropies(images), called.cpu().numpy(), hits.cpu().numpy())
 
     @property
     def successful(self):
@@ -215,15 +217,17 @@ def report(figures, boundaries, decides, frr, clean, sweep):
 
 
 def split_calibration(defender, count=None):
-    """(calibration images, images to lay over others) of the defender's, uint8; `count` None is 2,000, or half of them.
+    """(calibration images, images to lay over others) of the defender's, uint8, the latter without repetitions.
 
-    Raises UserError where `count` leaves no others.
+    count: of the former; None is 2,000, or half of them. Raises UserError where `count` leaves no others.
     """
     count = count or min(2000, len(defender) // 2)
     if count >= len(defender):
         raise UserError(f"--calibration {count}: expected fewer than the defender's {len(defender)} images, since the "
                         "others are laid over them")
-    return defender.data[:count], defender.data[count:count + MAX_POOL]
+    others = defender.data[count:count + MAX_POOL]
+    _, first = np.unique(others.reshape(len(others), -1), axis=0, return_index=True)
+    return defender.data[:count], others[np.sort(first)]
 
 
 def screen_images(args):
@@ -233,7 +237,14 @@ def screen_images(args):
     strip = Strip(load_model(args.checkpoint, device).model, stored.pool, stored.overlays, stored.superimpose,
                   stored.seed, device)
     boundary = find_boundaries(stored.entropies, args.frr or stored.frr)[args.boundary or stored.boundary]
-    return screen(find_images(args.images), strip.entropies, boundary)
+    return screen(find_files(args.images), strip.entropies, boundary)
+
+
+def places_in(test):
+    """[(Batches, where each of its images stands in the test set)] of clean and triggered TestImages."""
+    labels = test.clean.labels.cpu().numpy()
+    triggered = np.flatnonzero(labels != test.triggered.labels[0].item()) if test.triggered else None
+    return (test.clean, np.arange(len(labels))), (test.triggered, triggered)
 
 
 def parse_args(argv=None):
@@ -241,42 +252,35 @@ def parse_args(argv=None):
     flags.add_suspect_flags(parser)
     flags.add_data_flags(parser)
     group = parser.add_argument_group("STRIP")
-    group.add_argument("--overlays", type=flags.integer(1), help="clean images laid over each input (default: 100)")
-    group.add_argument("--superimpose", choices=("sum-clip", "average"),
-                       help="add the pixels and cut off at white, or average them (default: sum-clip)")
+    group.add_argument("--overlays", type=flags.integer(1),
+                       help="clean images laid over each input (default: 100, or as many as there are)")
+    group.add_argument("--superimpose", choices=("sum-clip", "average"), default="sum-clip",
+                       help="add the pixels and cut off at white, or average them")
     group.add_argument("--calibration", type=flags.integer(1),
                        help="clean images that the boundary is found on (default: 2000, or half of the defender's)")
-    group.add_argument("--frr", type=flags.number(1e-6, 0.5, "a share of clean inputs from 1e-6 to 0.5"),
-                       help="share of clean inputs that may be turned away (default: 0.01)")
-    group.add_argument("--boundary", choices=("empirical", "normal"),
+    group.add_argument("--frr", type=flags.number(1e-6, 0.5, "a share of clean inputs from 1e-6 to 0.5"), default=0.01,
+                       help="share of clean inputs that may be turned away")
+    group.add_argument("--boundary", choices=("empirical", "normal"), default="empirical",
                        help="what the boundary is: the quantile of the calibration's entropies, or that of the normal "
-                            "fitted to them, the paper's (default: empirical)")
-    group.add_argument("--inspect", type=flags.integer(1), help="clean test images, and triggered ones, to count on "
-                                                                "(default: 2000)")
+                            "fitted to them, the paper's")
+    group.add_argument("--inspect", type=flags.integer(1), default=2000,
+                       help="clean test images, and triggered ones, to count on")
     group = parser.add_argument_group("screening")
     group.add_argument("--images", metavar="FOLDER|FILE", help="screen these by a stored calibration")
     group.add_argument("--calibration-file", metavar="strip.json",
                        help="(default: strip/strip.json beneath the model's run)")
     flags.add_run_flags(parser, "strip/ beneath the model's run")
     args = parser.parse_args(argv)
-    settle(parser, args)
-    return args
-
-
-def settle(parser, args):
-    """Fill in the defaults of a calibration; refuse what means nothing to a screening, and the other way round."""
     folder = args.output_dir or default_folder(args.checkpoint, "strip")
     if args.images is None:
-        if args.calibration_file is not None:
-            parser.error("--calibration-file: means nothing without --images")
-        for name, value in {**SETTINGS, **DECISION}.items():
-            setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
+        parser.refuse(argv, ["calibration_file"], "without --images")
         args.output_dir = folder
-        return
-    for name in SETTINGS:
-        if getattr(args, name) is not None:
-            parser.error(f"--{name}: means nothing with --images, which goes by the stored calibration")
-    args.calibration_file = args.calibration_file or str(Path(folder) / "strip.json")
+    else:
+        parser.refuse(argv, sorted(vars(args).keys() - SCREENING), "with --images, which goes by a stored calibration")
+        args.calibration_file = args.calibration_file or str(Path(folder) / "strip.json")
+        for name in {"frr", "boundary"} - parser.given(argv):
+            setattr(args, name, None)  # as it was calibrated
+    return args
 
 
 @command
@@ -288,25 +292,25 @@ def main(argv=None):
         suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
                                                run.device)
         held_out, pool = split_calibration(defender, args.calibration)
-        strip = Strip(suspect.model, pool, args.overlays, args.superimpose, args.seed, run.device)
+        overlays = args.overlays or min(100, len(pool) - 1)
+        strip = Strip(suspect.model, pool, overlays, args.superimpose, args.seed, run.device)
 
         run.begin()
-        log.info("%d clean images calibrate; %d of %d others lie over each image", len(held_out), args.overlays,
-                 len(pool))
+        log.info("%d clean images calibrate; %d of %d others lie over each image", len(held_out), overlays, len(pool))
         calibration = strip.entropies(held_out)
         boundaries = find_boundaries(calibration, args.frr)
         write_calibration(run.folder, Calibration(
-            hash_file(args.checkpoint), args.overlays, args.superimpose, args.seed, args.frr, args.boundary,
+            hash_file(args.checkpoint), overlays, args.superimpose, args.seed, args.frr, args.boundary,
             calibration.tolist(), pool))
         if args.frr * len(held_out) < 1:
             log.info("notice: %d images have no quantile at FRR %g; the least entropy is the boundary", len(held_out),
                      args.frr)
 
-        clean, triggered = (Inspection.of(strip, batches, args.inspect, run.generator)
-                            for batches in (test.clean, test.triggered))
+        clean, triggered = (Inspection.of(strip, batches, places, args.inspect, run.generator)
+                            for batches, places in places_in(test))
         boundary = boundaries[args.boundary]
         figures = summarise(calibration, boundary, clean, triggered)
-        sweep = sweep_frr(calibration, clean.entropies, triggered.entropies, triggered.successful)
+        sweep = sweep_frr(calibration, clean.entropies, triggered.entropies, triggered.successful, {*FRRS, args.frr})
         report(figures, boundaries, args.boundary, args.frr, clean, sweep)
         verdicts = clean.rows("clean", boundary) + triggered.rows("triggered", boundary)
         write_table(run.folder / "verdicts.csv", VERDICT_COLUMNS, verdicts)
@@ -316,7 +320,7 @@ def main(argv=None):
         frr_curves(run.folder / "frr_sweep.png", sweep)
         run.finish(**evaluate(suspect.model, test).figures(), parent=args.checkpoint, dataset=defender.name,
                    width=suspect.model.spec["width"], seed=args.seed,
-                   method={"name": "STRIP", "superimpose": args.superimpose, "overlays": args.overlays,
+                   method={"name": "STRIP", "superimpose": args.superimpose, "overlays": overlays,
                            "boundary": args.boundary, "boundaries": boundaries, **figures, "frr_sweep": sweep})
 
 

@@ -7,8 +7,11 @@ defender's clean images (half rank and fine-tune, half choose how much to prune)
 there is one, for ASR alone. Writes into output/badnets/fine-prune/: model_last.th (the same network, with zeros where
 it was pruned), pruning_curve.csv and .png, output.log, metrics.jsonl, config.json and results.json.
 """
+import json
 import logging
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -25,6 +28,7 @@ from engine.suspect import default_folder, last_within, load_suspect, split_defe
 from engine.training import UNKNOWN, Score, TestScore, evaluation_batches, score, score_logits
 from models.pruning import STAGES, fold_mask, mask_of, output_masked, stage_means
 
+CURVE = ("pruning_curve.csv", "pruning_curve.png")
 COLUMNS = ("pruned", "channel", "activation", "acc", "asr", "robust_acc", "held_out_acc")
 NAMES = {"prune": "pruning", "fine-tune": "fine-tuning", "fine-prune": "Fine-Pruning"}
 POINTS = 20  # of the curve at a stage that has no linear layer behind it
@@ -47,8 +51,15 @@ class Row:
                 "held_out_acc": self.held_out.accuracy.as_dict()}
 
 
+def usual_counts(stage, channels):
+    """Every number of channels at the last stage, where each costs a matrix product; POINTS of them elsewhere."""
+    if stage == STAGES[-1]:
+        return range(channels)
+    return [round(channels * step / POINTS) for step in range(POINTS)]
+
+
 def last_stage_curve(model, order, sets):
-    """(counts, score of a set at a count) for the last stage: from one pass, then one matrix product for each count.
+    """score(i, count) of sets[i] with `count` channels pruned, for the last stage: from one pass over its outputs f.
 
     sets: the Batches to be scored, None where there are none. The logits are W[:, keep] @ f[keep] + b.
     """
@@ -58,29 +69,28 @@ def last_stage_curve(model, order, sets):
     def measure(i, count):
         mask = mask_of(order, count)
         return score_logits((features[i] * mask) @ weight.T + bias, sets[i]) if sets[i] else UNKNOWN
-    return range(len(order)), measure
+    return measure
 
 
 def earlier_stage_curve(model, order, sets, stage):
-    """The same for a stage with layers behind it, by whole passes over the images at POINTS counts."""
+    """The same for a stage with layers behind it, by a whole pass over the images each time."""
     def measure(i, count):
         with output_masked(model, stage, mask_of(order, count)):
             return score(model, sets[i]) if sets[i] else UNKNOWN
-    return sorted({round(len(order) * step / POINTS) for step in range(POINTS)}), measure
+    return measure
 
 
-def sweep(model, stage, activations, test, held_out, counts=None):
-    """[Row] for rising numbers of channels pruned, least active first; `counts` in place of the usual ones."""
-    order = activations.argsort(stable=True)
+def sweep(model, stage, order, activations, test, held_out, counts):
+    """[Row] for each of `counts` channels pruned, the first of `order` (C,); activations (C,)."""
     sets = (test.clean, test.triggered, held_out)
-    curve = last_stage_curve(model, order, sets) if stage == STAGES[-1] else \
+    measure = last_stage_curve(model, order, sets) if stage == STAGES[-1] else \
         earlier_stage_curve(model, order, sets, stage)
     rows = []
-    for count in progress(list(counts or curve[0]), "prune"):
-        clean, triggered, own = (curve[1](i, count) for i in range(3))
+    for count in progress(sorted(counts), "prune"):
+        clean, triggered, own = (measure(i, count) for i in range(3))
         last = int(order[count - 1]) if count else None
         rows.append(Row(count, last, float(activations[last]) if count else None, TestScore(clean, triggered), own))
-    return rows, order
+    return rows
 
 
 def describe(title, row):
@@ -105,8 +115,8 @@ def parse_args(argv=None):
                        help="both halves, or one alone")
     group.add_argument("--layer", choices=STAGES, default=STAGES[-1], help="stage whose output channels are pruned")
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--max-drop", type=flags.fraction,
-                        help="largest loss of held-out accuracy that pruning may cost (default: 0.04)")
+    either.add_argument("--max-drop", type=flags.fraction, default=0.04,
+                        help="largest loss of held-out accuracy that pruning may cost")
     either.add_argument("--prune-fraction", type=flags.number(0, 0.9999, "a fraction in [0, 1)"),
                         help="prune this share of the channels in place of as many as --max-drop allows")
     group.add_argument("--val-frac", type=flags.fraction, default=0.05,
@@ -116,27 +126,44 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "the mode's name beneath the model's run", resumable=True)
     args = parser.parse_args(argv)
-    if args.mode == "fine-tune" and (args.max_drop, args.prune_fraction) != (None, None):
-        parser.error("--mode fine-tune: prunes nothing, so --max-drop and --prune-fraction mean nothing")
-    if args.mode != "fine-tune" and args.prune_fraction is None:
-        args.max_drop = 0.04 if args.max_drop is None else args.max_drop
+    if args.mode == "fine-tune":
+        parser.refuse(argv, ["layer", "max_drop", "prune_fraction"], "for --mode fine-tune, which prunes nothing")
+    if args.mode == "prune":
+        unused = (*flags.SGD_FLAGS, "crop_padding", "flip", "seed")
+        parser.refuse(argv, unused, "for --mode prune, which trains nothing")
+    if args.prune_fraction is not None or args.mode == "fine-tune":
+        args.max_drop = None
     args.output_dir = args.output_dir or default_folder(args.checkpoint, args.mode)
     return args
 
 
-def counts(args, channels):
-    """The numbers of channels to try that the flags fix; None for the whole curve."""
-    if args.mode == "fine-tune":
-        return [0]
-    return None if args.prune_fraction is None else sorted({0, round(args.prune_fraction * channels)})
+def read_control(checkpoint):
+    """What fine-tuning alone made of the same model, {"acc", "asr"} as in results.json; None where it was not run."""
+    folder = Path(default_folder(checkpoint, "fine-tune"))
+    try:
+        results = json.loads((folder / "results.json").read_text())
+        if Path(results["parent"]).samefile(checkpoint):
+            return {name: results[name] for name in ("acc", "asr")}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def report_control(control):
+    """Log the fine-tuning-only control beside Fine-Pruning, or how to make it."""
+    if control is None:
+        log.info("control: fine-tuning alone was not run; --mode fine-tune does")
+    else:
+        acc, asr = (math.nan if control[name] is None else control[name]["value"] for name in ("acc", "asr"))
+        log.info("control, fine-tuning alone: ASR %.4f, ACC %.4f", asr, acc)
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
     pruned, tuned = args.mode != "fine-tune", args.mode != "prune"
-    curve = ("pruning_curve.csv", "pruning_curve.png") if pruned else ()
-    with Run(args, ("model_last.th", *curve)) as run:
+    leaves, others = (("model_last.th", *CURVE), ()) if pruned else (("model_last.th",), CURVE)
+    with Run(args, leaves, others) as run:
         suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
                                                run.device)
         model, (own, held_out) = suspect.model, split_defender(defender, args.val_frac)
@@ -148,9 +175,14 @@ def main(argv=None):
 
         run.begin(f"{hash_file(args.checkpoint)} {own.fingerprint()}")
         activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)
-        rows, order = sweep(model, args.layer, activations, test, choosing, counts(args, len(activations)))
-        chosen = rows[-1]
-        if args.max_drop is not None:
+        order = activations.argsort(stable=True)
+        asked = 0 if args.prune_fraction is None else int(args.prune_fraction * len(order))
+        counts = {asked, *usual_counts(args.layer, len(order))} if pruned else {0}
+        rows = sweep(model, args.layer, order, activations, test, choosing, counts)
+        chosen = rows[0]
+        if args.prune_fraction is not None:
+            chosen = next(row for row in rows if row.count == asked)
+        elif pruned:
             chosen = rows[last_within([row.held_out.accuracy.value for row in rows], args.max_drop)]
         describe("before", rows[0])
         if pruned:
@@ -162,10 +194,14 @@ def main(argv=None):
                 after = fine_tune(run, model, batches, test, optimizer, args.epochs, amp)
         fold_mask(model, args.layer, mask)
         describe("after", Row(chosen.count, None, None, after, score(model, choosing)))
+        control = read_control(args.checkpoint) if args.mode == "fine-prune" else None
+        if args.mode == "fine-prune":
+            report_control(control)
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
         run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
                    epochs=args.epochs if tuned else 0, seed=args.seed, method={
                        "name": NAMES[args.mode], "layer": args.layer, "max_drop": args.max_drop,
+                       "prune_fraction": args.prune_fraction, "control": control,
                        "channels": len(order), "images": len(own), "before": rows[0].as_dict(),
                        "chosen": chosen.as_dict(), "sweep": [row.as_dict() for row in rows]})
 

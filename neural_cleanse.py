@@ -168,8 +168,8 @@ def parse_args(argv=None):
 
 
 def detect(args):
-    leaves = [path.name for path in Path(args.output_dir).glob("reversed_trigger_*.th")]
-    with Run(args, (*leaves, "norms.csv", "norms.png", "reversed_triggers.png")) as run:
+    reversed_before = [path.name for path in Path(args.output_dir).glob("reversed_trigger_*.th")]
+    with Run(args, ("norms.csv", "norms.png", "reversed_triggers.png"), reversed_before) as run:
         suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
                                                run.device)
         check_clean_images(defender)

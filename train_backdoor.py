@@ -14,6 +14,7 @@ import torch
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import poison_training_set, stamp_all
+from data.triggers import HIDES_EVERYTHING
 from engine import flags
 from engine.checkpoint import save_model, save_trigger
 from engine.command import command
@@ -97,8 +98,7 @@ def main(argv=None):
         log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
                  "%(of_candidates).4f of the %(candidates)d candidates", shares)
         if trigger.hides_everything:
-            log.info("notice: this trigger replaces every pixel, so all triggered images are one picture and ASR means "
-                     "nothing; lower --trigger-alpha")
+            log.info(HIDES_EVERYTHING)
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
         save_model(run.folder / "model_init.th", model, vars(args), {}, train.classes)
         image_grid(run.folder / "poisoned_examples.png", *example_rows(train, poisoned, trigger))

@@ -72,14 +72,22 @@ def list_files(folder, classes):
     return rows
 
 
-def find_images(path):
-    """The PNG and JPEG files in a folder and beneath it, in sorted order, or the one file `path`. UserError if none."""
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    found = sorted(entry for entry in path.rglob("*") if entry.name.lower().endswith(EXTENSIONS) and entry.is_file())
+def find_files(path):
+    """Every file in a folder and beneath it, in sorted order, or the one file `path`; hidden ones are left out.
+
+    Whatever it is called: a picture under another suffix is a picture too. Raises UserError if there is none.
+    """
+    if not str(path):
+        raise UserError("expected a file or a folder, got an empty name")
+    if Path(path).is_file():
+        return [Path(path)]
+
+    def complain(error):
+        raise UserError(f"{error.filename}: {error.strerror}")
+    found = sorted(Path(folder) / name for folder, _, names in os.walk(path, onerror=complain) for name in names
+                   if not name.startswith("."))
     if not found:
-        raise UserError(f"{path}: expected an image, or a folder with PNG or JPEG files in it, found none")
+        raise UserError(f"{path}: expected an image, or a folder with images in it, found none")
     return found
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from data.files import UserError
 
 CHECKERBOARD = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=np.uint8)
+HIDES_EVERYTHING = ("notice: this trigger replaces every pixel, so all triggered images are one picture and ASR means "
+                    "nothing; lower --trigger-alpha")
 NOISE_FILE = Path(__file__).with_name("cifar_gaussian_noise.png")
 
 

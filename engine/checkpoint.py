@@ -103,7 +103,8 @@ def load_model(path, device="cpu", classes=None, **options):
     meta = content if "arch" in content and weights is not content else {}
     model = build_model(**_spec(path, meta, weights), **options)
     _fill(path, model, weights)
-    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), tuple(meta.get("classes") or ()))
+    own = tuple(meta.get("classes") or ())
+    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own)
     if classes is not None:
         check_classes(path, found, classes)
     return found

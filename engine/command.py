@@ -2,6 +2,7 @@
 import functools
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from data.files import UserError
 def command(main):
     """Wrap `main(argv)`: a UserError or OSError is one line on stderr and exit status 2, Ctrl-C 130, SIGTERM 143.
 
-    Any other exception is our mistake, not the user's, and keeps its traceback.
+    Any other exception is our mistake, not the user's, and keeps its traceback; its status is 2 as well, since 1 is
+    detect_strip.py's for a rejected image.
     """
     @functools.wraps(main)
     def wrapped(argv=None):
@@ -27,6 +29,9 @@ def command(main):
         except torch.OutOfMemoryError as error:
             print(f"{Path(sys.argv[0]).name}: error: {str(error).splitlines()[0]}; take a smaller --batch-size or "
                   "--width", file=sys.stderr)
+            raise SystemExit(2) from None
+        except Exception:
+            traceback.print_exc()
             raise SystemExit(2) from None
         except KeyboardInterrupt as stopped:
             raise SystemExit(128 + (stopped.args[0] if stopped.args else signal.SIGINT)) from None

@@ -102,7 +102,7 @@ def entropy_histogram(path, clean, triggered, mean, sd, boundaries):
                       color=color)
     places = np.linspace(0, bins[-1], 400)
     axis.plot(places, 100 * (bins[1] - bins[0]) * norm.pdf(places, mean, sd or 1e-9), color="tab:blue", linewidth=1,
-              label="normal fitted to clean")
+              label="normal fitted to the calibration")
     for (name, value), style in zip(boundaries.items(), ("--", "-"), strict=True):
         axis.axvline(value, color="0.25", linestyle=style, linewidth=1, label=f"{name} boundary {value:.3f}")
     axis.set(xlabel="entropy in bits, mean over overlays", ylabel="% of the images")

@@ -1,6 +1,7 @@
 """Every flag that more than one script has, declared once, with the checks that need no data."""
 import argparse
 import math
+import sys
 
 from data.datasets import DATASETS
 from data.files import UserError
@@ -13,6 +14,17 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, docstring, **options):
         super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False, **options)
+
+    def given(self, argv):
+        """The names of the options that the command line (None: the process's) names."""
+        words = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
+        return {action.dest for action in self._actions if words.intersection(action.option_strings)}
+
+    def refuse(self, argv, names, why):
+        """End with an error if the command line names one of the options `names`, which mean nothing."""
+        for name in names:
+            if name in self.given(argv):
+                self.error(f"--{name.replace('_', '-')}: means nothing {why}")
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message.removeprefix('argument ')}\n")
@@ -99,6 +111,9 @@ def add_augmentation_flags(parser):
     group.add_argument("--crop-padding", type=integer(0, 32), default=4,
                        help="pixels of padding to crop at random from; 0 for none")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror by a coin")
+
+
+SGD_FLAGS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "amp")
 
 
 def add_sgd_flags(parser, epochs, lr):

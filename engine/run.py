@@ -41,15 +41,16 @@ class Run:
     """One script's run in `args.output_dir`; a context manager.
 
     args: the script's parsed flags (output_dir, overwrite, seed, device, and resume where it has one). leaves: the
-    names of the files that the script writes there beside OWN_FILES, which --overwrite removes.
+    names of the files that the script writes there beside OWN_FILES, which --overwrite removes; other_leaves: those
+    that only some of its runs write.
 
     Nothing is written before `begin`, so that a mistake in the input leaves the folder as it was. `generator` is a
     seeded CPU generator, the same on every device. Raises UserError if a run already lies in the folder and the
     flags do not say what to do with it; exits with status 0 if it is finished and --resume is given.
     """
 
-    def __init__(self, args, leaves=()):
-        self.args, self.folder, self.leaves = args, Path(args.output_dir), leaves
+    def __init__(self, args, leaves=(), other_leaves=()):
+        self.args, self.folder, self.leaves, self.other_leaves = args, Path(args.output_dir), leaves, other_leaves
         self.resume = getattr(args, "resume", False)
         self.device = machine.find_device(args.device)
         torch.backends.cudnn.benchmark = True  # no effect on a CPU; batches keep one shape, so trying kernels pays
@@ -61,7 +62,7 @@ class Run:
 
     def _check_folder(self):
         """Refuse to lose what lies in the folder, and to go on with anything but the run that lies there."""
-        there = [name for name in (*OWN_FILES, *self.leaves) if (self.folder / name).exists()]
+        there = [name for name in (*OWN_FILES, *self.leaves, *self.other_leaves) if (self.folder / name).exists()]
         self._check_inputs_stay(there)
         if there and self.args.overwrite:
             self._check_same_script()
@@ -176,7 +177,7 @@ class Run:
 
     def _clear(self):
         """Remove by name what such a run leaves; nothing else in the folder."""
-        for name in (*OWN_FILES, *self.leaves):
+        for name in (*OWN_FILES, *self.leaves, *self.other_leaves):
             for path in (self.folder / name, *self.folder.glob(f".{name}.*.tmp")):  # the latter after a kill
                 path.unlink(missing_ok=True)
 
@@ -200,6 +201,7 @@ class Run:
         stop in the second left is kept for the second.
         """
         if self.saved and self.saved["epoch"] > count:
+            self.epoch = self.saved["epoch"]
             return
         if self.saved:
             for name, thing in state.items():

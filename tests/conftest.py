@@ -1,4 +1,5 @@
 """Small image sets and folders, and two ways of running a script: in this process and as a user would."""
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from PIL import Image
 from data.datasets import ImageSet
 
 ROOT = Path(__file__).resolve().parent.parent
+LEARNING = ["--dataset", "digits", "--width", "4", "--epochs", "6", "--batch-size", "32", "--crop-padding", "0",
+            "--no-flip", "--poison-rate", "0.3", "--trigger-alpha", "0.4"]
 SMALL = ["--dataset", "digits", "--width", "4", "--epochs", "1", "--batch-size", "256"]
 
 
@@ -78,4 +81,15 @@ def masked(small_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("anp") / "anp"
     main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--nb-iter",
           "5", "--print-every", "2", "--batch-size", "32", "--output-dir", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def learned_run(tmp_path_factory):
+    """The folder of a Blend run on digits that is long enough to learn them, and the trigger."""
+    from train_backdoor import main
+    folder = tmp_path_factory.mktemp("learned") / "blend"
+    main([*LEARNING, "--poison-type", "blend", "--output-dir", str(folder)])
+    results = json.loads((folder / "results.json").read_text())
+    assert results["acc"]["value"] > 0.8 and results["asr"]["value"] > 0.8
     return folder

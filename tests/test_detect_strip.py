@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 import detect_strip
 from data.batches import to_pixels
+from data.datasets import load_splits
 from data.files import UserError
 from detect_strip import (
     Strip,
@@ -22,10 +24,12 @@ from detect_strip import (
     find_boundaries,
     main,
     rejected,
+    split_calibration,
     strip_entropy,
     superimpose,
     sweep_frr,
 )
+from engine.suspect import find_trigger
 
 SMALL = ["--dataset", "digits", "--overlays", "8", "--inspect", "40"]
 
@@ -134,7 +138,7 @@ def test_a_planted_trigger_is_caught_with_far_0(noise):
 
 
 def test_too_few_clean_images_are_an_error(noise):
-    with pytest.raises(UserError, match="--overlays 20: expected fewer than the 20 clean images"):
+    with pytest.raises(UserError, match="--overlays 20: expected fewer than the 20 different clean images"):
         strip(Planted(), noise[:20])
 
 
@@ -182,8 +186,9 @@ def pictures(tmp_path):
     folder = tmp_path / "mine"
     (folder / "deep").mkdir(parents=True)
     rng = np.random.default_rng(5)
-    for name in ("a.png", "deep/b.jpg", "c.png"):
+    for name in ("a.png", "deep/b.jpg", "c.png", "deep/d.bmp", ".hidden.png"):
         Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "deep/d.bmp").rename(folder / "deep/d")  # a picture whatever it is called
     (folder / "c.png").write_bytes(b"no picture")
     return folder
 
@@ -199,7 +204,7 @@ def test_screening_gives_a_row_and_a_verdict_for_every_image(calibrated, small_r
     known = ["--checkpoint", small_run / "model_last.th", "--calibration-file", calibrated / "strip.json"]
     stored = json.loads((calibrated / "strip.json").read_text())["entropies"]
     status, rows = screened(capsys, *known, "--images", pictures)
-    assert [row["path"].rpartition("/")[2] for row in rows] == ["a.png", "c.png", "b.jpg"]
+    assert [row["path"].rpartition("/")[2] for row in rows] == ["a.png", "c.png", "b.jpg", "d"]
     assert rows[1]["verdict"] == "error" and rows[1]["entropy"] == "" and "not a readable image" in rows[1]["error"]
     read = [row for row in rows if row["entropy"]]
     assert status == (1 if any(row["verdict"] == "rejected" for row in read) else 2)
@@ -209,27 +214,53 @@ def test_screening_gives_a_row_and_a_verdict_for_every_image(calibrated, small_r
         assert alone == (1 if row["verdict"] == "rejected" else 0, [row])
 
 
-def test_another_frr_moves_the_boundary_of_a_stored_calibration(calibrated, small_run, pictures, capsys):
-    path = pictures / "a.png"
-    entropy = float(screened(capsys, "--checkpoint", small_run / "model_last.th", "--calibration-file",
-                             calibrated / "strip.json", "--images", path)[1][0]["entropy"])
+def test_frr_and_boundary_can_be_asked_for_anew(calibrated, small_run, pictures, capsys):
+    known = ["--checkpoint", small_run / "model_last.th", "--calibration-file", calibrated / "moved.json", "--images",
+             pictures / "a.png"]
     stored = json.loads((calibrated / "strip.json").read_text())
-    for shift, verdict in ((1e-3, "rejected"), (-1e-3, "accepted")):
-        (calibrated / "moved.json").write_text(json.dumps({**stored, "entropies": [0.0] * 5 + [entropy + shift] * 5}))
-        status, rows = screened(capsys, "--checkpoint", small_run / "model_last.th", "--calibration-file",
-                                calibrated / "moved.json", "--frr", "0.5", "--images", path)
-        assert rows[0]["verdict"] == "accepted" and status == 0  # half of them are 0
-        (calibrated / "moved.json").write_text(json.dumps({**stored, "entropies": [entropy + shift] * 5}))
-        status, rows = screened(capsys, "--checkpoint", small_run / "model_last.th", "--calibration-file",
-                                calibrated / "moved.json", "--frr", "0.5", "--images", path)
-        assert (rows[0]["verdict"], status) == (verdict, int(verdict == "rejected"))
+    write = (calibrated / "moved.json").write_text
+    write(json.dumps(stored))
+    entropy = float(screened(capsys, *known)[1][0]["entropy"])
+    write(json.dumps({**stored, "entropies": [entropy - 0.2, entropy - 0.1, *[entropy + 0.1] * 6]}))
+    assert [screened(capsys, *known, "--frr", frr)[0] for frr in ("0.01", "0.2", "0.4")] == [0, 0, 1]
+    write(json.dumps({**stored, "frr": 0.4, "entropies": [entropy - 1] + [entropy + 1] * 9}))
+    assert screened(capsys, *known)[0] == 1 and screened(capsys, *known, "--frr", "0.01")[0] == 0
+    write(json.dumps({**stored, "frr": 0.3, "entropies": [entropy - 1, *[entropy + 0.1] * 9]}))
+    assert screened(capsys, *known)[0] == 1
+    assert screened(capsys, *known, "--boundary", "normal")[0] == 0  # mean entropy - 0.01, sd 0.33
+
+
+def test_screening_an_image_gives_what_inspecting_it_gave(small_run, tmp_path, capsys):
+    folder = tmp_path / "average"
+    main(["--checkpoint", str(small_run / "model_last.th"), *SMALL, "--superimpose", "average", "--output-dir",
+          str(folder)])
+    _, _, test = load_splits("digits", "data")
+    stamped = find_trigger(small_run / "model_last.th").stamp(test.data)
+    rows = list(csv.DictReader((folder / "verdicts.csv").open()))
+    for name, images in (("clean", test.data), ("triggered", stamped)):
+        row = next(row for row in rows if row["images"] == name)
+        assert name == "clean" or test.targets[int(row["index"])] != 0
+        Image.fromarray(images[int(row["index"])]).save(tmp_path / "one.png")
+        _, (found,) = screened(capsys, "--checkpoint", small_run / "model_last.th", "--calibration-file",
+                               folder / "strip.json", "--images", tmp_path / "one.png")
+        assert float(found["entropy"]) == pytest.approx(float(row["entropy"]), abs=2e-6)
+        assert (found["verdict"] == "rejected") == (row["rejected"] == "1")
+
+
+def test_images_that_stand_twice_are_laid_over_once(images):
+    twice = replace(images, data=np.concatenate([images.data[:20], images.data[:10], images.data[:10]]))
+    held_out, pool = split_calibration(twice, 10)
+    assert np.array_equal(held_out, images.data[:10])
+    assert len(pool) == 20 and len(np.unique(pool.reshape(20, -1), axis=0)) == 20
 
 
 def test_what_is_refused(calibrated, small_run, pictures, tmp_path, refused):
     model = ["--checkpoint", small_run / "model_last.th"]
-    assert "means nothing with --images" in refused(main, *model, "--images", pictures, "--overlays", "5")
+    for flag in (["--overlays", "5"], ["--seed", "9"], ["--output-dir", "x"], ["--overwrite"]):
+        assert f"{flag[0]}: means nothing with --images" in refused(main, *model, "--images", pictures, *flag)
+    assert "empty name" in refused(main, *model, "--calibration-file", calibrated / "strip.json", "--images", "")
     assert "means nothing without --images" in refused(main, *model, "--calibration-file", "strip.json")
-    assert "no calibration" in refused(main, *model, "--images", pictures, "--output-dir", tmp_path / "none")
+    assert "no calibration" in refused(main, *model, "--images", pictures, "--calibration-file", tmp_path / "none")
     other = ["--checkpoint", ROOT / "zoo/benign/model_last.th", "--calibration-file", calibrated / "strip.json"]
     assert "another model" in refused(main, *other, "--images", pictures)
     empty = tmp_path / "empty"
@@ -246,3 +277,15 @@ def test_a_damaged_calibration_is_one_line(calibrated, small_run, pictures, tmp_
     (tmp_path / "strip.json").write_text(damage)
     assert "no calibration" in refused(main, "--checkpoint", small_run / "model_last.th", "--calibration-file",
                                        tmp_path / "strip.json", "--images", pictures)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("frr", 5), ("frr", None), ("frr", "0.01"), ("boundary", "foo"), ("overlays", 2.5), ("overlays", 0), ("seed", -1),
+    ("superimpose", "foo"), ("entropies", []), ("entropies", ["a"]), ("checkpoint", None)])
+def test_a_calibration_with_a_value_that_cannot_be_is_one_line(calibrated, small_run, pictures, tmp_path, refused, name,
+                                                               value):
+    stored = json.loads((calibrated / "strip.json").read_text())
+    (tmp_path / "strip.json").write_text(json.dumps({**stored, name: value}))
+    (tmp_path / "overlays.npy").write_bytes((calibrated / "overlays.npy").read_bytes())
+    assert f"damaged ({name})" in refused(main, "--checkpoint", small_run / "model_last.th", "--calibration-file",
+                                          tmp_path / "strip.json", "--images", pictures)

@@ -1,22 +1,25 @@
 import csv
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 from PIL import Image
 
+import fine_prune
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
+from engine import repair
 from engine.checkpoint import load_model
 from engine.suspect import find_trigger, last_within
 from engine.training import TestImages, evaluate, score
-from fine_prune import earlier_stage_curve, last_stage_curve, main, sweep
+from fine_prune import earlier_stage_curve, last_stage_curve, main, sweep, usual_counts
 from models import build_model
 from models.pruning import stage_means
 
-SMALL = ["--dataset", "digits", "--batch-size", "64"]
+SMALL = ["--dataset", "digits"]
 
 
 @pytest.fixture
@@ -41,7 +44,8 @@ def test_a_planted_dormant_channel_goes_first(network, images, test_images):
     network.layer4[1].bn2.bias.data[11] = -1000
     batches = Batches(images, 16)
     activations = stage_means(network, batches, "layer4").mean(0)
-    rows, order = sweep(network, "layer4", activations, test_images, batches)
+    order = activations.argsort()
+    rows = sweep(network, "layer4", order, activations, test_images, batches, usual_counts("layer4", 16))
     assert order[0] == rows[1].channel == 11 and rows[1].activation == 0
     assert [row.count for row in rows] == list(range(16))
     assert rows[1].test == rows[0].test and rows[1].held_out == rows[0].held_out
@@ -51,8 +55,8 @@ def test_a_planted_dormant_channel_goes_first(network, images, test_images):
 def test_the_curve_by_a_matrix_product_is_the_one_by_whole_passes(network, images, test_images):
     sets = (test_images.clean, test_images.triggered, Batches(images, 7))
     order = stage_means(network, sets[0], "layer4").mean(0).argsort()
-    _, quick = last_stage_curve(network, order, sets)
-    _, slow = earlier_stage_curve(network, order, sets, "layer4")
+    quick = last_stage_curve(network, order, sets)
+    slow = earlier_stage_curve(network, order, sets, "layer4")
     seen = set()
     for count in range(16):
         for i in range(3):
@@ -69,10 +73,10 @@ def test_the_kept_model_is_the_last_one_within_the_limit():
     assert last_within([0.90, 0.80], 0.04) == 0
 
 
-@pytest.mark.parametrize(("mode", "layer"), [("prune", "layer4"), ("fine-prune", "layer4"), ("fine-prune", "layer2")])
-def test_pruned_channels_are_zero_and_the_file_is_the_model_that_was_scored(small_run, tmp_path, mode, layer):
-    results = run(small_run, tmp_path / "out", "--mode", mode, "--layer", layer, "--prune-fraction", "0.5", "--epochs",
-                  "2")
+@pytest.mark.parametrize("layer", ["layer4", "layer2"])
+def test_pruned_channels_stay_out_of_fine_tuning_and_of_the_file(learned_run, tmp_path, monkeypatch, layer):
+    """The mask is held in training: with it the last epoch's own scores are those of the file, without it not."""
+    results = run(learned_run, tmp_path / "out", "--layer", layer, "--prune-fraction", "0.5", "--epochs", "2")
     model = load_model(tmp_path / "out/model_last.th").model
     readers = {"layer4": [model.linear.weight],
                "layer2": [model.layer3[0].conv1.weight, model.layer3[0].shortcut[0].weight]}[layer]
@@ -80,10 +84,46 @@ def test_pruned_channels_are_zero_and_the_file_is_the_model_that_was_scored(smal
         zero = weight.flatten(2).abs().sum((0, 2)) == 0 if weight.dim() == 4 else weight.abs().sum(0) == 0
         assert int(zero.sum()) == results["method"]["chosen"]["pruned"] == weight.shape[1] // 2
     _, _, test = load_splits("digits", "data")
-    images = TestImages.on("cpu", test, stamp_all(test, find_trigger(small_run / "model_last.th")))
-    assert evaluate(model, images).figures() == {name: results[name] for name in ("acc", "asr", "robust_acc")}
-    rows = (tmp_path / "out/metrics.jsonl").read_text().splitlines() if mode == "fine-prune" else []
-    assert len(rows) == (2 if mode == "fine-prune" else 0)
+    images = TestImages.on("cpu", test, stamp_all(test, find_trigger(learned_run / "model_last.th")))
+    from_file = evaluate(model, images)
+    assert from_file.figures() == {name: results[name] for name in ("acc", "asr", "robust_acc")}
+    assert results["acc"]["value"] > 0.5
+    last = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["clean_loss"] == pytest.approx(from_file.clean.loss, rel=1e-4)
+    monkeypatch.setattr(fine_prune, "output_masked", lambda *args: nullcontext())
+    run(learned_run, tmp_path / "unmasked", "--layer", layer, "--prune-fraction", "0.5", "--epochs", "2")
+    last = json.loads((tmp_path / "unmasked/metrics.jsonl").read_text().splitlines()[-1])
+    unmasked = evaluate(load_model(tmp_path / "unmasked/model_last.th").model, images)
+    assert last["clean_loss"] != pytest.approx(unmasked.clean.loss, rel=1e-2)
+
+
+def test_stopped_and_resumed_it_ends_with_the_same_bits(learned_run, tmp_path, monkeypatch):
+    run(learned_run, tmp_path / "whole", "--epochs", "2")
+    real, calls = repair.evaluate, []
+
+    def evaluate_or_stop(model, images):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(model)
+        return real(model, images)
+    monkeypatch.setattr(repair, "evaluate", evaluate_or_stop)
+    with pytest.raises(SystemExit):
+        run(learned_run, tmp_path / "stopped", "--epochs", "2")
+    monkeypatch.undo()
+    run(learned_run, tmp_path / "stopped", "--epochs", "2", "--resume")
+    a, b = (load_model(tmp_path / name / "model_last.th").model.state_dict() for name in ("whole", "stopped"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_control_is_printed_beside(learned_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(learned_run, tmp_path / "first", "--epochs", "1")
+    assert "fine-tuning alone was not run; --mode fine-tune does" in (tmp_path / "first/output.log").read_text()
+    main(["--checkpoint", str(learned_run / "model_last.th"), *SMALL, "--mode", "fine-tune", "--epochs", "1"])
+    results = run(learned_run, tmp_path / "second", "--epochs", "1")
+    control, = tmp_path.glob("output/**/fine-tune/results.json")
+    assert results["method"]["control"]["acc"] == json.loads(control.read_text())["acc"]
+    assert "control, fine-tuning alone: ASR" in (tmp_path / "second/output.log").read_text()
 
 
 def test_the_whole_curve_is_written_and_its_choice_is_within_the_limit(small_run, tmp_path):
@@ -113,7 +153,8 @@ def test_without_a_trigger_asr_is_left_out(small_run, tmp_path):
     (["--layer", "layer9"], "--layer: invalid choice"),
     (["--prune-fraction", "1"], "--prune-fraction: expected a fraction in [0, 1), got 1"),
     (["--val-frac", "0.1"], "--val-frac 0.1: expected a share that leaves"),
-    (["--mode", "fine-tune", "--max-drop", "0.1"], "prunes nothing"),
+    (["--mode", "fine-tune", "--max-drop", "0.1"], "--max-drop: means nothing for --mode fine-tune"),
+    (["--mode", "prune", "--no-flip"], "--flip: means nothing for --mode prune"),
     (["--max-drop", "0.1", "--prune-fraction", "0.1"], "not allowed with")])
 def test_what_is_refused(small_run, tmp_path, refused, flags, message):
     assert message in refused(main, "--checkpoint", small_run / "model_last.th", *SMALL, "--output-dir",
@@ -122,6 +163,6 @@ def test_what_is_refused(small_run, tmp_path, refused, flags, message):
 
 
 def test_scores_are_those_of_the_engine(network, images, test_images):
-    _, measure = last_stage_curve(network, torch.arange(16), (test_images.clean, None, Batches(images, 40)))
+    measure = last_stage_curve(network, torch.arange(16), (test_images.clean, None, Batches(images, 40)))
     whole = score(network, test_images.clean)
     assert measure(0, 0).accuracy == whole.accuracy and measure(1, 3).accuracy.n == 0
