@@ -52,7 +52,8 @@ def main(argv=None):
     plain = build_model(args.arch, args.width, 10).to(device, memory_format=torch.contiguous_format)
     ours = build_model(args.arch, args.width, 10).to(device)
     ours.load_state_dict(plain.state_dict())
-    strip, draws = Strip(ours, pool, args.overlays, "sum-clip", 0, device), draw_overlays(images, pool, args.overlays, 0)
+    strip = Strip(ours, pool, args.overlays, "sum-clip", 0, device)
+    draws = draw_overlays(images, pool, args.overlays, 0)
     apart = np.abs(plain_entropies(plain, images, pool, draws, device) - strip.entropies(images)).max()
     print(f"the entropies of both differ by at most {apart:.1e}")
     compare(f"{args.images} images, {args.overlays} overlays each", args.rounds, device,
