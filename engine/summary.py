@@ -28,6 +28,8 @@ EXPLAINED = {
     "norms.csv": "norm and anomaly index of every label and seed",
     "norms.png": "the norms as bars",
     "reversed_triggers.png": "the reversed triggers, and the true one",
+    "isolated.npy": "indices of the isolated training images",
+    "model_filtered.th": "the weights before unlearning",
     "strip.json": "the calibration, which --images screens by",
     "overlays.npy": "the clean images that are laid over others",
     "verdicts.csv": "entropy and verdict of every inspected image",

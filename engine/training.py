@@ -103,17 +103,18 @@ def frozen(model):
             parameter.requires_grad_(True)
 
 
-def train_epoch(model, batches, optimizer, amp=False):
+def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy):
     """One pass in train mode. Returns the Score over the batches as they were seen (augmented, before each step).
 
-    Raises UserError naming the step if a loss is not finite.
+    objective: (logits, labels) -> what is descended, and what the Score has as its loss. Raises UserError naming the
+    step if a loss is not finite.
     """
     model.train()
     losses, hits = [], torch.zeros((), dtype=torch.int64, device=batches.images.device)
     for step, (images, labels) in enumerate(progress(batches, "train"), 1):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             logits = model(images)
-            loss = F.cross_entropy(logits, labels)
+            loss = objective(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

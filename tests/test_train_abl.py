@@ -1,0 +1,131 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import train_abl
+from data.batches import Batches
+from engine.checkpoint import load_model
+from engine.training import train_epoch
+from models import build_model
+from train_abl import climb, flooding, isolate, isolation_figures, local_gradient_ascent, main, sample_losses
+
+SMALL = ["--dataset", "digits", "--batch-size", "256", "--width", "4", "--isolation-epochs", "1", "--epochs", "1",
+         "--unlearn-epochs", "2", "--poison-rate", "0.1", "--isolation-rate", "0.05"]
+
+
+def logits_with_losses(*losses):
+    """Logits of two classes (N, 2), requiring gradients, whose cross-entropy to class 0 is `losses`."""
+    first = torch.tensor([-np.log(np.expm1(loss)) for loss in losses], dtype=torch.float32)
+    return torch.stack([first, torch.zeros(len(losses))], 1).requires_grad_()
+
+
+def gradient(objective, losses, *options):
+    logits, labels = logits_with_losses(*losses), torch.zeros(len(losses), dtype=torch.int64)
+    return torch.autograd.grad(objective(logits, labels, *options), logits)[0][:, 0]
+
+
+def test_the_gradient_flips_its_sign_at_gamma_for_each_image_on_its_own():
+    found = gradient(local_gradient_ascent, [0.4, 0.6, 2.0], 0.5)
+    plain = gradient(F.cross_entropy, [0.4, 0.6, 2.0])
+    torch.testing.assert_close(found, plain * torch.tensor([-1.0, 1, 1]))
+
+
+@pytest.mark.parametrize("losses", [[0.1, 0.2], [0.4, 0.9], [1.0, 2.0]])
+def test_on_the_batch_mean_lga_and_flooding_are_one_update(losses):
+    found = gradient(local_gradient_ascent, losses, 0.5, "batch")
+    torch.testing.assert_close(found, gradient(flooding, losses, 0.5))
+    assert float(found[0]) * (np.mean(losses) - 0.5) < 0  # down above the level, up below it
+
+
+def test_per_sample_it_is_another_update():
+    assert not torch.allclose(gradient(local_gradient_ascent, [0.2, 1.5], 0.5),
+                              gradient(local_gradient_ascent, [0.2, 1.5], 0.5, "batch"))
+
+
+def test_exactly_the_share_is_isolated_and_the_planted_ones_are_among_it():
+    losses = np.random.default_rng(0).uniform(1, 2, 250)
+    losses[[7, 30, 100]] = [0.2, 0.1, 0.3]
+    found = isolate(losses, 0.02)
+    assert len(found) == 5 and found[:3].tolist() == [30, 7, 100]
+    poisoned = np.zeros(250, dtype=bool)
+    poisoned[[7, 30, 100, 101]] = True
+    figures = isolation_figures(found, poisoned)
+    assert figures["recall"]["value"] == 3 / 4
+    assert figures["precision"]["value"] == poisoned[found].mean()
+    assert len(isolate(losses, 0)) == 0 and isolation_figures(isolate(losses, 0), poisoned)["precision"] is None
+
+
+def test_losses_are_those_of_each_image_as_it_is_in_eval_mode(images):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 2, 4).train()
+    found = sample_losses(model, images, "cpu")
+    model.eval()
+    with torch.no_grad():
+        pixels, labels = next(iter(Batches(images, 40)))
+        by_hand = F.cross_entropy(model(pixels), labels, reduction="none")
+    assert found == pytest.approx(by_hand.numpy(), rel=1e-4)
+
+
+def test_climbing_raises_the_loss(images):
+    torch.manual_seed(0)
+    model, batches = build_model("resnet18", 2, 4), Batches(images, 40)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    losses = [-train_epoch(model, batches, optimizer, objective=climb).loss for _ in range(4)]
+    assert losses == sorted(losses) and losses[-1] > losses[0] + 0.05
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("abl") / "run"
+    main([*SMALL, "--output-dir", str(folder)])
+    return folder
+
+
+@pytest.mark.parametrize(("tests_done", "epochs_done"), [(1, 1), (3, 2), (4, 3)])
+def test_stopped_in_any_stage_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, tests_done,
+                                                                    epochs_done):
+    """An epoch and its test in stages 1 and 2, a test of the filtered model, two epochs of unlearning."""
+    real, calls = train_abl.evaluate, []
+
+    def evaluate_or_stop(model, images):
+        if len(calls) == tests_done:
+            raise KeyboardInterrupt
+        calls.append(model)
+        return real(model, images)
+    monkeypatch.setattr(train_abl, "evaluate", evaluate_or_stop)
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--output-dir", str(folder)])
+    assert torch.load(folder / "resume.th", weights_only=True)["epoch"] == epochs_done
+    monkeypatch.undo()
+    main([*SMALL, "--output-dir", str(folder), "--resume"])
+    for name in ("model_filtered.th", "model_last.th"):
+        a, b = (load_model(run / name).model.state_dict() for run in (unbroken, folder))
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert (unbroken / "isolated.npy").read_bytes() == (folder / "isolated.npy").read_bytes()
+
+
+def test_unlearning_that_costs_too_much_stops_with_the_epoch_before(tmp_path):
+    main([*SMALL, "--unlearn-lr", "5", "--max-drop", "0", "--output-dir", str(tmp_path / "run")])
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    if results["method"]["unlearning_epochs"] == 0:
+        a, b = (load_model(tmp_path / f"run/model_{name}.th").model.state_dict() for name in ("filtered", "last"))
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        assert "the epoch before is kept" in (tmp_path / "run/output.log").read_text()
+    assert results["acc"]["value"] >= results["method"]["filtered"]["acc"]["value"] - 0.2
+
+
+def test_nothing_isolated_is_training_on_everything(tmp_path):
+    main([*SMALL, "--isolation-rate", "0", "--output-dir", str(tmp_path / "run")])
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["method"]["isolated"] == 0 and results["acc"] == results["method"]["filtered"]["acc"]
+
+
+def test_what_is_refused(tmp_path, refused):
+    flags = ["--dataset", "digits", "--output-dir", tmp_path / "out"]
+    assert "--lga: means nothing with --flooding" in refused(main, *flags, "--flooding", "--lga", "sample")
+    assert "--max-drop: means nothing with --unlearn-epochs 0" in refused(main, *flags, "--unlearn-epochs", "0",
+                                                                         "--max-drop", "0.1")

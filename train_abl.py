@@ -1,0 +1,209 @@
+"""Anti-Backdoor Learning: train a clean model from poisoned data by unlearning what is learned too fast.
+
+    python train_abl.py --poison-type badnets
+
+ABL (Li et al., 2021). Stage 1 trains on everything but keeps every loss from falling below gamma, where only the
+backdoor's images stay; the lowest losses are isolated. Stage 2 trains on the rest, stage 3 climbs the loss of the
+isolated images. Reads a data set, which it poisons as train_backdoor.py does. Writes into output/badnets-abl/:
+isolated.npy (indices into the training images), model_filtered.th (after stage 2), model_last.th, trigger_info.th,
+curves.png, output.log, metrics.jsonl, config.json and results.json.
+"""
+import logging
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from data.batches import Batches
+from data.datasets import load_splits
+from data.files import read_array, write_array
+from data.poison_cifar import poison_training_set, stamp_all
+from data.triggers import HIDES_EVERYTHING
+from engine import flags
+from engine.checkpoint import load_model, save_model, save_trigger
+from engine.command import command
+from engine.figures import training_curves
+from engine.run import Run
+from engine.training import Share, TestImages, evaluate, evaluation_batches, predict, score, train_epoch
+from models import build_model
+
+LEAVES = ("isolated.npy", "model_filtered.th", "model_last.th", "trigger_info.th", "curves.png")
+log = logging.getLogger("backdoor")
+
+
+def local_gradient_ascent(logits, labels, gamma, over="sample"):
+    """Mean of sign(l - gamma) * l over the losses l (equation 5): falls above gamma, climbs below it.
+
+    over: "sample" takes each image's own loss, "batch" the batch's mean. On the mean it is one and the same update as
+    `flooding`, since the gradients of sign(l - gamma) * l and |l - gamma| + gamma are equal; the authors' code does
+    both on the mean.
+    """
+    losses = F.cross_entropy(logits, labels, reduction="none" if over == "sample" else "mean")
+    return (torch.sign(losses.detach() - gamma) * losses).mean()
+
+
+def flooding(logits, labels, level):
+    """|mean loss - level| + level (Ishida et al., 2020)."""
+    return (F.cross_entropy(logits, labels) - level).abs() + level
+
+
+def climb(logits, labels):
+    """The mean loss with its sign turned: what unlearning descends."""
+    return -F.cross_entropy(logits, labels)
+
+
+def sample_losses(model, image_set, device):
+    """Cross-entropy (N,) of every image as it is, not augmented, in eval mode."""
+    batches = evaluation_batches(image_set, device)
+    return F.cross_entropy(predict(model, batches), batches.labels, reduction="none").cpu().numpy()
+
+
+def isolate(losses, rate):
+    """Indices int64 (round(rate * N),) of the lowest losses, lowest first."""
+    return np.argsort(losses, kind="stable")[:round(rate * len(losses))]
+
+
+def isolation_figures(isolated, poisoned):
+    """Precision and recall against what is really poisoned (bool (N,)), which only the report knows."""
+    hits = int(poisoned[isolated].sum())
+    return {"isolated": len(isolated), "precision": Share(hits, len(isolated)).as_dict(),
+            "recall": Share(hits, int(poisoned.sum())).as_dict()}
+
+
+def train_stage(run, model, batches, images, until, optimizer, milestones, amp, objective):
+    """Train `model` on `objective` up to epoch `until` of the run, tested after each epoch."""
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
+    for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler):
+        lr = scheduler.get_last_lr()[0]
+        train_score = train_epoch(model, batches, optimizer, amp, objective)
+        run.log(epoch, lr, train_score, evaluate(model, images))
+        scheduler.step()
+
+
+def copy_weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, max_drop, amp):
+    """Climb the loss of `batches` for `epochs` after the `before` that the run has made, while clean accuracy holds.
+
+    Once it falls by more than `max_drop` on `held_out` (Batches), the last epoch that kept to it is what is left.
+    Returns the number of epochs that count.
+    """
+    floor = score(model, held_out).accuracy.value - max_drop - 1e-9
+    for epoch in run.epochs(before + epochs, model=model, optimizer=optimizer):
+        kept = copy_weights(model)
+        train_score = train_epoch(model, batches, optimizer, amp, climb)
+        accuracy = score(model, held_out).accuracy.value
+        run.log(epoch, optimizer.param_groups[0]["lr"], train_score, evaluate(model, images))
+        log.info("unlearning, epoch %d: held-out ACC %.4f", epoch - before, accuracy)
+        if accuracy < floor:
+            model.load_state_dict(kept)
+            log.info("held-out accuracy fell by more than %g: stopped, and the epoch before is kept", max_drop)
+            return epoch - before - 1
+    return epochs
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_poison_flags(parser)
+    flags.add_data_flags(parser)
+    flags.add_model_flags(parser)
+    group = parser.add_argument_group("isolation")
+    group.add_argument("--isolation-epochs", type=flags.integer(1), default=20, help="epochs of stage 1")
+    group.add_argument("--isolation-rate", type=flags.fraction, default=0.01,
+                       help="share of the training images that is isolated")
+    group.add_argument("--gamma", type=flags.not_negative, default=0.5, help="loss that stage 1 keeps to")
+    group.add_argument("--lga", choices=("sample", "batch"), default="sample",
+                       help="whose loss is held at gamma: each image's, or the batch's mean")
+    group.add_argument("--flooding", action="store_true",
+                       help="flooding in place of local gradient ascent; the same update as --lga batch")
+    group = parser.add_argument_group("unlearning")
+    group.add_argument("--unlearn-epochs", type=flags.integer(0), default=5,
+                       help="epochs of stage 3; 0 only leaves the isolated images out")
+    group.add_argument("--unlearn-lr", type=flags.positive, default=5e-4, help="its learning rate")
+    group.add_argument("--max-drop", type=flags.fraction, default=0.05,
+                       help="loss of held-out accuracy at which unlearning stops")
+    flags.add_training_flags(parser, 60)
+    flags.add_augmentation_flags(parser)
+    flags.add_run_flags(parser, "output/<attack>-abl", resumable=True)
+    args = parser.parse_args(argv)
+    if args.flooding:
+        parser.refuse(argv, ["lga"], "with --flooding")
+    if not args.unlearn_epochs:
+        parser.refuse(argv, ["unlearn_lr", "max_drop"], "with --unlearn-epochs 0")
+    flags.check_milestones(parser, args)
+    flags.check_poison(parser, args)
+    args.output_dir = args.output_dir or f"output/{args.poison_type}-abl"
+    return args
+
+
+def isolation_objective(gamma, lga, is_flooding):
+    """(logits, labels) -> what stage 1 descends."""
+    if is_flooding:
+        return lambda logits, labels: flooding(logits, labels, gamma)
+    return lambda logits, labels: local_gradient_ascent(logits, labels, gamma, lga)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES) as run:
+        train, defender, test = load_splits(args.dataset, args.data_dir)
+        flags.check_target(args.poison_target, train.classes)
+        poisoned, trigger = poison_training_set(
+            train, args.poison_type, args.poison_target, args.poison_rate, args.trigger_alpha, args.trigger_image,
+            args.clb_dir, args.eval_trigger, args.seed)
+        images = TestImages.on(run.device, test, stamp_all(test, trigger))
+        held_out = evaluation_batches(defender, run.device)
+        amp = run.device.type == "cuda" if args.amp is None else args.amp
+        model = build_model(args.arch, args.width, train.num_classes).to(run.device)
+
+        def batches(image_set):
+            return Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+
+        def optimizer(lr):
+            return torch.optim.SGD(model.parameters(), lr, args.momentum, weight_decay=args.weight_decay)
+
+        run.begin(poisoned.fingerprint())
+        if trigger.hides_everything:
+            log.info(HIDES_EVERYTHING)
+        save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
+        train_stage(run, model, batches(poisoned), images, args.isolation_epochs, optimizer(args.lr), [], amp,
+                    isolation_objective(args.gamma, args.lga, args.flooding))
+        if not (run.folder / "isolated.npy").exists():  # else the run goes on after stage 1
+            write_array(run.folder / "isolated.npy",
+                        isolate(sample_losses(model, poisoned, run.device), args.isolation_rate))
+        isolated = read_array(run.folder / "isolated.npy")
+        figures = isolation_figures(isolated, poisoned.poisoned)
+        log.info("isolated %d images, %d of them poisoned (of %d)", len(isolated), poisoned.poisoned[isolated].sum(),
+                 poisoned.poisoned.sum())
+
+        is_left = np.ones(len(poisoned), dtype=bool)
+        is_left[isolated] = False
+        trained = args.isolation_epochs + args.epochs
+        train_stage(run, model, batches(poisoned.subset(is_left)), images, trained, optimizer(args.lr), args.milestones,
+                    amp, F.cross_entropy)
+        if (run.folder / "model_filtered.th").exists():  # the run goes on in stage 3
+            model.load_state_dict(load_model(run.folder / "model_filtered.th", run.device).model.state_dict())
+        filtered = evaluate(model, images)
+        save_model(run.folder / "model_filtered.th", model, vars(args), filtered.figures(), train.classes)
+        log.info("without the isolated images: ASR %.4f, ACC %.4f", filtered.triggered.accuracy.value,
+                 filtered.clean.accuracy.value)
+        climbed = 0
+        if args.unlearn_epochs and len(isolated):
+            climbed = unlearn(run, model, batches(poisoned.subset(isolated)), images, held_out, trained,
+                              args.unlearn_epochs, optimizer(args.unlearn_lr), args.max_drop, amp)
+        final = evaluate(model, images)
+        log.info("after %d epochs of unlearning: ASR %.4f, ACC %.4f", climbed, final.triggered.accuracy.value,
+                 final.clean.accuracy.value)
+        save_model(run.folder / "model_last.th", model, vars(args), final.figures(), train.classes)
+        training_curves(run.folder / "curves.png", run.rows, f"ABL on {args.poison_type}, {train.name}")
+        run.finish(**final.figures(), parent=None, dataset=train.name, width=args.width, epochs=trained + climbed,
+                   seed=args.seed, method={"name": "ABL", "poison_type": args.poison_type, **figures,
+                                           "poisoned": int(poisoned.poisoned.sum()), "filtered": filtered.figures(),
+                                           "unlearning_epochs": climbed})
+
+
+if __name__ == "__main__":
+    main()
