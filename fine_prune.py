@@ -7,11 +7,8 @@ defender's clean images (half rank and fine-tune, half choose how much to prune)
 there is one, for ASR alone. Writes into output/badnets/fine-prune/: model_last.th (the same network, with zeros where
 it was pruned), pruning_curve.csv and .png, output.log, metrics.jsonl, config.json and results.json.
 """
-import json
 import logging
-import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -22,7 +19,7 @@ from engine.checkpoint import save_model
 from engine.command import command
 from engine.figures import pruning_curve
 from engine.progress import progress
-from engine.repair import fine_tune
+from engine.repair import fine_tune, read_control, report_control
 from engine.run import Run
 from engine.suspect import default_folder, last_within, load_suspect, split_defender
 from engine.training import UNKNOWN, Score, TestScore, evaluation_batches, score, score_logits
@@ -137,27 +134,6 @@ def parse_args(argv=None):
     return args
 
 
-def read_control(checkpoint):
-    """What fine-tuning alone made of the same model, {"acc", "asr"} as in results.json; None where it was not run."""
-    folder = Path(default_folder(checkpoint, "fine-tune"))
-    try:
-        results = json.loads((folder / "results.json").read_text())
-        if Path(results["parent"]).samefile(checkpoint):
-            return {name: results[name] for name in ("acc", "asr")}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
-
-
-def report_control(control):
-    """Log the fine-tuning-only control beside Fine-Pruning, or how to make it."""
-    if control is None:
-        log.info("control: fine-tuning alone was not run; --mode fine-tune does")
-    else:
-        acc, asr = (math.nan if control[name] is None else control[name]["value"] for name in ("acc", "asr"))
-        log.info("control, fine-tuning alone: ASR %.4f, ACC %.4f", asr, acc)
-
-
 @command
 def main(argv=None):
     args = parse_args(argv)
@@ -194,9 +170,9 @@ def main(argv=None):
                 after = fine_tune(run, model, batches, test, optimizer, args.epochs, amp)
         fold_mask(model, args.layer, mask)
         describe("after", Row(chosen.count, None, None, after, score(model, choosing)))
-        control = read_control(args.checkpoint) if args.mode == "fine-prune" else None
+        control = read_control(args.checkpoint, "fine-tune") if args.mode == "fine-prune" else None
         if args.mode == "fine-prune":
-            report_control(control)
+            report_control(control, "--mode fine-tune")
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
         run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
                    epochs=args.epochs if tuned else 0, seed=args.seed, method={

@@ -25,7 +25,7 @@ from engine import flags
 from engine.checkpoint import load_trigger, save_model, save_trigger
 from engine.command import command
 from engine.figures import norm_bars, trigger_grid
-from engine.repair import fine_tune
+from engine.repair import fine_tune, read_control, report_control
 from engine.run import Run
 from engine.suspect import default_folder, find_trigger, load_suspect
 from engine.training import evaluate, evaluation_batches, score
@@ -37,25 +37,37 @@ log = logging.getLogger("backdoor")
 
 
 def anomaly_indices(norms):
-    """(index of each norm, which are flagged): distance from the median in normal-consistent MADs, flagged if it is
-    above BOUND on the left. A norm that is infinite (no trigger found) has index nan and takes no part.
+    """(index of each norm, which are flagged): its distance from the median in normal-consistent MADs, flagged if that
+    is above BOUND on the left.
 
-    Raises UserError for fewer than three norms, whose outliers have no meaning.
+    A norm that is infinite, of a label for which no trigger was found, takes no part and has index nan; with fewer than
+    three others all have, and nothing is flagged. Raises UserError for fewer than three labels, whose outliers have no
+    meaning, and for nan.
     """
     norms = np.asarray(norms, dtype=np.float64)
-    found = norms[np.isfinite(norms)]
-    if np.isnan(norms).any() or len(found) < 3:
-        raise UserError(f"the outlier test needs the norms of at least 3 labels, got {len(found)}")
-    spread = median_abs_deviation(found, scale="normal")
-    distance = np.where(np.isfinite(norms), norms - np.median(found), np.nan)
-    indices = np.abs(distance) / spread if spread > 0 else 0 * distance
+    if len(norms) < 3:
+        raise UserError(f"the outlier test has no meaning for fewer than 3 labels, got {len(norms)}")
+    if np.isnan(norms).any():
+        raise UserError("the outlier test got a norm that is no number (nan)")
+    median, spread = centre(norms)
+    distance = np.where(np.isfinite(norms), norms - median, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a spread of 0 makes whatever is apart infinitely far
+        indices = np.where(distance == 0, 0, np.abs(distance) / spread)
     return indices, (distance < 0) & (indices > BOUND)
 
 
-def lowest_unflagged(norms):
-    """The norm below which a label is flagged: the median of those found less BOUND normal-consistent MADs."""
-    found = np.asarray(norms)[np.isfinite(norms)]
-    return float(np.median(found) - BOUND * median_abs_deviation(found, scale="normal"))
+def centre(norms):
+    """(median, normal-consistent MAD) of the norms that are finite; nan for fewer than three of them."""
+    found = np.asarray(norms, dtype=np.float64)[np.isfinite(norms)]
+    if len(found) < 3:
+        return math.nan, math.nan
+    return float(np.median(found)), float(median_abs_deviation(found, scale="normal"))
+
+
+def flagging_bound(norms):
+    """The norm below which a label is flagged; nan where nothing can be."""
+    median, spread = centre(norms)
+    return median - BOUND * spread
 
 
 def overlap(found, true):
@@ -83,17 +95,43 @@ def describe_seed(seed, searches, indices, flagged, classes):
     for search, index, is_flagged in zip(searches, indices, flagged, strict=True):
         found = math.isfinite(search.norm)
         rows.append({"seed": seed, "label": search.label, "class": classes[search.label],
-                     "norm": search.norm if found else None, "index": float(index) if found else None,
+                     "norm": search.norm if found else None, "index": float(index) if np.isfinite(index) else None,
                      "flagged": int(is_flagged), "success": search.success if found else None, "steps": search.steps})
         what = f"norm {search.norm:.2f}, index {index:.2f}" if found else "no trigger found within the budget"
         log.info("seed %d, label %d (%s): %s, %d steps%s", seed, search.label, classes[search.label], what,
                  search.steps, ", flagged" if is_flagged else "")
+    bound = flagging_bound([search.norm for search in searches])
+    if math.isnan(bound):
+        log.info("seed %d: no verdict, triggers were found for fewer than 3 labels; a larger --budget may do", seed)
+    elif bound <= 0:
+        log.info("seed %d: no norm could be flagged, since the norms lie too far apart (bound %.2f)", seed, bound)
     return rows
 
 
 def judge(by_seed):
     """[label] that more than half of the seeds flag; `by_seed` is a bool (seeds, labels)."""
     return np.flatnonzero(np.mean(by_seed, axis=0) > 0.5).tolist()
+
+
+def spread_of(rows, label):
+    """A label over all seeds: how many flag it, and the lowest and highest norm and index, None where there is none."""
+    own = [row for row in rows if row["label"] == label]
+    ranges = {name: [row[name] for row in own if row[name] is not None] for name in ("norm", "index")}
+    return {"label": label, "class": own[0]["class"], "seeds": len(own), "flagged_in": sum(r["flagged"] for r in own),
+            **{name: [min(values), max(values)] if values else None for name, values in ranges.items()}}
+
+
+def report(targets, decided, labels, best):
+    """Log the verdict and, for the labels that any seed flagged and the one of smallest norm, how steady it is."""
+    named = ", ".join(f"{label['label']} ({label['class']})" for label in labels if label["label"] in targets)
+    log.info("verdict: %s", f"infected, target {named}" if targets else "clean" if decided else "none")
+    closest = min(best, key=lambda label: best[label].norm, default=None)
+    for label in labels:
+        if label["flagged_in"] or label["label"] == closest:
+            norm, index = ("-".join(f"{end:.2f}" for end in label[name]) if label[name] else "nan"
+                           for name in ("norm", "index"))
+            log.info("label %d (%s): flagged in %d of %d seeds, norm %s, index %s", label["label"], label["class"],
+                     label["flagged_in"], label["seeds"], norm, index)
 
 
 def smallest(by_seed):
@@ -107,27 +145,30 @@ def smallest(by_seed):
 
 def reversed_figures(model, test, trigger, true):
     """What results.json says of a reversed trigger: its norm, its own ASR on the test images (which needs no true
-    trigger), and how it lies over the true one, None where that is not known."""
+    trigger), and how it lies over the true one, None where that is not known, has another target or lies everywhere."""
+    comparable = true is not None and true.target == trigger.target and not (true.mask > 0).all()
     clean = ImageSet(test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy())
     own = score(model, evaluation_batches(stamp_all(clean, trigger), test.clean.images.device)).accuracy
     return {"label": trigger.target, "norm": float(trigger.mask.sum()), "asr_of_reversed_trigger": own.as_dict(),
-            "overlap": true and overlap(trigger, true)}
+            "overlap": overlap(trigger, true) if comparable else None}
 
 
-def flagged_triggers(args):
-    """The triggers that --reversed-trigger names, or that detect flagged. Raises UserError where there are none."""
-    files = args.reversed_trigger
-    if files is None:
-        folder = Path(default_folder(args.checkpoint, "neural-cleanse"))
-        try:
-            targets = json.loads((folder / "results.json").read_text())["method"]["targets"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{folder}: no finished run of detect; name a --reversed-trigger") from None
-        if not targets:
-            raise UserError(f"{folder}: detect flagged no label, so there is nothing to unlearn; name a "
-                            "--reversed-trigger to do it all the same")
-        files = [folder / f"reversed_trigger_{target}.th" for target in targets]
-    return [load_trigger(file) for file in files]
+def flagged_triggers(checkpoint):
+    """The files of the triggers that detect flagged in this very model. Raises UserError where there are none."""
+    folder = Path(default_folder(checkpoint, "neural-cleanse"))
+    try:
+        targets = json.loads((folder / "results.json").read_text())["method"]["targets"]
+        inputs = json.loads((folder / "config.json").read_text())["inputs"]
+        names = [f"reversed_trigger_{int(target)}.th" for target in list(targets)]
+        is_same = inputs.startswith(hash_file(checkpoint))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder}: no finished run of detect; name a --reversed-trigger") from None
+    if not is_same:
+        raise UserError(f"{folder}: detect looked at other weights than {checkpoint}; run it again")
+    if not targets:
+        raise UserError(f"{folder}: detect flagged no label, so there is nothing to unlearn; name a "
+                        "--reversed-trigger to do it all the same")
+    return [str(folder / name) for name in names]
 
 
 def parse_args(argv=None):
@@ -141,9 +182,9 @@ def parse_args(argv=None):
     group = detect.add_argument_group("search")
     group.add_argument("--seeds", type=flags.integer(1), default=3, help="searches; most of them decide")
     group.add_argument("--budget", type=flags.integer(1), default=300, help="largest number of steps for each label")
-    group.add_argument("--batches", type=flags.integer(1), default=8, help="batches of clean images in a step")
+    group.add_argument("--batches", type=flags.integer(1), default=4, help="batches of clean images in a step")
     group.add_argument("--batch-size", type=flags.integer(1), default=32, help="clean images for each label at a time")
-    group.add_argument("--success", type=flags.fraction, default=0.99,
+    group.add_argument("--success", type=flags.number(0.01, 1, "a share in [0.01, 1]"), default=0.99,
                        help="share of a step's images that must reach the label")
     group.add_argument("--patience", type=flags.integer(1), default=25,
                        help="steps without a smaller norm after which a label is done")
@@ -160,54 +201,61 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(unlearn)
     flags.add_run_flags(unlearn, "unlearn-<patch>/ beneath the model's run", resumable=True)
     args = parser.parse_args(argv)
-    if args.task == "unlearn" and args.reversed_trigger and args.patch_with != "reversed":
-        unlearn.error(f"--reversed-trigger: means nothing for --patch-with {args.patch_with}")
+    if args.task == "unlearn" and args.patch_with != "reversed":
+        unlearn.refuse(argv, ["reversed_trigger"], f"for --patch-with {args.patch_with}")
+    if args.task == "unlearn" and args.patch_with == "clean":
+        unlearn.refuse(argv, ["stamp_share"], "for --patch-with clean")
     name = "neural-cleanse" if args.task == "detect" else f"unlearn-{args.patch_with}"
     args.output_dir = args.output_dir or default_folder(args.checkpoint, name)
     return args
 
 
 def detect(args):
-    reversed_before = [path.name for path in Path(args.output_dir).glob("reversed_trigger_*.th")]
+    reversed_before = [path.name for path in Path(args.output_dir).glob("reversed_trigger_[0-9]*.th")]
     with Run(args, ("norms.csv", "norms.png", "reversed_triggers.png"), reversed_before) as run:
         suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
                                                run.device)
         check_clean_images(defender)
         model, classes, true = suspect.model, defender.classes, find_trigger(args.checkpoint, args.trigger_info)
 
-        run.begin()
+        run.begin(f"{hash_file(args.checkpoint)} {defender.fingerprint()}")
         by_seed, rows, flags_by_seed = [], [], []
         for seed in range(args.seed, args.seed + args.seeds):
             generator = torch.Generator().manual_seed(seed)
-            batches = Batches(defender, args.batch_size, run.device, generator, draws=args.batch_size * args.batches)
-            searches = reverse_triggers(model, batches, range(len(classes)), args.budget, args.success, args.patience,
-                                        args.lr, generator)
+            batches = Batches(defender, args.batch_size, run.device, generator)
+            searches = reverse_triggers(model, batches, args.batches, range(len(classes)), args.budget, args.success,
+                                        args.patience, args.lr, generator)
             indices, flagged = anomaly_indices([search.norm for search in searches])
             rows += describe_seed(seed, searches, indices, flagged, classes)
+            write_table(run.folder / "norms.csv", COLUMNS, rows)
             by_seed.append(searches)
             flags_by_seed.append(flagged)
+        norms = [[search.norm for search in searches] for searches in by_seed]
+        bounds = list(map(flagging_bound, norms))
         targets, best = judge(flags_by_seed), smallest(by_seed)
+        labels = [spread_of(rows, label) for label in range(len(classes))]
+        report(targets, not all(map(math.isnan, bounds)), labels, best)
         triggers = {label: as_trigger(search) for label, search in best.items()}
         for label, trigger in triggers.items():
             save_trigger(run.folder / f"reversed_trigger_{label}.th", trigger)
-        log.info("verdict: %s", f"infected, target {', '.join(f'{label} ({classes[label]})' for label in targets)}"
-                 if targets else "clean")
-        write_table(run.folder / "norms.csv", COLUMNS, rows)
-        norms = [[search.norm for search in searches] for searches in by_seed]
-        norm_bars(run.folder / "norms.png", classes, norms, list(map(lowest_unflagged, norms)))
-        closest = targets or [min(best, key=lambda label: best[label].norm)]
+        norm_bars(run.folder / "norms.png", classes, norms, bounds)
+        closest = targets or sorted(best, key=lambda label: best[label].norm)[:1]
         found = [reversed_figures(model, test, triggers[label], true) for label in closest]
         for figures in found:
             log.info("reversed trigger of label %d: norm %.2f, its own ASR %.4f%s", figures["label"], figures["norm"],
-                     figures["asr_of_reversed_trigger"]["value"], "" if true is None else
+                     figures["asr_of_reversed_trigger"]["value"], "" if figures["overlap"] is None else
                      ", IoU with the true one {iou:.2f}, {inside:.2f} of its mask inside".format(**figures["overlap"]))
-        trigger_grid(run.folder / "reversed_triggers.png", [
-            *((f"{label}: {classes[label]}\nL1 {best[label].norm:.1f}", triggers[label]) for label in sorted(triggers)),
-            *([(f"true ({true.target})\nL1 {float((true.mask * true.alpha).sum()):.1f}", true)] if true else [])])
+        columns = [(f"{label}: {classes[label]}\nL1 {best[label].norm:.1f}", trigger)
+                   for label, trigger in sorted(triggers.items())]
+        if true:
+            columns.append((f"true, to {true.target}\nL1 {float((true.mask * true.alpha).sum()):.1f}", true))
+        trigger_grid(run.folder / "reversed_triggers.png", columns)
         run.finish(**evaluate(model, test).figures(), parent=args.checkpoint, dataset=defender.name,
                    width=model.spec["width"], seed=args.seed, method={
-                       "name": "Neural Cleanse", "infected": bool(targets), "targets": targets,
+                       "name": "Neural Cleanse", "infected": None if all(map(math.isnan, bounds)) else bool(targets),
+                       "targets": targets, "labels": labels,
                        "flagged_by_seed": [np.flatnonzero(flagged).tolist() for flagged in flags_by_seed],
+                       "seeds_with_a_flag": sum(bool(flagged.any()) for flagged in flags_by_seed),
                        "reversed": found, "norms": rows})
 
 
@@ -215,9 +263,11 @@ def unlearn(args):
     with Run(args, ("model_last.th",)) as run:
         suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
                                                run.device)
-        model, true, triggers = suspect.model, find_trigger(args.checkpoint, args.trigger_info), []
+        model, true = suspect.model, find_trigger(args.checkpoint, args.trigger_info)
+        files, triggers = [], []
         if args.patch_with == "reversed":
-            triggers = flagged_triggers(args)
+            files = args.reversed_trigger or flagged_triggers(args.checkpoint)
+            triggers = [load_trigger(file) for file in files]
         elif args.patch_with == "original":
             if true is None:
                 raise UserError("--patch-with original: no trigger is known; name one with --trigger-info")
@@ -231,12 +281,27 @@ def unlearn(args):
         log.info("%d clean images, %d of them stamped under their own label", len(patched), patched.poisoned.sum())
         before = evaluate(model, test)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
+        own_before = own_asr(model, test, triggers)
         after = fine_tune(run, model, batches, test, optimizer, args.epochs, amp)
+        own_after = own_asr(model, test, triggers)
+        for trigger, a, b in zip(triggers, own_before, own_after, strict=True):
+            log.info("the stamped trigger of label %d has itself ASR %.4f before, %.4f after", trigger.target,
+                     a["value"], b["value"])
+        control = None
+        if args.patch_with != "clean":
+            control = read_control(args.checkpoint, "unlearn-clean")
+            report_control(control, "--patch-with clean")
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
         run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
                    epochs=args.epochs, seed=args.seed, method={
                        "name": "unlearning", "patch_with": args.patch_with, "before": before.figures(),
-                       "images": len(patched), "stamped": int(patched.poisoned.sum())})
+                       "images": len(patched), "stamped": int(patched.poisoned.sum()), "triggers": files,
+                       "asr_of_stamped_triggers": {"before": own_before, "after": own_after}, "control": control})
+
+
+def own_asr(model, test, triggers):
+    """[ASR of each trigger by itself], as results.json has it."""
+    return [reversed_figures(model, test, trigger, None)["asr_of_reversed_trigger"] for trigger in triggers]
 
 
 @command

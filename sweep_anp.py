@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data.files import UserError, write_table
+from data.files import UserError, hash_file, write_table
 from engine import flags
 from engine.checkpoint import load_model
 from engine.command import command
@@ -31,25 +31,30 @@ log = logging.getLogger("backdoor")
 def run_cell(folder, checkpoint, alpha, seed, settings, max_drop, mask_flags, prune_flags):
     """Masks and pruning of one alpha and seed in `folder`, as far as they are not there yet. Raises UserError."""
     wanted = {"checkpoint": str(checkpoint), "anp_alpha": alpha, "seed": seed, **settings}
-    if not finished(folder, wanted):
+    if not finished(folder, wanted, hash_file(checkpoint)):
         call("generate_mask.py", "--checkpoint", checkpoint, "--anp-alpha", alpha, "--seed", seed,
              "--output-dir", folder, "--resume", *mask_flags)
     if not finished(folder / "pruned", {"max_drop": max_drop}):
         call("prune_network.py", "--mask-file", folder / "mask_values.txt", "--overwrite", *prune_flags)
 
 
-def finished(folder, wanted):
-    """Whether a finished run lies in `folder`. Raises UserError if it was made with other arguments than `wanted`."""
+def finished(folder, wanted, weights=""):
+    """Whether a finished run lies in `folder`. Raises UserError if it was made with other arguments than `wanted`, or
+    from other weights than those of the hash `weights`."""
     if not (folder / "results.json").exists():
         return False
     try:
-        arguments = json.loads((folder / "config.json").read_text())["arguments"]
+        config = json.loads((folder / "config.json").read_text())
+        arguments = config["arguments"]
         json.loads((folder / "results.json").read_text())
+        is_same = config["inputs"] is None or config["inputs"].startswith(weights)
         other = [f"{name} {arguments[name]}" for name, value in wanted.items() if arguments[name] != value]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder}: damaged; remove it to have it made again") from None
     if other:
         raise UserError(f"{folder}: holds a cell made with {', '.join(other)}; name another --output-dir")
+    if not is_same:
+        raise UserError(f"{folder}: holds a cell made from other weights; name another --output-dir")
     return True
 
 
@@ -80,9 +85,15 @@ def check_folder(folder):
 
 
 def read_cell(folder, alpha, seed):
-    """The rows of sweep.csv of one finished cell."""
-    method = json.loads((folder / "pruned/results.json").read_text())["method"]
-    chosen = method["chosen"]
+    """The rows of sweep.csv of one finished cell. Raises UserError if it is damaged."""
+    try:
+        method = json.loads((folder / "pruned/results.json").read_text())["method"]
+        return _rows(method, method["chosen"], alpha, seed)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'pruned'}: damaged; remove it to have it made again") from None
+
+
+def _rows(method, chosen, alpha, seed):
     return [{"alpha": alpha, "seed": seed, "threshold": row["threshold"], "pruned": row["pruned"],
              **{name: row[name] and row[name]["value"] for name in ("acc", "asr", "robust_acc", "held_out_acc")},
              "chosen": int(row["threshold"] == chosen["threshold"] and row["pruned"] == chosen["pruned"])}
@@ -90,7 +101,7 @@ def read_cell(folder, alpha, seed):
 
 
 def draw(folder, rows):
-    """alpha.png and threshold.png: means over seeds, with bars from the lowest to the highest."""
+    """alpha.png and threshold.png: means over seeds, with a band from the lowest to the highest."""
     chosen = [row for row in rows if row["chosen"]]
     swept = [row for row in rows if row["threshold"] is not None]
     curves = {"ACC": [(row["alpha"], row["acc"]) for row in chosen]}
@@ -121,6 +132,7 @@ def parse_args(argv=None):
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--output-dir", help="(default: anp-sweep/ beneath the model's run)")
     args = parser.parse_args(argv)
+    args.alphas = sorted(set(args.alphas))
     args.output_dir = args.output_dir or default_folder(args.checkpoint, "anp-sweep")
     return args
 
@@ -138,11 +150,12 @@ def main(argv=None):
         for seed in range(args.seeds):
             cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
             try:
-                run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask}, args.max_drop, mask_flags, prune_flags)
+                run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, "trigger_info": args.trigger_info},
+                         args.max_drop, mask_flags, prune_flags)
+                rows += read_cell(cell, alpha, seed)
             except UserError as error:
                 failed.append(f"alpha {alpha:g}, seed {seed}: {error}")
                 continue
-            rows += read_cell(cell, alpha, seed)
             write_table(folder / "sweep.csv", COLUMNS, rows)
     if rows:
         draw(folder, rows)

@@ -93,11 +93,14 @@ class Run:
     def _check_same_script(self):
         """Refuse to overwrite another script's run: what that one left would lie among this one's files."""
         try:
-            script = self._read_config().get("script")
+            config = self._read_config()
         except UserError:  # damaged: all the more reason to overwrite it
             return
-        if script != Path(sys.argv[0]).name:
-            raise UserError(f"{self.folder}: holds a run of {script}; name another --output-dir")
+        before, now = config.get("script"), Path(sys.argv[0]).name
+        if hasattr(self.args, "task"):  # a script of two
+            before, now = f"{before} {config['arguments'].get('task')}", f"{now} {self.args.task}"
+        if before != now:
+            raise UserError(f"{self.folder}: holds a run of {before}; name another --output-dir")
 
     def _read_config(self):
         try:

@@ -1,6 +1,7 @@
 """The smallest trigger that sends clean images to a label, found by gradient descent (Wang et al., 2019)."""
 import math
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +66,10 @@ class Search:
         """(mask (1, 32, 32), pattern (3, 32, 32)) in [0, 1]."""
         return torch.tanh(self.theta_mask) / 2 + 0.5, torch.tanh(self.theta_pattern) / 2 + 0.5
 
-    def note(self, success, threshold, mask, pattern):
-        """Take note of a step that began with `mask` and `pattern`, in which a share `success` reached the label."""
+    def note(self, success, threshold, *before):
+        """Take note of a step that began with the (mask, pattern) `before`, in which `success` reached the label."""
+        now = [part.detach().clone() for part in self.trigger()]
+        mask, pattern = max(before, now, key=lambda trigger: float(trigger[0].sum()))
         norm = float(mask.sum())
         self.steps, self.stale = self.steps + 1, self.stale + 1
         if success >= threshold and norm < self.norm:
@@ -86,19 +89,20 @@ def loss_and_hits(model, images, searches):
     """
     masks, patterns = (torch.stack(parts)[:, None] for parts in zip(*(search.trigger() for search in searches),
                                                                    strict=True))
-    stamped = ((1 - masks) * images + masks * patterns).flatten(0, 1)
+    stamped = ((1 - masks) * images + masks * patterns).flatten(0, 1).contiguous(memory_format=torch.channels_last)
     labels = torch.tensor([search.label for search in searches], device=images.device).repeat_interleave(len(images))
-    logits = model(stamped.contiguous(memory_format=torch.channels_last))
+    logits = model(stamped)
     weights = torch.tensor([search.weight.value for search in searches], device=images.device)
     loss = F.cross_entropy(logits, labels, reduction="sum") / len(images) + (weights * masks.sum((1, 2, 3, 4))).sum()
     return loss, (logits.argmax(1) == labels).view(len(searches), -1).sum(1)
 
 
-def reverse_triggers(model, batches, labels, budget, threshold=0.99, patience=25, lr=0.1, generator=None):
+def reverse_triggers(model, batches, in_a_step, labels, budget, threshold=0.99, patience=25, lr=0.1, generator=None):
     """The Search of each label (Wang et al., 2019, eq. 3), optimised together on the same clean images.
 
-    A step is a pass over `batches`, and at most `budget` are made. What is kept of one is what it began with: its end
-    is smaller still, but was not yet seen to work. As many labels go through the network at once as the
+    A step is the first `in_a_step` batches of a shuffled pass over `batches`, and at most `budget` are made. What is
+    kept of one is its larger mask, of the one that it began with and the one that it ended with: the success that
+    counts is that of all masks between them. As many labels go through the network at once as the
     device likes; one that is done leaves the others going. The model's weights get no gradients, and its batch norms
     are folded away. Raises UserError for a loss that is not finite.
     """
@@ -113,17 +117,20 @@ def reverse_triggers(model, batches, labels, budget, threshold=0.99, patience=25
                 break
             began_with = [[part.detach().clone() for part in search.trigger()] for search in active]
             hits = torch.zeros(len(active), dtype=torch.int64, device=device)
-            for images, _ in batches:
+            seen, is_finite = 0, torch.ones((), dtype=torch.bool, device=device)
+            for images, _ in islice(batches, in_a_step):
+                seen += len(images)
                 optimizer.zero_grad()
                 for start in range(0, len(active), at_once):
                     loss, own = loss_and_hits(quick, images, active[start:start + at_once])
                     loss.backward()
                     hits[start:start + at_once] += own
+                    is_finite &= torch.isfinite(loss.detach())
                 optimizer.step()
-            if not torch.isfinite(loss):
+            if not is_finite:
                 raise UserError("the model's outputs are no numbers (nan), so no trigger can be found")
             for search, count, trigger in zip(active, hits.tolist(), began_with, strict=True):
-                search.note(count / batches.num_images, threshold, *trigger)
+                search.note(count / seen, threshold, *trigger)
     return searches
 
 

@@ -15,8 +15,8 @@ SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
            "train_pruning_aware": ["--width", "2", "--epochs", "1", "--milestones"],
            "train_abl": ["--width", "2", "--isolation-epochs", "1", "--epochs", "1", "--milestones"],
            "fine_prune": [],
-           "neural_cleanse detect": ["--budget", "1", "--seeds", "1", "--success", "0"],
-           "neural_cleanse unlearn": ["--reversed-trigger", "output/badnets/neural-cleanse/reversed_trigger_0.th"],
+           "neural_cleanse detect": ["--budget", "1", "--seeds", "1"],
+           "neural_cleanse unlearn": ["--patch-with", "clean"],  # detect flags nothing in so small a model
            "detect_strip": ["--overlays", "2"],
            "sweep_neuron_noise": ["--val-frac", "0.05", "--epsilons", "0.1", "--seeds", "1", "--steps", "1"]}
 BADNETS = "python train_backdoor.py --poison-type badnets"

@@ -63,3 +63,16 @@ def test_flags_reach_the_cells(small_run, tmp_path):
 def test_a_folder_with_a_run_is_refused(small_run, refused):
     assert "holds a run" in refused(main, "--checkpoint", small_run / "model_last.th", "--dataset", "digits",
                                     "--output-dir", small_run)
+
+
+def test_cells_of_other_weights_are_refused(small_run, learned_run, tmp_path, refused):
+    model = tmp_path / "model_last.th"
+    model.write_bytes((small_run / "model_last.th").read_bytes())
+    flags = ["--checkpoint", model, "--dataset", "digits", "--val-frac", "0.05", "--alphas", "1", "--seeds", "1",
+             "--nb-iter", "1", "--output-dir", tmp_path / "sweep"]
+    main(list(map(str, flags)))
+    model.write_bytes((learned_run / "model_last.th").read_bytes())
+    assert "made from other weights" in refused(main, *flags)
+    (tmp_path / "sweep/alpha-1.0/seed-0/pruned/results.json").write_text("{}")
+    model.write_bytes((small_run / "model_last.th").read_bytes())
+    assert "damaged" in refused(main, *flags)

@@ -6,6 +6,7 @@ from torch import nn
 from data.batches import Batches
 from data.datasets import ImageSet
 from data.files import UserError
+from engine import trigger_search
 from engine.trigger_search import NormWeight, Search, as_trigger, loss_and_hits, reverse_triggers
 
 
@@ -27,8 +28,8 @@ def dark():
 
 def search(model, image_set, labels, budget, seed=0, **options):
     generator = torch.Generator().manual_seed(seed)
-    batches = Batches(image_set, 16, generator=generator, draws=32)
-    return reverse_triggers(model, batches, labels, budget, generator=generator, **options)
+    batches = Batches(image_set, 16, generator=generator)
+    return reverse_triggers(model, batches, 2, labels, budget, generator=generator, **options)
 
 
 def test_the_weight_follows_the_published_rule():
@@ -101,9 +102,29 @@ def test_the_model_keeps_its_weights_and_gets_no_gradients(dark):
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 
-def test_outputs_that_are_no_numbers_are_an_error(dark):
+def test_outputs_that_are_no_numbers_are_an_error_whichever_label_has_them(dark, monkeypatch):
     class Broken(Corner):
         def forward(self, pixels):
-            return super().forward(pixels) * float("nan")
+            return super().forward(pixels) * (float("nan") if len(self.seen) == 0 else 1)
+    model = Broken()
+    model.seen = []
+    monkeypatch.setattr(trigger_search, "evaluation_batch", lambda device: 16)  # a label at a time
+    forward = trigger_search.loss_and_hits
+
+    def count(quick, images, searches):
+        quick.seen = searches[0].label * [0]
+        return forward(quick, images, searches)
+    monkeypatch.setattr(trigger_search, "loss_and_hits", count)
     with pytest.raises(UserError, match="no numbers"):
-        search(Broken(), dark, [1], 2)
+        search(model, dark, [0, 1, 2], 2)
+
+
+def test_what_is_kept_of_a_step_is_the_larger_of_its_masks():
+    found = Search.start(0, torch.Generator().manual_seed(0), "cpu")
+    mask, pattern = (part.detach().clone() for part in found.trigger())
+    found.note(1.0, 0.99, 0.5 * mask, pattern)
+    assert found.norm == pytest.approx(float(mask.sum()))
+    found.note(1.0, 0.99, mask + 0.1, pattern)
+    assert found.norm == pytest.approx(float(mask.sum()))  # larger than what is kept already
+    found.note(0.98, 0.99, 0.1 * mask, pattern)
+    assert found.norm == pytest.approx(float(mask.sum()))
