@@ -17,12 +17,12 @@ from data.files import hash_file, write_table
 from engine import flags
 from engine.checkpoint import save_model
 from engine.command import command
+from engine.control import read_control, report_control
 from engine.figures import pruning_curve
 from engine.progress import progress
-from engine.repair import fine_tune, read_control, report_control
 from engine.run import Run
 from engine.suspect import default_folder, last_within, load_suspect, split_defender
-from engine.training import UNKNOWN, Score, TestScore, evaluation_batches, score, score_logits
+from engine.training import UNKNOWN, Score, TestScore, evaluate, evaluation_batches, score, score_logits, train_stage
 from models.pruning import STAGES, fold_mask, mask_of, output_masked, stage_means
 
 CURVE = ("pruning_curve.csv", "pruning_curve.png")
@@ -167,7 +167,7 @@ def main(argv=None):
         mask, after = mask_of(order, chosen.count), chosen.test
         if tuned:
             with output_masked(model, args.layer, mask):
-                after = fine_tune(run, model, batches, test, optimizer, args.epochs, amp)
+                after = train_stage(run, model, batches, test, args.epochs, optimizer, amp=amp) or evaluate(model, test)
         fold_mask(model, args.layer, mask)
         describe("after", Row(chosen.count, None, None, after, score(model, choosing)))
         control = read_control(args.checkpoint, "fine-tune") if args.mode == "fine-prune" else None

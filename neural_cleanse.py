@@ -24,11 +24,11 @@ from data.poison_cifar import stamp_all, stamp_share
 from engine import flags
 from engine.checkpoint import load_trigger, save_model, save_trigger
 from engine.command import command
+from engine.control import read_control, report_control
 from engine.figures import norm_bars, trigger_grid
-from engine.repair import fine_tune, read_control, report_control
 from engine.run import Run
 from engine.suspect import default_folder, find_trigger, load_suspect
-from engine.training import evaluate, evaluation_batches, score
+from engine.training import evaluate, evaluation_batches, score, train_stage
 from engine.trigger_search import as_trigger, reverse_triggers
 
 COLUMNS = ("seed", "label", "class", "norm", "index", "flagged", "success", "steps")
@@ -282,7 +282,7 @@ def unlearn(args):
         before = evaluate(model, test)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
         own_before = own_asr(model, test, triggers)
-        after = fine_tune(run, model, batches, test, optimizer, args.epochs, amp)
+        after = train_stage(run, model, batches, test, args.epochs, optimizer, amp=amp) or evaluate(model, test)
         own_after = own_asr(model, test, triggers)
         for trigger, a, b in zip(triggers, own_before, own_after, strict=True):
             log.info("the stamped trigger of label %d has itself ASR %.4f before, %.4f after", trigger.target,

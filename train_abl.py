@@ -24,7 +24,16 @@ from engine.checkpoint import load_model, save_model, save_trigger
 from engine.command import command
 from engine.figures import training_curves
 from engine.run import Run
-from engine.training import Share, TestImages, evaluate, evaluation_batches, predict, score, train_epoch
+from engine.training import (
+    Share,
+    TestImages,
+    evaluate,
+    evaluation_batches,
+    predict,
+    score,
+    train_epoch,
+    train_stage,
+)
 from models import build_model
 
 LEAVES = ("isolated.npy", "model_filtered.th", "model_last.th", "trigger_info.th", "curves.png")
@@ -68,16 +77,6 @@ def isolation_figures(isolated, poisoned):
     hits = int(poisoned[isolated].sum())
     return {"isolated": len(isolated), "precision": Share(hits, len(isolated)).as_dict(),
             "recall": Share(hits, int(poisoned.sum())).as_dict()}
-
-
-def train_stage(run, model, batches, images, until, optimizer, milestones, amp, objective):
-    """Train `model` on `objective` up to epoch `until` of the run, tested after each epoch."""
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
-    for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler):
-        lr = scheduler.get_last_lr()[0]
-        train_score = train_epoch(model, batches, optimizer, amp, objective)
-        run.log(epoch, lr, train_score, evaluate(model, images))
-        scheduler.step()
 
 
 def copy_weights(model):

@@ -20,7 +20,7 @@ from engine.checkpoint import save_model, save_trigger
 from engine.command import command
 from engine.figures import image_grid, training_curves
 from engine.run import Run
-from engine.training import TestImages, evaluate, train_epoch
+from engine.training import TestImages, evaluate, train_stage
 from models import build_model
 
 LEAVES = ("model_init.th", "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
@@ -92,7 +92,6 @@ def main(argv=None):
 
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
         optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, args.milestones)
 
         run.begin(poisoned.fingerprint())
         log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
@@ -105,14 +104,7 @@ def main(argv=None):
         if args.compile:
             model.compile()
 
-        test_score = None
-        for epoch in run.epochs(args.epochs, model=model, optimizer=optimizer, scheduler=scheduler):
-            lr = scheduler.get_last_lr()[0]
-            train_score = train_epoch(model, batches, optimizer, amp)
-            test_score = evaluate(model, images)
-            scheduler.step()
-            run.log(epoch, lr, train_score, test_score)
-
+        test_score = train_stage(run, model, batches, images, args.epochs, optimizer, args.milestones, amp)
         test_score = test_score or evaluate(model, images)  # none yet where the last epoch was done before a stop
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)
         training_curves(run.folder / "curves.png", run.rows,

@@ -23,7 +23,7 @@ from engine.checkpoint import load_model, save_model, save_trigger
 from engine.command import command
 from engine.figures import training_curves
 from engine.run import Run
-from engine.training import TestImages, evaluate, evaluation_batches, predict, train_epoch
+from engine.training import TestImages, evaluate, evaluation_batches, predict, train_stage
 from models import build_model
 from models.pruning import STAGES, dormant_mask, fold_mask, output_masked, stage_means
 
@@ -76,16 +76,6 @@ def silence(model, dormant, image_sets, margin):
     mean = torch.stack([values for _, values in found]).amin(0)
     lowered = largest.clamp(min=0) + margin * (largest - mean)
     model.get_submodule(STAGE)[1].bn2.bias.data[dormant] -= lowered[dormant]
-
-
-def train_stage(run, model, batches, images, until, optimizer, milestones, amp):
-    """Train `model` up to epoch `until` of the run, tested after each epoch."""
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
-    for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler):
-        lr = scheduler.get_last_lr()[0]
-        train_score = train_epoch(model, batches, optimizer, amp)
-        run.log(epoch, lr, train_score, evaluate(model, images))
-        scheduler.step()
 
 
 def silence_until_unchanged(model, dormant, image_sets, margin, before, test_sets):

@@ -126,6 +126,22 @@ def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy)
     return Score(float(torch.stack(losses).sum()) / batches.num_images, share, share)
 
 
+def train_stage(run, model, batches, test, until, optimizer, milestones=(), amp=False, objective=F.cross_entropy):
+    """Train `model` up to epoch `until` of the Run, tested on TestImages and logged after each epoch.
+
+    The learning rate falls to a tenth after each of `milestones`, counted from the stage's first epoch. Returns the
+    last TestScore, None where no epoch was left to do.
+    """
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
+    tested = None
+    for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler):
+        lr = scheduler.get_last_lr()[0]
+        trained, tested = train_epoch(model, batches, optimizer, amp, objective), evaluate(model, test)
+        scheduler.step()
+        run.log(epoch, lr, trained, tested)
+    return tested
+
+
 def check_finite(losses):
     """Raise UserError naming the first step whose loss is NaN or infinite."""
     bad = (~torch.isfinite(torch.stack(losses))).nonzero()

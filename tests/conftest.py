@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from data.datasets import ImageSet
+from engine import training
 
 ROOT = Path(__file__).resolve().parent.parent
 LEARNING = ["--dataset", "digits", "--width", "4", "--epochs", "6", "--batch-size", "32", "--crop-padding", "0",
@@ -93,3 +94,21 @@ def learned_run(tmp_path_factory):
     results = json.loads((folder / "results.json").read_text())
     assert results["acc"]["value"] > 0.8 and results["asr"]["value"] > 0.8
     return folder
+
+
+@pytest.fixture
+def stop_at_test(monkeypatch):
+    """stop_at_test(script, n): from now on the (n+1)th test of `script`, a module, or of its training is Ctrl-C."""
+    real = training.evaluate
+
+    def stop(script, tests):
+        left = [None] * tests
+
+        def evaluate_or_stop(*args):
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+            return real(*args)
+        for module in (script, training):
+            monkeypatch.setattr(module, "evaluate", evaluate_or_stop)
+    return stop

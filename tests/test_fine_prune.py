@@ -11,7 +11,6 @@ from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
-from engine import repair
 from engine.checkpoint import load_model
 from engine.suspect import find_trigger, last_within
 from engine.training import TestImages, evaluate, score
@@ -97,16 +96,9 @@ def test_pruned_channels_stay_out_of_fine_tuning_and_of_the_file(learned_run, tm
     assert last["clean_loss"] != pytest.approx(unmasked.clean.loss, rel=1e-2)
 
 
-def test_stopped_and_resumed_it_ends_with_the_same_bits(learned_run, tmp_path, monkeypatch):
+def test_stopped_and_resumed_it_ends_with_the_same_bits(learned_run, tmp_path, monkeypatch, stop_at_test):
     run(learned_run, tmp_path / "whole", "--epochs", "2")
-    real, calls = repair.evaluate, []
-
-    def evaluate_or_stop(model, images):
-        if calls:
-            raise KeyboardInterrupt
-        calls.append(model)
-        return real(model, images)
-    monkeypatch.setattr(repair, "evaluate", evaluate_or_stop)
+    stop_at_test(fine_prune, 1)
     with pytest.raises(SystemExit):
         run(learned_run, tmp_path / "stopped", "--epochs", "2")
     monkeypatch.undo()

@@ -85,17 +85,10 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("tests_done", "epochs_done"), [(1, 1), (3, 2), (4, 3)])
-def test_stopped_in_any_stage_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, tests_done,
-                                                                    epochs_done):
+def test_stopped_in_any_stage_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, stop_at_test,
+                                                                    tests_done, epochs_done):
     """An epoch and its test in stages 1 and 2, a test of the filtered model, two epochs of unlearning."""
-    real, calls = train_abl.evaluate, []
-
-    def evaluate_or_stop(model, images):
-        if len(calls) == tests_done:
-            raise KeyboardInterrupt
-        calls.append(model)
-        return real(model, images)
-    monkeypatch.setattr(train_abl, "evaluate", evaluate_or_stop)
+    stop_at_test(train_abl, tests_done)
     folder = tmp_path / "run"
     with pytest.raises(SystemExit):
         main([*SMALL, "--output-dir", str(folder)])

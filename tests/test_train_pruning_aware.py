@@ -114,17 +114,10 @@ def test_the_pruner_takes_the_decoys_first_and_the_attack_stays(attacked):
 
 
 @pytest.mark.parametrize(("tests_done", "epochs_done"), [(1, 1), (2, 2), (4, 2), (5, 3)])
-def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, tests_done,
-                                                                        epochs_done):
+def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, stop_at_test,
+                                                                    tests_done, epochs_done):
     """Two epochs, a test each; tests of stages 1 and 2; two epochs. Stopped at a test, in the middle of an epoch."""
-    real, calls = train_pruning_aware.evaluate, []
-
-    def evaluate_or_stop(model, images):
-        if len(calls) == tests_done:
-            raise KeyboardInterrupt
-        calls.append(model)
-        return real(model, images)
-    monkeypatch.setattr(train_pruning_aware, "evaluate", evaluate_or_stop)
+    stop_at_test(train_pruning_aware, tests_done)
     folder = tmp_path / "run"
     with pytest.raises(SystemExit):
         main([*SMALL, "--output-dir", str(folder)])

@@ -1,23 +1,12 @@
-"""Fine-tuning on the defender's clean images, the second half of most repairs, and the control of it alone."""
+"""The control that stands beside a repair: what fine-tuning alone does."""
 import json
 import logging
 import math
 from pathlib import Path
 
 from engine.suspect import default_folder
-from engine.training import evaluate, train_epoch
 
 log = logging.getLogger("backdoor")
-
-
-def fine_tune(run, model, batches, test, optimizer, epochs, amp):
-    """Train `model` for `epochs` of the Run, tested on TestImages after each; returns the last TestScore."""
-    after = None
-    for epoch in run.epochs(epochs, model=model, optimizer=optimizer):
-        train_score = train_epoch(model, batches, optimizer, amp)
-        after = evaluate(model, test)
-        run.log(epoch, optimizer.param_groups[0]["lr"], train_score, after)
-    return after or evaluate(model, test)  # none yet where the last epoch was done before a stop
 
 
 def read_control(checkpoint, name):
