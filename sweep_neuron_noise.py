@@ -64,8 +64,8 @@ def parse_args(argv=None):
     flags.add_data_flags(parser)
     group = parser.add_argument_group("noise")
     group.add_argument("--benign", metavar="FILE", help="benign model to draw beside it")
-    group.add_argument("--epsilons", type=flags.not_negative, nargs="+", default=[0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1],
-                       help="largest relative noise")
+    group.add_argument("--epsilons", type=flags.not_negative, nargs="+",
+                       default=[0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1], help="largest relative noise")
     group.add_argument("--steps", type=flags.integer(1), default=20, help="steps to the worst noise")
     group.add_argument("--seeds", type=flags.integer(1), default=3, help="random starts for each epsilon")
     group.add_argument("--val-frac", type=flags.fraction, default=0.01, help="share of images to find the noise on")
