@@ -13,8 +13,8 @@ from PIL import Image
 from data.datasets import ImageSet
 from engine import training
 
-# One thread, here and in the scripts that tests start: PyTorch 2.15's convolutions on several threads corrupt memory when
-# a network of 8 channels or fewer trains on an odd number of images, which only tests do. Tiny networks lose nothing.
+# One thread, here and in the scripts that tests start: PyTorch 2.15's convolutions on several threads corrupt memory
+# when a network of 8 channels or fewer trains on an odd number of images, which only tests do.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 

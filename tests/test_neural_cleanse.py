@@ -176,8 +176,8 @@ def test_without_a_trigger_only_the_reversed_one_is_measured(small_run, tmp_path
 
 def test_unlearning_the_trigger_lowers_asr_more_than_clean_images_alone(learned_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    common = ["unlearn", "--checkpoint", str(learned_run / "model_last.th"), *DIGITS, "--batch-size", "16", "--epochs", "4",
-              "--crop-padding", "0", "--no-flip"]
+    common = ["unlearn", "--checkpoint", str(learned_run / "model_last.th"), *DIGITS, "--batch-size", "16", "--epochs",
+              "4", "--crop-padding", "0", "--no-flip"]
     main([*common, "--patch-with", "clean"])
     main([*common, "--patch-with", "original", "--output-dir", "original"])
     clean = json.loads(next((tmp_path / "output").rglob("unlearn-clean/results.json")).read_text())
