@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 
 help:
 	@echo "make demo       install, then BadNets on handwritten digits, and a table of what it wrote"
-	@echo "make test       install, then the tests (two to three minutes)"
+	@echo "make test       install, then the tests (about five minutes)"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make benchmark  the README's speed figures"
 	@echo "make clean      remove the environment and caches, never a run"

@@ -52,6 +52,7 @@ def test_a_cell_that_fails_is_named_and_leaves_the_others(swept, refused):
     assert {row["alpha"] for row in csv.DictReader((folder / "sweep.csv").open())} == {"1.0"}
 
 
+@pytest.mark.long
 def test_flags_reach_the_cells(small_run, tmp_path):
     main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
           "1", "--seeds", "1", "--nb-iter", "1", "--lr", "0.5", "--batch-size", "16", "--no-project", "--no-flip",
@@ -65,6 +66,7 @@ def test_a_folder_with_a_run_is_refused(small_run, refused):
                                     "--output-dir", small_run)
 
 
+@pytest.mark.long
 def test_cells_of_other_weights_are_refused(small_run, learned_run, tmp_path, refused):
     model = tmp_path / "model_last.th"
     model.write_bytes((small_run / "model_last.th").read_bytes())

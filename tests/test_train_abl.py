@@ -84,7 +84,8 @@ def unbroken(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("tests_done", "epochs_done"), [(1, 1), (3, 2), (4, 3)])
+@pytest.mark.parametrize(("tests_done", "epochs_done"), [
+    pytest.param(1, 1, marks=pytest.mark.long), pytest.param(3, 2, marks=pytest.mark.long), (4, 3)])
 def test_stopped_in_any_stage_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, stop_at_test,
                                                                     tests_done, epochs_done):
     """An epoch and its test in stages 1 and 2, a test of the filtered model, two epochs of unlearning."""

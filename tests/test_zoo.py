@@ -1,5 +1,6 @@
 """The committed models give the committed figures again, on the real images where they are."""
 import json
+import os
 import subprocess
 
 import pytest
@@ -18,6 +19,7 @@ FOLDER, ARCHIVE = ROOT / "data/cifar10-jpeg", ROOT.parent / "shared/data/cifar10
 @pytest.fixture(scope="module")
 def cifar_test(tmp_path_factory):
     """The 10,000 test images of CIFAR-10 (JPEG)."""
+    torch.set_num_threads(os.cpu_count() or 1)  # see conftest.py; networks of width 16 are safe
     folder = FOLDER
     if not folder.is_dir():
         if not ARCHIVE.exists():
@@ -25,7 +27,8 @@ def cifar_test(tmp_path_factory):
         folder = tmp_path_factory.mktemp("data") / "cifar10-jpeg"
         folder.mkdir()
         subprocess.run(["tar", "xf", ARCHIVE, "-C", folder], check=True)
-    return load_splits("cifar10", folder)[2]
+    yield load_splits("cifar10", folder)[2]
+    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("name", MODELS)
