@@ -9,18 +9,16 @@ ACC against alpha at the threshold chosen on held-out images) and threshold.png 
 """
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 from data.files import UserError, hash_file, write_table
 from engine import flags
+from engine.cells import as_flags, call, check_folder, finished
 from engine.checkpoint import load_model
 from engine.command import command
 from engine.figures import spread_curves
 from engine.suspect import default_folder
 
-ROOT = Path(__file__).resolve().parent
 DATA_SETTINGS = ("dataset", "data_dir")
 MASK_SETTINGS = ("val_frac", "lr", "nb_iter", "print_every", "batch_size", "anp_eps", "anp_steps", "project",
                  "crop_padding", "flip")
@@ -36,52 +34,6 @@ def run_cell(folder, checkpoint, alpha, seed, settings, max_drop, mask_flags, pr
              "--output-dir", folder, "--resume", *mask_flags)
     if not finished(folder / "pruned", {"max_drop": max_drop}):
         call("prune_network.py", "--mask-file", folder / "mask_values.txt", "--overwrite", *prune_flags)
-
-
-def finished(folder, wanted, weights=""):
-    """Whether a finished run lies in `folder`. Raises UserError if it was made with other arguments than `wanted`, or
-    from other weights than those of the hash `weights`."""
-    if not (folder / "results.json").exists():
-        return False
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        arguments = config["arguments"]
-        json.loads((folder / "results.json").read_text())
-        is_same = config["inputs"] is None or config["inputs"].startswith(weights)
-        other = [f"{name} {arguments[name]}" for name, value in wanted.items() if arguments[name] != value]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder}: damaged; remove it to have it made again") from None
-    if other:
-        raise UserError(f"{folder}: holds a cell made with {', '.join(other)}; name another --output-dir")
-    if not is_same:
-        raise UserError(f"{folder}: holds a cell made from other weights; name another --output-dir")
-    return True
-
-
-def call(script, *arguments):
-    """Run one of the suite's scripts with its output passed on; UserError with its last line if it fails."""
-    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise UserError(lines[-1] if lines else f"{script} ended with status {done.returncode}")
-
-
-def as_flags(values):
-    """The command line that says {name: value}; nothing for None, --name or --no-name for True and False."""
-    words = []
-    for name, value in values.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None:
-            words += [f"--{flag}", value]
-    return words
-
-
-def check_folder(folder):
-    """UserError if a run lies in the folder: a sweep's cells have folders of their own beneath it."""
-    if (folder / "config.json").exists():
-        raise UserError(f"{folder}: holds a run; name another --output-dir for the sweep")
 
 
 def read_cell(folder, alpha, seed):

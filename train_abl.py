@@ -29,7 +29,7 @@ from engine.training import (
     TestImages,
     evaluate,
     evaluation_batches,
-    predict,
+    sample_losses,
     score,
     train_epoch,
     train_stage,
@@ -59,12 +59,6 @@ def flooding(logits, labels, level):
 def climb(logits, labels):
     """The mean loss with its sign turned: what unlearning descends."""
     return -F.cross_entropy(logits, labels)
-
-
-def sample_losses(model, image_set, device):
-    """Cross-entropy (N,) of every image as it is, not augmented, in eval mode."""
-    batches = evaluation_batches(image_set, device)
-    return F.cross_entropy(predict(model, batches), batches.labels, reduction="none").cpu().numpy()
 
 
 def isolate(losses, rate):
@@ -108,29 +102,15 @@ def parse_args(argv=None):
     flags.add_poison_flags(parser)
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
-    group = parser.add_argument_group("isolation")
+    group = flags.add_abl_flags(parser)
     group.add_argument("--isolation-epochs", type=flags.integer(1), default=20, help="epochs of stage 1")
     group.add_argument("--isolation-rate", type=flags.fraction, default=0.01,
                        help="share of the training images that is isolated")
-    group.add_argument("--gamma", type=flags.not_negative, default=0.5, help="loss that stage 1 keeps to")
-    group.add_argument("--lga", choices=("sample", "batch"), default="sample",
-                       help="whose loss is held at gamma: each image's, or the batch's mean")
-    group.add_argument("--flooding", action="store_true",
-                       help="flooding in place of local gradient ascent; the same update as --lga batch")
-    group = parser.add_argument_group("unlearning")
-    group.add_argument("--unlearn-epochs", type=flags.integer(0), default=5,
-                       help="epochs of stage 3; 0 only leaves the isolated images out")
-    group.add_argument("--unlearn-lr", type=flags.positive, default=5e-4, help="its learning rate")
-    group.add_argument("--max-drop", type=flags.fraction, default=0.05,
-                       help="loss of held-out accuracy at which unlearning stops")
     flags.add_training_flags(parser, 60)
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/<attack>-abl", resumable=True)
     args = parser.parse_args(argv)
-    if args.flooding:
-        parser.refuse(argv, ["lga"], "with --flooding")
-    if not args.unlearn_epochs:
-        parser.refuse(argv, ["unlearn_lr", "max_drop"], "with --unlearn-epochs 0")
+    flags.check_abl(parser, args, argv)
     flags.check_milestones(parser, args)
     flags.check_poison(parser, args)
     args.output_dir = args.output_dir or f"output/{args.poison_type}-abl"
@@ -158,8 +138,8 @@ def main(argv=None):
         amp = run.device.type == "cuda" if args.amp is None else args.amp
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
 
-        def batches(image_set):
-            return Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+        def batches(image_set, **augmentation):
+            return Batches(image_set, args.batch_size, run.device, run.generator, **augmentation)
 
         def optimizer(lr):
             return torch.optim.SGD(model.parameters(), lr, args.momentum, weight_decay=args.weight_decay)
@@ -181,8 +161,8 @@ def main(argv=None):
         is_left = np.ones(len(poisoned), dtype=bool)
         is_left[isolated] = False
         trained = args.isolation_epochs + args.epochs
-        train_stage(run, model, batches(poisoned.subset(is_left)), images, trained, optimizer(args.lr), args.milestones,
-                    amp, F.cross_entropy)
+        rest = batches(poisoned.subset(is_left), crop_padding=args.crop_padding, flip=args.flip)
+        train_stage(run, model, rest, images, trained, optimizer(args.lr), args.milestones, amp)
         if (run.folder / "model_filtered.th").exists():  # the run goes on in stage 3
             model.load_state_dict(load_model(run.folder / "model_filtered.th", run.device).model.state_dict())
         filtered = evaluate(model, images)

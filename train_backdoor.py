@@ -4,7 +4,7 @@
 
 Reads a data set (CIFAR-10 by default), and for clean-label what generate_clb_attack.py left. Writes into
 output/<attack>/: model_init.th, model_last.th, trigger_info.th, output.log, metrics.jsonl, config.json,
-results.json, poisoned_examples.png and curves.png.
+results.json, poisoned_examples.png and curves.png; with --track-losses also losses.csv and losses.png.
 """
 import logging
 
@@ -13,18 +13,39 @@ import torch
 
 from data.batches import Batches
 from data.datasets import load_splits
+from data.files import write_table
 from data.poison_cifar import poison_training_set, stamp_all
 from data.triggers import HIDES_EVERYTHING
 from engine import flags
 from engine.checkpoint import save_model, save_trigger
 from engine.command import command
-from engine.figures import image_grid, training_curves
+from engine.figures import image_grid, loss_curves, training_curves
 from engine.run import Run
-from engine.training import TestImages, evaluate, train_stage
+from engine.training import TestImages, evaluate, sample_losses, train_stage
 from models import build_model
 
 LEAVES = ("model_init.th", "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
+TRACK_LEAVES = ("losses.csv", "losses.png")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 log = logging.getLogger("backdoor")
+
+
+def loss_figures(losses, poisoned):
+    """Mean and QUANTILES of the losses (N,) of clean and of poisoned training images, told apart by a bool (N,).
+
+    {"clean": {"mean", "quantiles"}, "poisoned": the same}, without those of which there is none. The lecture's loss
+    curves are the means; the quantiles are the tail, for which leaving low losses out is not enough.
+    """
+    groups = {"clean": losses[~poisoned], "poisoned": losses[poisoned]}
+    return {name: {"mean": float(group.mean()), "quantiles": np.quantile(group, QUANTILES).tolist()}
+            for name, group in groups.items() if len(group)}
+
+
+def loss_rows(rows):
+    """The rows of losses.csv from those of metrics.jsonl: epoch, images, mean, q05, ..., q95."""
+    return [{"epoch": row["epoch"], "images": name, "mean": figures["mean"],
+             **{f"q{round(100 * q):02}": value for q, value in zip(QUANTILES, figures["quantiles"], strict=True)}}
+            for row in rows for name, figures in row["training_losses"].items()]
 
 
 def poisoned_shares(poisoned, target):
@@ -66,7 +87,11 @@ def parse_args(argv=None):
     flags.add_poison_flags(parser)
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
-    flags.add_compile_flag(flags.add_training_flags(parser))
+    group = flags.add_training_flags(parser)
+    flags.add_compile_flag(group)
+    group.add_argument("--track-losses", action="store_true",
+                       help="after each epoch, the losses of clean and of poisoned training images, unaugmented; a "
+                            "forward pass more")
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/<attack>", resumable=True)
     args = parser.parse_args(argv)
@@ -79,7 +104,7 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    with Run(args, LEAVES) as run:
+    with Run(args, LEAVES + TRACK_LEAVES * args.track_losses, TRACK_LEAVES) as run:
         train, _, test = load_splits(args.dataset, args.data_dir)
         flags.check_target(args.poison_target, train.classes)
         poisoned, trigger = poison_training_set(
@@ -104,11 +129,19 @@ def main(argv=None):
         if args.compile:
             model.compile()
 
-        test_score = train_stage(run, model, batches, images, args.epochs, optimizer, args.milestones, amp)
+        def watch(model):
+            return {"training_losses": loss_figures(sample_losses(model, poisoned, run.device), poisoned.poisoned)}
+
+        test_score = train_stage(run, model, batches, images, args.epochs, optimizer, args.milestones, amp,
+                                 watch=watch if args.track_losses else None)
         test_score = test_score or evaluate(model, images)  # none yet where the last epoch was done before a stop
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)
         training_curves(run.folder / "curves.png", run.rows,
                         f"{args.poison_type} on {train.name}, width {args.width}")
+        if args.track_losses:
+            rows = loss_rows(run.rows)
+            write_table(run.folder / "losses.csv", list(rows[0]), rows)
+            loss_curves(run.folder / "losses.png", rows, f"{args.poison_type} on {train.name}, width {args.width}")
         run.finish(**test_score.figures(), parent=None, dataset=train.name, width=args.width, epochs=args.epochs,
                    seed=args.seed, method={"poison_type": args.poison_type, **shares})
 

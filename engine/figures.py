@@ -52,6 +52,26 @@ def training_curves(path, metrics, title):
     write_figure(path, figure)
 
 
+def loss_curves(path, rows, title):
+    """Training losses over epochs: means, with bands between quantiles; rows as train_backdoor.loss_rows makes them."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for name, color in (("clean", "tab:blue"), ("poisoned", "tab:red")):
+        own = [row for row in rows if row["images"] == name]
+        epochs = [row["epoch"] for row in own]
+        for low, high, alpha in (("q05", "q95", 0.12), ("q25", "q75", 0.25)):
+            axis.fill_between(epochs, [row[low] for row in own], [row[high] for row in own], color=color, alpha=alpha,
+                              linewidth=0, label=f"{name}, {low[1:]} to {high[1:]} %" if own else None)
+        axis.plot(epochs, [row["mean"] for row in own], "o-", color=color, markersize=3.5,
+                  label=f"{name}, mean" if own else None)
+    axis.set(xlabel="epoch", ylabel="cross-entropy of training images", ylim=(0, None))
+    axis.set_title(title, fontsize=10, parse_math=False)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=7)
+    write_figure(path, figure)
+
+
 def pruning_curve(path, rows, chosen, axis_name, label):
     """ACC, ASR and held-out accuracy over a pruning sweep; rows and chosen are dicts as results.json has them.
 

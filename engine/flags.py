@@ -176,12 +176,14 @@ def add_trigger_flags(parser):
     return group
 
 
-def add_poison_flags(parser):
+def add_poison_flags(parser, rate=True):
+    """rate: whether --poison-rate is among them; a sweep over it has its own."""
     group = add_trigger_flags(parser)
     group.add_argument("--poison-type", choices=(*ATTACKS, "benign"), default="badnets", help="attack")
-    group.add_argument("--poison-rate", type=fraction,
-                       help="for badnets and blend: share of the images outside the target class to poison (default: "
-                            "0.05)")
+    if rate:
+        group.add_argument("--poison-rate", type=fraction,
+                           help="for badnets and blend: share of the images outside the target class to poison "
+                                "(default: 0.05)")
     group.add_argument("--clb-dir", help="for clean-label: what generate_clb_attack.py left (default: "
                                          "data/clean-label/0.1)")
     group.add_argument("--eval-trigger", choices=ATTACKS,
@@ -195,6 +197,8 @@ POISON_DEFAULTS = {"poison_rate": (0.05, ("badnets", "blend")), "clb_dir": ("dat
 def check_poison(parser, args):
     """Fill in the defaults of what the attack uses, and refuse flags that would change nothing."""
     for name, (default, attacks) in POISON_DEFAULTS.items():
+        if name not in vars(args):
+            continue
         if args.poison_type in attacks:
             setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
         elif getattr(args, name) is not None:
@@ -230,3 +234,30 @@ def add_mask_flags(parser):
     group.add_argument("--project", action=argparse.BooleanOptionalAction, default=True,
                        help="keep the noise within eps; the authors' code does not, and reaches 2 eps")
     return group
+
+
+def add_abl_flags(parser):
+    """ABL's stages 1 and 3. How long stage 1 lasts and how much it isolates, which a sweep goes over, are not here."""
+    group = parser.add_argument_group("isolation")
+    group.add_argument("--gamma", type=not_negative, default=0.5, help="loss that stage 1 keeps to")
+    group.add_argument("--lga", choices=("sample", "batch"), default="sample",
+                       help="whose loss is held at gamma: each image's, or the batch's mean")
+    group.add_argument("--flooding", action="store_true",
+                       help="flooding in place of local gradient ascent; the same update as --lga batch")
+    unlearning = parser.add_argument_group("unlearning")
+    unlearning.add_argument("--unlearn-epochs", type=integer(0), default=5,
+                            help="epochs of stage 3; 0 only leaves the isolated images out")
+    unlearning.add_argument("--unlearn-lr", type=positive, default=5e-4, help="its learning rate")
+    unlearning.add_argument("--max-drop", type=fraction, default=0.05,
+                            help="loss of held-out accuracy at which unlearning stops")
+    return group
+
+
+def check_abl(parser, args, argv):
+    """Refuse the flags of ABL that would change nothing, and set them to None."""
+    unused = {"with --flooding": ["lga"] * args.flooding,
+              "with --unlearn-epochs 0": ["unlearn_lr", "max_drop"] * (not args.unlearn_epochs)}
+    for why, names in unused.items():
+        parser.refuse(argv, names, why)
+        for name in names:
+            setattr(args, name, None)

@@ -227,8 +227,8 @@ class Run:
     def _elapsed(self):
         return self.seconds + time.monotonic() - self.started
 
-    def log(self, epoch, lr, train, test):
-        """One line of the log and of metrics.jsonl: `train` a Score, `test` a TestScore.
+    def log(self, epoch, lr, train, test, **more):
+        """One line of the log and of metrics.jsonl: `train` a Score, `test` a TestScore, `more` for the latter alone.
 
         What is not known (ASR without a trigger) is nan in the log and null in metrics.jsonl.
         """
@@ -238,7 +238,7 @@ class Run:
                "clean_loss": test.clean.loss, "clean_acc": test.clean.accuracy.value}
         log.info(ROW, *row.values())
         row["robust_acc"] = test.triggered.original_accuracy.value
-        self.rows.append({name: None if value != value else value for name, value in row.items()})
+        self.rows.append({name: None if value != value else value for name, value in row.items()} | more)
         with whole_file(self.folder / "metrics.jsonl") as file:
             file.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
 

@@ -126,11 +126,12 @@ def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy)
     return Score(float(torch.stack(losses).sum()) / batches.num_images, share, share)
 
 
-def train_stage(run, model, batches, test, until, optimizer, milestones=(), amp=False, objective=F.cross_entropy):
+def train_stage(run, model, batches, test, until, optimizer, milestones=(), amp=False, objective=F.cross_entropy,
+                watch=None):
     """Train `model` up to epoch `until` of the Run, tested on TestImages and logged after each epoch.
 
-    The learning rate falls to a tenth after each of `milestones`, counted from the stage's first epoch. Returns the
-    last TestScore, None where no epoch was left to do.
+    The learning rate falls to a tenth after each of `milestones`, counted from the stage's first epoch. watch: model ->
+    more entries for the epoch's row of metrics.jsonl. Returns the last TestScore, None where no epoch was left to do.
     """
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
     tested = None
@@ -138,7 +139,7 @@ def train_stage(run, model, batches, test, until, optimizer, milestones=(), amp=
         lr = scheduler.get_last_lr()[0]
         trained, tested = train_epoch(model, batches, optimizer, amp, objective), evaluate(model, test)
         scheduler.step()
-        run.log(epoch, lr, trained, tested)
+        run.log(epoch, lr, trained, tested, **(watch(model) if watch else {}))
     return tested
 
 
@@ -166,6 +167,12 @@ def check_outputs(values):
     if torch.isnan(values).any():
         raise UserError("the model's outputs are no numbers (nan), so nothing can be counted")
     return values
+
+
+def sample_losses(model, image_set, device):
+    """Cross-entropy float32 (N,) of every image of an ImageSet as it is, not augmented, in eval mode."""
+    batches = evaluation_batches(image_set, device)
+    return F.cross_entropy(predict(model, batches), batches.labels, reduction="none").cpu().numpy()
 
 
 def score(model, batches):

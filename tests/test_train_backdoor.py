@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import resource
@@ -13,12 +14,13 @@ import torch
 from conftest import ROOT, SMALL
 from PIL import Image
 
+import train_backdoor
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from engine import checkpoint
-from engine.training import score
-from train_backdoor import main, poisoned_shares
+from engine.training import sample_losses, score
+from train_backdoor import loss_figures, main, poisoned_shares
 
 
 def weights(folder, name="model_last.th"):
@@ -215,3 +217,33 @@ def test_cuda_poisons_and_shuffles_as_the_cpu_does(small_run, tmp_path):
     assert same(weights(small_run, "model_init.th"), weights(tmp_path / "cuda", "model_init.th"))
     rows = [json.loads((run / "metrics.jsonl").read_text()) for run in (small_run, tmp_path / "cuda")]
     assert rows[0]["train_loss"] == pytest.approx(rows[1]["train_loss"], rel=0.05)
+
+
+def test_loss_figures_are_means_and_quantiles_of_each_kind():
+    losses = np.concatenate([np.linspace(1, 3, 101), np.linspace(0, 0.2, 21)]).astype(np.float32)
+    found = loss_figures(losses, np.arange(122) >= 101)
+    assert found["clean"]["mean"] == pytest.approx(2) and found["poisoned"]["mean"] == pytest.approx(0.1)
+    assert found["clean"]["quantiles"] == pytest.approx([1.1, 1.5, 2, 2.5, 2.9], abs=1e-5)
+    assert loss_figures(losses, np.zeros(122, dtype=bool)).keys() == {"clean"}
+
+
+def test_tracked_losses_change_nothing_else_and_survive_a_stop(small_run, tmp_path, monkeypatch, stop_at_test):
+    folder, flags = tmp_path / "run", [*SMALL, "--poison-rate", "0.1", "--track-losses", "--epochs", "2"]
+    stop_at_test(train_backdoor, 1)
+    with pytest.raises(SystemExit):
+        main([*flags, "--output-dir", str(folder)])
+    monkeypatch.undo()
+    main([*flags, "--output-dir", str(folder), "--resume"])
+    first, _ = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    untracked = json.loads((small_run / "metrics.jsonl").read_text())
+    assert {name: first[name] for name in ("train_loss", "clean_loss", "poison_loss")} == {
+        name: untracked[name] for name in ("train_loss", "clean_loss", "poison_loss")}
+    rows = list(csv.DictReader((folder / "losses.csv").open()))
+    assert [(row["epoch"], row["images"]) for row in rows] == [
+        (epoch, name) for epoch in "12" for name in ("clean", "poisoned")]
+    assert float(rows[0]["q05"]) <= float(rows[0]["q50"]) <= float(rows[0]["q95"])
+    assert np.asarray(Image.open(folder / "losses.png").convert("L")).std() > 5
+    model, (train, _, _) = checkpoint.load_model(folder / "model_last.th").model, load_splits("digits", "")
+    poisoned = checkpoint.load(folder / "trigger_info.th")["data_index"]
+    clean = train.subset(np.setdiff1d(np.arange(len(train)), poisoned))
+    assert float(rows[2]["mean"]) == pytest.approx(sample_losses(model, clean, "cpu").mean(), rel=1e-5)

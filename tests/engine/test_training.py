@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from data.batches import Batches
@@ -8,7 +9,7 @@ from data.datasets import ImageSet
 from data.files import UserError
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
-from engine.training import Share, TestImages, check_finite, evaluate, frozen, score, train_epoch
+from engine.training import Share, TestImages, check_finite, evaluate, frozen, sample_losses, score, train_epoch
 from models import build_model
 
 
@@ -99,3 +100,14 @@ def test_frozen_holds_and_gives_back_what_it_found():
         assert not model.training and not any(p.requires_grad for p in model.parameters())
     assert model.training and model.layer1.training and not model.bn1.training
     assert model.linear.weight.requires_grad and not model.linear.bias.requires_grad
+
+
+def test_losses_are_those_of_each_image_as_it_is_in_eval_mode(images):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 2, 4).train()
+    found = sample_losses(model, images, "cpu")
+    model.eval()
+    with torch.no_grad():
+        pixels, labels = next(iter(Batches(images, 40)))
+        by_hand = F.cross_entropy(model(pixels), labels, reduction="none")
+    assert found == pytest.approx(by_hand.numpy(), rel=1e-4)

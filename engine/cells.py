@@ -1,0 +1,58 @@
+"""The cells of a sweep: runs of other scripts in folders of their own, made once and read again."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from data.files import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def finished(folder, wanted, weights=""):
+    """Whether a finished run lies in `folder`. Raises UserError if it was made with other arguments than `wanted`, or
+    from other weights than those of the hash `weights`."""
+    if not (folder / "results.json").exists():
+        return False
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        arguments = config["arguments"]
+        json.loads((folder / "results.json").read_text())
+        is_same = config["inputs"] is None or config["inputs"].startswith(weights)
+        other = [f"{name} {arguments[name]}" for name, value in wanted.items() if arguments[name] != value]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder}: damaged; remove it to have it made again") from None
+    if other:
+        raise UserError(f"{folder}: holds a cell made with {', '.join(other)}; name another --output-dir")
+    if not is_same:
+        raise UserError(f"{folder}: holds a cell made from other weights; name another --output-dir")
+    return True
+
+
+def call(script, *arguments):
+    """Run one of the suite's scripts with its output passed on; UserError with its last line if it fails."""
+    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise UserError(lines[-1] if lines else f"{script} ended with status {done.returncode}")
+
+
+def as_flags(values, switches=()):
+    """The command line that says {name: value}: --name or --no-name for True and False, nothing for None.
+
+    switches: names that are said only when they are True, having no --no-name.
+    """
+    words = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{flag}"] if value else [f"--no-{flag}"] * (name not in switches)
+        elif value is not None:
+            words += [f"--{flag}", *(value if isinstance(value, list) else [value])]
+    return words
+
+
+def check_folder(folder):
+    """UserError if a run lies in the folder: cells have folders of their own beneath it."""
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder}: holds a run; name another --output-dir for the sweep")
