@@ -40,12 +40,13 @@ LEAVES = ("isolated.npy", "model_filtered.th", "model_last.th", "trigger_info.th
 log = logging.getLogger("backdoor")
 
 
-def local_gradient_ascent(logits, labels, gamma, over="sample"):
+def local_gradient_ascent(logits, labels, gamma, over="batch"):
     """Mean of sign(l - gamma) * l over the losses l (equation 5): falls above gamma, climbs below it.
 
     over: "sample" takes each image's own loss, "batch" the batch's mean. On the mean it is one and the same update as
     `flooding`, since the gradients of sign(l - gamma) * l and |l - gamma| + gamma are equal; the authors' code does
-    both on the mean.
+    both on the mean. On each image's own it holds those that are learned first, the backdoor's, at gamma, so that the
+    lowest losses are others'.
     """
     losses = F.cross_entropy(logits, labels, reduction="none" if over == "sample" else "mean")
     return (torch.sign(losses.detach() - gamma) * losses).mean()

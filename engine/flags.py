@@ -240,8 +240,9 @@ def add_abl_flags(parser):
     """ABL's stages 1 and 3. How long stage 1 lasts and how much it isolates, which a sweep goes over, are not here."""
     group = parser.add_argument_group("isolation")
     group.add_argument("--gamma", type=not_negative, default=0.5, help="loss that stage 1 keeps to")
-    group.add_argument("--lga", choices=("sample", "batch"), default="sample",
-                       help="whose loss is held at gamma: each image's, or the batch's mean")
+    group.add_argument("--lga", choices=("sample", "batch"), default="batch",
+                       help="whose loss is held at gamma: each image's (the paper's equation), or the batch's mean (the "
+                            "authors' code)")
     group.add_argument("--flooding", action="store_true",
                        help="flooding in place of local gradient ascent; the same update as --lga batch")
     unlearning = parser.add_argument_group("unlearning")

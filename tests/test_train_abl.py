@@ -28,7 +28,7 @@ def gradient(objective, losses, *options):
 
 
 def test_the_gradient_flips_its_sign_at_gamma_for_each_image_on_its_own():
-    found = gradient(local_gradient_ascent, [0.4, 0.6, 2.0], 0.5)
+    found = gradient(local_gradient_ascent, [0.4, 0.6, 2.0], 0.5, "sample")
     plain = gradient(F.cross_entropy, [0.4, 0.6, 2.0])
     torch.testing.assert_close(found, plain * torch.tensor([-1.0, 1, 1]))
 
@@ -41,7 +41,7 @@ def test_on_the_batch_mean_lga_and_flooding_are_one_update(losses):
 
 
 def test_per_sample_it_is_another_update():
-    assert not torch.allclose(gradient(local_gradient_ascent, [0.2, 1.5], 0.5),
+    assert not torch.allclose(gradient(local_gradient_ascent, [0.2, 1.5], 0.5, "sample"),
                               gradient(local_gradient_ascent, [0.2, 1.5], 0.5, "batch"))
 
 
