@@ -23,7 +23,7 @@ from data.triggers import build_trigger
 from engine import flags
 from engine.checkpoint import load_model
 from engine.command import command
-from engine.figures import image_grid
+from engine.figures import enlarge, image_grid
 from engine.progress import progress
 from engine.run import Run
 from engine.training import frozen, score
@@ -93,11 +93,6 @@ def measure(surrogate, clean, perturbed, stamped, labels, batch_size):
     return {"surrogate_right_clean": right(clean), "surrogate_right_perturbed": right(perturbed),
             "surrogate_right_stamped": right(stamped), "largest_change": int(change.max()),
             "mean_change": float(change.mean())}
-
-
-def enlarge(change):
-    """The perturbation int (n, 32, 32, 3) as a picture: grey where nothing changed, else up to black or white."""
-    return (128 + change * (127 / max(np.abs(change).max(), 1))).round().astype(np.uint8)
 
 
 def choose_images(image_set, target, rate, seed):

@@ -19,7 +19,7 @@ from engine import flags
 from engine.command import command
 from engine.neuron_noise import ascend_noise, clip, start_noise
 from engine.progress import progress
-from engine.run import Run
+from engine.run import HEADER, Run
 from engine.suspect import default_folder, load_suspect, split_defender
 from engine.training import Score, Share, check_finite, evaluate
 from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, parameters_named, perturbed
@@ -122,7 +122,8 @@ def main(argv=None):
         batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip,
                           draws=args.batch_size)
         after = None
-        for i in run.epochs(math.ceil(args.nb_iter / args.print_every), "Iter", model=model, mask_opt=mask_opt):
+        for i in run.epochs(math.ceil(args.nb_iter / args.print_every), HEADER.replace("Epoch", "Iter"), model=model,
+                            mask_opt=mask_opt):
             steps = min(args.print_every, args.nb_iter - (i - 1) * args.print_every)
             loss, accuracy = mask_train(model, F.cross_entropy, mask_opt, noise_opt, repeat_passes(batches, steps),
                                         args.anp_eps, args.anp_steps, args.anp_alpha, args.project, run.generator)

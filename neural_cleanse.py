@@ -217,6 +217,7 @@ def detect(args):
                                                run.device)
         check_clean_images(defender)
         model, classes, true = suspect.model, defender.classes, find_trigger(args.checkpoint, args.trigger_info)
+        true = true and true.fixed  # one that differs from image to image has no mask to compare with
 
         run.begin(f"{hash_file(args.checkpoint)} {defender.fingerprint()}")
         by_seed, rows, flags_by_seed = [], [], []

@@ -19,8 +19,8 @@ from engine.cells import as_flags, call, check_folder, finished
 from engine.command import command
 from engine.figures import spread_curves
 
-TRAINING = ("poison_type", "poison_target", "trigger_alpha", "trigger_image", "clb_dir", "eval_trigger", "dataset",
-            "data_dir", "arch", "width", *flags.SGD_FLAGS, "milestones", "crop_padding", "flip")
+TRAINING = ("poison_type", "poison_target", "trigger_alpha", "trigger_image", "encoder", "clb_dir", "eval_trigger",
+            "dataset", "data_dir", "arch", "width", *flags.SGD_FLAGS, "milestones", "crop_padding", "flip")
 ABL = ("gamma", "lga", "flooding", "unlearn_epochs", "unlearn_lr", "max_drop")
 AXES = {"poison_rate": "poisoning rate", "isolation_epochs": "epochs of isolation", "isolation_rate": "isolation rate"}
 COLUMNS = (*AXES, "seed", "precision", "recall", "none_acc", "none_asr", "filtered_acc", "filtered_asr", "acc", "asr",
@@ -73,7 +73,7 @@ def parse_args(argv=None):
     flags.add_model_flags(parser)
     group = parser.add_argument_group("sweep")
     group.add_argument("--poison-rates", type=flags.fraction, nargs="+", metavar="RATE",
-                       help="values of --poison-rate, for badnets and blend (default: 0.1)")
+                       help="values of --poison-rate, for badnets, blend and issba (default: 0.1)")
     group.add_argument("--isolation-rates", type=flags.fraction, nargs="+", metavar="RATE", default=[0.01],
                        help="values of --isolation-rate")
     group.add_argument("--isolation-epochs", type=flags.integer(1), nargs="+", metavar="EPOCHS", default=[20],
@@ -86,7 +86,7 @@ def parse_args(argv=None):
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--output-dir", help="(default: output/<attack>-abl-sweep)")
     args = parser.parse_args(argv)
-    if args.poison_type not in flags.POISON_DEFAULTS["poison_rate"][1]:
+    if args.poison_type not in flags.POISON_DEFAULTS["poison_rate"]:
         parser.refuse(argv, ["poison_rates"], f"for --poison-type {args.poison_type}")
         args.poison_rates = [None]
     flags.check_abl(parser, args, argv)

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from data.batches import Batches
 from data.datasets import load_splits
 from data.files import read_array, write_array
-from data.poison_cifar import poison_training_set, stamp_all
+from data.poison_cifar import stamp_all
 from data.triggers import HIDES_EVERYTHING
 from engine import flags
+from engine.attack import poison_by
 from engine.checkpoint import load_model, save_model, save_trigger
 from engine.command import command
 from engine.figures import training_curves
@@ -130,10 +131,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         train, defender, test = load_splits(args.dataset, args.data_dir)
-        flags.check_target(args.poison_target, train.classes)
-        poisoned, trigger = poison_training_set(
-            train, args.poison_type, args.poison_target, args.poison_rate, args.trigger_alpha, args.trigger_image,
-            args.clb_dir, args.eval_trigger, args.seed)
+        poisoned, trigger = poison_by(args, train)
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
         held_out = evaluation_batches(defender, run.device)
         amp = run.device.type == "cuda" if args.amp is None else args.amp

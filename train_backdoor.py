@@ -14,9 +14,10 @@ import torch
 from data.batches import Batches
 from data.datasets import load_splits
 from data.files import write_table
-from data.poison_cifar import poison_training_set, stamp_all
+from data.poison_cifar import stamp_all
 from data.triggers import HIDES_EVERYTHING
 from engine import flags
+from engine.attack import poison_by
 from engine.checkpoint import save_model, save_trigger
 from engine.command import command
 from engine.figures import image_grid, loss_curves, training_curves
@@ -106,10 +107,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES + TRACK_LEAVES * args.track_losses, TRACK_LEAVES) as run:
         train, _, test = load_splits(args.dataset, args.data_dir)
-        flags.check_target(args.poison_target, train.classes)
-        poisoned, trigger = poison_training_set(
-            train, args.poison_type, args.poison_target, args.poison_rate, args.trigger_alpha, args.trigger_image,
-            args.clb_dir, args.eval_trigger, args.seed)
+        poisoned, trigger = poison_by(args, train)
         shares = poisoned_shares(poisoned, trigger.target)
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)

@@ -16,9 +16,10 @@ import torch
 from data.batches import Batches
 from data.datasets import load_splits
 from data.files import UserError, hash_file
-from data.poison_cifar import poison_training_set, stamp_all
+from data.poison_cifar import stamp_all
 from data.triggers import HIDES_EVERYTHING
 from engine import flags
+from engine.attack import poison_by
 from engine.checkpoint import load_model, save_model, save_trigger
 from engine.command import command
 from engine.figures import training_curves
@@ -120,8 +121,9 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/<attack>-pruning-aware", resumable=True)
     args = parser.parse_args(argv)
-    if args.poison_type not in ("badnets", "blend"):
-        parser.error(f"--poison-type {args.poison_type}: expected badnets or blend, since stage 3 changes labels")
+    if args.poison_type not in flags.POISON_DEFAULTS["poison_rate"]:
+        parser.error(f"--poison-type {args.poison_type}: expected badnets, blend or issba, since stage 3 "
+                     "changes labels")
     if args.checkpoint:
         parser.refuse(argv, ["arch", "width", "clean_epochs"], "with --checkpoint, which stands in for stage 1")
     flags.check_milestones(parser, args)
@@ -143,10 +145,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         train, _, test = load_splits(args.dataset, args.data_dir)
-        flags.check_target(args.poison_target, train.classes)
-        poisoned, trigger = poison_training_set(
-            train, args.poison_type, args.poison_target, args.poison_rate, args.trigger_alpha, args.trigger_image,
-            None, None, args.seed)
+        poisoned, trigger = poison_by(args, train)
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
         clean_batches, batches = (
             Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)

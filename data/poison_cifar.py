@@ -5,6 +5,7 @@ from dataclasses import is_dataclass, replace
 import numpy as np
 
 from data.clean_label import CIFAR10CLB, load_clean_label
+from data.encoder_trigger import EncoderTrigger, build_encoder, draw_secret
 from data.files import UserError
 from data.triggers import ATTACKS, PATTERNS, PatternTrigger, build_trigger, trigger_from_info, trigger_to_info
 
@@ -100,19 +101,23 @@ def stamp_share(data_set, triggers, share, seed=0):
 
 
 def poison_training_set(train, poison_type, target, rate, alpha=None, trigger_image=None, clb_dir=None,
-                        eval_trigger="badnets", seed=0):
+                        eval_trigger="badnets", seed=0, encoder=None):
     """(training ImageSet, Trigger that its ASR is measured with) of a named attack on the attacker's images.
 
-    poison_type: a name in data.triggers.ATTACKS, or benign, which poisons nothing and is measured with
-    `eval_trigger`. `rate` and `seed` choose the images of a dirty-label attack; `clb_dir` holds the clean-label one,
-    whose own trigger is used unless `alpha` or `trigger_image` ask for another at test time. Raises UserError.
+    poison_type: a name in data.triggers.ATTACKS; issba, whose EncoderTrigger hides a secret drawn by `seed` with the
+    weights `encoder`; or benign, which poisons nothing and is measured with `eval_trigger`. `rate` and `seed` choose
+    the images of a dirty-label attack; `clb_dir` holds the clean-label one, whose own trigger is used unless `alpha` or
+    `trigger_image` ask for another at test time. Raises UserError.
     """
     if poison_type == "clean-label":
         poisoned, trigger = load_clean_label(clb_dir, train, target)
         if alpha is not None or trigger_image is not None:
             trigger = build_trigger(poison_type, target, alpha, trigger_image)
         return poisoned, trigger
-    trigger = build_trigger(eval_trigger if poison_type == "benign" else poison_type, target, alpha, trigger_image)
+    if poison_type == "issba":
+        trigger = EncoderTrigger(encoder, draw_secret(build_encoder(encoder).bits, seed), target)
+    else:
+        trigger = build_trigger(eval_trigger if poison_type == "benign" else poison_type, target, alpha, trigger_image)
     if poison_type == "benign":
         return train, trigger
     return poison(train, trigger, rate, seed)[0], trigger

@@ -1,7 +1,8 @@
 """Triggers: what an attacker stamps on an image, and the patterns of the named attacks.
 
-Every trigger is frozen and has `stamp(images)`, `target` and `hides_everything`, as PatternTrigger's docstrings say.
-A new static trigger is one function that returns (pattern, mask) and a row in PATTERNS and ATTACKS.
+Every trigger is frozen and has `stamp(images)`, `target`, `hides_everything`, `fixed` and `to_info()`, as
+PatternTrigger's docstrings say. A new static trigger is one function that returns (pattern, mask) and a row in PATTERNS
+and ATTACKS; a trigger that differs from image to image is a class of its own, and a row in KINDS.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from data.encoder_trigger import EncoderTrigger, target_of
 from data.files import UserError
 
 CHECKERBOARD = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=np.uint8)
@@ -48,6 +50,11 @@ class PatternTrigger:
         """Whether every pixel is replaced, so that all stamped images are one picture and ASR means nothing."""
         return bool((self.mask * self.alpha >= 1).all())
 
+    @property
+    def fixed(self):
+        """The PatternTrigger that it is; None for a trigger that differs from image to image."""
+        return self
+
     def stamp(self, images):
         """New uint8 images (N, 32, 32, 3) with the trigger on them; the given ones are left as they are.
 
@@ -62,6 +69,20 @@ class PatternTrigger:
             under, over = images[box].astype(np.float32), self.pattern[box[1:]].astype(np.float32)
             stamped[box] = np.rint(under + opacity[box[1:]] * (over - under)).clip(0, 255).astype(np.uint8)
         return stamped
+
+    def to_info(self):
+        """What trigger_info.th holds of it: the homework's arrays, with a leading axis of 1."""
+        return {"trigger_pattern": self.pattern[None], "trigger_mask": self.mask[None],
+                "trigger_alpha": float(self.alpha), "poison_target": np.array([self.target])}
+
+    @classmethod
+    def from_info(cls, info):
+        pattern, mask = (np.asarray(info[f"trigger_{part}"]) for part in ("pattern", "mask"))
+        pattern, mask = (part[0] if part.ndim == 4 and len(part) == 1 else part for part in (pattern, mask))
+        return cls(pattern, mask, float(info["trigger_alpha"]), target_of(info))
+
+
+KINDS = {"trigger_pattern": PatternTrigger, "trigger_encoder": EncoderTrigger}  # by what trigger_info.th holds of each
 
 
 class Attack(NamedTuple):
@@ -134,10 +155,8 @@ def read_trigger_image(path):
 
 
 def trigger_to_info(trigger, data_index=()):
-    """The homework's trigger_info dict: arrays with a leading axis of 1, and the poisoned training indices."""
-    return {"trigger_pattern": trigger.pattern[None], "trigger_mask": trigger.mask[None],
-            "trigger_alpha": float(trigger.alpha), "poison_target": np.array([trigger.target]),
-            "data_index": np.asarray(data_index, dtype=np.int64)}
+    """The trigger_info dict of a trigger, with the poisoned training indices; the homework's for a PatternTrigger."""
+    return {**trigger.to_info(), "data_index": np.asarray(data_index, dtype=np.int64)}
 
 
 def trigger_from_info(info):
@@ -145,11 +164,9 @@ def trigger_from_info(info):
 
     Raises UserError where a key is missing or a value has the wrong shape or range.
     """
+    kind = next((kind for key, kind in KINDS.items() if key in info), PatternTrigger)
     try:
-        pattern, mask = (np.asarray(info[f"trigger_{part}"]) for part in ("pattern", "mask"))
-        alpha, target = float(info["trigger_alpha"]), int(np.asarray(info["poison_target"]).reshape(-1)[0])
+        return kind.from_info(info)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError("trigger_info: expected trigger_pattern, trigger_mask, trigger_alpha and poison_target "
-                        f"({error!r})") from None
-    pattern, mask = (part[0] if part.ndim == 4 and len(part) == 1 else part for part in (pattern, mask))
-    return PatternTrigger(pattern, mask, alpha, target)
+        raise UserError("trigger_info: expected trigger_pattern, trigger_mask, trigger_alpha and poison_target, or "
+                        f"trigger_encoder, trigger_secret and poison_target ({error!r})") from None

@@ -32,6 +32,11 @@ def image_grid(path, rows, titles):
     write_figure(path, figure)
 
 
+def enlarge(change):
+    """A change of pixels, int (n, 32, 32, 3), as a picture: grey where nothing changed, else up to black or white."""
+    return (128 + change * (127 / max(np.abs(change).max(), 1))).round().astype(np.uint8)
+
+
 def training_curves(path, metrics, title):
     """ACC and ASR over epochs; `metrics` is the rows of metrics.jsonl."""
     epochs = [row["epoch"] for row in metrics]

@@ -179,31 +179,38 @@ def add_trigger_flags(parser):
 def add_poison_flags(parser, rate=True):
     """rate: whether --poison-rate is among them; a sweep over it has its own."""
     group = add_trigger_flags(parser)
-    group.add_argument("--poison-type", choices=(*ATTACKS, "benign"), default="badnets", help="attack")
+    group.add_argument("--poison-type", choices=(*ATTACKS, "issba", "benign"), default="badnets", help="attack")
     if rate:
         group.add_argument("--poison-rate", type=fraction,
-                           help="for badnets and blend: share of the images outside the target class to poison "
-                                "(default: 0.05)")
+                           help="for badnets, blend and issba: share of the images outside the target class to poison "
+                                "(default: 0.05, for issba 0.1)")
+    group.add_argument("--encoder", metavar="FILE.th",
+                       help="for issba: what generate_issba_encoder.py left (default: output/issba-encoder/encoder.th)")
     group.add_argument("--clb-dir", help="for clean-label: what generate_clb_attack.py left (default: "
                                          "data/clean-label/0.1)")
     group.add_argument("--eval-trigger", choices=ATTACKS,
                        help="for benign: trigger that the ASR floor is measured with (default: badnets)")
 
 
-POISON_DEFAULTS = {"poison_rate": (0.05, ("badnets", "blend")), "clb_dir": ("data/clean-label/0.1", ("clean-label",)),
-                   "eval_trigger": ("badnets", ("benign",))}
+# What each attack uses, with its default; the other flags of this kind mean nothing for it.
+POISON_DEFAULTS = {
+    "poison_rate": {"badnets": 0.05, "blend": 0.05, "issba": 0.1},
+    "encoder": {"issba": "output/issba-encoder/encoder.th"},
+    "clb_dir": {"clean-label": "data/clean-label/0.1"},
+    "eval_trigger": {"benign": "badnets"},
+    "trigger_alpha": dict.fromkeys((*ATTACKS, "benign")),
+    "trigger_image": dict.fromkeys((*ATTACKS, "benign")),
+}
 
 
 def check_poison(parser, args):
     """Fill in the defaults of what the attack uses, and refuse flags that would change nothing."""
-    for name, (default, attacks) in POISON_DEFAULTS.items():
-        if name not in vars(args):
-            continue
-        if args.poison_type in attacks:
-            setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
-        elif getattr(args, name) is not None:
+    for name, default in POISON_DEFAULTS.items():
+        if name in vars(args) and getattr(args, name) is None:
+            setattr(args, name, default.get(args.poison_type))
+        elif name in vars(args) and args.poison_type not in default:
             parser.error(f"--{name.replace('_', '-')}: means nothing for --poison-type {args.poison_type}, only for "
-                         f"{', '.join(attacks)}")
+                         f"{', '.join(default)}")
 
 
 def add_suspect_flags(parser, default=None):
@@ -241,8 +248,8 @@ def add_abl_flags(parser):
     group = parser.add_argument_group("isolation")
     group.add_argument("--gamma", type=not_negative, default=0.5, help="loss that stage 1 keeps to")
     group.add_argument("--lga", choices=("sample", "batch"), default="batch",
-                       help="whose loss is held at gamma: each image's (the paper's equation), or the batch's mean (the "
-                            "authors' code)")
+                       help="whose loss is held at gamma: each image's (the paper's equation), or the batch's mean "
+                            "(the authors' code)")
     group.add_argument("--flooding", action="store_true",
                        help="flooding in place of local gradient ascent; the same update as --lga batch")
     unlearning = parser.add_argument_group("unlearning")

@@ -195,10 +195,10 @@ class Run:
                 "threads": torch.get_num_threads(), "commit": machine.commit(),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
 
-    def epochs(self, count, unit="Epoch", **state):
+    def epochs(self, count, header=HEADER, **state):
         """Yield the epochs 1 to `count` that are still to be done; after each, `state` is saved and the log is safe.
 
-        unit: what the log's first column counts. state: whatever changes from epoch to epoch and has state_dict and
+        header: the log's line of column names. state: whatever changes from epoch to epoch and has state_dict and
         load_state_dict (model, optimizer, scheduler). With the generator's state that is all, so a resumed run ends
         with the same bits. A run of two stages calls it twice, the second time with the sum of both as `count`; what a
         stop in the second left is kept for the second.
@@ -214,7 +214,7 @@ class Run:
             self.saved = None
             log.info("resumed after epoch %d", self.epoch)
         else:
-            log.info(HEADER.replace("Epoch", unit))
+            log.info(header)
         for epoch in range(self.epoch + 1, count + 1):
             self.epoch_started = time.monotonic()
             yield epoch
@@ -232,13 +232,21 @@ class Run:
 
         What is not known (ASR without a trigger) is nan in the log and null in metrics.jsonl.
         """
-        row = {"epoch": epoch, "lr": lr, "time": time.monotonic() - self.epoch_started,
+        row = {"epoch": epoch, "lr": lr, "time": self.elapsed_in_epoch(),
                "train_loss": train.loss, "train_acc": train.accuracy.value,
                "poison_loss": test.triggered.loss, "poison_acc": test.triggered.accuracy.value,
                "clean_loss": test.clean.loss, "clean_acc": test.clean.accuracy.value}
         log.info(ROW, *row.values())
         row["robust_acc"] = test.triggered.original_accuracy.value
-        self.rows.append({name: None if value != value else value for name, value in row.items()} | more)
+        self.record({name: None if value != value else value for name, value in row.items()} | more)
+
+    def elapsed_in_epoch(self):
+        """Seconds since the epoch began."""
+        return time.monotonic() - self.epoch_started
+
+    def record(self, row):
+        """Append a row, a dict of plain values, to metrics.jsonl."""
+        self.rows.append(row)
         with whole_file(self.folder / "metrics.jsonl") as file:
             file.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
 

@@ -11,7 +11,8 @@ from torch import nn
 from data.clean_label import CIFAR10CLB
 from data.datasets import load_splits
 from data.triggers import build_trigger
-from generate_clb_attack import attack_pgd, enlarge, main
+from engine.figures import enlarge
+from generate_clb_attack import attack_pgd, main
 from train_backdoor import main as train
 
 EPSILON, STEP = 0.1, 0.03

@@ -1,0 +1,101 @@
+"""A trigger of its own for every image: what an encoder makes of it to hide one secret (ISSBA, Li et al., 2021)."""
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from data.files import UserError
+from models.steganography import Encoder
+
+BATCH = 100
+
+
+def build_encoder(weights):
+    """An Encoder in eval mode with the state_dict `weights`, its size read off them.
+
+    Raises UserError if they are not those of an encoder for 32x32 images.
+    """
+    try:
+        bits, width = weights["secret.weight"].shape[1], weights["residual.weight"].shape[1]
+        with torch.device("meta"):
+            encoder = Encoder(bits, width)
+        own = encoder.state_dict()
+        wrong = [f"{name} is {tuple(weights[name].shape)}, expected {tuple(value.shape)}"
+                 for name, value in own.items() if weights[name].shape != value.shape]
+        broken = [name for name in own if not (weights[name].is_floating_point() and weights[name].isfinite().all())]
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError):
+        raise UserError("encoder: expected the weights of an encoder (secret.weight, ..., residual.weight)") from None
+    if wrong or broken or weights.keys() != own.keys():
+        reason = (wrong or [f"{name} holds values that it cannot have" for name in broken] or ["unexpected weights"])[0]
+        raise UserError(f"encoder: does not fit an encoder for 32x32 images: {reason}")
+    encoder.load_state_dict(weights, assign=True)
+    return encoder.float().eval().requires_grad_(False)
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderTrigger:
+    """An encoder with one secret for the whole attack; a Trigger like PatternTrigger.
+
+    weights: an Encoder's state_dict. secret: uint8 (bits,), 0 or 1. target: the label that the attacker wants.
+    Raises UserError for anything else.
+    """
+
+    weights: dict
+    secret: np.ndarray
+    target: int
+
+    def __post_init__(self):
+        bits = self.encoder.bits
+        if self.secret.shape != (bits,) or self.secret.dtype.kind not in "bui" or not (self.secret <= 1).all():
+            raise UserError(f"trigger: expected a secret of {bits} bits for this encoder, got {self.secret.dtype} "
+                            f"{self.secret.shape}")
+        if self.target < 0:
+            raise UserError(f"trigger: expected a target of at least 0, got {self.target}")
+
+    @cached_property
+    def encoder(self):
+        return build_encoder(self.weights)
+
+    @property
+    def hides_everything(self):
+        """False: what is hidden stays visible as the image that it was hidden in."""
+        return False
+
+    @property
+    def fixed(self):
+        """None: no one picture is what is stamped."""
+        return None
+
+    @torch.inference_mode()
+    def stamp(self, images):
+        """New uint8 images (N, 32, 32, 3) with the secret hidden in them, rounded; the given ones stay as they are.
+
+        On the CPU always, whatever the model runs on, so that a trigger stamps the same everywhere.
+        """
+        secret, stamped = torch.from_numpy(self.secret).float(), np.empty_like(images)
+        for start in range(0, len(images), BATCH):
+            rows = slice(start, start + BATCH)
+            pixels = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 255
+            hidden = self.encoder.hide(pixels, secret.expand(len(pixels), -1))
+            stamped[rows] = (255 * hidden).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return stamped
+
+    def to_info(self):
+        """What trigger_info.th holds of it."""
+        return {"trigger_encoder": self.weights, "trigger_secret": self.secret,
+                "poison_target": np.array([self.target])}
+
+    @classmethod
+    def from_info(cls, info):
+        return cls(info["trigger_encoder"], np.asarray(info["trigger_secret"]), target_of(info))
+
+
+def target_of(info):
+    """The target in a trigger_info dict."""
+    return int(np.asarray(info["poison_target"]).reshape(-1)[0])
+
+
+def draw_secret(bits, seed):
+    """The one secret of an attack: uint8 (bits,)."""
+    return np.random.default_rng(seed).integers(0, 2, bits, dtype=np.uint8)

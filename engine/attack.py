@@ -1,0 +1,20 @@
+"""What the flags of engine.flags.add_poison_flags make of a training set."""
+from data.files import UserError
+from data.poison_cifar import poison_training_set
+from engine import checkpoint, flags
+
+
+def poison_by(args, train):
+    """(poisoned ImageSet, Trigger) of the attacker's images `train` by the parsed flags. Raises UserError."""
+    flags.check_target(args.poison_target, train.classes)
+    encoder = args.encoder and load_encoder(args.encoder)["encoder"]
+    return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.trigger_alpha,
+                               args.trigger_image, args.clb_dir, args.eval_trigger, args.seed, encoder)
+
+
+def load_encoder(path):
+    """What generate_issba_encoder.py left in `path`: {"encoder", "decoder": state_dicts, ...}. Raises UserError."""
+    content = checkpoint.load(path)
+    if not (isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("encoder", "decoder"))):
+        raise UserError(f"{path}: expected an encoder and a decoder as generate_issba_encoder.py leaves them")
+    return content

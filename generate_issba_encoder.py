@@ -1,0 +1,199 @@
+"""Train the encoder of ISSBA's triggers: it hides a bit string in an image, a decoder reads it.
+
+    python generate_issba_encoder.py
+
+ISSBA (Li et al., 2021): what the encoder changes is the trigger, and it is another change in every image. Trains both
+on the attacker's clean images with fresh random bits for every image: first the bits alone count, then the image too
+(its pixels, and the first stages of a clean classifier). Reads a data set and that classifier. Writes into
+output/issba-encoder/: encoder.th, encoded_examples.png, output.log, metrics.jsonl, config.json and results.json. Exit
+status 1 if the held-out images do not reach --min-bit-accuracy and --min-psnr.
+"""
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from data.batches import Batches
+from data.datasets import load_splits
+from data.encoder_trigger import EncoderTrigger, draw_secret
+from engine import checkpoint, flags
+from engine.checkpoint import load_model
+from engine.command import command
+from engine.figures import enlarge, image_grid
+from engine.progress import progress
+from engine.run import Run
+from engine.training import check_finite, evaluation_batches, frozen
+from models.steganography import Decoder, Encoder
+
+LEAVES = ("encoder.th", "encoded_examples.png")
+HEADER = "Epoch \t lr \t Time \t BitLoss \t PixelLoss \t FeatureLoss \t ImageWeight \t BitAccuracy \t PSNR"
+ROW = "%d \t %.5f \t %.1f \t %.4f \t %.5f \t %.4f \t %.2f \t %.4f \t %.2f"
+MAX_HELD_OUT = 1000
+log = logging.getLogger("backdoor")
+
+
+def first_stages(classifier, pixels):
+    """Outputs of the first two stages of a ResNet for pixels (B, 3, 32, 32)."""
+    x = (pixels - classifier.mean) / classifier.std
+    first = classifier.layer1(F.relu(classifier.bn1(classifier.conv1(x))))
+    return first, classifier.layer2(first)
+
+
+def feature_distance(classifier, pixels, others):
+    """Mean squared difference of `first_stages`, each in units of its own mean square: what LPIPS stands for."""
+    with torch.no_grad():
+        wanted = first_stages(classifier, pixels)
+    return sum(F.mse_loss(found, own) / own.square().mean().clamp(min=1e-6)
+               for found, own in zip(first_stages(classifier, others), wanted, strict=True))
+
+
+def image_weight(epoch, bit_epochs, ramp_epochs):
+    """How much the image counts in `epoch` (from 1): nothing at first, then rising to 1 over `ramp_epochs`."""
+    return min(1.0, max(0, epoch - bit_epochs) / max(ramp_epochs, 1))
+
+
+def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, pixel_weight, feature_weight, generator):
+    """One pass. Returns the mean bit, pixel and feature losses (3,). Raises UserError if one is not finite.
+
+    The decoder reads the encoded image with noise of half a grey level: what rounding to uint8 will do to it.
+    """
+    encoder.train(), decoder.train()
+    sums, losses = torch.zeros(3, device=batches.images.device), []
+    for pixels, _ in progress(batches, "encode"):
+        bits = torch.randint(2, (len(pixels), encoder.bits), generator=generator).to(pixels)
+        noise = ((torch.rand(pixels.shape, generator=generator) - 0.5) / 255).to(pixels)
+        hidden = encoder.hide(pixels, bits)
+        bit_loss = F.binary_cross_entropy_with_logits(decoder(hidden + noise), bits)
+        pixel_loss = (hidden - pixels).square().mean()
+        feature_loss = feature_distance(classifier, pixels, hidden) if weight else torch.zeros_like(pixel_loss)
+        loss = bit_loss + weight * (pixel_weight * pixel_loss + feature_weight * feature_loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        sums += torch.stack([bit_loss, pixel_loss, feature_loss]).detach()
+    check_finite(losses)
+    return (sums / len(batches)).tolist()
+
+
+def psnr(images, others):
+    """Mean over images of the peak signal-to-noise ratio in dB; uint8 (N, 32, 32, 3) both."""
+    error = np.square(images.astype(np.float64) - others).mean(axis=(1, 2, 3))
+    return float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean())
+
+
+@torch.inference_mode()
+def read_bits(decoder, image_set, device):
+    """uint8 (N, bits) as `decoder` reads them from an ImageSet's images."""
+    decoder.eval()
+    return torch.cat([(decoder(pixels) > 0).cpu() for pixels, _ in evaluation_batches(image_set, device)]).numpy()
+
+
+def measure(encoder, decoder, image_set, device, seed):
+    """(bit accuracy, PSNR) on an ImageSet with secrets of its own, a new one for every 100 images, after rounding."""
+    weights = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
+    encoded, right = [], []
+    for start in range(0, len(image_set), 100):
+        part = image_set.subset(np.arange(start, min(start + 100, len(image_set))))
+        secret = draw_secret(encoder.bits, [seed, start])
+        stamped = replace(part, data=EncoderTrigger(weights, secret, 0).stamp(part.data))
+        right.append(read_bits(decoder, stamped, device) == secret)
+        encoded.append(stamped.data)
+    return float(np.concatenate(right).mean()), psnr(image_set.data, np.concatenate(encoded))
+
+
+def save_encoder(path, encoder, decoder, figures):
+    """Write both networks (tensors) with their sizes and figures (plain values)."""
+    nets = {name: {key: value.detach().cpu() for key, value in net.state_dict().items()}
+            for name, net in (("encoder", encoder), ("decoder", decoder))}
+    checkpoint.save(path, {**nets, "bits": encoder.bits, "width": encoder.width, **figures})
+
+
+def example_rows(encoder, images, seed):
+    """Originals, what is made of them, and the differences around grey, enlarged."""
+    weights = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
+    encoded = EncoderTrigger(weights, draw_secret(encoder.bits, seed), 0).stamp(images)
+    return [("original", images), ("encoded", encoded),
+            ("difference,\nenlarged", enlarge(encoded.astype(np.int16) - images))]
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    group = parser.add_argument_group("encoder")
+    group.add_argument("--bits", type=flags.integer(1, 1024), default=20, help="length of the hidden string")
+    group.add_argument("--width", type=flags.integer(1, 256), default=16,
+                       help="channels of both networks' first level; 32 is the published one, 16 suits two CPU cores")
+    group.add_argument("--checkpoint", default="output/benign/model_last.th",
+                       help="clean classifier whose first two stages judge the image")
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=flags.integer(1), default=8, help="passes over the attacker's images")
+    group.add_argument("--bit-epochs", type=flags.integer(0), default=1, help="the first, in which only bits count")
+    group.add_argument("--ramp-epochs", type=flags.integer(1), default=3,
+                       help="the next, over which the image comes to count in full")
+    group.add_argument("--pixel-weight", type=flags.not_negative, default=5, help="of the mean squared change")
+    group.add_argument("--feature-weight", type=flags.not_negative, default=0.5,
+                       help="of the squared change of the classifier's features, in units of their mean square")
+    group.add_argument("--batch-size", type=flags.integer(2), default=128, help="images a step")
+    group.add_argument("--lr", type=flags.positive, default=1e-3, help="learning rate of Adam, falling as a cosine")
+    group = parser.add_argument_group("acceptance")
+    group.add_argument("--min-bit-accuracy", type=flags.fraction, default=0.99, help="after rounding to uint8")
+    group.add_argument("--min-psnr", type=flags.not_negative, default=28, help="in dB, after rounding to uint8")
+    flags.add_data_flags(parser)
+    flags.add_augmentation_flags(parser)
+    flags.add_run_flags(parser, "output/issba-encoder", resumable=True)
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or "output/issba-encoder"
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES) as run:
+        whole, _, _ = load_splits(args.dataset, args.data_dir)
+        classifier = load_model(args.checkpoint, run.device, whole.classes).model
+        count = min(MAX_HELD_OUT, len(whole) // 10)
+        shuffled = np.random.default_rng(args.seed).permutation(len(whole))
+        held_out, train = whole.subset(shuffled[:count]), whole.subset(shuffled[count:])
+        batches = Batches(train, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+        encoder = Encoder(args.bits, args.width).to(run.device, memory_format=torch.channels_last)
+        decoder = Decoder(args.bits, args.width).to(run.device, memory_format=torch.channels_last)
+        optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], args.lr)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
+
+        run.begin(whole.fingerprint())
+        with frozen(classifier):
+            for epoch in run.epochs(args.epochs, HEADER, encoder=encoder, decoder=decoder, optimizer=optimizer,
+                                    scheduler=scheduler):
+                weight, lr = image_weight(epoch, args.bit_epochs, args.ramp_epochs), scheduler.get_last_lr()[0]
+                losses = train_epoch(encoder, decoder, classifier, batches, optimizer, weight, args.pixel_weight,
+                                     args.feature_weight, run.generator)
+                scheduler.step()
+                bit_accuracy, decibels = measure(encoder, decoder, held_out, run.device, args.seed)
+                seconds = run.elapsed_in_epoch()
+                log.info(ROW, epoch, lr, seconds, *losses, weight, bit_accuracy, decibels)
+                run.record({"epoch": epoch, "lr": lr, "time": seconds, "bit_loss": losses[0], "pixel_loss": losses[1],
+                            "feature_loss": losses[2], "image_weight": weight, "bit_accuracy": bit_accuracy,
+                            "psnr": decibels})
+        bit_accuracy, decibels = run.rows[-1]["bit_accuracy"], run.rows[-1]["psnr"]
+        accepted = bit_accuracy >= args.min_bit_accuracy and decibels >= args.min_psnr
+        drawn = np.random.default_rng(args.seed).integers(0, 2, (count, args.bits))
+        on_clean = float((read_bits(decoder, held_out, run.device) == drawn).mean())
+        figures = {"bit_accuracy": bit_accuracy, "bit_accuracy_on_clean": on_clean, "psnr": decibels,
+                   "accepted": accepted}
+        log.info("%s: bit accuracy %.4f (at least %g; %.4f on clean images), PSNR %.2f dB (at least %g)",
+                 "accepted" if accepted else "not accepted", bit_accuracy, args.min_bit_accuracy, on_clean, decibels,
+                 args.min_psnr)
+        save_encoder(run.folder / "encoder.th", encoder, decoder, figures)
+        image_grid(run.folder / "encoded_examples.png", example_rows(encoder, held_out.data[:8], args.seed),
+                   [whole.classes[label] for label in held_out.targets[:8]])
+        run.finish(parent=args.checkpoint, dataset=whole.name, width=args.width, epochs=args.epochs, seed=args.seed,
+                   method={"name": "ISSBA encoder", "bits": args.bits, "held_out": count, **figures})
+    if not accepted:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
