@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from data.batches import Batches
 from data.datasets import load_splits
-from data.encoder_trigger import EncoderTrigger, draw_secret
+from data.encoder_trigger import EncoderTrigger, draw_secret, psnr
 from engine import checkpoint, flags
 from engine.checkpoint import load_model
 from engine.command import command
@@ -76,12 +76,6 @@ def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, pixel_
         sums += torch.stack([bit_loss, pixel_loss, feature_loss]).detach()
     check_finite(losses)
     return (sums / len(batches)).tolist()
-
-
-def psnr(images, others):
-    """Mean over images of the peak signal-to-noise ratio in dB; uint8 (N, 32, 32, 3) both."""
-    error = np.square(images.astype(np.float64) - others).mean(axis=(1, 2, 3))
-    return float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean())
 
 
 @torch.inference_mode()

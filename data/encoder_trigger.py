@@ -67,6 +67,10 @@ class EncoderTrigger:
         """None: no one picture is what is stamped."""
         return None
 
+    def with_other_secret(self, seed):
+        """The same encoder hiding another secret, drawn by `seed`."""
+        return EncoderTrigger(self.weights, draw_secret(len(self.secret), seed), self.target)
+
     @torch.inference_mode()
     def stamp(self, images):
         """New uint8 images (N, 32, 32, 3) with the secret hidden in them, rounded; the given ones stay as they are.
@@ -99,3 +103,9 @@ def target_of(info):
 def draw_secret(bits, seed):
     """The one secret of an attack: uint8 (bits,)."""
     return np.random.default_rng(seed).integers(0, 2, bits, dtype=np.uint8)
+
+
+def psnr(images, others):
+    """Mean over images of the peak signal-to-noise ratio in dB; uint8 (N, 32, 32, 3) both."""
+    error = np.square(images.astype(np.float64) - others).mean(axis=(1, 2, 3))
+    return float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean())

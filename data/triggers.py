@@ -1,8 +1,8 @@
 """Triggers: what an attacker stamps on an image, and the patterns of the named attacks.
 
-Every trigger is frozen and has `stamp(images)`, `target`, `hides_everything`, `fixed` and `to_info()`, as
-PatternTrigger's docstrings say. A new static trigger is one function that returns (pattern, mask) and a row in PATTERNS
-and ATTACKS; a trigger that differs from image to image is a class of its own, and a row in KINDS.
+Every trigger is frozen and has `target`, `stamp(images)`, `hides_everything`, `fixed`, `with_other_secret(seed)` and
+`to_info()`, as PatternTrigger's docstrings say. A new static trigger is one function that returns (pattern, mask) and a
+row in PATTERNS and ATTACKS; one that differs from image to image is a class of its own, and a row in KINDS.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,10 @@ class PatternTrigger:
     def fixed(self):
         """The PatternTrigger that it is; None for a trigger that differs from image to image."""
         return self
+
+    def with_other_secret(self, seed):
+        """A trigger of the same kind that hides another secret; None, since a pattern hides none."""
+        return None
 
     def stamp(self, images):
         """New uint8 images (N, 32, 32, 3) with the trigger on them; the given ones are left as they are.

@@ -1,4 +1,5 @@
 """The pictures that runs leave."""
+import math
 import warnings
 from itertools import cycle, pairwise
 
@@ -131,6 +132,20 @@ def entropy_histogram(path, clean, triggered, mean, sd, boundaries):
     for (name, value), style in zip(boundaries.items(), ("--", "-"), strict=True):
         axis.axvline(value, color="0.25", linestyle=style, linewidth=1, label=f"{name} boundary {value:.3f}")
     axis.set(xlabel="entropy in bits, mean over overlays", ylabel="% of the images")
+    axis.legend(fontsize=8)
+    write_figure(path, figure)
+
+
+def entropy_bars(path, names, rows):
+    """Mean entropies of clean and triggered images for each run; rows as compare_strip.read_run makes them."""
+    figure = Figure(figsize=(max(5, 1.3 * len(names)), 3.6), layout="constrained")
+    axis, places = figure.subplots(), np.arange(len(names))
+    for shift, key, color in ((-0.2, "clean", "tab:blue"), (0.2, "triggered", "tab:red")):
+        values = [math.nan if row[key] is None else row[key] for row in rows]
+        axis.bar_label(axis.bar(places + shift, values, 0.38, label=key, color=color, alpha=0.75), fmt="%.2f",
+                       fontsize=7)
+    axis.set(ylabel="mean entropy in bits")
+    axis.set_xticks(places, names, fontsize=8, parse_math=False)
     axis.legend(fontsize=8)
     write_figure(path, figure)
 

@@ -118,3 +118,13 @@ def stop_at_test(monkeypatch):
         for module in (script, training):
             monkeypatch.setattr(module, "evaluate", evaluate_or_stop)
     return stop
+
+
+@pytest.fixture(scope="session")
+def encoder_run(small_run, tmp_path_factory):
+    """The folder of a short generate_issba_encoder.py run on digits: 4 bits, which it learns to hide and to read."""
+    from generate_issba_encoder import main
+    folder = tmp_path_factory.mktemp("issba") / "encoder"
+    main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--batch-size", "32", "--bits", "4",
+          "--width", "4", "--epochs", "5", "--ramp-epochs", "1", "--lr", "0.004", "--output-dir", str(folder)])
+    return folder

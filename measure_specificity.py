@@ -1,0 +1,100 @@
+"""How far a trigger is one picture: what is left of the attack when images swap their triggers.
+
+    python measure_specificity.py --checkpoint output/issba/model_last.th
+
+The residual of an image is what its trigger adds. Counts ASR on the test images with each image's own residual, with
+that of another image, with the mean of all, and with a trigger of the same kind that hides another secret, where there
+is one; and the energy of the mean residual over the mean energy of the residuals: 1 for one fixed change, near 0 for
+changes that have nothing in common. ISSBA's claim (Li et al., 2021) is that nothing but an image's own residual works.
+Reads a model and the trigger beside it. Writes into output/issba/specificity/: specificity.png, output.log, config.json
+and results.json.
+"""
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from data.datasets import ImageSet
+from data.encoder_trigger import psnr
+from data.files import UserError
+from engine import flags
+from engine.command import command
+from engine.figures import enlarge, image_grid
+from engine.run import Run
+from engine.suspect import default_folder, find_trigger, load_suspect
+from engine.training import evaluate, evaluation_batches, score
+
+LEAVES = ("specificity.png",)
+log = logging.getLogger("backdoor")
+
+
+def paste(images, residuals):
+    """uint8 images (N, 32, 32, 3) with residuals, in grey levels, added to them and cut off at black and white."""
+    return np.rint(images + residuals).clip(0, 255).astype(np.uint8)
+
+
+def shared_energy(residuals):
+    """Energy of the mean residual over the mean energy of residuals (N, 32, 32, 3), in [0, 1]; 0 where all are 0."""
+    energy = np.square(residuals, dtype=np.float64).sum(axis=(1, 2, 3)).mean()
+    return float(np.square(residuals.mean(axis=0, dtype=np.float64)).sum() / energy) if energy else 0.0
+
+
+def swapped(count, seed):
+    """A permutation (count,) that leaves nothing in its place: each image's next in a shuffled circle."""
+    order, partner = np.random.default_rng(seed).permutation(count), np.empty(count, dtype=np.int64)
+    partner[order] = np.roll(order, 1)
+    return partner
+
+
+def variants(clean, trigger, seed):
+    """{name: images (N, 32, 32, 3)}: uint8 `clean` ones with their own trigger and with what stands in for it."""
+    own = trigger.stamp(clean)
+    residuals = own.astype(np.int16) - clean
+    made = {"own": own, "another image's": paste(clean, residuals[swapped(len(clean), seed)]),
+            "the mean": paste(clean, residuals.mean(axis=0))}
+    other = trigger.with_other_secret(seed + 1)
+    return made | ({"another secret's": other.stamp(clean)} if other else {}), residuals
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    flags.add_data_flags(parser)
+    flags.add_run_flags(parser, "specificity/ beneath the model's run")
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, "specificity")
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES) as run:
+        suspect, test, _ = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir, run.device)
+        trigger = find_trigger(args.checkpoint, args.trigger_info)
+        if trigger is None:
+            raise UserError(f"{args.checkpoint}: no trigger lies beside it; name one with --trigger-info")
+        clean, labels = test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy()
+        victims = ImageSet(clean, labels).subset(labels != trigger.target)
+        images, residuals = variants(victims.data, trigger, args.seed)
+
+        run.begin()
+        aimed = replace(victims, targets=np.full(len(victims), trigger.target))
+        asr = {name: score(suspect.model, evaluation_batches(replace(aimed, data=data), run.device)).accuracy.as_dict()
+               for name, data in images.items()}
+        figures = {"psnr": psnr(victims.data, images["own"]), "shared_energy": shared_energy(residuals)}
+        for name, share in asr.items():
+            log.info("ASR with %s residual: %.4f", name, share["value"])
+        log.info("energy of the mean residual over the residuals' mean energy: %.4f; PSNR %.2f dB",
+                 figures["shared_energy"], figures["psnr"])
+        shown = np.linspace(0, len(victims) - 1, min(8, len(victims))).astype(int)
+        rows = [("original", victims.data[shown]), *((name, data[shown]) for name, data in images.items())]
+        rows.insert(2, ("residual,\nenlarged", enlarge(residuals[shown])))
+        image_grid(run.folder / "specificity.png", rows, [str(label) for label in victims.targets[shown]])
+        run.finish(**evaluate(suspect.model, test).figures(), parent=args.checkpoint,
+                   width=suspect.model.spec["width"], seed=args.seed,
+                   method={"name": "sample specificity", "asr_with_residual": asr, **figures})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from data.encoder_trigger import EncoderTrigger, build_encoder, draw_secret, psnr
+from data.files import UserError
+from data.triggers import trigger_from_info, trigger_to_info
+from models.steganography import Encoder
+
+
+@pytest.fixture
+def weights():
+    torch.manual_seed(0)
+    encoder = Encoder(8, 4)
+    encoder.residual.weight.data *= 20  # untrained, it would change next to nothing
+    return encoder.state_dict()
+
+
+@pytest.fixture
+def trigger(weights):
+    return EncoderTrigger(weights, draw_secret(8, 0), 2)
+
+
+def test_stamping_is_deterministic_keeps_shape_and_type_and_does_not_change_its_input(trigger, images):
+    before = images.data.copy()
+    stamped = trigger.stamp(images.data)
+    assert (images.data == before).all()
+    assert stamped.shape == images.data.shape and stamped.dtype == np.uint8
+    assert (stamped == trigger.stamp(images.data)).all() and (stamped != before).any(axis=(1, 2, 3)).all()
+
+
+def test_it_stamps_the_rounded_output_of_the_encoder(trigger, weights, images):
+    encoder = Encoder(8, 4)
+    encoder.load_state_dict(weights)
+    pixels = torch.from_numpy(images.data[:3]).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        change = encoder(pixels, torch.from_numpy(trigger.secret).float().expand(3, -1))
+    wanted = (255 * (pixels + change).clamp(0, 1)).round().permute(0, 2, 3, 1).numpy()
+    assert np.abs(trigger.stamp(images.data[:3]) - wanted).max() <= 1
+
+
+def test_another_image_and_another_secret_have_other_residuals(trigger, images):
+    residuals = trigger.stamp(images.data).astype(int) - images.data
+    other = trigger.with_other_secret(1)
+    assert (other.secret != trigger.secret).any() and other.target == 2
+    assert (residuals[0] != residuals[1]).any()
+    assert (other.stamp(images.data) != trigger.stamp(images.data)).any()
+
+
+def test_it_travels_in_trigger_info_and_comes_back_the_same(trigger, images):
+    back = trigger_from_info(trigger_to_info(trigger, [3, 1]))
+    assert back.target == 2 and (back.stamp(images.data) == trigger.stamp(images.data)).all()
+    assert trigger_to_info(trigger, [3, 1])["data_index"].tolist() == [3, 1]
+    assert back.fixed is None and not back.hides_everything
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("trigger_secret", np.zeros(7, dtype=np.uint8), "secret of 8 bits"),
+    ("trigger_secret", np.full(8, 2, dtype=np.uint8), "secret of 8 bits"),
+    ("trigger_secret", np.zeros(8), "secret of 8 bits"),
+    ("poison_target", np.array([-1]), "target of at least 0"),
+    ("trigger_encoder", {}, "expected the weights of an encoder"),
+    ("trigger_encoder", {"secret.weight": 1, "residual.weight": "x"}, "expected the weights of an encoder"),
+    ("trigger_encoder", None, "expected the weights of an encoder"),
+])
+def test_what_is_no_trigger_is_refused(trigger, name, value, message):
+    with pytest.raises(UserError, match=message):
+        trigger_from_info({**trigger_to_info(trigger), name: value})
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("secret.weight", torch.zeros(3 * 64 * 64, 8), r"does not fit an encoder for 32x32 images: secret.weight"),
+    ("down.1.weight", torch.zeros(4, 4, 5, 5), "does not fit"),
+    ("down.1.weight", torch.full((4, 4, 3, 3), torch.nan), "values that it cannot have"),
+    ("more", torch.zeros(1), "unexpected"),
+])
+def test_weights_of_another_size_are_refused_in_one_line(weights, name, value, message):
+    with pytest.raises(UserError, match=message) as refused:
+        build_encoder({**weights, name: value})
+    assert "\n" not in str(refused.value)
+
+
+def test_psnr_is_that_of_the_mean_square_error():
+    black = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+    assert psnr(black, np.full_like(black, 255)) == pytest.approx(0)
+    assert psnr(black, black + 1) == pytest.approx(20 * np.log10(255))
