@@ -17,7 +17,9 @@ demo: $(VENV)/ready
 	$(PY) train_backdoor.py --dataset digits --width 16 --batch-size 32 --epochs 20 --milestones 15 18 \
 		--crop-padding 0 --no-flip --poison-rate 0.2 --output-dir output/demo --overwrite
 	$(PY) detect_strip.py --checkpoint output/demo/model_last.th --dataset digits --overlays 50 --frr 0.02 --overwrite
-	$(PY) -m engine.summary output/demo output/demo/strip
+	$(PY) neural_cleanse.py detect --checkpoint output/demo/model_last.th --dataset digits --seeds 1 --batches 2 \
+		--budget 120 --overwrite
+	$(PY) -m engine.summary output/demo output/demo/strip output/demo/neural-cleanse
 
 test: $(VENV)/ready lint
 	$(PY) -m pytest -m "not long"

@@ -10,8 +10,6 @@ it was pruned), pruning_curve.csv and .png, output.log, metrics.jsonl, config.js
 import logging
 from dataclasses import dataclass
 
-import torch
-
 from data.batches import Batches
 from data.files import hash_file, write_table
 from engine import flags
@@ -22,7 +20,18 @@ from engine.figures import pruning_curve
 from engine.progress import progress
 from engine.run import Run
 from engine.suspect import default_folder, last_within, load_suspect, split_defender
-from engine.training import UNKNOWN, Score, TestScore, evaluate, evaluation_batches, score, score_logits, train_stage
+from engine.training import (
+    UNKNOWN,
+    Score,
+    TestScore,
+    evaluate,
+    evaluation_batches,
+    score,
+    score_logits,
+    sgd,
+    train_stage,
+    uses_amp,
+)
 from models.pruning import STAGES, fold_mask, mask_of, output_masked, stage_means
 
 CURVE = ("pruning_curve.csv", "pruning_curve.png")
@@ -146,8 +155,8 @@ def main(argv=None):
         choosing = evaluation_batches(held_out, run.device)
 
         batches = Batches(own, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
-        amp = run.device.type == "cuda" if args.amp is None else args.amp
+        optimizer = sgd(model, args)
+        amp = uses_amp(args, run.device)
 
         run.begin(f"{hash_file(args.checkpoint)} {own.fingerprint()}")
         activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)

@@ -28,7 +28,7 @@ from engine.control import read_control, report_control
 from engine.figures import norm_bars, trigger_grid
 from engine.run import Run
 from engine.suspect import default_folder, find_trigger, load_suspect
-from engine.training import evaluate, evaluation_batches, score, train_stage
+from engine.training import evaluate, evaluation_batches, score, sgd, train_stage, uses_amp
 from engine.trigger_search import as_trigger, reverse_triggers
 
 COLUMNS = ("seed", "label", "class", "norm", "index", "flagged", "success", "steps")
@@ -275,8 +275,8 @@ def unlearn(args):
             triggers = [true]
         patched = stamp_share(defender, triggers, args.stamp_share, args.seed)
         batches = Batches(patched, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
-        amp = run.device.type == "cuda" if args.amp is None else args.amp
+        optimizer = sgd(model, args)
+        amp = uses_amp(args, run.device)
 
         run.begin(f"{hash_file(args.checkpoint)} {patched.fingerprint()}")
         log.info("%d clean images, %d of them stamped under their own label", len(patched), patched.poisoned.sum())

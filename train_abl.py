@@ -32,8 +32,10 @@ from engine.training import (
     evaluation_batches,
     sample_losses,
     score,
+    sgd,
     train_epoch,
     train_stage,
+    uses_amp,
 )
 from models import build_model
 
@@ -134,20 +136,17 @@ def main(argv=None):
         poisoned, trigger = poison_by(args, train)
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
         held_out = evaluation_batches(defender, run.device)
-        amp = run.device.type == "cuda" if args.amp is None else args.amp
+        amp = uses_amp(args, run.device)
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
 
         def batches(image_set, **augmentation):
             return Batches(image_set, args.batch_size, run.device, run.generator, **augmentation)
 
-        def optimizer(lr):
-            return torch.optim.SGD(model.parameters(), lr, args.momentum, weight_decay=args.weight_decay)
-
         run.begin(poisoned.fingerprint())
         if trigger.hides_everything:
             log.info(HIDES_EVERYTHING)
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
-        train_stage(run, model, batches(poisoned), images, args.isolation_epochs, optimizer(args.lr), [], amp,
+        train_stage(run, model, batches(poisoned), images, args.isolation_epochs, sgd(model, args), [], amp,
                     isolation_objective(args.gamma, args.lga, args.flooding))
         if not (run.folder / "isolated.npy").exists():  # else the run goes on after stage 1
             write_array(run.folder / "isolated.npy",
@@ -161,7 +160,7 @@ def main(argv=None):
         is_left[isolated] = False
         trained = args.isolation_epochs + args.epochs
         rest = batches(poisoned.subset(is_left), crop_padding=args.crop_padding, flip=args.flip)
-        train_stage(run, model, rest, images, trained, optimizer(args.lr), args.milestones, amp)
+        train_stage(run, model, rest, images, trained, sgd(model, args), args.milestones, amp)
         if (run.folder / "model_filtered.th").exists():  # the run goes on in stage 3
             model.load_state_dict(load_model(run.folder / "model_filtered.th", run.device).model.state_dict())
         filtered = evaluate(model, images)
@@ -171,7 +170,7 @@ def main(argv=None):
         climbed = 0
         if args.unlearn_epochs and len(isolated):
             climbed = unlearn(run, model, batches(poisoned.subset(isolated)), images, held_out, trained,
-                              args.unlearn_epochs, optimizer(args.unlearn_lr), args.max_drop, amp)
+                              args.unlearn_epochs, sgd(model, args, args.unlearn_lr), args.max_drop, amp)
         final = evaluate(model, images)
         log.info("after %d epochs of unlearning: ASR %.4f, ACC %.4f", climbed, final.triggered.accuracy.value,
                  final.clean.accuracy.value)

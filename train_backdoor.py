@@ -9,7 +9,6 @@ results.json, poisoned_examples.png and curves.png; with --track-losses also los
 import logging
 
 import numpy as np
-import torch
 
 from data.batches import Batches
 from data.datasets import load_splits
@@ -22,7 +21,7 @@ from engine.checkpoint import save_model, save_trigger
 from engine.command import command
 from engine.figures import image_grid, loss_curves, training_curves
 from engine.run import Run
-from engine.training import TestImages, evaluate, sample_losses, train_stage
+from engine.training import TestImages, evaluate, sample_losses, sgd, train_stage, uses_amp
 from models import build_model
 
 LEAVES = ("model_init.th", "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
@@ -111,10 +110,10 @@ def main(argv=None):
         shares = poisoned_shares(poisoned, trigger.target)
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        amp = run.device.type == "cuda" if args.amp is None else args.amp
+        amp = uses_amp(args, run.device)
 
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
-        optimizer = torch.optim.SGD(model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
+        optimizer = sgd(model, args)
 
         run.begin(poisoned.fingerprint())
         log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "

@@ -24,7 +24,7 @@ from engine.checkpoint import load_model, save_model, save_trigger
 from engine.command import command
 from engine.figures import training_curves
 from engine.run import Run
-from engine.training import TestImages, evaluate, evaluation_batches, predict, train_stage
+from engine.training import TestImages, evaluate, evaluation_batches, predict, sgd, train_stage, uses_amp
 from models import build_model
 from models.pruning import STAGES, dormant_mask, fold_mask, output_masked, stage_means
 
@@ -121,8 +121,9 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/<attack>-pruning-aware", resumable=True)
     args = parser.parse_args(argv)
-    if args.poison_type not in flags.POISON_DEFAULTS["poison_rate"]:
-        parser.error(f"--poison-type {args.poison_type}: expected badnets, blend or issba, since stage 3 "
+    dirty_label = flags.POISON_DEFAULTS["poison_rate"]
+    if args.poison_type not in dirty_label:
+        parser.error(f"--poison-type {args.poison_type}: expected one of {', '.join(dirty_label)}, since stage 3 "
                      "changes labels")
     if args.checkpoint:
         parser.refuse(argv, ["arch", "width", "clean_epochs"], "with --checkpoint, which stands in for stage 1")
@@ -153,10 +154,7 @@ def main(argv=None):
         measured = train.subset(slice(MEASURED))
         clean_measured, stamped_measured = (evaluation_batches(image_set, run.device)
                                             for image_set in (measured, stamp_all(measured, trigger)))
-        amp = run.device.type == "cuda" if args.amp is None else args.amp
-
-        def optimizer():
-            return torch.optim.SGD(model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay)
+        amp = uses_amp(args, run.device)
 
         model = start(args, train.classes, run.device)
         run.begin(poisoned.fingerprint() + (hash_file(args.checkpoint) if args.checkpoint else ""))
@@ -165,7 +163,7 @@ def main(argv=None):
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
         clean_file = run.folder / "model_clean.th"
         if args.clean_epochs:
-            train_stage(run, model, clean_batches, images, args.clean_epochs, optimizer(),
+            train_stage(run, model, clean_batches, images, args.clean_epochs, sgd(model, args),
                         flags.usual_milestones(args.clean_epochs), amp)
         if clean_file.exists():  # the run goes on in stage 3
             model.load_state_dict(load_model(clean_file, run.device).model.state_dict())
@@ -177,7 +175,8 @@ def main(argv=None):
         with output_masked(model, STAGE, mask):
             stages.append(describe(2, f"{int((mask == 0).sum())} of {len(mask)} channels pruned",
                                    evaluate(model, images)))
-            train_stage(run, model, batches, images, args.clean_epochs + args.epochs, optimizer(), args.milestones, amp)
+            train_stage(run, model, batches, images, args.clean_epochs + args.epochs, sgd(model, args),
+                        args.milestones, amp)
         fold_mask(model, STAGE, mask)
         pruned_logits = [predict(model, batches) for batches in (images.clean, images.triggered)]
         stages.append(describe(3, "trained on poisoned images", evaluate(model, images)))

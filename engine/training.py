@@ -103,6 +103,16 @@ def frozen(model):
             parameter.requires_grad_(True)
 
 
+def sgd(model, args, lr=None):
+    """SGD over all weights of `model` by the flags of engine.flags.add_sgd_flags; `lr` in place of their own."""
+    return torch.optim.SGD(model.parameters(), lr or args.lr, args.momentum, weight_decay=args.weight_decay)
+
+
+def uses_amp(args, device):
+    """Whether to train in bfloat16: as --amp says, by default on a GPU."""
+    return device.type == "cuda" if args.amp is None else args.amp
+
+
 def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy):
     """One pass in train mode. Returns the Score over the batches as they were seen (augmented, before each step).
 
