@@ -36,6 +36,7 @@ benchmark: $(VENV)/ready
 	$(PY) benchmarks/anp.py --width 16
 	$(PY) benchmarks/strip.py --width 16
 	$(PY) benchmarks/neural_cleanse.py
+	$(PY) benchmarks/abl.py --width 16
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache
