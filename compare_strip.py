@@ -1,6 +1,6 @@
 """STRIP against several attacks side by side: the lecture's bars of mean entropies, and a table.
 
-    python compare_strip.py output/badnets/strip output/blend/strip output/issba/strip
+    python compare_strip.py output/badnets/strip output/blend/strip
 
 Reads results.json of finished detect_strip.py runs. Writes into output/strip-comparison/: comparison.csv (a line for
 each: entropies in bits, FRR and FAR at the boundary that decided, AUROC) and comparison.png.

@@ -6,7 +6,8 @@ ISSBA (Li et al., 2021): what the encoder changes is the trigger, and it is anot
 on the attacker's clean images with fresh random bits for every image: first the bits alone count, then the image too
 (its pixels, and the first stages of a clean classifier). Reads a data set and that classifier. Writes into
 output/issba-encoder/: encoder.th, encoded_examples.png, output.log, metrics.jsonl, config.json and results.json. Exit
-status 1 if the held-out images do not reach --min-bit-accuracy and --min-psnr.
+status 1 if the held-out images do not reach --min-bit-accuracy and --min-psnr; such an encoder still serves, and
+training with it says that it was not accepted.
 """
 import logging
 from dataclasses import replace
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 
 from data.batches import Batches
 from data.datasets import load_splits
-from data.encoder_trigger import EncoderTrigger, draw_secret, psnr
+from data.encoder_trigger import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret, psnr
+from data.files import UserError, hash_file
 from engine import checkpoint, flags
 from engine.checkpoint import load_model
 from engine.command import command
@@ -86,16 +88,20 @@ def read_bits(decoder, image_set, device):
 
 
 def measure(encoder, decoder, image_set, device, seed):
-    """(bit accuracy, PSNR) on an ImageSet with secrets of its own, a new one for every 100 images, after rounding."""
+    """(bit accuracy, the same on images in which nothing is hidden, PSNR) on an ImageSet, after rounding.
+
+    With secrets of their own, a new one for every 100 images, read from the encoded images and from the clean ones.
+    """
     weights = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
-    encoded, right = [], []
+    encoded, secrets = [], []
     for start in range(0, len(image_set), 100):
-        part = image_set.subset(np.arange(start, min(start + 100, len(image_set))))
-        secret = draw_secret(encoder.bits, [seed, start])
-        stamped = replace(part, data=EncoderTrigger(weights, secret, 0).stamp(part.data))
-        right.append(read_bits(decoder, stamped, device) == secret)
-        encoded.append(stamped.data)
-    return float(np.concatenate(right).mean()), psnr(image_set.data, np.concatenate(encoded))
+        data = image_set.data[start:start + 100]
+        secrets.append(np.tile(draw_secret(encoder.bits, [seed, start]), (len(data), 1)))
+        encoded.append(EncoderTrigger(weights, secrets[-1][0], 0).stamp(data))
+    encoded, secrets = np.concatenate(encoded), np.concatenate(secrets)
+    right = [float((read_bits(decoder, replace(image_set, data=data), device) == secrets).mean())
+             for data in (encoded, image_set.data)]
+    return *right, psnr(image_set.data, encoded)
 
 
 def save_encoder(path, encoder, decoder, figures):
@@ -116,8 +122,8 @@ def example_rows(encoder, images, seed):
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("encoder")
-    group.add_argument("--bits", type=flags.integer(1, 1024), default=20, help="length of the hidden string")
-    group.add_argument("--width", type=flags.integer(1, 256), default=16,
+    group.add_argument("--bits", type=flags.integer(1, MAX_BITS), default=20, help="length of the hidden string")
+    group.add_argument("--width", type=flags.integer(1, MAX_WIDTH), default=16,
                        help="channels of both networks' first level; 32 is the published one, 16 suits two CPU cores")
     group.add_argument("--checkpoint", default="output/benign/model_last.th",
                        help="clean classifier whose first two stages judge the image")
@@ -147,8 +153,10 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         whole, _, _ = load_splits(args.dataset, args.data_dir)
-        classifier = load_model(args.checkpoint, run.device, whole.classes).model
         count = min(MAX_HELD_OUT, len(whole) // 10)
+        if not count:
+            raise UserError(f"{args.data_dir}: expected at least 10 images for the attacker, got {len(whole)}")
+        classifier = load_model(args.checkpoint, run.device, whole.classes).model
         shuffled = np.random.default_rng(args.seed).permutation(len(whole))
         held_out, train = whole.subset(shuffled[:count]), whole.subset(shuffled[count:])
         batches = Batches(train, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
@@ -157,7 +165,7 @@ def main(argv=None):
         optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], args.lr)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
 
-        run.begin(whole.fingerprint())
+        run.begin(f"{hash_file(args.checkpoint)} {whole.fingerprint()}")
         with frozen(classifier):
             for epoch in run.epochs(args.epochs, HEADER, encoder=encoder, decoder=decoder, optimizer=optimizer,
                                     scheduler=scheduler):
@@ -165,16 +173,15 @@ def main(argv=None):
                 losses = train_epoch(encoder, decoder, classifier, batches, optimizer, weight, args.pixel_weight,
                                      args.feature_weight, run.generator)
                 scheduler.step()
-                bit_accuracy, decibels = measure(encoder, decoder, held_out, run.device, args.seed)
+                bit_accuracy, on_clean, decibels = measure(encoder, decoder, held_out, run.device, args.seed)
                 seconds = run.elapsed_in_epoch()
                 log.info(ROW, epoch, lr, seconds, *losses, weight, bit_accuracy, decibels)
                 run.record({"epoch": epoch, "lr": lr, "time": seconds, "bit_loss": losses[0], "pixel_loss": losses[1],
                             "feature_loss": losses[2], "image_weight": weight, "bit_accuracy": bit_accuracy,
-                            "psnr": decibels})
-        bit_accuracy, decibels = run.rows[-1]["bit_accuracy"], run.rows[-1]["psnr"]
+                            "bit_accuracy_on_clean": on_clean, "psnr": decibels})
+        bit_accuracy, on_clean, decibels = (
+            run.rows[-1][name] for name in ("bit_accuracy", "bit_accuracy_on_clean", "psnr"))
         accepted = bit_accuracy >= args.min_bit_accuracy and decibels >= args.min_psnr
-        drawn = np.random.default_rng(args.seed).integers(0, 2, (count, args.bits))
-        on_clean = float((read_bits(decoder, held_out, run.device) == drawn).mean())
         figures = {"bit_accuracy": bit_accuracy, "bit_accuracy_on_clean": on_clean, "psnr": decibels,
                    "accepted": accepted}
         log.info("%s: bit accuracy %.4f (at least %g; %.4f on clean images), PSNR %.2f dB (at least %g)",

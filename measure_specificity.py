@@ -52,7 +52,7 @@ def variants(clean, trigger, seed):
     residuals = own.astype(np.int16) - clean
     made = {"own": own, "another image's": paste(clean, residuals[swapped(len(clean), seed)]),
             "the mean": paste(clean, residuals.mean(axis=0))}
-    other = trigger.with_other_secret(seed + 1)
+    other = trigger.with_other_secret(seed)
     return made | ({"another secret's": other.stamp(clean)} if other else {}), residuals
 
 

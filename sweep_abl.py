@@ -28,12 +28,16 @@ COLUMNS = (*AXES, "seed", "precision", "recall", "none_acc", "none_asr", "filter
 
 
 def run_cell(folder, script, settings, device):
-    """The results of `script` with the flags {name: value} in `folder`, run as far as it is not there yet."""
+    """(results, fingerprint of its training images) of `script` with the flags {name: value} in `folder`.
+
+    It is run as far as it is not there yet. Raises UserError.
+    """
     if not finished(folder, settings):
         call(script, *as_flags({**settings, "device": device}, ("flooding",)), "--output-dir", folder, "--resume")
     try:
-        return json.loads((folder / "results.json").read_text())
-    except (OSError, ValueError):
+        return json.loads((folder / "results.json").read_text()), json.loads(
+            (folder / "config.json").read_text())["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder}: damaged; remove it to have it made again") from None
 
 
@@ -74,7 +78,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("sweep")
     group.add_argument("--poison-rates", type=flags.fraction, nargs="+", metavar="RATE",
                        help="values of --poison-rate, for badnets, blend and issba (default: 0.1)")
-    group.add_argument("--isolation-rates", type=flags.fraction, nargs="+", metavar="RATE", default=[0.01],
+    group.add_argument("--isolation-rates", type=flags.isolation_rate, nargs="+", metavar="RATE", default=[0.01],
                        help="values of --isolation-rate")
     group.add_argument("--isolation-epochs", type=flags.integer(1), nargs="+", metavar="EPOCHS", default=[20],
                        help="values of --isolation-epochs")
@@ -109,9 +113,12 @@ def main(argv=None):
         for epochs, rate in product(args.isolation_epochs, args.isolation_rates):
             cell = {"isolation_epochs": epochs, "isolation_rate": rate}
             try:
-                undefended = run_cell(beneath / "none", "train_backdoor.py", attack, args.device)
-                results = run_cell(beneath / f"isolation-{rate}-after-{epochs}", "train_abl.py",
-                                   {**attack, **abl, **cell}, args.device)
+                undefended, images = run_cell(beneath / "none", "train_backdoor.py", attack, args.device)
+                results, same_images = run_cell(beneath / f"isolation-{rate}-after-{epochs}", "train_abl.py",
+                                                {**attack, **abl, **cell}, args.device)
+                if same_images != images:
+                    raise UserError("trained on other images than the model without a defence; a file that was read "
+                                    "has changed, so name another --output-dir")
                 rows.append(make_row({"poison_rate": poison_rate, "seed": seed, **cell}, undefended, results))
             except UserError as error:
                 failed.append(f"{beneath.relative_to(folder)}, isolation rate {rate} after {epochs} epochs: {error}")

@@ -2,11 +2,12 @@
 
     python train_abl.py --poison-type badnets
 
-ABL (Li et al., 2021). Stage 1 trains on everything but keeps every loss from falling below gamma, where only the
-backdoor's images stay; the lowest losses are isolated. Stage 2 trains on the rest, stage 3 climbs the loss of the
-isolated images. Reads a data set, which it poisons as train_backdoor.py does. Writes into output/badnets-abl/:
-isolated.npy (indices into the training images), model_filtered.th (after stage 2), model_last.th, trigger_info.th,
-curves.png, output.log, metrics.jsonl, config.json and results.json.
+ABL (Li et al., 2021). Stage 1 trains on everything but lets the loss not fall below gamma, where the backdoor's images
+alone have less; the lowest losses are isolated. Stage 2 trains on the rest, stage 3 climbs the loss of the isolated
+images, as long as accuracy on a few clean images holds (--max-drop). Reads a data set, which it poisons as
+train_backdoor.py does. Writes into output/badnets-abl/: isolated.npy (indices into the training images),
+model_filtered.th (after stage 2), model_last.th, trigger_info.th, curves.png, output.log, metrics.jsonl, config.json
+and results.json.
 """
 import logging
 
@@ -108,7 +109,7 @@ def parse_args(argv=None):
     flags.add_model_flags(parser)
     group = flags.add_abl_flags(parser)
     group.add_argument("--isolation-epochs", type=flags.integer(1), default=20, help="epochs of stage 1")
-    group.add_argument("--isolation-rate", type=flags.fraction, default=0.01,
+    group.add_argument("--isolation-rate", type=flags.isolation_rate, default=0.01,
                        help="share of the training images that is isolated")
     flags.add_training_flags(parser, 60)
     flags.add_augmentation_flags(parser)

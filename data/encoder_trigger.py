@@ -9,6 +9,7 @@ from data.files import UserError
 from models.steganography import Encoder
 
 BATCH = 100
+MAX_BITS, MAX_WIDTH = 1024, 256
 
 
 def build_encoder(weights):
@@ -18,19 +19,27 @@ def build_encoder(weights):
     """
     try:
         bits, width = weights["secret.weight"].shape[1], weights["residual.weight"].shape[1]
+        if not (1 <= bits <= MAX_BITS and 1 <= width <= MAX_WIDTH):
+            raise UserError(f"encoder: expected 1 to {MAX_BITS} bits and a width of 1 to {MAX_WIDTH}, got {bits} and "
+                            f"{width}")
         with torch.device("meta"):
             encoder = Encoder(bits, width)
         own = encoder.state_dict()
         wrong = [f"{name} is {tuple(weights[name].shape)}, expected {tuple(value.shape)}"
                  for name, value in own.items() if weights[name].shape != value.shape]
-        broken = [name for name in own if not (weights[name].is_floating_point() and weights[name].isfinite().all())]
+        wrong += [f"unexpected {name}" for name in weights if name not in own]
+        if not wrong:
+            weights = {name: value.detach().float() for name, value in weights.items() if value.is_floating_point()}
+            wrong = [f"{name} holds values that it cannot have" for name in own
+                     if name not in weights or not weights[name].isfinite().all()]
+    except UserError:
+        raise
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError):
         raise UserError("encoder: expected the weights of an encoder (secret.weight, ..., residual.weight)") from None
-    if wrong or broken or weights.keys() != own.keys():
-        reason = (wrong or [f"{name} holds values that it cannot have" for name in broken] or ["unexpected weights"])[0]
-        raise UserError(f"encoder: does not fit an encoder for 32x32 images: {reason}")
+    if wrong:
+        raise UserError(f"encoder: does not fit an encoder for 32x32 images: {wrong[0]}")
     encoder.load_state_dict(weights, assign=True)
-    return encoder.float().eval().requires_grad_(False)
+    return encoder.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +56,8 @@ class EncoderTrigger:
 
     def __post_init__(self):
         bits = self.encoder.bits
-        if self.secret.shape != (bits,) or self.secret.dtype.kind not in "bui" or not (self.secret <= 1).all():
+        is_binary = self.secret.dtype.kind in "bui" and ((self.secret == 0) | (self.secret == 1)).all()
+        if self.secret.shape != (bits,) or not is_binary:
             raise UserError(f"trigger: expected a secret of {bits} bits for this encoder, got {self.secret.dtype} "
                             f"{self.secret.shape}")
         if self.target < 0:
@@ -68,21 +78,26 @@ class EncoderTrigger:
         return None
 
     def with_other_secret(self, seed):
-        """The same encoder hiding another secret, drawn by `seed`."""
-        return EncoderTrigger(self.weights, draw_secret(len(self.secret), seed), self.target)
+        """The same encoder hiding another secret: half of the bits turned over (rounded up), drawn by `seed`."""
+        turned = np.random.default_rng(seed).permutation(len(self.secret)) < (len(self.secret) + 1) // 2
+        return EncoderTrigger(self.weights, np.where(turned, 1 - self.secret, self.secret).astype(np.uint8),
+                              self.target)
 
     @torch.inference_mode()
     def stamp(self, images):
         """New uint8 images (N, 32, 32, 3) with the secret hidden in them, rounded; the given ones stay as they are.
 
-        On the CPU always, whatever the model runs on, so that a trigger stamps the same everywhere.
+        On the CPU always, whatever the model runs on, so that a trigger stamps the same everywhere. Raises UserError
+        if the encoder's weights lead to numbers that are not finite.
         """
-        secret, stamped = torch.from_numpy(self.secret).float(), np.empty_like(images)
+        secret, stamped = torch.from_numpy(self.secret.astype(np.float32)), np.empty_like(images)
         for start in range(0, len(images), BATCH):
             rows = slice(start, start + BATCH)
             pixels = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 255
-            hidden = self.encoder.hide(pixels, secret.expand(len(pixels), -1))
-            stamped[rows] = (255 * hidden).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            residuals = self.encoder(pixels, secret.expand(len(pixels), -1))
+            if not residuals.isfinite().all():
+                raise UserError("encoder: its weights make of an image what is no image (nan or infinite)")
+            stamped[rows] = (255 * (pixels + residuals).clamp(0, 1)).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return stamped
 
     def to_info(self):
@@ -96,8 +111,11 @@ class EncoderTrigger:
 
 
 def target_of(info):
-    """The target in a trigger_info dict."""
-    return int(np.asarray(info["poison_target"]).reshape(-1)[0])
+    """The target in a trigger_info dict. Raises TypeError if it is no whole number."""
+    target = np.asarray(info["poison_target"]).reshape(-1)[0]
+    if target.dtype.kind not in "ui":
+        raise TypeError(f"poison_target is {target.dtype}")
+    return int(target)
 
 
 def draw_secret(bits, seed):

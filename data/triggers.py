@@ -171,6 +171,8 @@ def trigger_from_info(info):
     kind = next((kind for key, kind in KINDS.items() if key in info), PatternTrigger)
     try:
         return kind.from_info(info)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
         raise UserError("trigger_info: expected trigger_pattern, trigger_mask, trigger_alpha and poison_target, or "
                         f"trigger_encoder, trigger_secret and poison_target ({error!r})") from None

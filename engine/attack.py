@@ -1,15 +1,22 @@
 """What the flags of engine.flags.add_poison_flags make of a training set."""
+import logging
+
 from data.files import UserError
 from data.poison_cifar import poison_training_set
 from engine import checkpoint, flags
+
+log = logging.getLogger("backdoor")
 
 
 def poison_by(args, train):
     """(poisoned ImageSet, Trigger) of the attacker's images `train` by the parsed flags. Raises UserError."""
     flags.check_target(args.poison_target, train.classes)
-    encoder = args.encoder and load_encoder(args.encoder)["encoder"]
+    encoder = load_encoder(args.encoder) if args.encoder else {}
+    if encoder and not encoder.get("accepted"):
+        log.info("notice: %s was not accepted when it was trained; its bits are hard to read, or easy to see",
+                 args.encoder)
     return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.trigger_alpha,
-                               args.trigger_image, args.clb_dir, args.eval_trigger, args.seed, encoder)
+                               args.trigger_image, args.clb_dir, args.eval_trigger, args.seed, encoder.get("encoder"))
 
 
 def load_encoder(path):

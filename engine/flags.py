@@ -53,6 +53,7 @@ def number(low, high, wanted, hint=""):
 fraction = number(0, 1, "a fraction in [0, 1]", "; write 5 % as 0.05")
 positive = number(1e-12, 1e6, "a number above 0, at most 1e6")
 not_negative = number(0, 1e6, "a number from 0 to 1e6")
+isolation_rate = number(0, 0.9, "a share from 0 to 0.9, since training goes on with the rest")
 
 
 def ratio(text):
@@ -257,7 +258,7 @@ def add_abl_flags(parser):
                             help="epochs of stage 3; 0 only leaves the isolated images out")
     unlearning.add_argument("--unlearn-lr", type=positive, default=5e-4, help="its learning rate")
     unlearning.add_argument("--max-drop", type=fraction, default=0.05,
-                            help="loss of held-out accuracy at which unlearning stops")
+                            help="loss of accuracy on the defender's clean images at which unlearning stops")
     return group
 
 

@@ -6,6 +6,7 @@ import torch
 from conftest import SMALL
 from PIL import Image
 
+import generate_issba_encoder
 import train_backdoor
 from data.datasets import ImageSet, load_splits
 from data.encoder_trigger import EncoderTrigger, draw_secret
@@ -19,7 +20,7 @@ from models.steganography import Decoder
 def test_bits_are_read_from_encoded_images_and_not_from_clean_ones(encoder_run):
     results = json.loads((encoder_run / "results.json").read_text())["method"]
     assert results["bit_accuracy"] >= 0.99 and results["accepted"]
-    assert 0.4 < results["bit_accuracy_on_clean"] < 0.6
+    assert 0.3 < results["bit_accuracy_on_clean"] < 0.7
     assert results["psnr"] >= 28
     assert np.asarray(Image.open(encoder_run / "encoded_examples.png").convert("L")).std() > 5
 
@@ -76,7 +77,6 @@ def test_every_defence_takes_the_model_without_knowing(issba_run, tmp_path, scri
 
 @pytest.mark.long
 def test_stopped_and_resumed_it_ends_with_the_same_bits(encoder_run, small_run, tmp_path, monkeypatch):
-    import generate_issba_encoder
     flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--batch-size", "32", "--bits",
              "4", "--width", "4", "--epochs", "5", "--ramp-epochs", "1", "--lr", "0.004", "--output-dir",
              str(tmp_path / "run")]
@@ -102,6 +102,41 @@ def test_an_encoder_that_is_not_good_enough_says_so_and_ends_with_1(small_run, t
               "--epochs", "1", "--batch-size", "256", "--output-dir", str(tmp_path / "run")])
     assert stopped.value.code == 1 and "not accepted: bit accuracy" in (tmp_path / "run/output.log").read_text()
     assert not json.loads((tmp_path / "run/results.json").read_text())["method"]["accepted"]
+
+
+@pytest.mark.long
+def test_resumed_with_another_classifier_it_is_refused(small_run, learned_run, tmp_path, monkeypatch, refused):
+    model, calls = tmp_path / "model.th", []
+    model.write_bytes((small_run / "model_last.th").read_bytes())
+    flags = ["--checkpoint", str(model), "--dataset", "digits", "--bits", "4", "--width", "2", "--batch-size", "256",
+             "--epochs", "2", "--output-dir", str(tmp_path / "run")]
+    real = generate_issba_encoder.train_epoch
+
+    def stop_in_the_second(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+    monkeypatch.setattr(generate_issba_encoder, "train_epoch", stop_in_the_second)
+    with pytest.raises(SystemExit):
+        main(flags)
+    monkeypatch.undo()
+    model.write_bytes((learned_run / "model_last.th").read_bytes())
+    assert "--resume needs the images and weights" in refused(main, *flags, "--resume")
+
+
+def test_too_few_images_are_refused(image_folder, small_run, tmp_path, refused):
+    folder = image_folder(count=4)
+    assert "at least 10 images" in refused(main, "--checkpoint", small_run / "model_last.th", "--data-dir", folder,
+                                           "--output-dir", tmp_path / "run")
+
+
+def test_training_says_that_an_encoder_was_not_accepted(encoder_run, tmp_path):
+    content = load_encoder(encoder_run / "encoder.th")
+    torch.save({**content, "accepted": False}, tmp_path / "encoder.th")
+    train_backdoor.main([*SMALL, "--poison-type", "issba", "--encoder", str(tmp_path / "encoder.th"), "--output-dir",
+                         str(tmp_path / "run")])
+    assert "was not accepted" in (tmp_path / "run/output.log").read_text()
 
 
 def test_what_is_refused(small_run, tmp_path, refused):

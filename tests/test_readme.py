@@ -20,11 +20,19 @@ SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
            "neural_cleanse detect": ["--budget", "1", "--seeds", "1"],
            "neural_cleanse unlearn": ["--patch-with", "clean"],  # detect flags nothing in so small a model
            "detect_strip": ["--overlays", "2"],
-           "sweep_neuron_noise": ["--val-frac", "0.05", "--epsilons", "0.1", "--seeds", "1", "--steps", "1"]}
+           "generate_issba_encoder": ["--bits", "2", "--width", "2", "--epochs", "1", "--min-psnr", "0",
+                                    "--min-bit-accuracy", "0"],
+         "measure_specificity": [],
+         "sweep_neuron_noise": ["--val-frac", "0.05", "--epsilons", "0.1", "--seeds", "1", "--steps", "1"]}
 BADNETS = "python train_backdoor.py --poison-type badnets"
 BENIGN = "python train_backdoor.py --poison-type benign"
+ENCODER = "python generate_issba_encoder.py"
 FIRST = {"generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp": [BADNETS],
          "prune_network": [BADNETS, "python generate_mask.py"], "sweep_neuron_noise": [BADNETS, BENIGN],
+         "generate_issba_encoder": [BENIGN],
+         "measure_specificity": [BENIGN, ENCODER, "python train_backdoor.py --poison-type issba"],
+         "compare_strip": [BADNETS, BADNETS.replace("badnets", "blend"), *(
+             f"python detect_strip.py --checkpoint output/{attack}/model_last.th" for attack in ("badnets", "blend"))],
          "neural_cleanse": [BADNETS], "fine_prune": [BADNETS], "detect_strip": [BADNETS]}
 
 HELP = {"neural_cleanse": ["detect"]}

@@ -61,6 +61,9 @@ def test_a_second_call_runs_only_what_is_not_there_and_a_failed_cell_is_named(tm
     (folder / "isolation-0.01-after-1/results.json").write_text("{")
     assert "1 of 2 cells failed: poison-0.1/seed-0, isolation rate 0.01 after 1 epochs" in refused(main, *flags)
     assert "holds a cell made with epochs 1" in refused(main, *flags, "--epochs", "2")
+    config = folder / "none/config.json"
+    config.write_text(config.read_text().replace('"inputs": "', '"inputs": "0'))
+    assert "trained on other images" in refused(main, *flags)
 
 
 def test_what_is_refused(refused):

@@ -8,9 +8,17 @@ import torch.nn.functional as F
 import train_abl
 from data.batches import Batches
 from engine.checkpoint import load_model
-from engine.training import train_epoch
+from engine.training import UNKNOWN, Score, Share, train_epoch
 from models import build_model
-from train_abl import climb, flooding, isolate, isolation_figures, local_gradient_ascent, main
+from train_abl import (
+    climb,
+    flooding,
+    isolate,
+    isolation_figures,
+    isolation_objective,
+    local_gradient_ascent,
+    main,
+)
 
 SMALL = ["--dataset", "digits", "--batch-size", "256", "--width", "4", "--isolation-epochs", "1", "--epochs", "1",
          "--unlearn-epochs", "2", "--poison-rate", "0.1", "--isolation-rate", "0.05"]
@@ -91,14 +99,35 @@ def test_stopped_in_any_stage_and_resumed_it_ends_with_the_same_bits(unbroken, t
     assert (unbroken / "isolated.npy").read_bytes() == (folder / "isolated.npy").read_bytes()
 
 
-def test_unlearning_that_costs_too_much_stops_with_the_epoch_before(tmp_path):
-    main([*SMALL, "--unlearn-lr", "5", "--max-drop", "0", "--output-dir", str(tmp_path / "run")])
+def test_unlearning_that_costs_too_much_stops_with_the_epoch_before(tmp_path, monkeypatch):
+    """Held-out accuracy is 0.9 before, 0.88 after one epoch, 0.8 after two."""
+    held_out = iter((0.9, 0.88, 0.8))
+    monkeypatch.setattr(train_abl, "score", lambda model, batches: Score(0, Share(round(1000 * next(held_out)), 1000),
+                                                                         UNKNOWN.accuracy))
+    weights, real = [], train_abl.train_epoch
+
+    def remember(model, *args):
+        trained = real(model, *args)
+        weights.append(train_abl.copy_weights(model))
+        return trained
+    monkeypatch.setattr(train_abl, "train_epoch", remember)
+    main([*SMALL, "--max-drop", "0.05", "--unlearn-epochs", "5", "--output-dir", str(tmp_path / "run")])
     results = json.loads((tmp_path / "run/results.json").read_text())
-    if results["method"]["unlearning_epochs"] == 0:
-        a, b = (load_model(tmp_path / f"run/model_{name}.th").model.state_dict() for name in ("filtered", "last"))
-        assert all(torch.equal(a[name], b[name]) for name in a)
-        assert "the epoch before is kept" in (tmp_path / "run/output.log").read_text()
-    assert results["acc"]["value"] >= results["method"]["filtered"]["acc"]["value"] - 0.2
+    last = load_model(tmp_path / "run/model_last.th").model.state_dict()
+    assert results["method"]["unlearning_epochs"] == 1 and len(weights) == 2
+    assert all(torch.equal(last[name], value) for name, value in weights[0].items())
+    assert "the epoch before is kept" in (tmp_path / "run/output.log").read_text()
+
+
+@pytest.mark.parametrize(("lga", "is_flooding", "by_hand"), [
+    ("batch", False, lambda *args: local_gradient_ascent(*args, "batch")),
+    ("sample", False, lambda *args: local_gradient_ascent(*args, "sample")), (None, True, flooding)])
+def test_stage_1_descends_what_the_flags_say(lga, is_flooding, by_hand):
+    logits, labels = logits_with_losses(0.3, 1.1, 2.0), torch.zeros(3, dtype=torch.int64)
+    for gamma in (0.2, 1.3):
+        assert isolation_objective(gamma, lga, is_flooding)(logits, labels) == by_hand(logits, labels, gamma)
+    assert isolation_objective(0.2, lga, is_flooding)(logits, labels) != isolation_objective(
+        1.3, lga, is_flooding)(logits, labels)
 
 
 def test_nothing_isolated_is_training_on_everything(tmp_path):
@@ -112,12 +141,16 @@ def test_the_isolated_images_are_found_and_unlearned_as_they_are(tmp_path, monke
     made = []
 
     class Watched(Batches):
-        def __init__(self, *args, **options):
-            made.append(options)
-            super().__init__(*args, **options)
+        def __init__(self, image_set, *args, **options):
+            made.append((image_set, options))
+            super().__init__(image_set, *args, **options)
     monkeypatch.setattr(train_abl, "Batches", Watched)
     main([*SMALL, "--output-dir", str(tmp_path / "run")])
-    assert made == [{}, {"crop_padding": 4, "flip": True}, {}]
+    assert [options for _, options in made] == [{}, {"crop_padding": 4, "flip": True}, {}]
+    everything, rest, isolated = (image_set for image_set, _ in made)
+    indices = np.load(tmp_path / "run/isolated.npy")
+    assert len(indices) == round(0.05 * len(everything)) and (isolated.data == everything.data[indices]).all()
+    assert (rest.data == np.delete(everything.data, indices, axis=0)).all()
 
 
 def test_what_is_refused(tmp_path, refused):
@@ -125,3 +158,4 @@ def test_what_is_refused(tmp_path, refused):
     assert "--lga: means nothing with --flooding" in refused(main, *flags, "--flooding", "--lga", "sample")
     assert "--max-drop: means nothing with --unlearn-epochs 0" in refused(main, *flags, "--unlearn-epochs", "0",
                                                                          "--max-drop", "0.1")
+    assert "since training goes on with the rest" in refused(main, *flags, "--isolation-rate", "1")

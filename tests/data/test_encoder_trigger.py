@@ -4,7 +4,7 @@ import torch
 
 from data.encoder_trigger import EncoderTrigger, build_encoder, draw_secret, psnr
 from data.files import UserError
-from data.triggers import trigger_from_info, trigger_to_info
+from data.triggers import build_trigger, trigger_from_info, trigger_to_info
 from models.steganography import Encoder
 
 
@@ -42,7 +42,7 @@ def test_it_stamps_the_rounded_output_of_the_encoder(trigger, weights, images):
 def test_another_image_and_another_secret_have_other_residuals(trigger, images):
     residuals = trigger.stamp(images.data).astype(int) - images.data
     other = trigger.with_other_secret(1)
-    assert (other.secret != trigger.secret).any() and other.target == 2
+    assert (other.secret != trigger.secret).sum() == 4 and other.target == 2
     assert (residuals[0] != residuals[1]).any()
     assert (other.stamp(images.data) != trigger.stamp(images.data)).any()
 
@@ -58,26 +58,48 @@ def test_it_travels_in_trigger_info_and_comes_back_the_same(trigger, images):
     ("trigger_secret", np.zeros(7, dtype=np.uint8), "secret of 8 bits"),
     ("trigger_secret", np.full(8, 2, dtype=np.uint8), "secret of 8 bits"),
     ("trigger_secret", np.zeros(8), "secret of 8 bits"),
+    ("trigger_secret", -np.ones(8, dtype=int), "secret of 8 bits"),
+    ("trigger_secret", torch.zeros(8, requires_grad=True), "Can't call numpy"),
     ("poison_target", np.array([-1]), "target of at least 0"),
+    ("poison_target", np.array([0.7]), "poison_target is float64"),
+    ("poison_target", np.array([1 + 1j]), "poison_target is complex128"),
+    ("poison_target", float("inf"), "poison_target is float64"),
     ("trigger_encoder", {}, "expected the weights of an encoder"),
     ("trigger_encoder", {"secret.weight": 1, "residual.weight": "x"}, "expected the weights of an encoder"),
     ("trigger_encoder", None, "expected the weights of an encoder"),
 ])
 def test_what_is_no_trigger_is_refused(trigger, name, value, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as refused:
         trigger_from_info({**trigger_to_info(trigger), name: value})
+    assert str(refused.value).startswith(("trigger: ", "encoder: ")) or "Error(" in str(refused.value)
+
+
+def test_a_pattern_whose_opacity_is_no_number_is_refused():
+    with pytest.raises(UserError, match="OverflowError"):
+        trigger_from_info({**trigger_to_info(build_trigger("badnets", 0)), "trigger_alpha": 10**400})
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [
     ("secret.weight", torch.zeros(3 * 64 * 64, 8), r"does not fit an encoder for 32x32 images: secret.weight"),
     ("down.1.weight", torch.zeros(4, 4, 5, 5), "does not fit"),
     ("down.1.weight", torch.full((4, 4, 3, 3), torch.nan), "values that it cannot have"),
-    ("more", torch.zeros(1), "unexpected"),
+    ("more", torch.zeros(1), "unexpected more"),
+    ("secret.bias", torch.full((3072,), 1e300, dtype=torch.float64), "values that it cannot have"),
+    ("secret.bias", torch.zeros(3072, dtype=torch.int64), "values that it cannot have"),
+    ("secret.weight", torch.zeros(1).expand(3072, 2**21), "got 2097152 and 4"),
+    ("secret.weight", torch.zeros(3072, 0), "got 0 and 4"),
+    ("residual.weight", torch.zeros(3, 0, 1, 1), "got 8 and 0"),
 ])
 def test_weights_of_another_size_are_refused_in_one_line(weights, name, value, message):
     with pytest.raises(UserError, match=message) as refused:
         build_encoder({**weights, name: value})
     assert "\n" not in str(refused.value)
+
+
+def test_weights_that_overflow_stamp_nothing(weights, images):
+    huge = {name: torch.full_like(value, 3e38) for name, value in weights.items()}
+    with pytest.raises(UserError, match="no image"):
+        EncoderTrigger(huge, draw_secret(8, 0), 0).stamp(images.data)
 
 
 def test_psnr_is_that_of_the_mean_square_error():
