@@ -10,12 +10,13 @@ one is gone on with by the same command; a cell that fails is named at the end a
 sweep.csv and, for each axis with more than one value, a picture of ASR and ACC against it.
 """
 import json
+from functools import partial
 from itertools import product
 from pathlib import Path
 
-from data.files import UserError, write_table
+from data.files import UserError
 from engine import flags
-from engine.cells import as_flags, call, check_folder, finished
+from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
 from engine.command import command
 from engine.figures import spread_curves
 
@@ -104,31 +105,31 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    folder, rows, failed = Path(args.output_dir), [], []
+    folder = Path(args.output_dir)
     check_folder(folder)
     training, abl = ({name: getattr(args, name) for name in names} for names in (TRAINING, ABL))
+
+    def make(beneath, attack, cell):
+        undefended, images = run_cell(beneath / "none", "train_backdoor.py", attack, args.device)
+        own = beneath / f"isolation-{cell['isolation_rate']}-after-{cell['isolation_epochs']}"
+        results, same_images = run_cell(own, "train_abl.py", {**attack, **abl, **cell}, args.device)
+        if same_images != images:
+            raise UserError("trained on other images than the model without a defence; a file that was read has "
+                            "changed, so name another --output-dir")
+        return [make_row({"poison_rate": attack["poison_rate"], "seed": attack["seed"], **cell}, undefended, results)]
+
+    cells = {}
     for seed, poison_rate in product(range(args.seeds), args.poison_rates):
         beneath = folder / f"poison-{poison_rate}" / f"seed-{seed}"
         attack = {**training, "poison_rate": poison_rate, "seed": seed}
         for epochs, rate in product(args.isolation_epochs, args.isolation_rates):
-            cell = {"isolation_epochs": epochs, "isolation_rate": rate}
-            try:
-                undefended, images = run_cell(beneath / "none", "train_backdoor.py", attack, args.device)
-                results, same_images = run_cell(beneath / f"isolation-{rate}-after-{epochs}", "train_abl.py",
-                                                {**attack, **abl, **cell}, args.device)
-                if same_images != images:
-                    raise UserError("trained on other images than the model without a defence; a file that was read "
-                                    "has changed, so name another --output-dir")
-                rows.append(make_row({"poison_rate": poison_rate, "seed": seed, **cell}, undefended, results))
-            except UserError as error:
-                failed.append(f"{beneath.relative_to(folder)}, isolation rate {rate} after {epochs} epochs: {error}")
-                continue
-            write_table(folder / "sweep.csv", COLUMNS, rows)
+            cells[f"{beneath.relative_to(folder)}, isolation rate {rate} after {epochs} epochs"] = partial(
+                make, beneath, attack, {"isolation_epochs": epochs, "isolation_rate": rate})
+    rows, failed = run_cells(folder / "sweep.csv", COLUMNS, cells)
     if rows:
         draw(folder, rows)
         print(f"{len(rows)} rows in {folder / 'sweep.csv'}")
-    if failed:
-        raise UserError(f"{len(failed)} of {len(failed) + len(rows)} cells failed: {'; '.join(failed)}")
+    name_failed(failed, len(cells))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ ACC against alpha at the threshold chosen on held-out images) and threshold.png 
 """
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
-from data.files import UserError, hash_file, write_table
+from data.files import UserError, hash_file
 from engine import flags
-from engine.cells import as_flags, call, check_folder, finished
+from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
 from engine.checkpoint import load_model
 from engine.command import command
 from engine.figures import spread_curves
@@ -92,28 +93,26 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    folder, rows, failed = Path(args.output_dir), [], []
+    folder = Path(args.output_dir)
     load_model(args.checkpoint)  # a mistake here would fail every cell
     check_folder(folder)
     data, mask = ({name: getattr(args, name) for name in names} for names in (DATA_SETTINGS, MASK_SETTINGS))
     shared = as_flags({**data, "device": args.device, "trigger_info": args.trigger_info})
     mask_flags, prune_flags = [*shared, *as_flags(mask)], [*shared, "--max-drop", args.max_drop]
-    for alpha in args.alphas:
-        for seed in range(args.seeds):
-            cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
-            try:
-                run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, "trigger_info": args.trigger_info},
-                         args.max_drop, mask_flags, prune_flags)
-                rows += read_cell(cell, alpha, seed)
-            except UserError as error:
-                failed.append(f"alpha {alpha:g}, seed {seed}: {error}")
-                continue
-            write_table(folder / "sweep.csv", COLUMNS, rows)
+
+    def make(alpha, seed):
+        cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
+        run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, "trigger_info": args.trigger_info},
+                 args.max_drop, mask_flags, prune_flags)
+        return read_cell(cell, alpha, seed)
+
+    cells = {f"alpha {alpha:g}, seed {seed}": partial(make, alpha, seed)
+             for alpha in args.alphas for seed in range(args.seeds)}
+    rows, failed = run_cells(folder / "sweep.csv", COLUMNS, cells)
     if rows:
         draw(folder, rows)
         print(f"{len(rows)} rows in {folder / 'sweep.csv'}; alpha.png and threshold.png beside it")
-    if failed:
-        raise UserError(f"{len(failed)} of {len(args.alphas) * args.seeds} cells failed: {'; '.join(failed)}")
+    name_failed(failed, len(cells))
 
 
 if __name__ == "__main__":

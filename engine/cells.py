@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data.files import UserError
+from data.files import UserError, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,3 +56,26 @@ def check_folder(folder):
     """UserError if a run lies in the folder: cells have folders of their own beneath it."""
     if (folder / "config.json").exists():
         raise UserError(f"{folder}: holds a run; name another --output-dir for the sweep")
+
+
+def run_cells(table, columns, cells):
+    """Run the cells, {name: function that runs one and returns its rows}, and write the rows to the CSV file `table`.
+
+    It is written after each cell. One that fails (UserError) leaves the others going. Returns (rows, what failed and
+    why).
+    """
+    rows, failed = [], []
+    for name, run in cells.items():
+        try:
+            rows += run()
+        except UserError as error:
+            failed.append(f"{name}: {error}")
+            continue
+        write_table(table, columns, rows)
+    return rows, failed
+
+
+def name_failed(failed, count):
+    """Raise UserError that names the cells, of `count`, which failed; nothing if none did."""
+    if failed:
+        raise UserError(f"{len(failed)} of {count} cells failed: {'; '.join(failed)}")
