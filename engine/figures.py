@@ -67,7 +67,7 @@ def loss_curves(path, rows, title):
         epochs = [row["epoch"] for row in own]
         for low, high, alpha in (("q05", "q95", 0.12), ("q25", "q75", 0.25)):
             axis.fill_between(epochs, [row[low] for row in own], [row[high] for row in own], color=color, alpha=alpha,
-                              linewidth=0, label=f"{name}, {low[1:]} to {high[1:]} %" if own else None)
+                              linewidth=0, label=f"{name}, {int(low[1:])} to {int(high[1:])} %" if own else None)
         axis.plot(epochs, [row["mean"] for row in own], "o-", color=color, markersize=3.5,
                   label=f"{name}, mean" if own else None)
     axis.set(xlabel="epoch", ylabel="cross-entropy of training images", ylim=(0, None))
