@@ -85,7 +85,8 @@ def test_every_readme_command_runs_in_the_order_printed(checkout):
             run(command)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [  # the README's own commands run the sweeps too
+    pytest.param(name, marks=pytest.mark.long) if name.startswith("sweep_") else name for name in SCRIPTS])
 def test_every_script_opens_with_a_command_that_runs(checkout, name, capsys):
     docstring = importlib.import_module(name).__doc__
     commands = re.findall(r"^    (python .*)$", docstring, re.MULTILINE)

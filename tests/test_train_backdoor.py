@@ -142,7 +142,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
 
 
 def test_ctrl_c_ends_in_a_line_not_a_traceback(tmp_path):
-    process = start(tmp_path / "run")
+    process = start(tmp_path / "run", "--epochs", "500")  # more than a busy machine can make before the signal comes
     wait_for_epoch(tmp_path / "run", 0, process)
     process.send_signal(signal.SIGINT)
     output, error = process.communicate()
