@@ -49,12 +49,12 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    rows = [read_run(folder) for folder in args.runs]
+    rows, names = [read_run(folder) for folder in args.runs], short_names(args.runs)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / "comparison.csv", COLUMNS, rows)
-    entropy_bars(folder / "comparison.png", short_names(args.runs), rows)
-    for name, row in zip(short_names(args.runs), rows, strict=True):
+    entropy_bars(folder / "comparison.png", names, rows)
+    for name, row in zip(names, rows, strict=True):
         figures = (f"{column} {math.nan if row[column] is None else row[column]:.4f}" for column in COLUMNS[1:])
         print(f"{name:30}  {'  '.join(figures)}")
 

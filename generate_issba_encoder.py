@@ -53,7 +53,7 @@ def feature_distance(classifier, pixels, others):
 
 def image_weight(epoch, bit_epochs, ramp_epochs):
     """How much the image counts in `epoch` (from 1): nothing at first, then rising to 1 over `ramp_epochs`."""
-    return min(1.0, max(0, epoch - bit_epochs) / max(ramp_epochs, 1))
+    return min(1.0, max(0, epoch - bit_epochs) / ramp_epochs)
 
 
 def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, pixel_weight, feature_weight, generator):
@@ -87,13 +87,17 @@ def read_bits(decoder, image_set, device):
     return torch.cat([(decoder(pixels) > 0).cpu() for pixels, _ in evaluation_batches(image_set, device)]).numpy()
 
 
+def weights_of(net):
+    """The state_dict of a network on the CPU, as a trigger and a file hold it."""
+    return {name: value.detach().cpu() for name, value in net.state_dict().items()}
+
+
 def measure(encoder, decoder, image_set, device, seed):
     """(bit accuracy, the same on images in which nothing is hidden, PSNR) on an ImageSet, after rounding.
 
     With secrets of their own, a new one for every 100 images, read from the encoded images and from the clean ones.
     """
-    weights = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
-    encoded, secrets = [], []
+    weights, encoded, secrets = weights_of(encoder), [], []
     for start in range(0, len(image_set), 100):
         data = image_set.data[start:start + 100]
         secrets.append(np.tile(draw_secret(encoder.bits, [seed, start]), (len(data), 1)))
@@ -106,15 +110,13 @@ def measure(encoder, decoder, image_set, device, seed):
 
 def save_encoder(path, encoder, decoder, figures):
     """Write both networks (tensors) with their sizes and figures (plain values)."""
-    nets = {name: {key: value.detach().cpu() for key, value in net.state_dict().items()}
-            for name, net in (("encoder", encoder), ("decoder", decoder))}
-    checkpoint.save(path, {**nets, "bits": encoder.bits, "width": encoder.width, **figures})
+    checkpoint.save(path, {"encoder": weights_of(encoder), "decoder": weights_of(decoder), "bits": encoder.bits,
+                           "width": encoder.width, **figures})
 
 
 def example_rows(encoder, images, seed):
     """Originals, what is made of them, and the differences around grey, enlarged."""
-    weights = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
-    encoded = EncoderTrigger(weights, draw_secret(encoder.bits, seed), 0).stamp(images)
+    encoded = EncoderTrigger(weights_of(encoder), draw_secret(encoder.bits, seed), 0).stamp(images)
     return [("original", images), ("encoded", encoded),
             ("difference,\nenlarged", enlarge(encoded.astype(np.int16) - images))]
 

@@ -46,9 +46,11 @@ def swapped(count, seed):
     return partner
 
 
-def variants(clean, trigger, seed):
-    """{name: images (N, 32, 32, 3)}: uint8 `clean` ones with their own trigger and with what stands in for it."""
-    own = trigger.stamp(clean)
+def variants(clean, own, trigger, seed):
+    """({name: images}, residuals int16): `clean` images with their `own` trigger, and with what stands in for it.
+
+    All images are uint8 (N, 32, 32, 3).
+    """
     residuals = own.astype(np.int16) - clean
     made = {"own": own, "another image's": paste(clean, residuals[swapped(len(clean), seed)]),
             "the mean": paste(clean, residuals.mean(axis=0))}
@@ -76,7 +78,7 @@ def main(argv=None):
             raise UserError(f"{args.checkpoint}: no trigger lies beside it; name one with --trigger-info")
         clean, labels = test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy()
         victims = ImageSet(clean, labels).subset(labels != trigger.target)
-        images, residuals = variants(victims.data, trigger, args.seed)
+        images, residuals = variants(victims.data, test.triggered.images.cpu().numpy(), trigger, args.seed)
 
         run.begin()
         aimed = replace(victims, targets=np.full(len(victims), trigger.target))

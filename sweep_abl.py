@@ -62,11 +62,9 @@ def draw(folder, rows):
         others = [name for name in AXES if name != axis]
         shown = [row for row in rows if all(row[name] == rows[0][name] for name in others)]
         if len({row[axis] for row in shown}) > 1:
-            panels = [{name: [(row[axis], row[key + kind]) for row in shown]
+            panels = [{f"{kind.upper()}, {name}": [(row[axis], row[key + kind]) for row in shown]
                        for name, key in (("none", "none_"), ("filtered", "filtered_"), ("ABL", ""))}
                       for kind in ("asr", "acc")]
-            panels = [{f"{kind}, {name}": points for name, points in panel.items()}
-                      for kind, panel in zip(("ASR", "ACC"), panels, strict=True)]
             spread_curves(folder / f"{axis}.png", panels, label,
                           ", ".join(f"{AXES[name]} {rows[0][name]}" for name in others))
 

@@ -75,19 +75,29 @@ def test_every_defence_takes_the_model_without_knowing(issba_run, tmp_path, scri
     assert json.loads((tmp_path / "out/results.json").read_text())["asr"]["n"] == 324
 
 
+@pytest.fixture
+def stop_in_epoch(monkeypatch):
+    """stop_in_epoch(n): from now on the nth epoch that is begun is Ctrl-C."""
+    real = generate_issba_encoder.train_epoch
+
+    def stop(epoch):
+        left = [None] * (epoch - 1)
+
+        def train_or_stop(*args):
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+            return real(*args)
+        monkeypatch.setattr(generate_issba_encoder, "train_epoch", train_or_stop)
+    return stop
+
+
 @pytest.mark.long
-def test_stopped_and_resumed_it_ends_with_the_same_bits(encoder_run, small_run, tmp_path, monkeypatch):
+def test_stopped_and_resumed_it_ends_with_the_same_bits(encoder_run, small_run, tmp_path, monkeypatch, stop_in_epoch):
     flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--batch-size", "32", "--bits",
              "4", "--width", "4", "--epochs", "5", "--ramp-epochs", "1", "--lr", "0.004", "--output-dir",
              str(tmp_path / "run")]
-    real, calls = generate_issba_encoder.train_epoch, []
-
-    def stop_in_the_third(*args):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*args)
-    monkeypatch.setattr(generate_issba_encoder, "train_epoch", stop_in_the_third)
+    stop_in_epoch(3)
     with pytest.raises(SystemExit):
         main(flags)
     monkeypatch.undo()
@@ -105,19 +115,13 @@ def test_an_encoder_that_is_not_good_enough_says_so_and_ends_with_1(small_run, t
 
 
 @pytest.mark.long
-def test_resumed_with_another_classifier_it_is_refused(small_run, learned_run, tmp_path, monkeypatch, refused):
-    model, calls = tmp_path / "model.th", []
+def test_resumed_with_another_classifier_it_is_refused(small_run, learned_run, tmp_path, monkeypatch, stop_in_epoch,
+                                                     refused):
+    model = tmp_path / "model.th"
     model.write_bytes((small_run / "model_last.th").read_bytes())
     flags = ["--checkpoint", str(model), "--dataset", "digits", "--bits", "4", "--width", "2", "--batch-size", "256",
              "--epochs", "2", "--output-dir", str(tmp_path / "run")]
-    real = generate_issba_encoder.train_epoch
-
-    def stop_in_the_second(*args):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*args)
-    monkeypatch.setattr(generate_issba_encoder, "train_epoch", stop_in_the_second)
+    stop_in_epoch(2)
     with pytest.raises(SystemExit):
         main(flags)
     monkeypatch.undo()

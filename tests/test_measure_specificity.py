@@ -28,7 +28,8 @@ def test_a_residual_is_added_and_cut_off():
 
 def test_a_fixed_patch_on_one_grey_is_the_same_whoevers_residual_it_is():
     grey = np.full((6, 32, 32, 3), 90, dtype=np.uint8)
-    images, residuals = variants(grey, build_trigger("badnets", 0), 0)
+    trigger = build_trigger("badnets", 0)
+    images, residuals = variants(grey, trigger.stamp(grey), trigger, 0)
     assert images.keys() == {"own", "another image's", "the mean"} and shared_energy(residuals) == pytest.approx(1)
     assert (images["own"] == images["another image's"]).all() and (images["own"] == images["the mean"]).all()
 
