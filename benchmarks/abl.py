@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import compare, heading, random_images
+from benchmarks.plain import add_timing_flags, compare, heading, random_images
 from data.batches import Batches
 from engine import flags, machine
 from engine.command import command
@@ -27,8 +27,7 @@ def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_model_flags(parser)
     parser.add_argument("--images", type=flags.integer(1), default=2560, help="images in an epoch")
-    parser.add_argument("--rounds", type=flags.integer(1), default=7, help="alternations after one to warm up")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    add_timing_flags(parser, 7)
     return parser.parse_args(argv)
 
 

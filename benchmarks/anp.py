@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, RandomSampler
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import PlainImages, compare, heading, random_images
+from benchmarks.plain import PlainImages, add_timing_flags, compare, heading, random_images
 from data.batches import Batches
 from engine import flags, machine
 from engine.command import command
@@ -78,8 +78,7 @@ def parse_args(argv=None):
     parser.add_argument("--batch-size", type=flags.integer(1), default=128, help="images of a mask iteration")
     parser.add_argument("--iterations", type=flags.integer(1), default=4, help="mask iterations in a round")
     parser.add_argument("--test-images", type=flags.integer(1), default=2000, help="clean, and as many triggered")
-    parser.add_argument("--rounds", type=flags.integer(1), default=5, help="alternations after one to warm up")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    add_timing_flags(parser, 5)
     return parser.parse_args(argv)
 
 

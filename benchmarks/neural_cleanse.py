@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import compare, heading, random_images
+from benchmarks.plain import add_timing_flags, compare, heading, random_images
 from data.batches import Batches
 from data.files import UserError
 from engine import flags, machine
@@ -54,8 +54,7 @@ def parse_args(argv=None):
     parser.add_argument("--batches", type=flags.integer(1), default=2, help="batches in a step")
     parser.add_argument("--batch-size", type=flags.integer(1), default=32, help="images for each label at a time")
     parser.add_argument("--success", type=flags.fraction, default=0.99, help="share that must reach the label")
-    parser.add_argument("--rounds", type=flags.integer(1), default=1, help="alternations after one to warm up")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    add_timing_flags(parser, 1)
     return parser.parse_args(argv)
 
 

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from data.datasets import ImageSet
-from engine import machine
+from engine import flags, machine
 
 AUGMENT = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
 
@@ -49,6 +49,12 @@ def heading(width, device):
     """What a benchmark's figures were measured on."""
     return (f"ResNet-18 width {width}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "
             f"{torch.__version__}; medians of alternating rounds")
+
+
+def add_timing_flags(parser, rounds):
+    """How often to measure, and on what; `rounds` is the default."""
+    parser.add_argument("--rounds", type=flags.integer(1), default=rounds, help="alternations after one to warm up")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
 
 def compare(name, rounds, device, plain, ours):

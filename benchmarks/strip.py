@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import compare, heading, random_images
+from benchmarks.plain import add_timing_flags, compare, heading, random_images
 from detect_strip import Strip, draw_overlays
 from engine import flags, machine
 from engine.command import command
@@ -38,8 +38,7 @@ def parse_args(argv=None):
     flags.add_model_flags(parser)
     parser.add_argument("--images", type=flags.integer(1), default=50, help="images in a round")
     parser.add_argument("--overlays", type=flags.integer(1), default=100, help="overlays of each")
-    parser.add_argument("--rounds", type=flags.integer(1), default=5, help="alternations after one to warm up")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    add_timing_flags(parser, 5)
     return parser.parse_args(argv)
 
 

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.mkldnn import to_mkldnn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import PlainImages, clock, seconds
+from benchmarks.plain import PlainImages, add_timing_flags, clock, seconds
 from data.batches import Batches
 from data.datasets import ImageSet
 from engine import flags, machine
@@ -84,10 +84,9 @@ def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_model_flags(parser)
     parser.add_argument("--batch-size", type=flags.integer(1), default=128, help="images a step")
-    parser.add_argument("--rounds", type=flags.integer(1), default=7, help="alternations after one to warm up")
+    add_timing_flags(parser, 7)
     parser.add_argument("--steps", type=flags.integer(1), default=4, help="steps of each pipeline in a round")
     parser.add_argument("--matrix", type=flags.integer(1), default=2048, help="size of the square matrices")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--compile", action="store_true", help="torch.compile our model")
     return parser.parse_args(argv)
 
