@@ -12,7 +12,7 @@ from pathlib import Path
 from data.files import UserError, write_table
 from engine import flags
 from engine.command import command
-from engine.figures import entropy_bars
+from engine.figures import entropy_bars, write_figure
 
 COLUMNS = ("run", "clean", "triggered", "frr", "far", "auroc")
 
@@ -53,7 +53,7 @@ def main(argv=None):
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / "comparison.csv", COLUMNS, rows)
-    entropy_bars(folder / "comparison.png", names, rows)
+    write_figure(folder / "comparison.png", entropy_bars(names, rows))
     for name, row in zip(names, rows, strict=True):
         figures = (f"{column} {math.nan if row[column] is None else row[column]:.4f}" for column in COLUMNS[1:])
         print(f"{name:30}  {'  '.join(figures)}")

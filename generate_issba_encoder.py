@@ -10,6 +10,7 @@ status 1 if the held-out images do not reach --min-bit-accuracy and --min-psnr; 
 training with it says that it was not accepted.
 """
 import logging
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 
 from data.batches import Batches
 from data.datasets import load_splits
-from data.encoder_trigger import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret, psnr
+from data.encoder_trigger import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret, paste, psnr, shared_energy
 from data.files import UserError, hash_file
 from engine import checkpoint, flags
 from engine.checkpoint import load_model
@@ -30,8 +31,11 @@ from engine.training import check_finite, evaluation_batches, frozen
 from models.steganography import Decoder, Encoder
 
 LEAVES = ("encoder.th", "encoded_examples.png")
-HEADER = "Epoch \t lr \t Time \t BitLoss \t PixelLoss \t FeatureLoss \t ImageWeight \t BitAccuracy \t PSNR"
-ROW = "%d \t %.5f \t %.1f \t %.4f \t %.5f \t %.4f \t %.2f \t %.4f \t %.2f"
+HEADER = ("Epoch \t lr \t Time \t BitLoss \t CrossLoss \t PixelLoss \t FeatureLoss \t ImageWeight \t BitAccuracy \t "
+          "Swapped \t PSNR \t SharedEnergy")
+ROW = "%d \t %.5f \t %.1f \t %.4f \t %.4f \t %.5f \t %.4f \t %.2f \t %.4f \t %.4f \t %.2f \t %.4f"
+LOSSES = ("bit_loss", "cross_loss", "pixel_loss", "feature_loss")
+FIGURES = ("bit_accuracy", "bit_accuracy_on_clean", "bit_accuracy_swapped", "psnr", "shared_energy")
 MAX_HELD_OUT = 1000
 log = logging.getLogger("backdoor")
 
@@ -56,26 +60,38 @@ def image_weight(epoch, bit_epochs, ramp_epochs):
     return min(1.0, max(0, epoch - bit_epochs) / ramp_epochs)
 
 
-def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, pixel_weight, feature_weight, generator):
-    """One pass. Returns the mean bit, pixel and feature losses (3,). Raises UserError if one is not finite.
+def unread(logits):
+    """How much a decoder reads where it should read nothing: 0 for logits of 0, even odds for every bit."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5)) - math.log(2)
 
-    The decoder reads the encoded image with noise of half a grey level: what rounding to uint8 will do to it.
+
+def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, weights, generator):
+    """One pass. Returns the mean losses (4,), as LOSSES has them. Raises UserError if one is not finite.
+
+    weight: how much the image counts. weights: of the cross loss, the pixel loss and the feature loss. The cross loss
+    is for what the decoder reads from an image with another image's residual: nothing, if every image is to have a
+    trigger of its own. Own and swapped residuals go through the decoder in one batch, since batch norm would otherwise
+    tell them apart. The decoder sees noise of half a grey level: what rounding to uint8 will do.
     """
     encoder.train(), decoder.train()
-    sums, losses = torch.zeros(3, device=batches.images.device), []
+    sums, losses = torch.zeros(len(LOSSES), device=batches.images.device), []
     for pixels, _ in progress(batches, "encode"):
         bits = torch.randint(2, (len(pixels), encoder.bits), generator=generator).to(pixels)
-        noise = ((torch.rand(pixels.shape, generator=generator) - 0.5) / 255).to(pixels)
-        hidden = encoder.hide(pixels, bits)
-        bit_loss = F.binary_cross_entropy_with_logits(decoder(hidden + noise), bits)
+        noise = ((torch.rand((2 * len(pixels), *pixels.shape[1:]), generator=generator) - 0.5) / 255).to(pixels)
+        residuals = encoder(pixels, bits)
+        hidden, swapped = (pixels + residuals).clamp(0, 1), (pixels.roll(1, 0) + residuals).clamp(0, 1)
+        own, other = decoder(torch.cat([hidden, swapped]) + noise).chunk(2)
+        bit_loss, cross_loss = F.binary_cross_entropy_with_logits(own, bits), unread(other)
         pixel_loss = (hidden - pixels).square().mean()
         feature_loss = feature_distance(classifier, pixels, hidden) if weight else torch.zeros_like(pixel_loss)
-        loss = bit_loss + weight * (pixel_weight * pixel_loss + feature_weight * feature_loss)
+        cross_weight, pixel_weight, feature_weight = weights
+        loss = (bit_loss + cross_weight * cross_loss
+                + weight * (pixel_weight * pixel_loss + feature_weight * feature_loss))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-        sums += torch.stack([bit_loss, pixel_loss, feature_loss]).detach()
+        sums += torch.stack([bit_loss, cross_loss, pixel_loss, feature_loss]).detach()
     check_finite(losses)
     return (sums / len(batches)).tolist()
 
@@ -93,19 +109,26 @@ def weights_of(net):
 
 
 def measure(encoder, decoder, image_set, device, seed):
-    """(bit accuracy, the same on images in which nothing is hidden, PSNR) on an ImageSet, after rounding.
+    """What an encoder is judged by on an ImageSet, after rounding: a dict of plain values.
 
-    With secrets of their own, a new one for every 100 images, read from the encoded images and from the clean ones.
+    bit_accuracy and psnr (dB) with secrets of their own, a new one for every 100 images; bit_accuracy_on_clean where
+    nothing is hidden, bit_accuracy_swapped where the residual of the image before is; shared_energy of the residuals of
+    all images with one secret.
     """
     weights, encoded, secrets = weights_of(encoder), [], []
     for start in range(0, len(image_set), 100):
         data = image_set.data[start:start + 100]
         secrets.append(np.tile(draw_secret(encoder.bits, [seed, start]), (len(data), 1)))
         encoded.append(EncoderTrigger(weights, secrets[-1][0], 0).stamp(data))
-    encoded, secrets = np.concatenate(encoded), np.concatenate(secrets)
-    right = [float((read_bits(decoder, replace(image_set, data=data), device) == secrets).mean())
-             for data in (encoded, image_set.data)]
-    return *right, psnr(image_set.data, encoded)
+    clean, encoded, secrets = image_set.data, np.concatenate(encoded), np.concatenate(secrets)
+    swapped = paste(clean, np.roll(encoded.astype(np.int16) - clean, 1, axis=0))
+
+    def read(data, wanted):
+        return float((read_bits(decoder, replace(image_set, data=data), device) == wanted).mean())
+    one = EncoderTrigger(weights, draw_secret(encoder.bits, seed), 0).stamp(clean)
+    return {"bit_accuracy": read(encoded, secrets), "bit_accuracy_on_clean": read(clean, secrets),
+            "bit_accuracy_swapped": read(swapped, np.roll(secrets, 1, axis=0)), "psnr": psnr(clean, encoded),
+            "shared_energy": shared_energy(one.astype(np.int16) - clean)}
 
 
 def save_encoder(path, encoder, decoder, figures):
@@ -134,7 +157,10 @@ def parse_args(argv=None):
     group.add_argument("--bit-epochs", type=flags.integer(0), default=1, help="the first, in which only bits count")
     group.add_argument("--ramp-epochs", type=flags.integer(1), default=3,
                        help="the next, over which the image comes to count in full")
-    group.add_argument("--pixel-weight", type=flags.not_negative, default=5, help="of the mean squared change")
+    group.add_argument("--cross-weight", type=flags.not_negative, default=0.5,
+                       help="of the bits read where another image's residual is; 0 is the published loss, whose "
+                       "residuals are nearly the same in every image")
+    group.add_argument("--pixel-weight", type=flags.not_negative, default=2, help="of the mean squared change")
     group.add_argument("--feature-weight", type=flags.not_negative, default=0.5,
                        help="of the squared change of the classifier's features, in units of their mean square")
     group.add_argument("--batch-size", type=flags.integer(2), default=128, help="images a step")
@@ -172,23 +198,23 @@ def main(argv=None):
             for epoch in run.epochs(args.epochs, HEADER, encoder=encoder, decoder=decoder, optimizer=optimizer,
                                     scheduler=scheduler):
                 weight, lr = image_weight(epoch, args.bit_epochs, args.ramp_epochs), scheduler.get_last_lr()[0]
-                losses = train_epoch(encoder, decoder, classifier, batches, optimizer, weight, args.pixel_weight,
-                                     args.feature_weight, run.generator)
+                losses = train_epoch(encoder, decoder, classifier, batches, optimizer, weight,
+                                     (args.cross_weight, args.pixel_weight, args.feature_weight), run.generator)
                 scheduler.step()
-                bit_accuracy, on_clean, decibels = measure(encoder, decoder, held_out, run.device, args.seed)
+                figures = measure(encoder, decoder, held_out, run.device, args.seed)
                 seconds = run.elapsed_in_epoch()
-                log.info(ROW, epoch, lr, seconds, *losses, weight, bit_accuracy, decibels)
-                run.record({"epoch": epoch, "lr": lr, "time": seconds, "bit_loss": losses[0], "pixel_loss": losses[1],
-                            "feature_loss": losses[2], "image_weight": weight, "bit_accuracy": bit_accuracy,
-                            "bit_accuracy_on_clean": on_clean, "psnr": decibels})
-        bit_accuracy, on_clean, decibels = (
-            run.rows[-1][name] for name in ("bit_accuracy", "bit_accuracy_on_clean", "psnr"))
-        accepted = bit_accuracy >= args.min_bit_accuracy and decibels >= args.min_psnr
-        figures = {"bit_accuracy": bit_accuracy, "bit_accuracy_on_clean": on_clean, "psnr": decibels,
-                   "accepted": accepted}
-        log.info("%s: bit accuracy %.4f (at least %g; %.4f on clean images), PSNR %.2f dB (at least %g)",
-                 "accepted" if accepted else "not accepted", bit_accuracy, args.min_bit_accuracy, on_clean, decibels,
-                 args.min_psnr)
+                log.info(ROW, epoch, lr, seconds, *losses, weight, *(
+                    figures[name] for name in ("bit_accuracy", "bit_accuracy_swapped", "psnr", "shared_energy")))
+                run.record({"epoch": epoch, "lr": lr, "time": seconds, **dict(zip(LOSSES, losses, strict=True)),
+                            "image_weight": weight, **figures})
+        figures = {name: run.rows[-1][name] for name in FIGURES}
+        accepted = figures["bit_accuracy"] >= args.min_bit_accuracy and figures["psnr"] >= args.min_psnr
+        figures["accepted"] = accepted
+        log.info("%s: bit accuracy %.4f (at least %g; %.4f on clean images, %.4f with another image's residual), PSNR "
+                 "%.2f dB (at least %g); residuals share %.4f of their energy",
+                 "accepted" if accepted else "not accepted", figures["bit_accuracy"], args.min_bit_accuracy,
+                 figures["bit_accuracy_on_clean"], figures["bit_accuracy_swapped"], figures["psnr"], args.min_psnr,
+                 figures["shared_energy"])
         save_encoder(run.folder / "encoder.th", encoder, decoder, figures)
         image_grid(run.folder / "encoded_examples.png", example_rows(encoder, held_out.data[:8], args.seed),
                    [whole.classes[label] for label in held_out.targets[:8]])

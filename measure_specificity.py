@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from data.datasets import ImageSet
-from data.encoder_trigger import psnr
+from data.encoder_trigger import paste, psnr, shared_energy
 from data.files import UserError
 from engine import flags
 from engine.command import command
@@ -26,17 +26,6 @@ from engine.training import evaluate, evaluation_batches, score
 
 LEAVES = ("specificity.png",)
 log = logging.getLogger("backdoor")
-
-
-def paste(images, residuals):
-    """uint8 images (N, 32, 32, 3) with residuals, in grey levels, added to them and cut off at black and white."""
-    return np.rint(images + residuals).clip(0, 255).astype(np.uint8)
-
-
-def shared_energy(residuals):
-    """Energy of the mean residual over the mean energy of residuals (N, 32, 32, 3), in [0, 1]; 0 where all are 0."""
-    energy = np.square(residuals, dtype=np.float64).sum(axis=(1, 2, 3)).mean()
-    return float(np.square(residuals.mean(axis=0, dtype=np.float64)).sum() / energy) if energy else 0.0
 
 
 def swapped(count, seed):

@@ -127,3 +127,14 @@ def psnr(images, others):
     """Mean over images of the peak signal-to-noise ratio in dB; uint8 (N, 32, 32, 3) both."""
     error = np.square(images.astype(np.float64) - others).mean(axis=(1, 2, 3))
     return float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean())
+
+
+def paste(images, residuals):
+    """uint8 images (N, 32, 32, 3) with residuals, in grey levels, added to them and cut off at black and white."""
+    return np.rint(images + residuals).clip(0, 255).astype(np.uint8)
+
+
+def shared_energy(residuals):
+    """Energy of the mean residual over the mean energy of residuals (N, 32, 32, 3), in [0, 1]; 0 where all are 0."""
+    energy = np.square(residuals, dtype=np.float64).sum(axis=(1, 2, 3)).mean()
+    return float(np.square(residuals.mean(axis=0, dtype=np.float64)).sum() / energy) if energy else 0.0

@@ -136,8 +136,8 @@ def entropy_histogram(path, clean, triggered, mean, sd, boundaries):
     write_figure(path, figure)
 
 
-def entropy_bars(path, names, rows):
-    """Mean entropies of clean and triggered images for each run; rows as compare_strip.read_run makes them."""
+def entropy_bars(names, rows):
+    """A figure of mean entropies of clean and triggered images; rows: dicts of both, in bits, None where unknown."""
     figure = Figure(figsize=(max(5, 1.3 * len(names)), 3.6), layout="constrained")
     axis, places = figure.subplots(), np.arange(len(names))
     for shift, key, color in ((-0.2, "clean", "tab:blue"), (0.2, "triggered", "tab:red")):
@@ -146,8 +146,9 @@ def entropy_bars(path, names, rows):
                        fontsize=7)
     axis.set(ylabel="mean entropy in bits")
     axis.set_xticks(places, names, fontsize=8, parse_math=False)
-    axis.legend(fontsize=8)
-    write_figure(path, figure)
+    axis.margins(y=0.2)
+    axis.legend(fontsize=8, ncols=2, loc="upper center")
+    return figure
 
 
 def frr_curves(path, rows):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.encoder_trigger import paste, shared_energy
 from data.triggers import build_trigger
-from measure_specificity import main, paste, shared_energy, swapped, variants
+from measure_specificity import main, swapped, variants
 
 
 def test_one_fixed_change_shares_all_its_energy_and_unrelated_ones_next_to_none():

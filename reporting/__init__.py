@@ -1,0 +1,1 @@
+"""What lies in output/, told: found, compared, graded, and put on pages."""

@@ -1,0 +1,137 @@
+"""The report's pictures: those that runs left, and those that show several runs."""
+import io
+import math
+import warnings
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from engine.figures import entropy_bars
+from reporting.document import Picture
+
+MAX_PICTURE = 16 * 2**20  # bytes
+MAX_SIDE = 6000  # pixels
+
+
+def picture_of(path, caption, wide=False):
+    """A PNG file as a Picture; None if it is not there or is no PNG that a page could show."""
+    try:
+        if path.stat().st_size > MAX_PICTURE:
+            return None
+        with Image.open(path, formats=["PNG"]) as image:
+            if max(image.size) > MAX_SIDE:
+                return None
+            image.load()
+            clean = io.BytesIO()  # drawn anew: what else the file holds stays out of the page
+            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(clean, "PNG", optimize=True)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return Picture(clean.getvalue(), caption, wide)
+
+
+def read_picture(run, name, caption, wide=False):
+    """A picture that a run left; None if it left none."""
+    path = run.picture(name)
+    return path and picture_of(path, caption, wide)
+
+
+def drawn(figure, caption, wide=False):
+    """A matplotlib figure as a Picture."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks
+        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+    return Picture(content.getvalue(), caption, wide)
+
+
+def percentages(rows, name):
+    return [math.nan if row.get(name) is None else 100 * row[name] for row in rows]
+
+
+def training_curves_of(runs):
+    """ACC and ASR over the epochs of several attacks, side by side: a list of one Picture, or of none."""
+    known = [run for run in runs if run.rows and all("epoch" in row for row in run.rows)]
+    if not known:
+        return []
+    columns = min(4, len(known))
+    lines = math.ceil(len(known) / columns)
+    figure = Figure(figsize=(2.6 * columns + 0.4, 2.1 * lines + 0.3), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
+    for axis, run in zip(axes, known, strict=False):
+        epochs = [row["epoch"] for row in run.rows]
+        axis.plot(epochs, percentages(run.rows, "clean_acc"), "o-", markersize=2, label="ACC")
+        axis.plot(epochs, percentages(run.rows, "poison_acc"), "s-", markersize=2, label="ASR")
+        axis.set(ylim=(-2, 102))
+        axis.set_title(run.name, fontsize=8, parse_math=False)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.25)
+    for axis in list(axes):
+        axis.set_axis_off()
+    figure.axes[0].legend(fontsize=7)
+    figure.supxlabel("epoch", fontsize=8)
+    figure.supylabel("% of test images", fontsize=8)
+    return [drawn(figure, "ACC and ASR over the epochs of training", wide=True)]
+
+
+def acc_and_asr(run, axis_name, label):
+    """A pruning run's sweep as a Picture; None if it swept nothing."""
+    rows = [row for row in run.method.get("sweep") or [] if row.get(axis_name) is not None]
+    if len(rows) < 2:
+        return None
+    figure = Figure(figsize=(4.2, 2.7), layout="constrained")
+    axis = figure.subplots()
+    for name, key, style in (("ACC", "acc", "o-"), ("ASR", "asr", "s-")):
+        if rows[0].get(key):
+            axis.plot([row[axis_name] for row in rows], [100 * row[key]["value"] for row in rows], style,
+                      markersize=2.5, label=name)
+    chosen = (run.method.get("chosen") or {}).get(axis_name)
+    if chosen is not None:
+        axis.axvline(chosen, color="0.5", linewidth=1, label="kept")
+    axis.set(xlabel=label, ylabel="% of test images", ylim=(-2, 102))
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=7)
+    return drawn(figure, f"{run.name}: ACC and ASR over the {label}")
+
+
+def strip_bars(runs):
+    """Mean entropies of clean and triggered images, side by side: a list of one Picture, or of none."""
+    known = [run for run in runs if (run.method.get("mean_entropy") or {}).get("triggered") is not None]
+    if not known:
+        return []
+    figure = entropy_bars([run.name.removesuffix("/strip").replace("/", "/\n") for run in known],
+                          [run.method["mean_entropy"] for run in known])
+    return [drawn(figure, "Mean entropy under STRIP; the higher the triggered bar, the harder to tell", wide=True)]
+
+
+def losses_of(runs):
+    """The loss curves that trainings with --track-losses left, as Pictures."""
+    found = [picture_of(path, f"{run.name}: losses of clean and of poisoned training images")
+             for run in runs if run.state == "finished" and (path := run.picture("losses.png"))]
+    return [picture for picture in found if picture]
+
+
+def attack_map(effects):
+    """ASR and ACC of every attack under every defence, as a coloured map: a list of one Picture, or of none.
+
+    Of a defence with several settings the first is shown; the table has all.
+    """
+    table = {}
+    for effect in effects:
+        table.setdefault(effect.attack, {}).setdefault(effect.defence.split(" (")[0], effect.after)
+    defended = {attack: own for attack, own in table.items() if len(own) > 1}
+    if not defended:
+        return []
+    names = sorted({name for own in defended.values() for name in own}, key=lambda name: (name != "none", name))
+    figure = Figure(figsize=(1.15 * len(names) + 1.6, 0.42 * len(defended) + 1.2), layout="constrained")
+    axis = figure.subplots()
+    asr = [[own.get(name, (math.nan, math.nan))[1] for name in names] for own in defended.values()]
+    axis.imshow(asr, cmap="RdYlGn_r", vmin=0, vmax=100, aspect="auto", alpha=0.75)
+    for row, own in enumerate(defended.values()):
+        for column, name in enumerate(names):
+            if name in own:
+                axis.text(column, row, "{:.1f} / {:.1f}".format(*own[name]), ha="center", va="center", fontsize=8)
+    axis.set_xticks(range(len(names)), names, fontsize=8)
+    axis.set_yticks(range(len(defended)), list(defended), fontsize=8, parse_math=False)
+    axis.tick_params(length=0)
+    axis.set_title("ACC / ASR in %, coloured by ASR", fontsize=9)
+    return [drawn(figure, "Every attack under every defence that was run on it", wide=True)]

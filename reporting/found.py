@@ -1,0 +1,228 @@
+"""The runs that lie beneath a folder: finished, unfinished and broken ones."""
+import json
+import math
+import os
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from data.files import UserError
+from reporting.log import read_log
+
+FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "log only"
+MAX_FILE = 64 * 2**20  # bytes; results.json of a long sweep has some 200 kB
+# Where a run read and wrote and on what machine: no part of what it did.
+PLACES = {"output_dir", "data_dir", "overwrite", "resume", "device", "seed", "checkpoint", "trigger_info", "mask_file",
+          "encoder", "compile"}
+SHARES = ("acc", "asr", "robust_acc")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what could be read of it. `why` says what is the matter with one that is not finished."""
+
+    folder: Path
+    name: str
+    state: str
+    why: str = ""
+    results: dict = field(default_factory=dict)
+    config: dict = field(default_factory=dict)
+    above: "Run | None" = None  # the nearest run whose folder holds this one's
+
+    @property
+    def script(self):
+        return self.results.get("script") or self.config.get("script") or ""
+
+    @property
+    def arguments(self):
+        return self.config.get("arguments", {})
+
+    @property
+    def method(self):
+        return self.results.get("method", {})
+
+    @cached_property
+    def rows(self):
+        """The rows of metrics.jsonl; none where it is missing or damaged."""
+        try:
+            rows = [json.loads(line) for line in read_text(self.folder / "metrics.jsonl").splitlines()]
+        except (OSError, ValueError, RecursionError):
+            return []
+        shown = ("epoch", "clean_acc", "poison_acc")
+        sound = all(isinstance(row, dict) and all(is_number(row.get(name)) for name in shown) for row in rows)
+        return rows if sound else []
+
+    def share(self, name, of=None):
+        """acc, asr or robust_acc as a fraction, of the run or of a dict `of` like method["before"]; nan if unknown."""
+        return value_of((self.results if of is None else of).get(name))
+
+    @property
+    def setting(self):
+        """What its figures hold for: (data set, width); None for what the run does not say."""
+        return self.results.get("dataset"), self.results.get("width")
+
+    @property
+    def did(self):
+        """{flag: value} of all that it did, without places, machine and seed: the same for the seeds of one thing."""
+        return {name: value for name, value in self.arguments.items() if name not in PLACES and value is not None}
+
+    def picture(self, name):
+        """The path of one of its pictures; None if it is not there."""
+        path = self.folder / name
+        return path if path.is_file() else None
+
+
+def value_of(share):
+    """The value of a share as results.json has it; nan for null."""
+    return share["value"] if share else math.nan
+
+
+def read_text(path):
+    """A file's text. Raises OSError, or ValueError for one that is too large or is no text."""
+    if path.stat().st_size > MAX_FILE:
+        raise ValueError(f"larger than {MAX_FILE} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def read_object(path):
+    """The dict in a JSON file. Raises OSError or ValueError; NaN and infinity are none of JSON's values."""
+    def refuse(constant):
+        raise ValueError(f"{constant} is not a figure")
+    try:
+        value = json.loads(read_text(path), parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("expected an object")
+    return value
+
+
+def check_share(name, share):
+    """Raise ValueError unless `share` is null or {"value", "interval": [low, high], "n"} with sense in it."""
+    if share is None:
+        return
+    try:
+        low, high = share["interval"]
+        right = 0 <= low <= share["value"] <= high <= 1 and share["n"] > 0
+    except (TypeError, KeyError, ValueError):
+        right = False
+    if not right:
+        raise ValueError(f"{name} is not a share with its interval")
+
+
+def is_number(value):
+    """Whether a JSON value is a number, or null for one that is not known, or a table of such."""
+    if isinstance(value, dict):
+        return all(map(is_number, value.values()))
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def expect(name, right, wanted):
+    """Raise ValueError unless `right`."""
+    if not right:
+        raise ValueError(f"{name}: expected {wanted}")
+
+
+def check_shares(name, holder):
+    """Raise ValueError unless `holder` is null or a dict whose acc, asr and robust_acc are shares."""
+    expect(name, holder is None or isinstance(holder, dict), "an object")
+    for share in SHARES:
+        check_share(f"{name}.{share}", (holder or {}).get(share))
+
+
+def check_results(results):
+    """Raise ValueError unless results.json's dict has what every run's has, in the types that the report counts on."""
+    method = results.get("method", {})
+    expect("script", isinstance(results.get("script"), str), "a text")
+    expect("method", isinstance(method, dict), "an object")
+    expect("seconds", is_number(results.get("seconds", "")) and results["seconds"] is not None, "a number")
+    for name in ("parent", "dataset", "device"):
+        expect(name, isinstance(results.get(name, ""), (str, type(None))), "a text")
+    for name in ("width", "epochs", "seed"):
+        expect(name, is_number(results.get(name)), "a number")
+    check_shares("results", results)
+    check_method(method)
+
+
+def check_method(method):
+    """The same for a method's own figures."""
+    for name in ("before", "chosen", "oracle", "filtered", "control"):
+        if not isinstance(method.get(name), str):
+            check_shares(name, method.get(name))
+    for name in ("frr", "far", "precision", "recall"):
+        check_share(name, method.get(name))
+    for name in ("poisoned", "auroc", "overlays", "isolated", "bits", "bit_accuracy", "bit_accuracy_swapped", "psnr",
+                 "shared_energy"):
+        expect(name, is_number(method.get(name)) and not isinstance(method.get(name), dict), "a number")
+    for name in ("mean_entropy", "asr_with_residual"):
+        expect(name, isinstance(method.get(name, {}), dict), "an object")
+    expect("mean_entropy", is_number(method.get("mean_entropy")), "numbers")
+    for name, share in method.get("asr_with_residual", {}).items():
+        check_share(name, share)
+    for name in ("sweep", "labels"):
+        rows = method.get(name) or []
+        expect(name, isinstance(rows, list) and all(isinstance(row, dict) for row in rows), "a list of objects")
+    for row in method.get("sweep") or []:
+        check_shares("sweep", row)
+        expect("sweep", all(is_number(row.get(axis)) for axis in ("threshold", "pruned")), "numbers to sweep over")
+    for label in method.get("labels") or []:
+        for name in ("norm", "index"):
+            pair = label.get(name)
+            expect(name, pair is None or (isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair))),
+                   "two numbers")
+
+
+def read_run(folder, name):
+    """The Run in `folder`, or None if none lies there. `name` is what it is called by."""
+    has = {file: (folder / file).is_file() for file in ("results.json", "config.json", "output.log")}
+    results, config, why = {}, {}, []
+    for file, into, check in (("config.json", config, check_config), ("results.json", results, check_results)):
+        if has[file]:
+            try:
+                found = read_object(folder / file)
+                check(found)
+                into.update(found)
+            except (OSError, ValueError) as error:
+                why.append(f"{file}: {error}")
+    if has["results.json"]:
+        return Run(folder, name, BROKEN if why else FINISHED, "; ".join(why), results, config)
+    if has["config.json"]:
+        run = Run(folder, name, BROKEN if why else UNFINISHED, "; ".join(why), {}, config)
+        if why:
+            return run
+        return Run(folder, name, UNFINISHED, f"{len(run.rows)} epochs logged, no results.json", {}, config)
+    if has["output.log"] and read_log(folder / "output.log").rows:
+        return Run(folder, name, LOG_ONLY, "no results.json; read from output.log")
+    return None
+
+
+def check_config(config):
+    """Raise ValueError unless config.json's dict has the arguments."""
+    if not isinstance(config.get("arguments"), dict):
+        raise ValueError("no arguments")
+
+
+def find_runs(root):
+    """Every Run in the folder `root` and beneath, in the order of their paths. Raises UserError if there is none.
+
+    Symbolic links to folders are not followed, and folders whose names begin with a dot are left out.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; expected one with finished runs, such as output/")
+    runs = {}
+    for folder, below, _ in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        path = Path(folder)
+        run = read_run(path, path.relative_to(root).as_posix() if path != root else path.resolve().name)
+        if run:
+            above = next((runs[parent] for parent in path.parents if parent in runs), None)
+            runs[path] = replace(run, above=above)
+    if not runs:
+        raise UserError(f"{root}: no run lies here (no folder with results.json, config.json or output.log)")
+    return list(runs.values())
+
+
+def find_tables(root, name):
+    """Folders beneath `root` that hold a table `name` but no run of their own: what sweeps leave."""
+    return sorted(path.parent for path in Path(root).rglob(name) if not (path.parent / "config.json").exists())

@@ -1,0 +1,81 @@
+"""Logs in the homework's format, ours and those of other implementations."""
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.files import UserError
+
+COLUMNS = ("epoch", "lr", "time", "train_loss", "train_acc", "poison_loss", "poison_acc", "clean_loss", "clean_acc")
+PREFIX = re.compile(r"^\[[^\]]*\]\s*(?:-\s*)?")  # what a logger puts before the line: [2026/11/24 15:09:40] -
+POISON_TYPE = re.compile(r"poison[_-]type\W{1,4}([\w-]+)")
+MAX_LOG = 64 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Log:
+    """`rows`: dicts of COLUMNS and "line", counted from 1. `poison_type` as its first line of arguments names it."""
+
+    path: Path
+    rows: tuple
+    poison_type: str | None
+
+
+def row_of(words, line):
+    """A row of the log from its words; None if it is none: an epoch that counts from 1 up, shares in [0, 1]."""
+    if len(words) != len(COLUMNS):
+        return None
+    try:
+        row = {name: float(word) for name, word in zip(COLUMNS, words, strict=True)}
+        row["epoch"] = int(words[0])
+    except ValueError:
+        return None
+    shares = [row[name] for name in ("train_acc", "poison_acc", "clean_acc")]
+    if row["epoch"] < 1 or not all(0 <= share <= 1 or share != share for share in shares):
+        return None
+    return {**row, "line": line}
+
+
+def read_lines(path):
+    """A text file's lines, whatever their bytes are. Raises UserError if it cannot be read or is too large."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_LOG:
+            raise UserError(f"{path}: larger than {MAX_LOG} bytes; not a log")
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_log(path):
+    """The Log of a training in the homework's format, tab- or blank-separated. Raises UserError if it is unreadable.
+
+    A log to which several trainings were appended is read from where its last one begins, at the last epoch that is
+    not greater than the one before.
+    """
+    rows, poison_type = [], None
+    for number, text in enumerate(read_lines(path), 1):
+        named = POISON_TYPE.search(text)
+        poison_type = named.group(1) if named else poison_type
+        row = row_of(PREFIX.sub("", text).split(), number)
+        if row:
+            rows = [row] if rows and row["epoch"] <= rows[-1]["epoch"] else [*rows, row]
+    return Log(Path(path), tuple(rows), poison_type)
+
+
+def read_pruning(path):
+    """Rows {pruned, threshold, poison_acc, clean_acc, line} of a pruning_by_threshold.txt. Raises UserError.
+
+    The columns are the homework's: No, Layer Name, Neuron Idx, Mask, PoisonLoss, PoisonACC, CleanLoss, CleanACC.
+    """
+    rows = []
+    for number, text in enumerate(read_lines(path), 1):
+        words = PREFIX.sub("", text).split()
+        try:
+            _, _, _, threshold, _, poison_acc, _, clean_acc = words
+            row = {"pruned": float(words[0]), "threshold": None if threshold == "None" else float(threshold),
+                   "poison_acc": float(poison_acc), "clean_acc": float(clean_acc), "line": number}
+        except ValueError:
+            continue
+        if 0 <= row["poison_acc"] <= 1 and 0 <= row["clean_acc"] <= 1:
+            rows.append(row)
+    return rows

@@ -1,0 +1,154 @@
+"""Sections as a PDF of at most so many pages."""
+import io
+import math
+from html import escape
+from pathlib import Path
+
+import matplotlib
+from PIL import Image as PillowImage
+from reportlab.lib import colors
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.styles import ParagraphStyle
+from reportlab.lib.units import mm
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.ttfonts import TTFont
+from reportlab.platypus import Image, KeepTogether, Paragraph, SimpleDocTemplate, Spacer
+from reportlab.platypus import Table as Grid
+
+from data.files import UserError, whole_file
+from reporting.document import Formula, Picture, Table, Text
+from reporting.page import formula_png, runs_of_a_kind
+
+MARGIN = 15 * mm
+WIDTH = A4[0] - 2 * MARGIN
+# (rows a table, pictures a section, pictures side by side): from all that fits to the least, until the pages suffice
+TIERS = ((60, 12, 2), (40, 9, 3), (25, 6, 3), (18, 4, 3), (12, 3, 3), (8, 3, 3), (5, 3, 3), (3, 1, 3), (1, 0, 3))
+GOOD, BAD = colors.HexColor("#17703a"), colors.HexColor("#b3261e")
+
+
+def load_fonts():
+    """matplotlib's own DejaVu: PDF's built-in fonts have neither Greek nor most of the world's letters."""
+    folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    for name, file in (("Sans", "DejaVuSans.ttf"), ("Sans-Bold", "DejaVuSans-Bold.ttf")):
+        if name not in pdfmetrics.getRegisteredFontNames():
+            pdfmetrics.registerFont(TTFont(name, folder / file))
+
+
+def styles():
+    load_fonts()
+    base = ParagraphStyle("base", fontName="Sans", fontSize=8, leading=10.6, spaceAfter=3)
+    return {"text": base, "title": ParagraphStyle("title", base, fontName="Sans-Bold", fontSize=14, leading=17),
+            "heading": ParagraphStyle("heading", base, fontName="Sans-Bold", fontSize=10.5, leading=13, spaceBefore=7,
+                                      keepWithNext=1),
+            "cell": ParagraphStyle("cell", base, fontSize=6, leading=7.2, spaceAfter=0),
+            "head": ParagraphStyle("head", base, fontName="Sans-Bold", fontSize=6, leading=7.2, spaceAfter=0),
+            "caption": ParagraphStyle("caption", base, fontSize=6.3, leading=7.8, textColor=colors.HexColor("#555555"))}
+
+
+def paragraph(text, style):
+    return Paragraph(escape(text), style)
+
+
+def picture_sized(png, width, height=math.inf):
+    """A flowable of a PNG that is at most so large, in points."""
+    with PillowImage.open(io.BytesIO(png)) as image:
+        scale = min(width / image.width, height / image.height)
+        return Image(io.BytesIO(png), image.width * scale, image.height * scale)
+
+
+def column_widths(table, rows):
+    """Widths in points by the longest text of each column, none of them starved."""
+    lengths = [min(46, max(len(part) for part in [max(name.split() or [""], key=len), *(row[i].text for row in rows)]))
+               for i, name in enumerate(table.columns)]
+    shares = [max(length, 3) + 1.5 for length in lengths]
+    return [WIDTH * share / sum(shares) for share in shares]
+
+
+def draw_table(table, most, style):
+    """A table's flowables: the first `most` rows, and how many there are beside them."""
+    rows, left = table.rows[:most], len(table.rows) - most
+    content = [[paragraph(name, style["head"]) for name in table.columns]]
+    content += [[Paragraph(f'<font color="{(GOOD if cell.mark == "good" else BAD).hexval().replace("0x", "#")}">'
+                           f"{escape(cell.text)}</font>", style["cell"]) if cell.mark else paragraph(cell.text,
+                                                                                                     style["cell"])
+                 for cell in row] for row in rows]
+    grid = Grid(content, column_widths(table, rows), repeatRows=1, hAlign="LEFT")
+    grid.setStyle([("LINEBELOW", (0, 0), (-1, 0), 0.6, colors.black), ("VALIGN", (0, 0), (-1, -1), "TOP"),
+                   ("LINEBELOW", (0, 1), (-1, -1), 0.25, colors.HexColor("#cccccc")),
+                   *((edge, (0, 0), (-1, -1), 1.2) for edge in ("TOPPADDING", "BOTTOMPADDING")),
+                   *((edge, (0, 0), (-1, -1), 2) for edge in ("LEFTPADDING", "RIGHTPADDING"))])
+    notes = [table.caption] if table.caption else []
+    notes += [f"{left} more rows are in report.html."] if left > 0 else []
+    return [grid, *(paragraph(note, style["caption"]) for note in notes), Spacer(1, 4)]
+
+
+def draw_pictures(pictures, side_by_side, style):
+    """Flowables of pictures, wide ones alone, the others in rows."""
+    wide = [picture for picture in pictures if picture.wide]
+    narrow = [picture for picture in pictures if not picture.wide]
+    flow = []
+    for picture in wide:
+        flow.append(KeepTogether([picture_sized(picture.png, WIDTH, 62 * mm), paragraph(picture.caption,
+                                                                                        style["caption"])]))
+    room = WIDTH / side_by_side
+    rows = [narrow[start:start + side_by_side] for start in range(0, len(narrow), side_by_side)]
+    cells = [[[picture_sized(picture.png, room - 6, 52 * mm), paragraph(picture.caption, style["caption"])]
+              for picture in row] + [""] * (side_by_side - len(row)) for row in rows]
+    if cells:
+        grid = Grid(cells, [room] * side_by_side, hAlign="LEFT")
+        grid.setStyle([("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 0),
+                       ("RIGHTPADDING", (0, 0), (-1, -1), 6), ("TOPPADDING", (0, 0), (-1, -1), 2)])
+        flow.append(grid)
+    return flow
+
+
+def draw_section(section, tier, style):
+    most_rows, most_pictures, side_by_side = tier
+    flow, left = [paragraph(section.title, style["heading"])], most_pictures
+    for kind, blocks in runs_of_a_kind(section.blocks):
+        if kind == Picture.__name__:
+            flow += draw_pictures(blocks[:left], side_by_side, style)
+            if len(blocks) > left:
+                flow.append(paragraph(f"{len(blocks) - left} more pictures are in report.html.", style["caption"]))
+            left = max(0, left - len(blocks))
+        for block in blocks:
+            if isinstance(block, Text):
+                flow.append(paragraph(block.words, style["text"]))
+            elif isinstance(block, Formula):
+                with PillowImage.open(io.BytesIO(formula_png(block.tex))) as image:
+                    width = image.width * 72 / 300
+                flow.append(picture_sized(formula_png(block.tex), min(width, WIDTH)))
+                flow[-1].hAlign = "LEFT"
+            elif isinstance(block, Table):
+                flow += draw_table(block, most_rows, style)
+    return flow
+
+
+def number_page(canvas, document):
+    canvas.setFont("Sans", 6.5)
+    canvas.drawRightString(A4[0] - MARGIN, 8 * mm, str(canvas.getPageNumber()))
+
+
+def render(title, subtitle, sections, tier):
+    """(the PDF's bytes, its pages)."""
+    style, content = styles(), io.BytesIO()
+    document = SimpleDocTemplate(content, pagesize=A4, leftMargin=MARGIN, rightMargin=MARGIN, topMargin=12 * mm,
+                                 bottomMargin=13 * mm, title=title, author="", invariant=1)
+    flow = [paragraph(title, style["title"]), paragraph(subtitle, style["caption"])]
+    for section in sections:
+        flow += draw_section(section, tier, style)
+    document.build(flow, onFirstPage=number_page, onLaterPages=number_page)
+    return content.getvalue(), document.page
+
+
+def write_pdf(path, title, subtitle, sections, max_pages):
+    """Write the Sections as a PDF of at most `max_pages` pages: long tables and rows of pictures are cut as far as it
+    takes, and say how much is left out. Returns the number of pages. Raises UserError if nothing short enough is left.
+    """
+    for tier in TIERS:
+        content, pages = render(title, subtitle, sections, tier)
+        if pages <= max_pages:
+            with whole_file(path) as file:
+                file.write(content)
+            return pages
+    raise UserError(f"{path}: {pages} pages at the least, and --max-pages allows {max_pages}")

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from data.files import UserError
+from reporting.found import find_runs
+
+
+def states(tree):
+    return {run.name: run.state for run in find_runs(tree.root)}
+
+
+def test_every_run_is_found_with_its_state_and_what_is_above_it(tree):
+    tree.homework()
+    tree.begin("stopped")
+    tree.log("foreign", [(1, 1.0, 0.9)])
+    (tree.root / "empty").mkdir()
+    found = {run.name: run for run in find_runs(tree.root)}
+    assert {name: run.state for name, run in found.items()} == {
+        "badnets": "finished", "badnets/anp": "finished", "badnets/anp/pruned": "finished", "blend": "finished",
+        "clean-label": "finished", "stopped": "unfinished", "foreign": "log only"}
+    assert found["badnets/anp/pruned"].above.name == "badnets/anp" and found["badnets"].above is None
+
+
+@pytest.mark.parametrize("content", [
+    "", "{", "[]", "null", '{"script": 3}', '{"script": "a.py", "seconds": "x"}', '{"script": "a.py"}',
+    '{"script": "a.py", "seconds": 1, "acc": 0.5}',
+    '{"script": "a.py", "seconds": 1, "acc": {"value": 2, "interval": [0, 1], "n": 1}}',
+    '{"script": "a.py", "seconds": 1, "acc": {"value": NaN, "interval": [0, 1], "n": 1}}',
+    '{"script": "a.py", "seconds": 1, "method": []}', "[" * 100_000])
+def test_a_damaged_result_is_a_broken_run_and_the_others_are_read(tree, content):
+    tree.attack("good", "blend", 0.9, 1.0)
+    (tree.begin("bad") / "results.json").write_text(content)
+    assert states(tree) == {"good": "finished", "bad": "broken"}
+    assert next(run for run in find_runs(tree.root) if run.name == "bad").why.startswith("results.json: ")
+
+
+def test_bytes_that_are_no_text_are_broken_too(tree):
+    (tree.begin("bad") / "results.json").write_bytes(b"\xff\xfe\x00")
+    (tree.begin("worse") / "config.json").write_bytes(b"\x00" * 100)
+    assert states(tree) == {"bad": "broken", "worse": "broken"}
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no run lies here"):
+        find_runs(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        find_runs(tmp_path / "none")
+
+
+def test_links_to_folders_are_not_followed(tree, tmp_path):
+    tree.attack("good", "blend", 0.9, 1.0)
+    (tree.root / "loop").symlink_to(tree.root)
+    assert list(states(tree)) == ["good"]
+
+
+def test_damaged_metrics_are_no_rows(tree):
+    folder = tree.attack("good", "blend", 0.9, 1.0)
+    (folder / "metrics.jsonl").write_text("{\n")
+    assert find_runs(tree.root)[0].rows == []
+    (folder / "metrics.jsonl").write_text(json.dumps([1]) + "\n")
+    assert find_runs(tree.root)[0].rows == []

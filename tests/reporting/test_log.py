@@ -1,0 +1,48 @@
+import pytest
+
+from data.files import UserError
+from reporting.log import read_log, read_pruning
+
+ROW = "3 \t 0.100 \t 20.0 \t 0.5 \t 0.8 \t 0.1 \t 0.9912 \t 0.4 \t 0.9001"
+
+
+@pytest.mark.parametrize("prefix", ["", "[2026/05/11 23:59:59] - ", "[INFO] "])
+def test_a_row_is_read_whatever_the_logger_puts_before_it(tmp_path, prefix):
+    (tmp_path / "output.log").write_text(f"{prefix}Epoch \t lr\n{prefix}{ROW}\n")
+    row, = read_log(tmp_path / "output.log").rows
+    assert (row["epoch"], row["lr"], row["poison_acc"], row["clean_acc"], row["line"]) == (3, 0.1, 0.9912, 0.9001, 2)
+
+
+def test_of_a_log_that_was_appended_to_the_last_training_counts(tmp_path):
+    rows = [ROW, ROW.replace("3 \t", "4 \t", 1), ROW.replace("3 \t", "1 \t", 1).replace("0.9912", "0.1000")]
+    (tmp_path / "output.log").write_text("\n".join(rows))
+    assert [(row["epoch"], row["poison_acc"]) for row in read_log(tmp_path / "output.log").rows] == [(1, 0.1)]
+
+
+@pytest.mark.parametrize("line", ["", "hello", ROW.replace("0.9912", "99.12"), ROW.replace("3", "0", 1), ROW + " \t 1",
+                                  ROW.replace("0.9912", "x"), "1 2 3 4 5 6 7 8 9"])
+def test_what_is_no_row_is_passed_over(tmp_path, line):
+    (tmp_path / "output.log").write_text(line)
+    assert read_log(tmp_path / "output.log").rows == ()
+
+
+@pytest.mark.parametrize("line, name", [("Namespace(poison_type='clean-label', lr=0.1)", "clean-label"),
+                                        ("{'poison_type': 'blend'}", "blend"), ("--poison-type badnets", "badnets"),
+                                        ("nothing", None)])
+def test_the_attack_is_read_from_the_arguments(tmp_path, line, name):
+    (tmp_path / "output.log").write_text(line)
+    assert read_log(tmp_path / "output.log").poison_type == name
+
+
+def test_a_pruning_table_is_read_with_its_lines(tmp_path):
+    path = tmp_path / "pruning_by_threshold.txt"
+    path.write_text("No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC\n"
+                    "0.00 \t None \t None \t None \t 0.0 \t 1.0 \t 0.3 \t 0.93\n"
+                    "7.00 \t layer1.0.bn1 \t 3 \t 0.25 \t 0.5 \t 0.04 \t 0.3 \t 0.92\nrubbish\n")
+    rows = [(row["pruned"], row["threshold"], row["line"]) for row in read_pruning(path)]
+    assert rows == [(0, None, 2), (7, 0.25, 3)]
+
+
+def test_a_log_that_is_not_there_is_one_error(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_log(tmp_path / "none.log")
