@@ -65,6 +65,11 @@ def unread(logits):
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.5)) - math.log(2)
 
 
+def share_read(bit_loss):
+    """How far bits are read at all, a constant from 0 to 1. Until they are, the cross loss would forbid it."""
+    return (1 - bit_loss.detach() / math.log(2)).clamp(0, 1)
+
+
 def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, weights, generator):
     """One pass. Returns the mean losses (4,), as LOSSES has them. Raises UserError if one is not finite.
 
@@ -85,7 +90,7 @@ def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, weight
         pixel_loss = (hidden - pixels).square().mean()
         feature_loss = feature_distance(classifier, pixels, hidden) if weight else torch.zeros_like(pixel_loss)
         cross_weight, pixel_weight, feature_weight = weights
-        loss = (bit_loss + cross_weight * cross_loss
+        loss = (bit_loss + cross_weight * share_read(bit_loss) * cross_loss
                 + weight * (pixel_weight * pixel_loss + feature_weight * feature_loss))
         optimizer.zero_grad()
         loss.backward()
@@ -161,7 +166,7 @@ def parse_args(argv=None):
                        help="of the bits read where another image's residual is; 0 is the published loss, whose "
                        "residuals are nearly the same in every image")
     group.add_argument("--pixel-weight", type=flags.not_negative, default=2, help="of the mean squared change")
-    group.add_argument("--feature-weight", type=flags.not_negative, default=0.5,
+    group.add_argument("--feature-weight", type=flags.not_negative, default=0.05,
                        help="of the squared change of the classifier's features, in units of their mean square")
     group.add_argument("--batch-size", type=flags.integer(2), default=128, help="images a step")
     group.add_argument("--lr", type=flags.positive, default=1e-3, help="learning rate of Adam, falling as a cosine")

@@ -126,5 +126,5 @@ def encoder_run(small_run, tmp_path_factory):
     from generate_issba_encoder import main
     folder = tmp_path_factory.mktemp("issba") / "encoder"
     main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--batch-size", "32", "--bits", "4",
-          "--width", "4", "--epochs", "5", "--ramp-epochs", "1", "--lr", "0.004", "--output-dir", str(folder)])
+          "--width", "4", "--epochs", "8", "--ramp-epochs", "1", "--lr", "0.004", "--output-dir", str(folder)])
     return folder

@@ -95,7 +95,7 @@ def stop_in_epoch(monkeypatch):
 @pytest.mark.long
 def test_stopped_and_resumed_it_ends_with_the_same_bits(encoder_run, small_run, tmp_path, monkeypatch, stop_in_epoch):
     flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--batch-size", "32", "--bits",
-             "4", "--width", "4", "--epochs", "5", "--ramp-epochs", "1", "--lr", "0.004", "--output-dir",
+             "4", "--width", "4", "--epochs", "8", "--ramp-epochs", "1", "--lr", "0.004", "--output-dir",
              str(tmp_path / "run")]
     stop_in_epoch(3)
     with pytest.raises(SystemExit):
