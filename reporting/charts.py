@@ -8,6 +8,8 @@ from PIL import Image
 
 from engine.figures import entropy_bars
 from reporting.document import Picture
+from reporting.found import FINISHED, value_of
+from reporting.groups import NONE
 
 MAX_PICTURE = 16 * 2**20  # bytes
 MAX_SIDE = 6000  # pixels
@@ -49,15 +51,18 @@ def percentages(rows, name):
 
 
 def training_curves_of(runs):
-    """ACC and ASR over the epochs of several attacks, side by side: a list of one Picture, or of none."""
-    known = [run for run in runs if run.rows and all("epoch" in row for row in run.rows)]
-    if not known:
-        return []
-    columns = min(4, len(known))
-    lines = math.ceil(len(known) / columns)
+    """ACC and ASR over the epochs of several attacks, eight to a Picture."""
+    known = [run for run in runs if run.rows]
+    return [panel(known[start:start + 8]) for start in range(0, len(known), 8)]
+
+
+def panel(runs):
+    """The curves of up to eight attacks side by side."""
+    columns = min(4, len(runs))
+    lines = math.ceil(len(runs) / columns)
     figure = Figure(figsize=(2.6 * columns + 0.4, 2.1 * lines + 0.3), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flat
-    for axis, run in zip(axes, known, strict=False):
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    for axis, run in zip(axes, runs, strict=False):
         epochs = [row["epoch"] for row in run.rows]
         axis.plot(epochs, percentages(run.rows, "clean_acc"), "o-", markersize=2, label="ACC")
         axis.plot(epochs, percentages(run.rows, "poison_acc"), "s-", markersize=2, label="ASR")
@@ -65,16 +70,18 @@ def training_curves_of(runs):
         axis.set_title(run.name, fontsize=8, parse_math=False)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.25)
-    for axis in list(axes):
+    for axis in axes[len(runs):]:
         axis.set_axis_off()
-    figure.axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7)
     figure.supxlabel("epoch", fontsize=8)
     figure.supylabel("% of test images", fontsize=8)
-    return [drawn(figure, "ACC and ASR over the epochs of training", wide=True)]
+    return drawn(figure, f"ACC and ASR over the epochs of training: {', '.join(run.name for run in runs)}", wide=True)
 
 
-def acc_and_asr(run, axis_name, label):
-    """A pruning run's sweep as a Picture; None if it swept nothing."""
+def acc_and_asr(run):
+    """An ANP run's sweep, over the threshold or the number of neurons pruned, as a Picture; None for none."""
+    by_number = run.arguments.get("pruning_by") == "number"
+    axis_name, label = ("pruned", "neurons pruned") if by_number else ("threshold", "threshold")
     rows = [row for row in run.method.get("sweep") or [] if row.get(axis_name) is not None]
     if len(rows) < 2:
         return None
@@ -82,7 +89,7 @@ def acc_and_asr(run, axis_name, label):
     axis = figure.subplots()
     for name, key, style in (("ACC", "acc", "o-"), ("ASR", "asr", "s-")):
         if rows[0].get(key):
-            axis.plot([row[axis_name] for row in rows], [100 * row[key]["value"] for row in rows], style,
+            axis.plot([row[axis_name] for row in rows], [100 * value_of(row.get(key)) for row in rows], style,
                       markersize=2.5, label=name)
     chosen = (run.method.get("chosen") or {}).get(axis_name)
     if chosen is not None:
@@ -106,32 +113,32 @@ def strip_bars(runs):
 def losses_of(runs):
     """The loss curves that trainings with --track-losses left, as Pictures."""
     found = [picture_of(path, f"{run.name}: losses of clean and of poisoned training images")
-             for run in runs if run.state == "finished" and (path := run.picture("losses.png"))]
+             for run in runs if run.state == FINISHED and (path := run.picture("losses.png"))]
     return [picture for picture in found if picture]
 
 
 def attack_map(effects):
-    """ASR and ACC of every attack under every defence, as a coloured map: a list of one Picture, or of none.
-
-    Of a defence with several settings the first is shown; the table has all.
-    """
+    """ACC and ASR of every attack under every defence, as a coloured map: a list of one Picture, or of none."""
     table = {}
-    for effect in effects:
-        table.setdefault(effect.attack, {}).setdefault(effect.defence.split(" (")[0], effect.after)
+    for effect in effects:  # of several settings the one with the most runs, otherwise the first
+        own = table.setdefault(effect.attack, {})
+        if effect.kind not in own or len(effect.runs) > len(own[effect.kind].runs):
+            own[effect.kind] = effect
     defended = {attack: own for attack, own in table.items() if len(own) > 1}
     if not defended:
         return []
-    names = sorted({name for own in defended.values() for name in own}, key=lambda name: (name != "none", name))
+    names = sorted({name for own in defended.values() for name in own}, key=lambda name: (name != NONE, name))
     figure = Figure(figsize=(1.15 * len(names) + 1.6, 0.42 * len(defended) + 1.2), layout="constrained")
     axis = figure.subplots()
-    asr = [[own.get(name, (math.nan, math.nan))[1] for name in names] for own in defended.values()]
+    asr = [[own[name].after[1] if name in own else math.nan for name in names] for own in defended.values()]
     axis.imshow(asr, cmap="RdYlGn_r", vmin=0, vmax=100, aspect="auto", alpha=0.75)
     for row, own in enumerate(defended.values()):
         for column, name in enumerate(names):
             if name in own:
-                axis.text(column, row, "{:.1f} / {:.1f}".format(*own[name]), ha="center", va="center", fontsize=8)
-    axis.set_xticks(range(len(names)), names, fontsize=8)
+                axis.text(column, row, "{:.1f} / {:.1f}".format(*own[name].after), ha="center", va="center", fontsize=8)
+    axis.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=8, parse_math=False)
     axis.set_yticks(range(len(defended)), list(defended), fontsize=8, parse_math=False)
     axis.tick_params(length=0)
     axis.set_title("ACC / ASR in %, coloured by ASR", fontsize=9)
-    return [drawn(figure, "Every attack under every defence that was run on it", wide=True)]
+    return [drawn(figure, "Every attack under every defence that was run on it; of a defence with several settings the "
+                  "one with the most runs, otherwise the first by path. The table has all.", wide=True)]

@@ -1,12 +1,11 @@
 """What a report says of each defence."""
-from pathlib import Path
-
 from reporting import words
 from reporting.charts import acc_and_asr, losses_of, picture_of, read_picture, strip_bars
 from reporting.document import Cell, Section, Table, Text, cell
-from reporting.grade import BACKDOORED, percent
-from reporting.groups import attack_behind, attacks, effects, mean_percent
-from reporting.tables import EFFECT_COLUMNS, conditions, effect_row, shares, with_method
+from reporting.found import folders
+from reporting.grade import BACKDOORED
+from reporting.groups import NONE, effects, settings
+from reporting.tables import EFFECT_COLUMNS, conditions, effect_row, share_cell, shares, with_method
 
 
 def anp_section(runs, root):
@@ -15,51 +14,58 @@ def anp_section(runs, root):
         return None
     rows = []
     for run in own:
-        masks = run.above.arguments if run.above else {}
-        chosen = run.method.get("chosen") or {}
+        masks, chosen = run.above.arguments if run.above else {}, run.method.get("chosen") or {}
         rows.append((Cell(run.name), cell(masks.get("anp_alpha")), cell(masks.get("nb_iter")),
-                     cell(chosen.get("threshold")), cell(chosen.get("pruned"), "{:.0f}"),
-                     Cell(percent((run.method.get("before") or {}).get("asr"))), *shares(run, "asr", "acc")))
-    columns = ("run", "alpha", "iterations", "threshold", "pruned", "ASR before", "ASR", "ACC")
+                     cell(run.arguments.get("max_drop")), cell(chosen.get("threshold")),
+                     cell(chosen.get("pruned"), "{:.0f}"), share_cell((run.method.get("before") or {}).get("asr")),
+                     *shares(run, "asr", "acc")))
+    columns = ("run", "alpha", "iterations", "max drop", "threshold", "pruned", "ASR before", "ASR", "ACC")
     pictures = []
-    for folder in sorted(path.parent for path in Path(root).rglob("alpha.png")):
-        name = folder.relative_to(root).as_posix()
-        pictures += [picture_of(folder / file, f"{name}: what {what} does", wide)
-                     for file, what, wide in (("threshold.png", "the threshold", True), ("alpha.png", "alpha", False))]
-    pictures += [picture for run in own if (picture := acc_and_asr(run, "threshold", "threshold"))]
+    for folder, name in folders(root):
+        pictures += [picture_of(folder / file, f"{name}: what {what} does", wide) for file, what, wide in (
+            ("threshold.png", "the threshold", True), ("alpha.png", "alpha", False)) if (folder / file).is_file()]
+    pictures += [picture for run in own if (picture := acc_and_asr(run))]
     noise = [read_picture(run, "neuron_noise.png", f"{run.name}: errors under neuron noise")
              for run in with_method(runs, "neuron noise")]
     return Section("Adversarial Neuron Pruning", (
-        *words.ANP, Text(conditions(own)), Table(columns, tuple(rows)), *map(Text, seen_in(own)),
-        *filter(None, pictures), *filter(None, noise)))
+        *words.ANP, Text(conditions(own)), Table(columns, tuple(rows)),
+        *map(Text, (*seen_over_thresholds(own), *seen_over_alphas(runs))), *filter(None, pictures),
+        *filter(None, noise)))
 
 
-def seen_in(runs):
-    """What the sweeps of ANP show, in sentences."""
-    told, by_alpha = [], {}
+def seen_over_thresholds(runs):
+    """What the sweeps over thresholds of backdoored models show, in a sentence."""
+    told = []
     for run in runs:
-        before, sweep = run.method.get("before") or {}, run.method.get("sweep") or []
-        if not run.share("asr", before) >= BACKDOORED:
-            continue
-        swept = [row for row in sweep if row.get("threshold") is not None]
-        gone = next((row for row in swept if run.share("asr", row) < 0.1), None)
-        lost = next((row for row in swept if run.share("acc", row) < run.share("acc", before) - 0.05), None)
-        told.append((run.name, gone, lost))
-        if run.above and run.above.arguments.get("anp_alpha") is not None:
-            by_alpha.setdefault(run.above.arguments["anp_alpha"], []).append(run)
+        before = run.method.get("before") or {}
+        if run.share("asr", before) >= BACKDOORED:
+            swept = [row for row in run.method.get("sweep") or [] if row.get("threshold") is not None]
+            gone = [row["threshold"] for row in swept if run.share("asr", row) < 0.1]
+            lost = [row["threshold"] for row in swept if run.share("acc", row) < run.share("acc", before) - 0.05]
+            told.append((min(gone, default=None), min(lost, default=2)))
+    fallen = [(gone, lost) for gone, lost in told if gone is not None]
+    sooner = sum(gone < lost for gone, lost in fallen)
+    return [f"Threshold: in {len(fallen)} of {len(told)} sweeps over a backdoored model ASR falls below 10 % "
+            f"somewhere, in {sooner} of them at a lower threshold than the one that first costs 5 points of ACC."
+            ] if told else []
+
+
+def seen_over_alphas(runs):
+    """What alpha does where all else is equal, a sentence for each attack and setting with several alphas."""
+    found = {}
+    for effect in effects(runs):
+        if effect.kind == "ANP" and effect.runs[0].above:
+            own = settings(effect.runs[0])
+            alpha = own.pop("anp_alpha", None)
+            key = (effect.attack, repr(sorted(own.items(), key=lambda item: item[0])))
+            found.setdefault(key, (own, {}))[1][alpha] = effect
     sentences = []
-    first = [(gone["threshold"], lost["threshold"] if lost else 2) for _, gone, lost in told if gone]
-    if told:
-        sooner = sum(gone < lost for gone, lost in first)
-        sentences.append(
-            f"Threshold: in {len(first)} of {len(told)} sweeps over a backdoored model ASR falls below 10 % somewhere, "
-            f"in {sooner} of them at a lower threshold than the one that first costs 5 points of ACC.")
-    if len(by_alpha) > 1:
-        def mean(own, name):
-            return mean_percent([run.share(name) for run in own])
-        parts = [f"{alpha:g}: {mean(own, 'acc'):.2f} / {mean(own, 'asr'):.2f}"
-                 for alpha, own in sorted(by_alpha.items())]
-        sentences.append(f"Alpha (ACC / ASR at the threshold kept, mean over runs): {'; '.join(parts)}.")
+    for (attack, _), (own, by_alpha) in found.items():
+        if len(by_alpha) > 1 and None not in by_alpha:
+            parts = "; ".join("{:g}: {:.2f} / {:.2f}".format(alpha, *by_alpha[alpha].after)
+                              for alpha in sorted(by_alpha))
+            sentences.append(f"Alpha on {attack} ({own.get('nb_iter')} iterations, max drop {own.get('max_drop')}), "
+                             f"ACC / ASR at the threshold kept, means over seeds: {parts}.")
     return sentences
 
 
@@ -70,24 +76,27 @@ def strip_section(runs):
     rows = []
     for run in own:
         entropy = run.method.get("mean_entropy") or {}
-        rows.append((Cell(run.name), Cell(str(run.method.get("superimpose", "–"))), cell(run.method.get("overlays")),
+        rows.append((Cell(run.name), cell(run.method.get("superimpose")), cell(run.method.get("overlays")),
+                     cell(run.method.get("boundary")),
                      cell(entropy.get("clean"), "{:.3f}"), cell(entropy.get("triggered"), "{:.3f}"),
-                     Cell(percent(run.method.get("frr"))), Cell(percent(run.method.get("far"))),
+                     share_cell(run.method.get("frr")), share_cell(run.method.get("far")),
                      cell(run.method.get("auroc"), "{:.3f}")))
-    columns = ("run", "superimposed by", "overlays", "entropy, clean", "entropy, triggered", "FRR", "FAR", "AUROC")
+    columns = ("run", "superimposed by", "overlays", "boundary", "entropy, clean", "entropy, triggered", "FRR", "FAR",
+               "AUROC")
     pictures = [read_picture(run, "entropy.png", f"{run.name}: entropies of clean and triggered images") for run in own]
     return Section("STRIP", (*words.STRIP, Text(conditions(own)), Table(columns, tuple(rows)), *strip_bars(own),
                              *filter(None, pictures)))
 
 
 def fine_pruning_section(runs):
-    own = with_method(runs, "Fine-Pruning", "fine-tuning", "pruning")
+    kinds = ("Fine-Pruning", "fine-tuning", "pruning")
+    own = with_method(runs, *kinds)
     if not own:
         return None
-    groups = attacks(runs)
-    attacked = {behind.name for run in own if (behind := attack_behind(run, groups))}
-    rows = tuple(effect_row(effect) for effect in effects(runs) if effect.attack in attacked
-                 and effect.defence.split(" (")[0] in ("none", "Fine-Pruning", "fine-tuning", "pruning"))
+    found = [effect for effect in effects(runs) if effect.kind.split(" after ")[0] in kinds]
+    attacked = {effect.attack for effect in found}
+    rows = tuple(effect_row(effect) for effect in effects(runs)
+                 if effect in found or (effect.kind == NONE and effect.attack in attacked))
     pictures = [read_picture(run, "pruning_curve.png", f"{run.name}: over channels pruned") for run in own]
     return Section("Fine-Pruning", (*words.FINE_PRUNING, Text(conditions(own)), Table(EFFECT_COLUMNS, rows),
                                     *filter(None, pictures)))
@@ -95,7 +104,9 @@ def fine_pruning_section(runs):
 
 def verdict(method):
     """What Neural Cleanse found, in words."""
-    if not method.get("infected"):
+    if method.get("infected") is None:
+        return "no verdict"
+    if not method["infected"]:
         return "clean"
     return f"infected, target {', '.join(map(str, method.get('targets') or []))}"
 
@@ -121,11 +132,11 @@ def cleanse_section(runs):
     if unlearned:
         blocks.append(Table(("unlearning", "patched with", "ASR before", "ASR", "ACC"), tuple(
             (Cell(run.name), Cell(str(run.method.get("patch_with"))),
-             Cell(percent((run.method.get("before") or {}).get("asr"))), *shares(run, "asr", "acc"))
+             share_cell((run.method.get("before") or {}).get("asr")), *shares(run, "asr", "acc"))
             for run in unlearned)))
-    pictures = [read_picture(run, file, f"{run.name}: {what}") for run in own
+    pictures = [read_picture(run, file, f"{run.name}: {what}")
                 for file, what in (("reversed_triggers.png", "reversed triggers, and the true one"),
-                                   ("norms.png", "norms of the reversed masks"))]
+                                   ("norms.png", "norms of the reversed masks")) for run in own]
     return Section("Neural Cleanse", (*blocks, *filter(None, pictures)))
 
 
@@ -134,10 +145,10 @@ def abl_section(runs):
     tracked = losses_of(runs)
     if not own and not tracked:
         return None
-    rows = tuple((Cell(run.name), cell(run.method.get("isolated")), Cell(percent(run.method.get("precision"))),
-                  Cell(percent((run.method.get("filtered") or {}).get("asr"))),
-                  Cell(percent((run.method.get("filtered") or {}).get("acc"))), *shares(run, "asr", "acc"))
+    rows = tuple((Cell(run.name), Cell(str(run.arguments.get("lga") or "flooding")), cell(run.method.get("isolated")),
+                  share_cell(run.method.get("precision")), *(share_cell((run.method.get("filtered") or {}).get(name))
+                                                             for name in ("asr", "acc")), *shares(run, "asr", "acc"))
                  for run in own)
-    columns = ("run", "isolated", "of them poisoned", "ASR, filtered only", "ACC, filtered only", "ASR", "ACC")
+    columns = ("run", "held", "isolated", "of them poisoned", "ASR, filtered only", "ACC, filtered only", "ASR", "ACC")
     table = [Table(columns, rows)] if rows else []
     return Section("Anti-Backdoor Learning", (*words.ABL, *([Text(conditions(own))] if own else []), *table, *tracked))

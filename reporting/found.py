@@ -10,6 +10,7 @@ from data.files import UserError
 from reporting.log import read_log
 
 FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "log only"
+LARGEST = 1e15  # a figure beyond it is none of ours
 MAX_FILE = 64 * 2**20  # bytes; results.json of a long sweep has some 200 kB
 # Where a run read and wrote and on what machine: no part of what it did.
 PLACES = {"output_dir", "data_dir", "overwrite", "resume", "device", "seed", "checkpoint", "trigger_info", "mask_file",
@@ -52,6 +53,11 @@ class Run:
         sound = all(isinstance(row, dict) and all(is_number(row.get(name)) for name in shown) for row in rows)
         return rows if sound else []
 
+    @property
+    def has_damaged_metrics(self):
+        """Whether a metrics.jsonl is there that cannot be read, so that curves are missing."""
+        return (self.folder / "metrics.jsonl").is_file() and not self.rows
+
     def share(self, name, of=None):
         """acc, asr or robust_acc as a fraction, of the run or of a dict `of` like method["before"]; nan if unknown."""
         return value_of((self.results if of is None else of).get(name))
@@ -70,6 +76,12 @@ class Run:
         """The path of one of its pictures; None if it is not there."""
         path = self.folder / name
         return path if path.is_file() else None
+
+
+def printable(name):
+    """A name of a folder without what would break a line, a terminal or a font: such letters become U+FFFD."""
+    text = name.encode("utf-8", errors="replace").decode("utf-8")
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def value_of(share):
@@ -103,7 +115,9 @@ def check_share(name, share):
         return
     try:
         low, high = share["interval"]
-        right = 0 <= low <= share["value"] <= high <= 1 and share["n"] > 0
+        numbers = (low, share["value"], high, share["n"])
+        right = all(map(is_number, numbers)) and None not in numbers and 0 <= low <= share["value"] <= high <= 1
+        right = right and share["n"] > 0
     except (TypeError, KeyError, ValueError):
         right = False
     if not right:
@@ -111,10 +125,8 @@ def check_share(name, share):
 
 
 def is_number(value):
-    """Whether a JSON value is a number, or null for one that is not known, or a table of such."""
-    if isinstance(value, dict):
-        return all(map(is_number, value.values()))
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    """Whether a JSON value is a number that can be shown, or null for one that is not known."""
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST)
 
 
 def expect(name, right, wanted):
@@ -144,85 +156,115 @@ def check_results(results):
     check_method(method)
 
 
+def listed(method, name):
+    """A method's list, empty if it has none. Raises ValueError for anything else."""
+    rows = method.get(name) or []
+    expect(name, isinstance(rows, list), "a list")
+    return rows
+
+
 def check_method(method):
     """The same for a method's own figures."""
-    for name in ("before", "chosen", "oracle", "filtered", "control"):
-        if not isinstance(method.get(name), str):
-            check_shares(name, method.get(name))
+    expect("name", isinstance(method.get("name", ""), str), "a text")
+    for name in ("before", "chosen", "filtered"):
+        check_shares(name, method.get(name))
+    chosen = method.get("chosen") or {}
+    expect("chosen", all(is_number(chosen.get(axis)) for axis in ("threshold", "pruned")), "numbers")
+    for name in ("superimpose", "patch_with"):
+        expect(name, isinstance(method.get(name, ""), (str, type(None))), "a text")
+    expect("targets", all(map(is_number, listed(method, "targets"))), "numbers")
     for name in ("frr", "far", "precision", "recall"):
         check_share(name, method.get(name))
     for name in ("poisoned", "auroc", "overlays", "isolated", "bits", "bit_accuracy", "bit_accuracy_swapped", "psnr",
                  "shared_energy"):
-        expect(name, is_number(method.get(name)) and not isinstance(method.get(name), dict), "a number")
+        expect(name, is_number(method.get(name)), "a number")
     for name in ("mean_entropy", "asr_with_residual"):
         expect(name, isinstance(method.get(name, {}), dict), "an object")
-    expect("mean_entropy", is_number(method.get("mean_entropy")), "numbers")
+    expect("mean_entropy", all(map(is_number, method.get("mean_entropy", {}).values())), "numbers")
     for name, share in method.get("asr_with_residual", {}).items():
         check_share(name, share)
     for name in ("sweep", "labels"):
-        rows = method.get(name) or []
-        expect(name, isinstance(rows, list) and all(isinstance(row, dict) for row in rows), "a list of objects")
-    for row in method.get("sweep") or []:
+        expect(name, all(isinstance(row, dict) for row in listed(method, name)), "a list of objects")
+    for row in listed(method, "sweep"):
         check_shares("sweep", row)
         expect("sweep", all(is_number(row.get(axis)) for axis in ("threshold", "pruned")), "numbers to sweep over")
-    for label in method.get("labels") or []:
+    for label in listed(method, "labels"):
+        expect("labels", all(is_number(label.get(name)) for name in ("label", "flagged_in", "seeds")), "numbers")
         for name in ("norm", "index"):
             pair = label.get(name)
             expect(name, pair is None or (isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair))),
                    "two numbers")
 
 
+def check_config(config):
+    """Raise ValueError unless config.json's dict has the arguments, in the types that the report counts on."""
+    arguments = config.get("arguments")
+    expect("arguments", isinstance(arguments, dict), "an object")
+    expect("script", isinstance(config.get("script", ""), str), "a text")
+    for name in ("poison_type", "pruning_by"):
+        expect(name, isinstance(arguments.get(name, ""), (str, type(None))), "a text")
+    for name in ("epochs", "anp_alpha", "nb_iter", "max_drop"):
+        expect(name, is_number(arguments.get(name)), "a number")
+
+
 def read_run(folder, name):
     """The Run in `folder`, or None if none lies there. `name` is what it is called by."""
     has = {file: (folder / file).is_file() for file in ("results.json", "config.json", "output.log")}
-    results, config, why = {}, {}, []
-    for file, into, check in (("config.json", config, check_config), ("results.json", results, check_results)):
-        if has[file]:
-            try:
+    read, why = {"config.json": {}, "results.json": {}}, []
+    for file, check in (("config.json", check_config), ("results.json", check_results)):
+        try:
+            if has[file]:
                 found = read_object(folder / file)
                 check(found)
-                into.update(found)
-            except (OSError, ValueError) as error:
-                why.append(f"{file}: {error}")
+                read[file] = found
+        except (OSError, ValueError) as error:
+            why.append(f"{file}: {error}")
+    config, results = read.values()
+    if has["results.json"] and not has["config.json"] and not why:
+        why.append("config.json is missing, so what it did is not known")
+    if why:
+        return Run(folder, name, BROKEN, "; ".join(why), {}, config)
     if has["results.json"]:
-        return Run(folder, name, BROKEN if why else FINISHED, "; ".join(why), results, config)
+        return Run(folder, name, FINISHED, "", results, config)
     if has["config.json"]:
-        run = Run(folder, name, BROKEN if why else UNFINISHED, "; ".join(why), {}, config)
-        if why:
-            return run
-        return Run(folder, name, UNFINISHED, f"{len(run.rows)} epochs logged, no results.json", {}, config)
-    if has["output.log"] and read_log(folder / "output.log").rows:
-        return Run(folder, name, LOG_ONLY, "no results.json; read from output.log")
-    return None
+        run = Run(folder, name, UNFINISHED, "", {}, config)
+        return replace(run, why=f"{len(run.rows)} epochs logged, no results.json")
+    return read_foreign(folder, name) if has["output.log"] else None
 
 
-def check_config(config):
-    """Raise ValueError unless config.json's dict has the arguments."""
-    if not isinstance(config.get("arguments"), dict):
-        raise ValueError("no arguments")
+def read_foreign(folder, name):
+    """The Run of a folder that has an output.log and nothing else that we know; None if that is no training's log."""
+    try:
+        log = read_log(folder / "output.log")
+    except UserError as error:
+        return Run(folder, name, BROKEN, str(error))
+    if log.complaint:
+        return Run(folder, name, BROKEN, f"output.log: {log.complaint}")
+    return Run(folder, name, LOG_ONLY, "no results.json; read from output.log") if log.rows else None
 
 
-def find_runs(root):
-    """Every Run in the folder `root` and beneath, in the order of their paths. Raises UserError if there is none.
+def folders(root):
+    """The folder `root` and all beneath, in the order of their paths, as [(path, what it is called)].
 
     Symbolic links to folders are not followed, and folders whose names begin with a dot are left out.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; expected one with finished runs, such as output/")
-    runs = {}
     for folder, below, _ in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         path = Path(folder)
-        run = read_run(path, path.relative_to(root).as_posix() if path != root else path.resolve().name)
+        yield path, printable(path.relative_to(root).as_posix() if path != root else path.resolve().name)
+
+
+def find_runs(root):
+    """Every Run in the folder `root` and beneath, in the order of their paths. Raises UserError if there is none."""
+    if not Path(root).is_dir():
+        raise UserError(f"{root}: no such folder; expected one with finished runs, such as output/")
+    runs = {}
+    for path, name in folders(root):
+        run = read_run(path, name)
         if run:
             above = next((runs[parent] for parent in path.parents if parent in runs), None)
             runs[path] = replace(run, above=above)
     if not runs:
         raise UserError(f"{root}: no run lies here (no folder with results.json, config.json or output.log)")
     return list(runs.values())
-
-
-def find_tables(root, name):
-    """Folders beneath `root` that hold a table `name` but no run of their own: what sweeps leave."""
-    return sorted(path.parent for path in Path(root).rglob(name) if not (path.parent / "config.json").exists())

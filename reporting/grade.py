@@ -4,14 +4,15 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
-from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED
+from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, folders
 from reporting.log import read_log, read_pruning
 
+HOMEWORK_WIDTH = 64
 TEST_IMAGES, TRIGGERED_IMAGES = 10_000, 9_000  # CIFAR-10's, assumed where a log does not say
 BACKDOORED = 0.5  # ASR from which there is a backdoor to prune away
 ATTACKS = ("badnets", "blend", "clean-label")
 NAMES = {"badnets": "BadNets", "blend": "Blend", "clean-label": "Clean-label", "anp": "ANP"}
-ALIASES = {"badnet": "badnets", "clb": "clean-label", "cl": "clean-label", "cleanlabel": "clean-label"}
+ALIASES = {"badnet": "badnets", "clb": "clean-label", "cleanlabel": "clean-label"}
 
 
 @dataclass(frozen=True)
@@ -59,44 +60,61 @@ class Line:
     note: str
 
 
+def measured_share(share):
+    """A share of results.json with its interval computed anew; None for null."""
+    return share and logged_share(share["value"], int(share["n"]))
+
+
 def logged_share(value, n):
-    """A share that a log gives to four decimals, with the 95 % Wilson interval that `n` images would have."""
+    """A share with the 95 % Wilson interval that `n` images have; None if the value is nan."""
+    if value != value:
+        return None
     low, high = binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
     return {"value": value, "interval": [float(low), float(high)], "n": n}
 
 
 def attack_of(run):
     """The homework's name of the attack that a run is of; None for another. A foreign log is told by its arguments,
-    otherwise by the names of its file and folder."""
+    and where it has none by the names of its folder and the one above."""
     if run.state != LOG_ONLY:
         named = run.arguments.get("poison_type") if run.script == "train_backdoor.py" else None
         return named if named in ATTACKS else None
-    log = read_log(run.folder / "output.log")
-    words = [log.poison_type or "", *reversed(run.name.replace("_", "-").lower().split("/")), run.folder.name.lower()]
+    named = read_log(run.folder / "output.log").poison_type
+    words = [named] if named else [run.folder.name, run.folder.parent.name]
     for word in words:
+        word = word.replace("_", "-").lower()
         for attack in (*ATTACKS, *ALIASES):
-            if word == attack or (word and word.startswith(f"{attack}-")):
+            if word == attack or word.startswith(f"{attack}-"):
                 return ALIASES.get(attack, attack)
     return None
 
 
+def remarks(run):
+    """(what a reader must know of a run of ours, whether its figures may meet the homework's criteria at all)."""
+    dataset, width = run.results.get("dataset"), run.results.get("width")
+    if not str(dataset).startswith("cifar10"):
+        return [f"measured on {dataset}, and the criteria are for CIFAR-10"], False
+    return ([] if width == HOMEWORK_WIDTH else [f"width {width}, the homework's is {HOMEWORK_WIDTH}"]), True
+
+
 def measure_attack(run):
     """What a training run's last epoch measured."""
+    if run.state in (UNFINISHED, BROKEN):
+        return Measured(run.name, None, None, f"{run.name}/", f"{run.state}: {run.why}", False)
     log = read_log(run.folder / "output.log") if (run.folder / "output.log").is_file() else None
     last = log.rows[-1] if log and log.rows else None
     where = f"{run.name}/{(last and 'output.log, line {line} (epoch {epoch})'.format(**last)) or 'results.json'}"
-    if run.state in (UNFINISHED, BROKEN):
-        return Measured(run.name, None, None, where, f"{run.state}: {run.why}", False)
-    if run.state == FINISHED:
-        asr, acc = run.results.get("asr"), run.results.get("acc")
-        if last and not agrees(last, asr, acc):
-            return Measured(run.name, asr, acc, where, "results.json says something else than the log's last line",
-                            False)
-        note = "" if last else "no line an epoch in output.log"
-        return Measured(run.name, asr, acc, where, note, bool(last))
-    return Measured(run.name, logged_share(last["poison_acc"], TRIGGERED_IMAGES),
-                    logged_share(last["clean_acc"], TEST_IMAGES), where,
-                    f"interval for {TRIGGERED_IMAGES} and {TEST_IMAGES} images, as of CIFAR-10")
+    if run.state == LOG_ONLY:
+        return Measured(run.name, logged_share(last["poison_acc"], TRIGGERED_IMAGES),
+                        logged_share(last["clean_acc"], TEST_IMAGES), where,
+                        f"interval for {TRIGGERED_IMAGES} and {TEST_IMAGES} images, as of CIFAR-10")
+    asr, acc = measured_share(run.results.get("asr")), measured_share(run.results.get("acc"))
+    notes, sound = remarks(run)
+    if not last:
+        notes, sound = [*notes, "no line an epoch in output.log"], False
+    elif not agrees(last, asr, acc):
+        notes, sound = [*notes, "results.json says something else than the log's last line"], False
+    return Measured(run.name, asr, acc, where, "; ".join(notes), sound)
 
 
 def agrees(row, asr, acc):
@@ -106,43 +124,52 @@ def agrees(row, asr, acc):
 
 
 def measure_pruning(run):
-    """What a pruned model is left with: the row that prune_network.py kept."""
+    """What a pruned model is left with: the row that prune_network.py kept. None if there was no backdoor to prune, by
+    the table's row before pruning."""
     if run.state != FINISHED:
-        return Measured(run.name, None, None, f"{run.name}/config.json", f"{run.state}: {run.why}", False)
+        return Measured(run.name, None, None, f"{run.name}/", f"{run.state}: {run.why}", False)
     chosen = run.method.get("chosen") or {}
-    name = f"pruning_by_{run.arguments.get('pruning_by', 'threshold')}.txt"
+    name = f"pruning_by_{run.arguments.get('pruning_by') or 'threshold'}.txt"
     rows = read_pruning(run.folder / name) if (run.folder / name).is_file() else []
-    asr, acc = run.results.get("asr"), run.results.get("acc")
+    before = next((row["poison_acc"] for row in rows if not row["pruned"]), None)
+    if before is not None and before < BACKDOORED:
+        return None
+    asr, acc = measured_share(run.results.get("asr")), measured_share(run.results.get("acc"))
     own = [row for row in rows if row["pruned"] == chosen.get("pruned") and agrees(row, asr, acc)]
     where = f"{run.name}/{name}" + (f", line {own[-1]['line']}" if own else "")
-    note = "" if own else "no row of the table says what results.json says"
-    return Measured(run.name, asr, acc, where, note, bool(own))
+    notes, sound = remarks(run)
+    notes += [] if own else ["no row of the table says what results.json says"]
+    notes += [] if before is not None else ["no row before pruning, so no backdoor is shown to have been there"]
+    return Measured(run.name, asr, acc, where, "; ".join(notes), sound and bool(own) and before is not None)
 
 
-def measure_foreign_pruning(folder, name):
+def measure_foreign_pruning(folder, name, has_backdoor):
     """What a pruning_by_threshold.txt without a results.json says; None if it prunes nothing, or no backdoor.
 
     Of several rows the one that comes nearest to the homework's two bounds: chosen by the test set, hence *oracle*.
+    has_backdoor: whether another log shows one, for a table whose own rows do not.
     """
     table = read_pruning(Path(folder) / "pruning_by_threshold.txt")
     rows = [row for row in table if row["threshold"] is not None]
-    if not rows or any(row["threshold"] is None and row["poison_acc"] < BACKDOORED for row in table):
+    if not rows or any(not row["pruned"] and row["poison_acc"] < BACKDOORED for row in table):
         return None
     asr, acc = CRITERIA["anp"]
 
     def missed(row):
         return (not asr.holds(100 * row["poison_acc"])) + (not acc.holds(100 * row["clean_acc"])), row["poison_acc"]
     best = min(rows, key=missed)
+    shown = has_backdoor or any(row["poison_acc"] >= BACKDOORED for row in table)
+    notes = [] if len(rows) == 1 else [f"oracle: the best of {len(rows)} rows by the test set itself"]
+    notes += [] if shown else ["nothing shows that a backdoor was there before"]
     return Measured(name, logged_share(best["poison_acc"], TRIGGERED_IMAGES),
                     logged_share(best["clean_acc"], TEST_IMAGES),
-                    f"{name}/pruning_by_threshold.txt, line {best['line']}",
-                    "" if len(rows) == 1 else f"oracle: the best of {len(rows)} rows by the test set itself")
+                    f"{name}/pruning_by_threshold.txt, line {best['line']}", "; ".join(notes), shown)
 
 
 def pick(candidates, wanted):
-    """(the measured run that is graded, names of the others): finished ones first, then the one in a folder of the
-    attack's name, then the one in the fewest folders, then by name. Never by what it scored."""
-    ranked = sorted(candidates, key=lambda one: (one.asr is None, wanted not in one.name.split("/"),
+    """(the measured run that is graded, names of the others): the one in a folder of the attack's name, then finished
+    ones, then the one in the fewest folders, then by name. Never by what it scored."""
+    ranked = sorted(candidates, key=lambda one: (wanted not in one.name.split("/"), one.asr is None,
                                                  one.name.count("/"), one.name))
     return ranked[0], [one.name for one in ranked[1:]]
 
@@ -168,29 +195,28 @@ def lines_for(criterion, candidates, wanted):
     return lines
 
 
-def find_foreign_prunings(root, runs):
+def find_foreign_prunings(root):
     """Folders beneath `root` with a pruning_by_threshold.txt that no run of ours wrote, as [(folder, name)]."""
-    ours = {run.folder for run in runs if run.script}
-    folders = sorted(path.parent for path in Path(root).rglob("pruning_by_threshold.txt"))
-    return [(folder, folder.relative_to(root).as_posix()) for folder in folders if folder not in ours]
+    return [(folder, name) for folder, name in folders(root) if (folder / "pruning_by_threshold.txt").is_file()
+            and not any((folder / file).exists() for file in ("results.json", "config.json"))]
 
 
 def grade(root, runs):
     """The homework's criteria as Lines, for the runs found beneath the folder `root`."""
-    lines = []
+    lines, has_backdoor = [], False
     for attack in ATTACKS:
         own = [measure_attack(run) for run in runs if attack_of(run) == attack]
+        has_backdoor |= any(one.asr and one.asr["value"] >= BACKDOORED for one in own)
         lines += lines_for(attack, own, attack)
-    pruned = [measure_pruning(run) for run in runs if run.script == "prune_network.py"
-              and not run.share("asr", run.method.get("before") or {}) < BACKDOORED]  # so not on a benign model
-    foreign = [measure_foreign_pruning(folder, name) for folder, name in find_foreign_prunings(root, runs)]
+    pruned = [measure_pruning(run) for run in runs if run.script == "prune_network.py"]
+    foreign = [measure_foreign_pruning(folder, name, has_backdoor) for folder, name in find_foreign_prunings(root)]
     return lines + lines_for("anp", [one for one in (*pruned, *foreign) if one], "badnets")
 
 
 def percent(share):
-    """A share as text: 99.98 [99.92, 99.99]; not known: -."""
+    """A share as text: 99.98 [99.92, 99.99]; not known: a dash."""
     if not share:
-        return "-"
+        return "–"
     low, high = share["interval"]
     return f"{100 * share['value']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
 

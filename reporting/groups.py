@@ -2,41 +2,38 @@
 import math
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from reporting.found import FINISHED, SHARES
+from reporting.found import FINISHED
 
-SEED_PART = re.compile(r"seed[-_]?\d+")
+SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
 ATTACKERS = ("train_backdoor.py", "train_pruning_aware.py")
 DEFENCES = {"ANP": "ANP", "Fine-Pruning": "Fine-Pruning", "fine-tuning": "fine-tuning", "pruning": "pruning",
             "unlearning": "NC unlearning", "ABL": "ABL"}  # by a result's method name
+# Unlearning's two controls, by what they patch with.
+CONTROLS = {"clean": "NC control, no trigger", "original": "NC control, true trigger"}
 ABL_SHARED = ("poison_type", "poison_rate", "poison_target", "trigger_alpha", "trigger_image", "clb_dir", "encoder",
-              "width", "dataset")
-HIDDEN = {"dataset", "width", "arch", "task", "mode", "poison_type", "eval_trigger"}  # said elsewhere
+              "crop_padding", "flip")
+HIDDEN = {"dataset", "width", "arch", "task", "mode", "poison_type", "eval_trigger", "track_losses"}  # said elsewhere
+NONE = "none"
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs that did the same but for the seed."""
-
-    name: str
-    runs: tuple
-
-    def mean(self, name, of=None):
-        """Mean over the runs of a share, in %; `of` picks the holder from a run's method."""
-        return mean_percent([run.share(name, run.method.get(of) or {} if of else None) for run in self.runs])
-
-    def values(self, name):
-        """The runs' shares in %."""
-        return [100 * run.share(name) for run in self.runs]
-
-    @property
-    def seconds(self):
-        return sum(run.results["seconds"] for run in self.runs) / len(self.runs)
+def mean(values):
+    """Mean of numbers; nan if there is none or one is not known."""
+    values = list(values)
+    return sum(values) / len(values) if values else math.nan
 
 
-def mean_percent(values):
-    """Mean of fractions, in %; nan if there is none or one is not known."""
-    return 100 * sum(values) / len(values) if values else math.nan
+def spread(values):
+    """Lowest to highest in words; nothing for one value."""
+    known = [value for value in values if value == value]
+    return f"{min(known):.2f} to {max(known):.2f}" if len(known) > 1 else ""
+
+
+def figures_of(run, holder=None):
+    """(ACC, ASR) of a run in %, or of one of its method's entries such as "before"; nan where unknown."""
+    of = (run.method.get(holder) or {}) if holder else None
+    return 100 * run.share("acc", of), 100 * run.share("asr", of)
 
 
 def defence_effect(before, after):
@@ -50,11 +47,30 @@ def defence_effect(before, after):
     return (max(0.0, asr_before - asr) - max(0.0, acc_before - acc) + 100) / 2
 
 
+def without_seed(name):
+    """A folder's name without what tells its seed: badnets/seed-1 and badnets-seed-1 are badnets."""
+    parts = [SEED_PART.sub("", part) for part in name.split("/")]
+    return "/".join(part for part in parts if part) or name
+
+
 def base_name(run):
-    """What a run is called beside its rivals: an attack by its folder, without its seed's; a defence by its method."""
+    """What a run is called beside its rivals: an attack by its folder; a defence by its method, and by what it was run
+    on where that is itself a repaired model."""
     if run.script in ATTACKERS:
-        return "/".join(part for part in run.name.split("/") if not SEED_PART.fullmatch(part)) or run.name
-    return DEFENCES.get(run.method.get("name"), str(run.method.get("name")))
+        return without_seed(run.name)
+    method = run.method.get("name")
+    name = CONTROLS.get(run.method.get("patch_with"), DEFENCES[method])
+    on = model_above(run)
+    return f"{name} after {base_name(on)}" if on and on.method.get("name") in DEFENCES else name
+
+
+def model_above(run):
+    """The nearest run above that leaves a model: past the masks that a pruned model is pruned by."""
+    above = run.above
+    while above and above.script in ("generate_mask.py", "neural_cleanse.py", "sweep_neuron_noise.py") and (
+            above.method.get("name") not in DEFENCES):
+        above = above.above
+    return above
 
 
 def settings(run):
@@ -64,10 +80,15 @@ def settings(run):
     """
     own = {name: value for name, value in run.did.items() if name not in HIDDEN}
     if run.script == "prune_network.py" and run.above and run.above.script == "generate_mask.py":
-        own = {**run.above.did, **own}
-    if run.method.get("patch_with"):
-        own["patch_with"] = run.method["patch_with"]
+        own = {**{name: value for name, value in run.above.did.items() if name not in HIDDEN}, **own}
     return own
+
+
+def say(value):
+    """A setting's value in few letters."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value).rstrip("/").rsplit("/", 1)[-1]
 
 
 def name_apart(kinds):
@@ -82,31 +103,27 @@ def name_apart(kinds):
     return names
 
 
-def say(value):
-    """A setting's value in few letters."""
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return str(value).rstrip("/").rsplit("/", 1)[-1]
-
-
 def group(runs):
-    """Groups of runs that have base name, setting (data set and width) and settings in common, in their order."""
+    """{name: [runs]} of those that differ in nothing but their seed. Names are unique."""
     found = {}
     for run in runs:
-        key = (base_name(run), run.setting, repr(sorted(settings(run).items())))
+        key = (base_name(run), str(run.arguments.get("poison_type")), run.setting,
+               repr(sorted(settings(run).items(), key=lambda item: item[0])))
         found.setdefault(key, []).append(run)
-    names = name_apart([(key[0], {**settings(own[0]), "data": run_setting(own[0])}) for key, own in found.items()])
-    return [Group(name, tuple(own)) for name, own in zip(names, found.values(), strict=True)]
+    names = name_apart([(base, {**settings(own[0]), "data": run_setting(own[0])})
+                        for (base, *_), own in found.items()])
+    return {name if names.count(name) == 1 else f"{name}: {own[0].name}": own
+            for name, own in zip(names, found.values(), strict=True)}
 
 
 def run_setting(run):
     """A run's data set and width in words."""
     dataset, width = run.setting
-    return f"{dataset}, width {width}"
+    return f"{dataset or '?'}, width {width if width is not None else '?'}"
 
 
 def attacks(runs):
-    """Groups of the finished attacks."""
+    """{name: [runs]} of the finished attacks."""
     return group([run for run in runs if run.state == FINISHED and run.script in ATTACKERS])
 
 
@@ -116,67 +133,98 @@ def defences(runs):
             and run.results.get("acc")]
 
 
-def attack_behind(run, groups):
-    """The Group of the attack that made the model which `run` defends; None if it is not among `groups`.
+def shared_end(one, other):
+    """How many parts two paths have in common at their ends."""
+    count = 0
+    for a, b in zip(reversed(one.parts), reversed(other.parts), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
 
-    The nearest folder above the run's that holds an attack; otherwise, as for a model of the zoo, the attack in a
-    folder of the same name as the checkpoint's; for ABL, which has no model, an attack with the same poison.
+
+def attack_behind(run, groups):
+    """The attack's run that made the model which `run` defends; None if it is not among `groups` for certain.
+
+    The nearest folder above that holds an attack; otherwise, as for a model of the zoo, the attack of the same data
+    set and width whose path ends most like the checkpoint's. ABL is given no model: it is set against the attack with
+    the same poison and augmentation, of those the one whose number of epochs is nearest.
     """
-    members = {own.folder: own_group for own_group in groups for own in own_group.runs}
-    above = next((members[folder] for folder in run.folder.parents if folder in members), None)
-    if above or run.method.get("name") != "ABL":
-        parent = str(run.results.get("parent") or "").split("/")
-        named = [own_group for folder, own_group in members.items() if folder.name == (parent[-2:] or [""])[0]]
-        return above or (named[0] if len(parent) > 1 and named else None)
-    same = [own_group for own_group in groups if own_group.runs[0].script == "train_backdoor.py"
-            and all(own_group.runs[0].arguments.get(name) == run.arguments.get(name) for name in ABL_SHARED)]
-    return min(same, key=lambda own: abs(own.runs[0].arguments["epochs"] - run.arguments["epochs"]), default=None)
+    members = [member for own in groups.values() for member in own]
+    if run.method.get("name") == "ABL":
+        same = [one for one in members if one.script == "train_backdoor.py" and one.setting == run.setting
+                and run.arguments and one.arguments
+                and all(one.arguments.get(name) == run.arguments.get(name) for name in ABL_SHARED)]
+        same = [one for one in same if one.results.get("seed") == run.results.get("seed")] or same
+        return min(same, key=lambda one: abs((one.results.get("epochs") or 0) - (run.arguments.get("epochs") or 0)),
+                   default=None)
+    above = run.above
+    while above:
+        if above in members:
+            return above
+        above = above.above
+    parent = PurePosixPath(str(run.results.get("parent") or "")).parent
+    likeness = {one.name: shared_end(parent, PurePosixPath(one.name)) for one in members if one.setting == run.setting}
+    best = max(likeness.values(), default=0)
+    nearest = [one for one in members if best and likeness.get(one.name) == best]
+    return nearest[0] if len(nearest) == 1 else None
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A defence on an attack: Group of its runs, what was there before (ACC, ASR in %), and DER."""
+    """A defence on an attack: its runs, and what was there before each, (ACC, ASR) in %.
+
+    kind: the defence; name: the same with the settings that tell it from others of its kind.
+    """
 
     attack: str
-    defence: str
-    group: Group
+    kind: str
+    name: str
+    runs: tuple
     before: tuple
 
     @property
     def after(self):
-        return self.group.mean("acc"), self.group.mean("asr")
+        """(ACC, ASR) in %, means over the runs."""
+        return tuple(map(mean, zip(*map(figures_of, self.runs), strict=True)))
 
     @property
-    def rating(self):
-        return defence_effect(self.before, self.after)
+    def ratings(self):
+        """Each run's DER against its own model."""
+        return [defence_effect(before, figures_of(run)) for run, before in zip(self.runs, self.before, strict=True)]
+
+    def values(self, name):
+        """The runs' shares in %."""
+        return [100 * run.share(name) for run in self.runs]
+
+    @property
+    def seconds(self):
+        return mean(run.results["seconds"] for run in self.runs)
+
+
+def before_of(run, attack):
+    """(ACC, ASR) in % of the model that `run` defends: as itself measured it, otherwise as the attack did."""
+    own = figures_of(run, "before")
+    return figures_of(attack) if attack and any(value != value for value in own) else own
 
 
 def effects(runs):
-    """Every Effect, with "none" first for each attack; defences of models whose attack is not here under their name."""
-    groups, by_attack = attacks(runs), {}
-    for own in groups:
-        by_attack[own.name] = (own, [])
+    """Every Effect, with the undefended model first for each attack; defences of models whose attack is not here come
+    under their checkpoint's folder."""
+    groups, found = attacks(runs), []
+    behind = {run.name: attack_behind(run, groups) for run in defences(runs)}
+    under = {member.name: name for name, own in groups.items() for member in own}
+    by_attack = {name: [] for name in groups}
     for run in defences(runs):
-        behind = attack_behind(run, groups)
-        name = behind.name if behind else f"model in {str(run.results.get('parent') or run.name).rsplit('/', 1)[0]}"
-        by_attack.setdefault(name, (behind, []))[1].append(run)
-    found = []
-    for name, (behind, own) in by_attack.items():
-        if behind:
-            found.append(Effect(name, "none", behind, (behind.mean("acc"), behind.mean("asr"))))
-        for one in group(own):
-            before = one.mean("acc", "before"), one.mean("asr", "before")
-            if behind and any(value != value for value in before):
-                before = behind.mean("acc"), behind.mean("asr")
-            found.append(Effect(name, one.name, one, before))
+        attack = behind[run.name]
+        parent = run.results.get("parent")
+        name = under[attack.name] if attack else f"model in {PurePosixPath(str(parent)).parent}" if parent else (
+            f"data of {run.name}")
+        by_attack.setdefault(name, []).append(run)
+    for name, own in by_attack.items():
+        if name in groups:
+            found.append(Effect(name, NONE, NONE, tuple(groups[name]), tuple(map(figures_of, groups[name]))))
+        for label, alike in group(own).items():
+            found.append(Effect(name, base_name(alike[0]), label, tuple(alike),
+                                tuple(before_of(run, behind[run.name]) for run in alike)))
     return found
-
-
-def spread(values):
-    """Lowest to highest in words; nothing for one value."""
-    known = [value for value in values if value == value]
-    return f"{min(known):.2f} to {max(known):.2f}" if len(known) > 1 else ""
-
-
-__all__ = ["SHARES", "Effect", "Group", "attack_behind", "attacks", "base_name", "defence_effect", "defences",
-           "effects", "group", "mean_percent", "run_setting", "spread"]

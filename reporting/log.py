@@ -6,6 +6,8 @@ from pathlib import Path
 from data.files import UserError
 
 COLUMNS = ("epoch", "lr", "time", "train_loss", "train_acc", "poison_loss", "poison_acc", "clean_loss", "clean_acc")
+ACCURACIES = ("train_acc", "poison_acc", "clean_acc")
+HEADINGS = ("Epoch", "EPOCHS", "Iter", "No")  # what a line of column names begins with
 PREFIX = re.compile(r"^\[[^\]]*\]\s*(?:-\s*)?")  # what a logger puts before the line: [2026/11/24 15:09:40] -
 POISON_TYPE = re.compile(r"poison[_-]type\W{1,4}([\w-]+)")
 MAX_LOG = 64 * 2**20  # bytes
@@ -13,15 +15,19 @@ MAX_LOG = 64 * 2**20  # bytes
 
 @dataclass(frozen=True)
 class Log:
-    """`rows`: dicts of COLUMNS and "line", counted from 1. `poison_type` as its first line of arguments names it."""
+    """`rows`: dicts of COLUMNS and "line", counted from 1. `poison_type` as its line of arguments names it.
+
+    `complaint` says what is wrong with rows that look like a training's and are none.
+    """
 
     path: Path
     rows: tuple
     poison_type: str | None
+    complaint: str = ""
 
 
 def row_of(words, line):
-    """A row of the log from its words; None if it is none: an epoch that counts from 1 up, shares in [0, 1]."""
+    """A row of the log from its words; None if it is none: an epoch that counts from 1 up, finite losses."""
     if len(words) != len(COLUMNS):
         return None
     try:
@@ -29,10 +35,12 @@ def row_of(words, line):
         row["epoch"] = int(words[0])
     except ValueError:
         return None
-    shares = [row[name] for name in ("train_acc", "poison_acc", "clean_acc")]
-    if row["epoch"] < 1 or not all(0 <= share <= 1 or share != share for share in shares):
-        return None
-    return {**row, "line": line}
+    return {**row, "line": line} if row["epoch"] >= 1 else None
+
+
+def are_shares(row):
+    """Whether a row's accuracies are fractions, or nan where there was nothing to count."""
+    return all(0 <= row[name] <= 1 or row[name] != row[name] for name in ACCURACIES)
 
 
 def read_lines(path):
@@ -49,17 +57,24 @@ def read_lines(path):
 def read_log(path):
     """The Log of a training in the homework's format, tab- or blank-separated. Raises UserError if it is unreadable.
 
-    A log to which several trainings were appended is read from where its last one begins, at the last epoch that is
-    not greater than the one before.
+    A log to which several trainings were appended is read from where its last one begins: at a line of column names, or
+    at an epoch that is not greater than the one before. Tables of other columns are passed over.
     """
-    rows, poison_type = [], None
+    rows, poison_type, wrong, reading = [], None, [], True
     for number, text in enumerate(read_lines(path), 1):
         named = POISON_TYPE.search(text)
         poison_type = named.group(1) if named else poison_type
-        row = row_of(PREFIX.sub("", text).split(), number)
-        if row:
+        words = PREFIX.sub("", text).split()
+        if words and words[0] in HEADINGS:
+            reading = words[0] == "Epoch"
+            rows, wrong = ([], []) if reading else (rows, wrong)
+        row = row_of(words, number) if reading else None
+        if row and not are_shares(row):
+            wrong.append(number)
+        elif row:
             rows = [row] if rows and row["epoch"] <= rows[-1]["epoch"] else [*rows, row]
-    return Log(Path(path), tuple(rows), poison_type)
+    complaint = f"line {wrong[0]}: expected accuracies as fractions in [0, 1]; write 99.9 % as 0.999" if wrong else ""
+    return Log(Path(path), tuple(rows), poison_type, complaint)
 
 
 def read_pruning(path):

@@ -1,6 +1,7 @@
 """Sections as a PDF of at most so many pages."""
 import io
 import math
+import re
 from html import escape
 from pathlib import Path
 
@@ -23,6 +24,7 @@ MARGIN = 15 * mm
 WIDTH = A4[0] - 2 * MARGIN
 # (rows a table, pictures a section, pictures side by side): from all that fits to the least, until the pages suffice
 TIERS = ((60, 12, 2), (40, 9, 3), (25, 6, 3), (18, 4, 3), (12, 3, 3), (8, 3, 3), (5, 3, 3), (3, 1, 3), (1, 0, 3))
+WORD = re.compile(r"[\s/]+")
 GOOD, BAD = colors.HexColor("#17703a"), colors.HexColor("#b3261e")
 
 
@@ -57,11 +59,24 @@ def picture_sized(png, width, height=math.inf):
 
 
 def column_widths(table, rows):
-    """Widths in points by the longest text of each column, none of them starved."""
-    lengths = [min(46, max(len(part) for part in [max(name.split() or [""], key=len), *(row[i].text for row in rows)]))
-               for i, name in enumerate(table.columns)]
-    shares = [max(length, 3) + 1.5 for length in lengths]
-    return [WIDTH * share / sum(shares) for share in shares]
+    """Widths in points: what the longest word of each column takes, and the rest of the page by the length of the text.
+
+    Folders' names are broken at their slashes, so only what lies between them counts as a word.
+    """
+    texts = [[name, *(row[i].text for row in rows)] for i, name in enumerate(table.columns)]
+    words = [max((pdfmetrics.stringWidth(word, "Sans-Bold", 6) for text in own for word in WORD.split(text)), default=0)
+             for own in texts]
+    least = [min(word + 5, WIDTH / 3) for word in words]
+    wanted = [max(0, min(max(map(len, own)), 60) * 3.6 - low) for own, low in zip(texts, least, strict=True)]
+    rest = max(0, WIDTH - sum(least))
+    share = rest / max(sum(wanted), 1)
+    widths = [low + more * share for low, more in zip(least, wanted, strict=True)]
+    return [width * min(1, WIDTH / sum(widths)) for width in widths]
+
+
+def broken(text):
+    """A cell's text, escaped, that may be broken after a slash."""
+    return escape(text).replace("/", "/<font size=1> </font>")
 
 
 def draw_table(table, most, style):
@@ -69,8 +84,8 @@ def draw_table(table, most, style):
     rows, left = table.rows[:most], len(table.rows) - most
     content = [[paragraph(name, style["head"]) for name in table.columns]]
     content += [[Paragraph(f'<font color="{(GOOD if cell.mark == "good" else BAD).hexval().replace("0x", "#")}">'
-                           f"{escape(cell.text)}</font>", style["cell"]) if cell.mark else paragraph(cell.text,
-                                                                                                     style["cell"])
+                           f"{broken(cell.text)}</font>", style["cell"]) if cell.mark else Paragraph(broken(cell.text),
+                                                                                                    style["cell"])
                  for cell in row] for row in rows]
     grid = Grid(content, column_widths(table, rows), repeatRows=1, hAlign="LEFT")
     grid.setStyle([("LINEBELOW", (0, 0), (-1, 0), 0.6, colors.black), ("VALIGN", (0, 0), (-1, -1), "TOP"),

@@ -2,10 +2,11 @@
 from reporting.document import Cell, cell
 from reporting.found import FINISHED
 from reporting.grade import percent
-from reporting.groups import spread
+from reporting.groups import NONE, mean, run_setting, spread
 
 PERCENT = "{:.2f}"
-EFFECT_COLUMNS = ("attack", "defence", "ACC", "ASR", "ASR over seeds", "robust ACC", "DER", "seconds", "runs")
+EFFECT_COLUMNS = ("attack", "defence", "ACC", "ACC, all", "ASR", "ASR, all", "robust ACC", "DER", "DER, all", "seconds",
+                  "runs")
 
 
 def with_method(runs, *names):
@@ -15,23 +16,31 @@ def with_method(runs, *names):
 
 def conditions(runs):
     """A sentence on what the figures of runs were measured on."""
-    def seen(name):
-        found = {str(run.results[name]) for run in runs if run.results.get(name) is not None}
+    def seen(values):
+        found = {str(value) for value in values if value is not None}
         return ", ".join(sorted(found, key=lambda text: (len(text), text)))
-    parts = [f"{label} {seen(name)}" for label, name in (("data set", "dataset"), ("width", "width"),
-             ("epochs", "epochs"), ("seed", "seed"), ("device", "device")) if seen(name)]
-    return f"Measured on: {'; '.join(parts)}."
+    seeds = [source.results.get("seed") for run in runs for source in (run, run.above) if source]
+    known = sorted({run_setting(run) for run in runs if run.results.get("width") is not None})
+    parts = ["; ".join(known or sorted({run_setting(run) for run in runs})),
+             *(f"{label} {text}" for label, text in (
+                 ("epochs", seen(run.results.get("epochs") for run in runs)), ("seeds", seen(seeds)),
+                 ("on", seen(run.results.get("device") for run in runs))) if text)]
+    return f"Measured on {'; '.join(parts)}." if runs else ""
+
+
+def share_cell(share):
+    """A Cell of a share as results.json has it, in %, with its interval."""
+    return Cell(percent(share), 100 * share["value"]) if share else Cell("–")
 
 
 def shares(run, *names):
-    """Cells of shares in %, with their 95 % intervals."""
-    return [Cell(percent(run.results.get(name)), run.share(name)) if run.results.get(name) else Cell("–")
-            for name in names]
+    """Cells of a run's shares."""
+    return [share_cell(run.results.get(name)) for name in names]
 
 
 def effect_row(effect):
     acc, asr = effect.after
-    return (Cell(effect.attack), Cell(effect.defence), cell(acc, PERCENT), cell(asr, PERCENT),
-            Cell(spread(effect.group.values("asr"))), cell(effect.group.mean("robust_acc"), PERCENT),
-            Cell("–") if effect.defence == "none" else cell(effect.rating, "{:.1f}"),
-            cell(effect.group.seconds, "{:.0f}"), cell(len(effect.group.runs)))
+    rating = () if effect.kind == NONE else effect.ratings
+    return (Cell(effect.attack), Cell(effect.name), cell(acc, PERCENT), Cell(spread(effect.values("acc"))),
+            cell(asr, PERCENT), Cell(spread(effect.values("asr"))), cell(mean(effect.values("robust_acc")), PERCENT),
+            cell(mean(rating), "{:.1f}"), Cell(spread(rating)), cell(effect.seconds, "{:.0f}"), cell(len(effect.runs)))

@@ -51,7 +51,7 @@ def test_unfinished_and_broken_runs_are_named(report):
 def test_der_on_the_page_is_that_of_the_committed_runs(report):
     """Unlearning with the reversed trigger took BadNets from 82.36 / 99.98 to 81.05 / 1.84."""
     page = (report / "report.html").read_text()
-    row = re.search(r"NC unlearning \(patch with reversed\).*?</tr>", page, re.S).group()
+    row = re.search(r">NC unlearning<.*?</tr>", page, re.S).group()
     der = (99.97778 - 1.84444 - (82.36 - 81.05) + 100) / 2
     assert f">{der:.1f}<" in row
 

@@ -60,3 +60,22 @@ def test_damaged_metrics_are_no_rows(tree):
     assert find_runs(tree.root)[0].rows == []
     (folder / "metrics.jsonl").write_text(json.dumps([1]) + "\n")
     assert find_runs(tree.root)[0].rows == []
+
+
+def test_a_result_without_its_config_is_broken_since_nobody_knows_what_it_did(tree):
+    folder = tree.attack("good", "blend", 0.9, 1.0)
+    (folder / "config.json").unlink()
+    run, = find_runs(tree.root)
+    assert run.state == "broken" and "config.json is missing" in run.why
+
+
+def test_a_log_in_percent_is_listed_as_broken(tree):
+    tree.log("foreign", [(1, 99.9, 93.0)])
+    run, = find_runs(tree.root)
+    assert run.state == "broken" and "0.999" in run.why
+
+
+def test_names_cannot_forge_lines_or_break_fonts(tree):
+    tree.attack("evil\n\x1b[32mpass\udcff", "blend", 0.9, 1.0)
+    name = find_runs(tree.root)[0].name
+    assert name.isprintable() and name.encode() and "pass" in name

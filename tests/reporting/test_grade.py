@@ -113,3 +113,60 @@ def test_the_text_has_a_line_for_each_and_says_fail_in_capitals(tree):
     tree.homework()
     text = as_text(grade(tree.root, find_runs(tree.root)))
     assert len(text) == 9 and text[1].split()[:2] == ["BadNets", "ASR"] and "pass" in text[1]
+
+
+def test_a_model_whose_backdoor_nothing_shows_passes_nothing(tree):
+    """A table without the row before pruning may be a benign model's."""
+    tree.attack("benign", "benign", 0.94, 0.01)
+    own = tree.pruned("benign/anp", 0.01, 0.93, before=0.01)
+    (own / "pruning_by_threshold.txt").write_text("9.00 \t bn1 \t 7 \t 0.2 \t 3.0 \t 0.0100 \t 0.3 \t 0.9300\n")
+    (tree.root / "other").mkdir()
+    (tree.root / "other/pruning_by_threshold.txt").write_text("9 \t bn1 \t 7 \t 0.2 \t 3 \t 0.01 \t 0.3 \t 0.935\n")
+    assert not any(line.passed for line in grade(tree.root, find_runs(tree.root)))
+
+
+def test_other_images_than_cifar10s_cannot_pass_and_another_width_says_so(tree):
+    tree.homework()
+    for name, now in (("badnets", '"dataset": "digits"'), ("blend", '"dataset": "cifar10-jpeg"')):
+        path = tree.root / name / "results.json"
+        path.write_text(path.read_text().replace('"dataset": "cifar10"', now).replace('"width": 64', '"width": 16'))
+    lines = grades(tree.root)
+    assert not lines["BadNets", "ACC"].passed and "measured on digits" in lines["BadNets", "ACC"].note
+    assert lines["Blend", "ACC"].passed and "width 16" in lines["Blend", "ACC"].note
+
+
+def test_an_interval_is_computed_and_not_believed(tree):
+    tree.homework()
+    path = tree.root / "badnets/results.json"
+    path.write_text(path.read_text().replace("[0.92, 0.9400000000000001]", "[0.93, 0.93]"))
+    low, high = grades(tree.root)["BadNets", "ACC"].measured["interval"]
+    assert low < 0.926 and high > 0.934
+
+
+def test_a_variant_does_not_stand_in_for_an_unfinished_run_of_the_attacks_own_folder(tree):
+    tree.homework()
+    tree.attack("badnets-10", "badnets", 0.95, 1.0)
+    (tree.root / "badnets/results.json").unlink()
+    assert not grades(tree.root)["BadNets", "ACC"].passed
+
+
+def test_what_a_foreign_log_says_of_itself_outdoes_its_folder(tree):
+    tree.log("badnets", [(49, 1.0, 0.95)], first="Namespace(poison_type='benign')")
+    assert grades(tree.root)["BadNets", "ASR"].note == "no run found"
+
+
+def test_our_own_damaged_run_and_a_hidden_folder_are_not_graded_as_anothers(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    folder = tree.pruned("badnets/anp", 0.01, 0.93)
+    for name in ("results.json", "config.json"):
+        (folder / name).write_text("{")
+    (tree.root / ".trash").mkdir()
+    (tree.root / ".trash/pruning_by_threshold.txt").write_text((folder / "pruning_by_threshold.txt").read_text())
+    assert grades(tree.root)["ANP", "ASR"].note == "no run found"
+
+
+def test_a_log_without_asr_fails_and_does_not_stop_the_others(tree):
+    tree.log("badnets", [(49, float("nan"), 0.95)])
+    tree.log("blend", [(49, 1.0, 0.95)])
+    lines = grades(tree.root)
+    assert not lines["BadNets", "ASR"].passed and lines["BadNets", "ACC"].passed and lines["Blend", "ASR"].passed

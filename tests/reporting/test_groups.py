@@ -15,7 +15,7 @@ def test_der_by_hand():
 
 
 def found(tree):
-    return {(effect.attack, effect.defence): effect for effect in effects(find_runs(tree.root))}
+    return {(effect.attack, effect.name): effect for effect in effects(find_runs(tree.root))}
 
 
 def defended(tree, name, script, method, acc, asr, before=None, arguments=None, **more):
@@ -28,8 +28,8 @@ def test_a_defence_is_set_against_the_attack_above_it(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
     defended(tree, "badnets/fine-prune", "fine_prune.py", "Fine-Pruning", 0.90, 0.1, (0.93, 1.0))
     effect = found(tree)["badnets", "Fine-Pruning"]
-    assert effect.before == (93, 100) and effect.after == pytest.approx((90, 10))
-    assert effect.rating == pytest.approx((90 - 3 + 100) / 2)
+    assert effect.before == ((93, 100),) and effect.after == pytest.approx((90, 10))
+    assert effect.ratings == pytest.approx([(90 - 3 + 100) / 2])
     assert found(tree)["badnets", "none"].after == (93, 100)
 
 
@@ -39,8 +39,8 @@ def test_seeds_are_one_row_with_their_mean(tree):
         defended(tree, f"badnets/seed-{seed}/fp", "fine_prune.py", "Fine-Pruning", 0.9, asr, (0.93, 1.0),
                  {"seed": seed, "lr": 0.01})
     effect = found(tree)["badnets", "Fine-Pruning"]
-    assert len(effect.group.runs) == 3 and effect.after[1] == pytest.approx(30)
-    assert len(found(tree)["badnets", "none"].group.runs) == 3
+    assert len(effect.runs) == 3 and effect.after[1] == pytest.approx(30)
+    assert len(found(tree)["badnets", "none"].runs) == 3
 
 
 def test_other_settings_are_other_rows_named_by_what_differs(tree):
@@ -73,4 +73,59 @@ def test_abl_is_set_against_the_undefended_training_with_the_same_poison(tree):
     defended(tree, "abl", "train_abl.py", "ABL", 0.88, 0.03,
              arguments={"poison_type": "badnets", "poison_rate": 0.1, "epochs": 2})
     effect = found(tree)["badnets-10", "ABL"]
-    assert effect.before == pytest.approx((93, 99)) and effect.rating == pytest.approx((96 - 5 + 100) / 2)
+    assert effect.before[0] == pytest.approx((93, 99)) and effect.ratings == pytest.approx([(96 - 5 + 100) / 2])
+
+
+def test_der_is_the_mean_of_each_seeds_own_not_of_the_means(tree):
+    for seed, acc in enumerate((0.91, 0.95)):  # 2 points lost, 2 won: half the first's cost stays
+        tree.attack(f"badnets/seed-{seed}", "badnets", 0.93, 1.0, seed=seed)
+        defended(tree, f"badnets/seed-{seed}/fp", "fine_prune.py", "Fine-Pruning", acc, 0.0, (0.93, 1.0))
+    assert found(tree)["badnets", "Fine-Pruning"].ratings == pytest.approx([(100 - 2 + 100) / 2, 100])
+
+
+def test_attacks_of_one_name_are_all_there(tree):
+    tree.attack("a/seed-0", "badnets", 0.93, 1.0, trigger_image="x/trigger.png")
+    tree.attack("a/seed-1", "badnets", 0.93, 1.0, trigger_image="y/trigger.png")
+    tree.attack("b/seed-0", "badnets", 0.93, 1.0)
+    tree.attack("b/seed-1", "blend", 0.93, 1.0)
+    assert sorted(run.name for effect in found(tree).values() for run in effect.runs) == [
+        "a/seed-0", "a/seed-1", "b/seed-0", "b/seed-1"]
+    assert len(found(tree)) == 4
+
+
+def test_seeds_are_told_by_a_folders_end_too(tree):
+    for seed in range(2):
+        tree.attack(f"badnets-seed-{seed}", "badnets", 0.93, 1.0, seed=seed)
+    assert len(found(tree)["badnets", "none"].runs) == 2
+
+
+def test_a_defence_of_a_repaired_model_is_no_seed_of_the_models_own(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    tree.pruned("badnets/anp", 0.5, 0.92)
+    defended(tree, "badnets/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0))
+    tree.pruned("badnets/fp/anp", 0.01, 0.92)
+    assert {name for _, name in found(tree)} == {"none", "ANP", "Fine-Pruning", "ANP after Fine-Pruning"}
+
+
+def test_a_checkpoint_is_matched_by_its_path_and_by_nothing_if_two_fit(tree):
+    for name in ("badnets", "blend"):
+        tree.attack(f"{name}/seed-1", name, 0.93, 1.0)
+    defended(tree, "x/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0),
+             parent="output/blend/seed-1/model_last.th")
+    defended(tree, "y/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.2, (0.93, 1.0), parent="output/seed-1/model_last.th")
+    defended(tree, "z/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.3, (0.93, 1.0), width=16,
+             parent="output/blend/seed-1/model_last.th")
+    effects = found(tree)
+    assert effects["blend", "Fine-Pruning"].after[1] == pytest.approx(10)
+    assert ("model in output/seed-1", "Fine-Pruning") in effects
+    assert effects["model in output/blend/seed-1", "Fine-Pruning"].after[1] == pytest.approx(30)
+
+
+def test_unlearnings_controls_are_kinds_of_their_own(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    for patch in ("reversed", "clean", "original"):
+        folder = defended(tree, f"badnets/unlearn-{patch}", "neural_cleanse.py", "unlearning", 0.9, 0.1, (0.93, 1.0))
+        path = folder / "results.json"
+        path.write_text(path.read_text().replace('"unlearning"', f'"unlearning", "patch_with": "{patch}"'))
+    assert {effect.kind for effect in found(tree).values()} == {
+        "none", "NC unlearning", "NC control, no trigger", "NC control, true trigger"}

@@ -19,7 +19,7 @@ def test_of_a_log_that_was_appended_to_the_last_training_counts(tmp_path):
     assert [(row["epoch"], row["poison_acc"]) for row in read_log(tmp_path / "output.log").rows] == [(1, 0.1)]
 
 
-@pytest.mark.parametrize("line", ["", "hello", ROW.replace("0.9912", "99.12"), ROW.replace("3", "0", 1), ROW + " \t 1",
+@pytest.mark.parametrize("line", ["", "hello", ROW.replace("3", "0", 1), ROW + " \t 1",
                                   ROW.replace("0.9912", "x"), "1 2 3 4 5 6 7 8 9"])
 def test_what_is_no_row_is_passed_over(tmp_path, line):
     (tmp_path / "output.log").write_text(line)
@@ -46,3 +46,15 @@ def test_a_pruning_table_is_read_with_its_lines(tmp_path):
 def test_a_log_that_is_not_there_is_one_error(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_log(tmp_path / "none.log")
+
+
+def test_percentages_are_a_complaint_that_says_what_to_write(tmp_path):
+    (tmp_path / "output.log").write_text(ROW.replace("0.9912", "99.12"))
+    log = read_log(tmp_path / "output.log")
+    assert log.rows == () and "write 99.9 % as 0.999" in log.complaint
+
+
+def test_a_table_of_other_columns_in_the_same_log_is_passed_over(tmp_path):
+    mask = "500 \t 0.200 \t 20.0 \t 0.5 \t 0.8 \t 0.1 \t 0.0300 \t 0.4 \t 0.9001"
+    (tmp_path / "output.log").write_text(f"Epoch \t lr\n{ROW}\nIter \t lr\n{mask}\n")
+    assert [row["epoch"] for row in read_log(tmp_path / "output.log").rows] == [3]
