@@ -2,12 +2,17 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help demo test test-long lint benchmark clean
+MATRIX ?= workflow/matrices/digits.yaml
+PROFILE ?= laptop
+
+.PHONY: help demo test test-long lint benchmark matrix homework clean
 
 help:
 	@echo "make demo       install, then BadNets on handwritten digits, and a table of what it wrote"
 	@echo "make test       install, then the tests (about five minutes)"
 	@echo "make test-long  the tests that take minutes"
+	@echo "make matrix     attacks against defences: MATRIX=workflow/matrices/digits.yaml PROFILE=laptop or slurm"
+	@echo "make homework   the homework's attacks and ANP at full width; wants a GPU"
 	@echo "make benchmark  the README's speed figures"
 	@echo "make clean      remove the environment and caches, never a run"
 
@@ -46,9 +51,22 @@ benchmark: $(VENV)/ready
 	$(PY) benchmarks/neural_cleanse.py
 	$(PY) benchmarks/abl.py --width 16
 
+# What a stopped call left is gone on with; the lock of one that was killed is taken away first.
+matrix: $(VENV)/workflow-ready
+	@if [ -d .snakemake/locks ]; then rm -rf .snakemake/locks; fi
+	$(VENV)/bin/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(PROFILE) \
+		--config matrix=$(MATRIX)
+
+homework:
+	$(MAKE) matrix MATRIX=workflow/matrices/homework.yaml
+
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/workflow-ready: requirements-workflow.txt $(VENV)/ready
+	$(PY) -m pip install --quiet --requirement requirements-workflow.txt
+	@touch $@
 
 # The stamp is made last, so that an install that was cut off is done again.
 $(VENV)/ready: requirements.txt requirements-dev.txt

@@ -1,0 +1,90 @@
+import pytest
+import yaml
+from conftest import ROOT
+
+from data.files import UserError
+from workflow.plan import plan, read_matrix
+
+SMALL = {"output": "out", "seeds": [0, 1], "data": {"dataset": "digits"}, "training": {"width": 4, "epochs": 1},
+         "attacks": {"badnets": {}, "issba": {}}, "defences": {"anp": {"val_frac": 0.05}, "abl": {}}}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a matrix, SMALL with changes, as YAML; returns its path."""
+    def write(**changes):
+        path = tmp_path / "matrix.yaml"
+        path.write_text(yaml.safe_dump({**SMALL, **changes}))
+        return path
+    return write
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "workflow/matrices").glob("*.yaml")])
+def test_the_suites_own_matrices_are_calls_that_their_scripts_take(name):
+    steps = plan(read_matrix(ROOT / f"workflow/matrices/{name}.yaml"))
+    assert len(steps) > 5
+
+
+def test_every_step_comes_after_what_it_needs():
+    seen = set()
+    for folder, step in plan(SMALL).items():
+        assert set(step.needs) <= seen, step
+        seen.add(folder)
+
+
+def test_each_cell_is_there_for_each_seed_with_what_it_needs():
+    steps = plan(SMALL)
+    assert {step.cell for step in steps.values()} == {
+        f"{cell}, seed {seed}" for seed in (0, 1) for cell in (
+            "badnets", "issba", "benign", "anp on badnets", "anp on issba", "abl on badnets", "abl on issba")}
+    pruned = steps["out/badnets/seed-1/anp/pruned"]
+    assert pruned.needs == ("out/badnets/seed-1/anp",) and "out/badnets/seed-1/anp/mask_values.txt" in pruned.flags
+    issba = steps["out/issba/seed-1"]
+    assert issba.needs == ("out/issba-encoder/seed-1",) and "out/issba-encoder/seed-1/encoder.th" in issba.flags
+    assert steps["out/issba-encoder/seed-1"].needs == ("out/benign/seed-1",)
+    for step in steps.values():
+        seed = step.folder.split("seed-")[1].split("/")[0]
+        assert step.flags[step.flags.index("--seed") + 1] == seed
+
+
+def test_flags_of_the_file_reach_their_script_alone():
+    steps = plan({**SMALL, "attacks": {"badnets": {"poison_rate": 0.3}}})
+    with_rate = {folder for folder, step in steps.items() if "--poison-rate" in step.flags}
+    assert with_rate == {f"out/badnets/seed-{seed}{end}" for seed in (0, 1) for end in ("", "/abl")}
+
+
+@pytest.mark.parametrize("changes, complaint", [
+    ({"attacks": {"badnet": {}}}, "no such attack: badnet; there are benign, badnets"),
+    ({"defences": {"magic": {}}}, "no such defence: magic; there are fine-tuning"),
+    ({"seeds": []}, "seeds: expected a list of whole numbers"),
+    ({"seeds": [True]}, "seeds: expected"),
+    ({"attacks": ["badnets"]}, "attacks: expected names with their flags"),
+    ({"attacks": {"badnets": 3}}, "badnets: expected flags, got 3"),
+    ({"prepare": {"x": {}}}, "prepare: no such prepare: x"),
+    ({"nonsense": 1}, "expected output, seeds, attacks and defences"),
+    ({"output": 3}, "output: expected a folder")])
+def test_a_mistake_is_named_before_anything_starts(written, changes, complaint):
+    with pytest.raises(UserError, match=r"matrix\.yaml") as error:
+        read_matrix(written(**changes))
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("changes, complaint", [
+    ({"attacks": {"badnets": {"poison_rate": 5}}}, "badnets, seed 0: .*expected a fraction"),
+    ({"attacks": {"badnets": {"poison_rat": 0.1}}}, "badnets, seed 0: .*unrecognized arguments: --poison-rat"),
+    ({"defences": {"anp": {"max_drop": "x"}}}, "anp on badnets, seed 0: .*--max-drop")])
+def test_a_flag_that_a_script_refuses_is_named_with_its_cell(written, changes, complaint):
+    with pytest.raises(UserError, match=complaint):
+        plan(read_matrix(written(**changes)))
+
+
+@pytest.mark.parametrize("text", ["{", "- a\n- b", "a: !!python/object/apply:os.system ['true']", "\x00", ""])
+def test_what_is_no_matrix_is_one_error_and_runs_nothing(tmp_path, text):
+    (tmp_path / "matrix.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"matrix\.yaml: "):
+        read_matrix(tmp_path / "matrix.yaml")
+
+
+def test_a_matrix_that_is_not_there_names_those_that_are(tmp_path):
+    with pytest.raises(UserError, match="digits, homework, laptop, lecture"):
+        read_matrix(tmp_path / "none.yaml")

@@ -1,0 +1,1 @@
+"""Chains of the suite's scripts, for Snakemake."""
