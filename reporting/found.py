@@ -7,15 +7,14 @@ from functools import cached_property
 from pathlib import Path
 
 from data.files import UserError
+from reporting.checks import check_config, check_results, is_number
 from reporting.log import read_log
 
 FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "log only"
-LARGEST = 1e15  # a figure beyond it is none of ours
 MAX_FILE = 64 * 2**20  # bytes; results.json of a long sweep has some 200 kB
 # Where a run read and wrote and on what machine: no part of what it did.
 PLACES = {"output_dir", "data_dir", "overwrite", "resume", "device", "seed", "checkpoint", "trigger_info", "mask_file",
           "encoder", "compile"}
-SHARES = ("acc", "asr", "robust_acc")
 
 
 @dataclass(frozen=True)
@@ -107,104 +106,6 @@ def read_object(path):
     if not isinstance(value, dict):
         raise ValueError("expected an object")
     return value
-
-
-def check_share(name, share):
-    """Raise ValueError unless `share` is null or {"value", "interval": [low, high], "n"} with sense in it."""
-    if share is None:
-        return
-    try:
-        low, high = share["interval"]
-        numbers = (low, share["value"], high, share["n"])
-        right = all(map(is_number, numbers)) and None not in numbers and 0 <= low <= share["value"] <= high <= 1
-        right = right and share["n"] > 0
-    except (TypeError, KeyError, ValueError):
-        right = False
-    if not right:
-        raise ValueError(f"{name} is not a share with its interval")
-
-
-def is_number(value):
-    """Whether a JSON value is a number that can be shown, or null for one that is not known."""
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST)
-
-
-def expect(name, right, wanted):
-    """Raise ValueError unless `right`."""
-    if not right:
-        raise ValueError(f"{name}: expected {wanted}")
-
-
-def check_shares(name, holder):
-    """Raise ValueError unless `holder` is null or a dict whose acc, asr and robust_acc are shares."""
-    expect(name, holder is None or isinstance(holder, dict), "an object")
-    for share in SHARES:
-        check_share(f"{name}.{share}", (holder or {}).get(share))
-
-
-def check_results(results):
-    """Raise ValueError unless results.json's dict has what every run's has, in the types that the report counts on."""
-    method = results.get("method", {})
-    expect("script", isinstance(results.get("script"), str), "a text")
-    expect("method", isinstance(method, dict), "an object")
-    expect("seconds", is_number(results.get("seconds", "")) and results["seconds"] is not None, "a number")
-    for name in ("parent", "dataset", "device"):
-        expect(name, isinstance(results.get(name, ""), (str, type(None))), "a text")
-    for name in ("width", "epochs", "seed"):
-        expect(name, is_number(results.get(name)), "a number")
-    check_shares("results", results)
-    check_method(method)
-
-
-def listed(method, name):
-    """A method's list, empty if it has none. Raises ValueError for anything else."""
-    rows = method.get(name) or []
-    expect(name, isinstance(rows, list), "a list")
-    return rows
-
-
-def check_method(method):
-    """The same for a method's own figures."""
-    expect("name", isinstance(method.get("name", ""), str), "a text")
-    for name in ("before", "chosen", "filtered"):
-        check_shares(name, method.get(name))
-    chosen = method.get("chosen") or {}
-    expect("chosen", all(is_number(chosen.get(axis)) for axis in ("threshold", "pruned")), "numbers")
-    for name in ("superimpose", "patch_with"):
-        expect(name, isinstance(method.get(name, ""), (str, type(None))), "a text")
-    expect("targets", all(map(is_number, listed(method, "targets"))), "numbers")
-    for name in ("frr", "far", "precision", "recall"):
-        check_share(name, method.get(name))
-    for name in ("poisoned", "auroc", "overlays", "isolated", "bits", "bit_accuracy", "bit_accuracy_swapped", "psnr",
-                 "shared_energy"):
-        expect(name, is_number(method.get(name)), "a number")
-    for name in ("mean_entropy", "asr_with_residual"):
-        expect(name, isinstance(method.get(name, {}), dict), "an object")
-    expect("mean_entropy", all(map(is_number, method.get("mean_entropy", {}).values())), "numbers")
-    for name, share in method.get("asr_with_residual", {}).items():
-        check_share(name, share)
-    for name in ("sweep", "labels"):
-        expect(name, all(isinstance(row, dict) for row in listed(method, name)), "a list of objects")
-    for row in listed(method, "sweep"):
-        check_shares("sweep", row)
-        expect("sweep", all(is_number(row.get(axis)) for axis in ("threshold", "pruned")), "numbers to sweep over")
-    for label in listed(method, "labels"):
-        expect("labels", all(is_number(label.get(name)) for name in ("label", "flagged_in", "seeds")), "numbers")
-        for name in ("norm", "index"):
-            pair = label.get(name)
-            expect(name, pair is None or (isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair))),
-                   "two numbers")
-
-
-def check_config(config):
-    """Raise ValueError unless config.json's dict has the arguments, in the types that the report counts on."""
-    arguments = config.get("arguments")
-    expect("arguments", isinstance(arguments, dict), "an object")
-    expect("script", isinstance(config.get("script", ""), str), "a text")
-    for name in ("poison_type", "pruning_by"):
-        expect(name, isinstance(arguments.get(name, ""), (str, type(None))), "a text")
-    for name in ("epochs", "anp_alpha", "nb_iter", "max_drop"):
-        expect(name, is_number(arguments.get(name)), "a number")
 
 
 def read_run(folder, name):
