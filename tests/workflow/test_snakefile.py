@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from workflow_helpers import TINY
 
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 pytestmark = [pytest.mark.long, pytest.mark.skipif(
     not SNAKEMAKE.exists(), reason="needs Snakemake (pip install -r requirements-workflow.txt)")]
-TINY = {"seeds": [0], "data": {"dataset": "digits"}, "attacks": {"badnets": {"poison_rate": 0.2}},
-        "training": {"width": 4, "batch_size": 256, "epochs": 1, "milestones": []},
-        "defences": {"fine-tuning": {"val_frac": 0.05, "epochs": 1}, "pruning": {"val_frac": 0.05}}}
 
 
 @pytest.fixture
