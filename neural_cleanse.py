@@ -147,10 +147,15 @@ def reversed_figures(model, test, trigger, true):
     """What results.json says of a reversed trigger: its norm, its own ASR on the test images (which needs no true
     trigger), and how it lies over the true one, None where that is not known, has another target or lies everywhere."""
     comparable = true is not None and true.target == trigger.target and not (true.mask > 0).all()
-    clean = ImageSet(test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy())
-    own = score(model, evaluation_batches(stamp_all(clean, trigger), test.clean.images.device)).accuracy
-    return {"label": trigger.target, "norm": float(trigger.mask.sum()), "asr_of_reversed_trigger": own.as_dict(),
+    return {"label": trigger.target, "norm": float(trigger.mask.sum()),
+            "asr_of_reversed_trigger": asr_of(model, test, trigger),
             "overlap": overlap(trigger, true) if comparable else None}
+
+
+def asr_of(model, test, trigger):
+    """ASR of any Trigger on the clean TestImages, as results.json has it."""
+    clean = ImageSet(test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy())
+    return score(model, evaluation_batches(stamp_all(clean, trigger), test.clean.images.device)).accuracy.as_dict()
 
 
 def flagged_triggers(checkpoint):
@@ -302,7 +307,7 @@ def unlearn(args):
 
 def own_asr(model, test, triggers):
     """[ASR of each trigger by itself], as results.json has it."""
-    return [reversed_figures(model, test, trigger, None)["asr_of_reversed_trigger"] for trigger in triggers]
+    return [asr_of(model, test, trigger) for trigger in triggers]
 
 
 @command

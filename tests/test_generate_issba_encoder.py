@@ -7,6 +7,7 @@ from conftest import SMALL
 from PIL import Image
 
 import generate_issba_encoder
+import neural_cleanse
 import train_backdoor
 from data.datasets import ImageSet, load_splits
 from data.encoder_trigger import EncoderTrigger, draw_secret
@@ -73,6 +74,13 @@ def test_every_defence_takes_the_model_without_knowing(issba_run, tmp_path, scri
     script(f"{defence}.py", *small, "--checkpoint", issba_run / "model_last.th", "--dataset", "digits", "--output-dir",
            tmp_path / "out")
     assert json.loads((tmp_path / "out/results.json").read_text())["asr"]["n"] == 324
+
+
+def test_unlearning_takes_the_true_trigger_though_it_has_no_mask(issba_run, tmp_path):
+    neural_cleanse.main(["unlearn", "--checkpoint", str(issba_run / "model_last.th"), "--dataset", "digits",
+                         "--patch-with", "original", "--output-dir", str(tmp_path / "out")])
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["method"]["asr_of_stamped_triggers"]["after"] == [results["asr"]]
 
 
 @pytest.fixture
