@@ -35,7 +35,7 @@ demo: $(VENV)/ready
 		output/demo/neural-cleanse
 
 test: $(VENV)/ready lint
-	$(PY) -m pytest -m "not long"
+	$(PY) -m pytest -n 2 --dist loadfile -m "not long"
 
 test-long: $(VENV)/ready
 	$(PY) -m pytest -m long
