@@ -22,8 +22,8 @@ help:
 demo: $(VENV)/ready
 	$(PY) train_backdoor.py --dataset digits --width 16 --batch-size 32 --epochs 20 --milestones 15 18 \
 		--crop-padding 0 --no-flip --poison-rate 0.2 --output-dir output/demo --overwrite
-	$(PY) generate_mask.py --checkpoint output/demo/model_last.th --dataset digits --val-frac 0.05 --nb-iter 300 \
-		--print-every 100 --crop-padding 0 --no-flip --overwrite
+	$(PY) generate_mask.py --checkpoint output/demo/model_last.th --dataset digits --val-frac 0.05 --nb-iter 100 \
+		--print-every 50 --crop-padding 0 --no-flip --overwrite
 	$(PY) prune_network.py --mask-file output/demo/anp/mask_values.txt --val-frac 0.05 --overwrite
 	$(PY) detect_strip.py --checkpoint output/demo/model_last.th --dataset digits --overlays 50 --frr 0.02 --overwrite
 	$(PY) fine_prune.py --checkpoint output/demo/model_last.th --dataset digits --val-frac 0.05 --crop-padding 0 \
