@@ -8,7 +8,7 @@ PROFILE ?= laptop
 .PHONY: help demo test test-long lint benchmark matrix homework clean
 
 help:
-	@echo "make demo       install, then BadNets on handwritten digits, and a table of what it wrote"
+	@echo "make demo       install, then BadNets on handwritten digits against four defences, a report and a table"
 	@echo "make test       install, then the tests (about five minutes)"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make matrix     attacks against defences: MATRIX=workflow/matrices/digits.yaml PROFILE=laptop or slurm"
@@ -53,7 +53,7 @@ benchmark: $(VENV)/ready
 
 # What a stopped call left is gone on with; the lock of one that was killed is taken away first.
 matrix: $(VENV)/workflow-ready
-	@if [ -d .snakemake/locks ]; then rm -rf .snakemake/locks; fi
+	@rm -rf .snakemake/locks
 	$(VENV)/bin/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(PROFILE) \
 		--config matrix=$(MATRIX)
 

@@ -287,9 +287,9 @@ def unlearn(args):
         log.info("%d clean images, %d of them stamped under their own label", len(patched), patched.poisoned.sum())
         before = evaluate(model, test)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
-        own_before = own_asr(model, test, triggers)
+        own_before = [asr_of(model, test, trigger) for trigger in triggers]
         after = train_stage(run, model, batches, test, args.epochs, optimizer, amp=amp) or evaluate(model, test)
-        own_after = own_asr(model, test, triggers)
+        own_after = [asr_of(model, test, trigger) for trigger in triggers]
         for trigger, a, b in zip(triggers, own_before, own_after, strict=True):
             log.info("the stamped trigger of label %d has itself ASR %.4f before, %.4f after", trigger.target,
                      a["value"], b["value"])
@@ -303,11 +303,6 @@ def unlearn(args):
                        "name": "unlearning", "patch_with": args.patch_with, "before": before.figures(),
                        "images": len(patched), "stamped": int(patched.poisoned.sum()), "triggers": files,
                        "asr_of_stamped_triggers": {"before": own_before, "after": own_after}, "control": control})
-
-
-def own_asr(model, test, triggers):
-    """[ASR of each trigger by itself], as results.json has it."""
-    return [asr_of(model, test, trigger) for trigger in triggers]
 
 
 @command

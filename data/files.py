@@ -52,6 +52,14 @@ def write_table(path, columns, rows):
         file.write(text.getvalue().encode())
 
 
+def read_text(path, most, errors="strict"):
+    """A UTF-8 file's text. Raises OSError, or ValueError for one of more than `most` bytes or that is no text."""
+    path = Path(path)
+    if path.stat().st_size > most:
+        raise ValueError(f"larger than {most} bytes")
+    return path.read_text(encoding="utf-8", errors=errors)
+
+
 def hash_file(path):
     """A hash of a file's content, to tell whether two runs read the same."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -12,9 +12,15 @@ from data.files import whole_file
 
 def write_figure(path, figure):
     """Write a matplotlib figure as PNG, whole or not at all."""
-    with whole_file(path) as file, warnings.catch_warnings():
+    with whole_file(path) as file:
+        save_png(file, figure)
+
+
+def save_png(file, figure, **options):
+    """Write a matplotlib figure as PNG to an open binary file; options: more of savefig's."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font lacks
-        figure.savefig(file, format="png", dpi=150)
+        figure.savefig(file, format="png", dpi=150, **options)
 
 
 def image_grid(path, rows, titles):

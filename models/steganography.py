@@ -27,7 +27,7 @@ class Encoder(nn.Module):
         self.residual = nn.Conv2d(width, 3, 1)
 
     def forward(self, pixels, bits):
-        """The residual (B, 3, 32, 32) that hides `bits`, float 0 or 1; `hide` adds it."""
+        """The residual (B, 3, 32, 32) that hides `bits`, float 0 or 1, once it is added to the pixels."""
         plane = F.relu(self.secret(bits - 0.5)).view(-1, 3, SIZE, SIZE)
         x, levels = torch.cat([plane, pixels - 0.5], 1), []
         for conv in self.down:
@@ -37,10 +37,6 @@ class Encoder(nn.Module):
             x = F.relu(up(F.interpolate(x, scale_factor=2)))
             x = F.relu(join(torch.cat([skip, x], 1)))
         return self.residual(x)
-
-    def hide(self, pixels, bits):
-        """Pixels (B, 3, 32, 32) in [0, 1] with `bits` (B, bits) hidden in them."""
-        return (pixels + self(pixels, bits)).clamp(0, 1)
 
 
 class Decoder(nn.Module):

@@ -1,14 +1,13 @@
 """The report's pictures: those that runs left, and those that show several runs."""
 import io
 import math
-import warnings
 
 from matplotlib.figure import Figure
 from PIL import Image
 
-from engine.figures import entropy_bars
+from engine.figures import entropy_bars, save_png
 from reporting.document import Picture
-from reporting.found import FINISHED, value_of
+from reporting.found import FINISHED
 from reporting.groups import NONE
 
 MAX_PICTURE = 16 * 2**20  # bytes
@@ -33,16 +32,13 @@ def picture_of(path, caption, wide=False):
 
 def read_picture(run, name, caption, wide=False):
     """A picture that a run left; None if it left none."""
-    path = run.picture(name)
-    return path and picture_of(path, caption, wide)
+    return picture_of(run.folder / name, caption, wide)
 
 
 def drawn(figure, caption, wide=False):
     """A matplotlib figure as a Picture."""
     content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks
-        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+    save_png(content, figure, metadata={"Software": None})
     return Picture(content.getvalue(), caption, wide)
 
 
@@ -78,28 +74,6 @@ def panel(runs):
     return drawn(figure, f"ACC and ASR over the epochs of training: {', '.join(run.name for run in runs)}", wide=True)
 
 
-def acc_and_asr(run):
-    """An ANP run's sweep, over the threshold or the number of neurons pruned, as a Picture; None for none."""
-    by_number = run.arguments.get("pruning_by") == "number"
-    axis_name, label = ("pruned", "neurons pruned") if by_number else ("threshold", "threshold")
-    rows = [row for row in run.method.get("sweep") or [] if row.get(axis_name) is not None]
-    if len(rows) < 2:
-        return None
-    figure = Figure(figsize=(4.2, 2.7), layout="constrained")
-    axis = figure.subplots()
-    for name, key, style in (("ACC", "acc", "o-"), ("ASR", "asr", "s-")):
-        if rows[0].get(key):
-            axis.plot([row[axis_name] for row in rows], [100 * value_of(row.get(key)) for row in rows], style,
-                      markersize=2.5, label=name)
-    chosen = (run.method.get("chosen") or {}).get(axis_name)
-    if chosen is not None:
-        axis.axvline(chosen, color="0.5", linewidth=1, label="kept")
-    axis.set(xlabel=label, ylabel="% of test images", ylim=(-2, 102))
-    axis.grid(alpha=0.25)
-    axis.legend(fontsize=7)
-    return drawn(figure, f"{run.name}: ACC and ASR over the {label}")
-
-
 def strip_bars(runs):
     """Mean entropies of clean and triggered images, side by side: a list of one Picture, or of none."""
     known = [run for run in runs if (run.method.get("mean_entropy") or {}).get("triggered") is not None]
@@ -112,8 +86,8 @@ def strip_bars(runs):
 
 def losses_of(runs):
     """The loss curves that trainings with --track-losses left, as Pictures."""
-    found = [picture_of(path, f"{run.name}: losses of clean and of poisoned training images")
-             for run in runs if run.state == FINISHED and (path := run.picture("losses.png"))]
+    found = [read_picture(run, "losses.png", f"{run.name}: losses of clean and of poisoned training images")
+             for run in runs if run.state == FINISHED]
     return [picture for picture in found if picture]
 
 

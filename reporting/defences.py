@@ -1,14 +1,14 @@
 """What a report says of each defence."""
 from reporting import words
-from reporting.charts import acc_and_asr, losses_of, picture_of, read_picture, strip_bars
+from reporting.charts import losses_of, picture_of, read_picture, strip_bars
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.found import folders
 from reporting.grade import BACKDOORED
-from reporting.groups import NONE, effects, settings
+from reporting.groups import NONE, settings
 from reporting.tables import EFFECT_COLUMNS, conditions, effect_row, share_cell, shares, with_method
 
 
-def anp_section(runs, root):
+def anp_section(runs, found, root):
     own = with_method(runs, "ANP")
     if not own:
         return None
@@ -23,13 +23,14 @@ def anp_section(runs, root):
     pictures = []
     for folder, name in folders(root):
         pictures += [picture_of(folder / file, f"{name}: what {what} does", wide) for file, what, wide in (
-            ("threshold.png", "the threshold", True), ("alpha.png", "alpha", False)) if (folder / file).is_file()]
-    pictures += [picture for run in own if (picture := acc_and_asr(run))]
+            ("threshold.png", "the threshold", True), ("alpha.png", "alpha", False))]
+    pictures += [read_picture(run, f"pruning_by_{run.arguments.get('pruning_by') or 'threshold'}.png",
+                              f"{run.name}: ACC and ASR over what is pruned") for run in own]
     noise = [read_picture(run, "neuron_noise.png", f"{run.name}: errors under neuron noise")
              for run in with_method(runs, "neuron noise")]
     return Section("Adversarial Neuron Pruning", (
         *words.ANP, Text(conditions(own)), Table(columns, tuple(rows)),
-        *map(Text, (*seen_over_thresholds(own), *seen_over_alphas(runs))), *filter(None, pictures),
+        *map(Text, (*seen_over_thresholds(own), *seen_over_alphas(found))), *filter(None, pictures),
         *filter(None, noise)))
 
 
@@ -50,10 +51,10 @@ def seen_over_thresholds(runs):
             ] if told else []
 
 
-def seen_over_alphas(runs):
+def seen_over_alphas(effects):
     """What alpha does where all else is equal, a sentence for each attack and setting with several alphas."""
     found = {}
-    for effect in effects(runs):
+    for effect in effects:
         if effect.kind == "ANP" and effect.runs[0].above:
             own = settings(effect.runs[0])
             alpha = own.pop("anp_alpha", None)
@@ -88,15 +89,15 @@ def strip_section(runs):
                              *filter(None, pictures)))
 
 
-def fine_pruning_section(runs):
+def fine_pruning_section(runs, found):
     kinds = ("Fine-Pruning", "fine-tuning", "pruning")
     own = with_method(runs, *kinds)
     if not own:
         return None
-    found = [effect for effect in effects(runs) if effect.kind.split(" after ")[0] in kinds]
-    attacked = {effect.attack for effect in found}
-    rows = tuple(effect_row(effect) for effect in effects(runs)
-                 if effect in found or (effect.kind == NONE and effect.attack in attacked))
+    repaired = [effect for effect in found if effect.kind.split(" after ")[0] in kinds]
+    attacked = {effect.attack for effect in repaired}
+    rows = tuple(effect_row(effect) for effect in found
+                 if effect in repaired or (effect.kind == NONE and effect.attack in attacked))
     pictures = [read_picture(run, "pruning_curve.png", f"{run.name}: over channels pruned") for run in own]
     return Section("Fine-Pruning", (*words.FINE_PRUNING, Text(conditions(own)), Table(EFFECT_COLUMNS, rows),
                                     *filter(None, pictures)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from data.files import UserError
+from data.files import UserError, read_text
 from reporting.checks import check_config, check_results, is_number
 from reporting.log import read_log
 
@@ -45,7 +45,7 @@ class Run:
     def rows(self):
         """The rows of metrics.jsonl; none where it is missing or damaged."""
         try:
-            rows = [json.loads(line) for line in read_text(self.folder / "metrics.jsonl").splitlines()]
+            rows = [json.loads(line) for line in read_text(self.folder / "metrics.jsonl", MAX_FILE).splitlines()]
         except (OSError, ValueError, RecursionError):
             return []
         shown = ("epoch", "clean_acc", "poison_acc")
@@ -71,11 +71,6 @@ class Run:
         """{flag: value} of all that it did, without places, machine and seed: the same for the seeds of one thing."""
         return {name: value for name, value in self.arguments.items() if name not in PLACES and value is not None}
 
-    def picture(self, name):
-        """The path of one of its pictures; None if it is not there."""
-        path = self.folder / name
-        return path if path.is_file() else None
-
 
 def printable(name):
     """A name of a folder without what would break a line, a terminal or a font: such letters become U+FFFD."""
@@ -88,19 +83,12 @@ def value_of(share):
     return share["value"] if share else math.nan
 
 
-def read_text(path):
-    """A file's text. Raises OSError, or ValueError for one that is too large or is no text."""
-    if path.stat().st_size > MAX_FILE:
-        raise ValueError(f"larger than {MAX_FILE} bytes")
-    return path.read_text(encoding="utf-8")
-
-
 def read_object(path):
     """The dict in a JSON file. Raises OSError or ValueError; NaN and infinity are none of JSON's values."""
     def refuse(constant):
         raise ValueError(f"{constant} is not a figure")
     try:
-        value = json.loads(read_text(path), parse_constant=refuse)
+        value = json.loads(read_text(path, MAX_FILE), parse_constant=refuse)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):

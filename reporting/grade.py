@@ -2,8 +2,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scipy.stats import binomtest
-
+from engine.training import Share
 from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, folders
 from reporting.log import read_log, read_pruning
 
@@ -69,8 +68,7 @@ def logged_share(value, n):
     """A share with the 95 % Wilson interval that `n` images have; None if the value is nan."""
     if value != value:
         return None
-    low, high = binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
-    return {"value": value, "interval": [float(low), float(high)], "n": n}
+    return {**Share(round(value * n), n).as_dict(), "value": value}  # a log's four decimals are no whole hits
 
 
 def attack_of(run):

@@ -3,7 +3,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files import UserError
+from data.files import UserError, read_text
 
 COLUMNS = ("epoch", "lr", "time", "train_loss", "train_acc", "poison_loss", "poison_acc", "clean_loss", "clean_acc")
 ACCURACIES = ("train_acc", "poison_acc", "clean_acc")
@@ -45,13 +45,12 @@ def are_shares(row):
 
 def read_lines(path):
     """A text file's lines, whatever their bytes are. Raises UserError if it cannot be read or is too large."""
-    path = Path(path)
     try:
-        if path.stat().st_size > MAX_LOG:
-            raise UserError(f"{path}: larger than {MAX_LOG} bytes; not a log")
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return read_text(path, MAX_LOG, errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; not a log") from None
 
 
 def read_log(path):

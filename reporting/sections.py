@@ -80,8 +80,7 @@ def issba_section(runs):
     return Section("ISSBA", (*blocks, *filter(None, pictures)))
 
 
-def matrix_section(runs):
-    found = effects(runs)
+def matrix_section(found):
     if not found:
         return None
     return Section("Attacks against defences", (
@@ -102,7 +101,8 @@ def runs_section(runs):
 
 def write_report(runs, lines, root):
     """All Sections that the runs have something for; `lines` is the grade."""
-    sections = (overview(runs), graded(lines), attack_section(runs), matrix_section(runs), anp_section(runs, root),
-                strip_section(runs), fine_pruning_section(runs), cleanse_section(runs), abl_section(runs),
-                issba_section(runs), runs_section(runs))
+    found = effects(runs)
+    sections = (overview(runs), graded(lines), attack_section(runs), matrix_section(found),
+                anp_section(runs, found, root), strip_section(runs), fine_pruning_section(runs, found),
+                cleanse_section(runs), abl_section(runs), issba_section(runs), runs_section(runs))
     return [section for section in sections if section]

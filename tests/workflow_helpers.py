@@ -1,5 +1,28 @@
-"""A matrix that is done in a minute."""
+"""A matrix that is done in a minute, and how the tests start Snakemake on one."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+import yaml
+from conftest import ROOT
+
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+NEEDS_SNAKEMAKE = pytest.mark.skipif(
+    not SNAKEMAKE.exists(), reason="needs Snakemake (pip install -r requirements-workflow.txt)")
 TINY = {"seeds": [0], "data": {"dataset": "digits"}, "attacks": {"badnets": {"poison_rate": 0.2}},
         "training": {"width": 4, "batch_size": 256, "epochs": 1, "milestones": []},
         "defences": {"fine-tuning": {"val_frac": 0.05, "epochs": 1}, "pruning": {"val_frac": 0.05}}}
+
+
+def start_snakemake(folder, profile, *flags, **changes):
+    """Start Snakemake on TINY with changes, writing into `folder`/out; a killed one's lock is taken away first."""
+    shutil.rmtree(ROOT / ".snakemake/locks", ignore_errors=True)
+    matrix = folder / "tiny.yaml"
+    matrix.write_text(yaml.safe_dump({**TINY, "output": str(folder / "out"), **changes}))
+    return subprocess.Popen(
+        [SNAKEMAKE, "--snakefile", ROOT / "workflow/Snakefile", "--workflow-profile",
+         ROOT / "workflow/profiles" / profile, *flags, "--config", f"matrix={matrix}"], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -2,25 +2,27 @@
 import contextlib
 import importlib
 import io
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from data.files import UserError
+from data.files import UserError, read_text
 from engine.cells import as_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 ATTACKS = ("benign", "badnets", "blend", "clean-label", "issba", "pruning-aware-badnets")
 DEFENCES = ("fine-tuning", "pruning", "fine-pruning", "anp", "nc-unlearning", "abl", "strip")
 KEYS = {"output", "seeds", "data", "training", "attacks", "defences", "prepare"}
+# What an attack needs before it, made with the benign model's help: (its name
+# under `prepare`, script, folder, the flag that takes it, file there).
+CRAFTED = {"clean-label": ("clean-label", "generate_clb_attack", "crafted", "clb_dir", ""),
+           "issba": ("issba-encoder", "generate_issba_encoder", "issba-encoder", "encoder", "/encoder.th")}
 PREPARED = ("clean-label", "issba-encoder", "anp-masks", "nc-detect")  # what `prepare` has flags for
 SWITCHES = ("flooding", "no_pgd")  # flags that have no --no- form
 RESUMABLE = ("train_backdoor", "train_abl", "train_pruning_aware", "generate_mask", "generate_issba_encoder",
              "fine_prune", "neural_cleanse unlearn")
 TRAINING = ("train_backdoor", "train_abl", "train_pruning_aware", "generate_issba_encoder", "generate_clb_attack")
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 MAX_FILE = 2**20  # bytes
 
 
@@ -52,13 +54,11 @@ class Step:
 def read_matrix(path):
     """The dict of a YAML file of a matrix. Raises UserError, naming the file, if it is none."""
     try:
-        if Path(path).stat().st_size > MAX_FILE:
-            raise UserError(f"{path}: larger than {MAX_FILE} bytes; not a matrix")
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path, MAX_FILE))
     except OSError as error:
         known = ", ".join(sorted(file.stem for file in (ROOT / "workflow/matrices").glob("*.yaml")))
         raise UserError(f"{path}: {error.strerror}; the suite has {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     check_matrix(path, content)
     return content
@@ -88,51 +88,43 @@ def check_matrix(path, content):
 class Planner:
     """Collects the Steps of a matrix; `steps` is {folder: Step} in an order in which each comes after its needs."""
 
-    def __init__(self, matrix, device="auto"):
-        self.matrix, self.device, self.steps = matrix, device, {}
+    def __init__(self, matrix):
+        self.matrix, self.steps = matrix, {}
         self.data, self.training = (matrix.get(key) or {} for key in ("data", "training"))
 
-    def prepared(self, name):
-        return (self.matrix.get("prepare") or {}).get(name) or {}
+    def flags_of(self, key, name):
+        """The flags that the matrix has for a name under attacks, defences or prepare."""
+        return (self.matrix.get(key) or {}).get(name) or {}
 
     def add(self, folder, script, settings, needs, cell, seed):
         """Plan a Step unless it is planned already; returns its folder."""
         if folder not in self.steps:
-            flags = as_flags({**self.data, **settings, "seed": seed, "device": self.device}, SWITCHES)
+            flags = as_flags({**self.data, **settings, "seed": seed}, SWITCHES)
             self.steps[folder] = Step(folder, script, tuple(map(str, flags)), tuple(needs), cell)
         return folder
 
     def attack(self, name, seed):
         """The model of an attack, and before it whatever it needs; returns its folder."""
         folder, cell = f"{self.matrix['output']}/{name}/seed-{seed}", f"{name}, seed {seed}"
-        own, needs = (self.matrix["attacks"] or {}).get(name) or {}, []
-        poison = {**self.poison(name, seed, needs), **own}
-        if name == "pruning-aware-badnets":
-            return self.add(folder, "train_pruning_aware", {**self.training, **poison}, needs, cell, seed)
-        return self.add(folder, "train_backdoor", {**self.training, **poison}, needs, cell, seed)
+        script, needs = "train_pruning_aware" if name == "pruning-aware-badnets" else "train_backdoor", []
+        return self.add(folder, script, {**self.training, **self.poison(name, seed, needs)}, needs, cell, seed)
 
     def poison(self, name, seed, needs):
-        """The flags that say what an attack poisons; appends to `needs` the folders that they name."""
-        if name == "clean-label":
+        """The flags that say what an attack poisons, and the matrix's own; appends to `needs` the folders they name."""
+        own = {"poison_type": name.removeprefix("pruning-aware-"), **self.flags_of("attacks", name)}
+        if name in CRAFTED:
+            prepare, script, kind, flag, file = CRAFTED[name]
             benign = self.attack("benign", seed)
-            crafted = f"{self.matrix['output']}/crafted/seed-{seed}"
-            needs.append(self.add(crafted, "generate_clb_attack", {
-                "checkpoint": f"{benign}/model_last.th", **self.prepared("clean-label")}, [benign],
-                f"{name}, seed {seed}", seed))
-            return {"poison_type": name, "clb_dir": crafted}
-        if name == "issba":
-            benign = self.attack("benign", seed)
-            encoder = f"{self.matrix['output']}/issba-encoder/seed-{seed}"
-            needs.append(self.add(encoder, "generate_issba_encoder", {
-                "checkpoint": f"{benign}/model_last.th", **self.prepared("issba-encoder")}, [benign],
-                f"{name}, seed {seed}", seed))
-            return {"poison_type": name, "encoder": f"{encoder}/encoder.th"}
-        return {"poison_type": name.removeprefix("pruning-aware-")}
+            settings = {"checkpoint": f"{benign}/model_last.th", **self.flags_of("prepare", prepare)}
+            needs.append(self.add(f"{self.matrix['output']}/{kind}/seed-{seed}", script, settings, [benign],
+                                  f"{name}, seed {seed}", seed))
+            own = {flag: needs[-1] + file, **own}
+        return own
 
     def defence(self, name, attack, seed):
         """A defence on an attack's model, and before it whatever it needs; returns its folder."""
         model, cell = self.attack(attack, seed), f"{name} on {attack}, seed {seed}"
-        own = (self.matrix["defences"] or {}).get(name) or {}
+        own = self.flags_of("defences", name)
         suspect = {"checkpoint": f"{model}/model_last.th"}
         if name in ("fine-tuning", "pruning", "fine-pruning"):
             mode = {"fine-tuning": "fine-tune", "pruning": "prune", "fine-pruning": "fine-prune"}[name]
@@ -141,23 +133,23 @@ class Planner:
         if name == "strip":
             return self.add(f"{model}/strip", "detect_strip", {**suspect, **own}, [model], cell, seed)
         if name == "anp":
-            masks = self.add(f"{model}/anp", "generate_mask", {**suspect, **self.prepared("anp-masks")}, [model], cell,
-                             seed)
+            masks = self.add(f"{model}/anp", "generate_mask", {
+                **suspect, **self.flags_of("prepare", "anp-masks")}, [model], cell, seed)
             return self.add(f"{masks}/pruned", "prune_network", {"mask_file": f"{masks}/mask_values.txt", **own},
                             [masks], cell, seed)
         if name == "nc-unlearning":
             found = self.add(f"{model}/neural-cleanse", "neural_cleanse detect", {
-                **suspect, **self.prepared("nc-detect")}, [model], cell, seed)
+                **suspect, **self.flags_of("prepare", "nc-detect")}, [model], cell, seed)
             return self.add(f"{model}/unlearn-reversed", "neural_cleanse unlearn", {**suspect, **own}, [found], cell,
                             seed)
         needs = []
-        poison = {**self.poison(attack, seed, needs), **((self.matrix["attacks"] or {}).get(attack) or {})}
-        return self.add(f"{model}/abl", "train_abl", {**self.training, **poison, **own}, needs, cell, seed)
+        settings = {**self.training, **self.poison(attack, seed, needs), **own}
+        return self.add(f"{model}/abl", "train_abl", settings, needs, cell, seed)
 
 
-def plan(matrix, device="auto"):
+def plan(matrix):
     """{folder: Step} of a matrix as `read_matrix` returns it. Raises UserError for a step that its script refuses."""
-    planner = Planner(matrix, device)
+    planner = Planner(matrix)
     for seed in matrix["seeds"]:
         for attack in matrix["attacks"] or {}:
             planner.attack(attack, seed)

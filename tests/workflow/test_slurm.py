@@ -2,21 +2,16 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import ROOT
-from workflow_helpers import TINY
+from workflow_helpers import NEEDS_SNAKEMAKE, start_snakemake
 
-SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 CLUSTER = Path(__file__).with_name("slurm_cluster.sh")
 MISSING = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if not shutil.which(name)]
 pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(not SNAKEMAKE.exists(), reason="needs Snakemake (pip install -r requirements-workflow.txt)"),
+    pytest.mark.long, NEEDS_SNAKEMAKE,
     pytest.mark.skipif(bool(MISSING), reason=f"needs Debian's slurm-wlm and munge; missing: {', '.join(MISSING)}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start a cluster")]
 
@@ -28,26 +23,21 @@ def cluster():
     subprocess.run([CLUSTER, "stop"], check=True)
 
 
-def snakemake(matrix):
-    shutil.rmtree(ROOT / ".snakemake/locks", ignore_errors=True)
-    return subprocess.Popen(
-        [SNAKEMAKE, "--snakefile", ROOT / "workflow/Snakefile", "--workflow-profile", ROOT / "workflow/profiles/slurm",
-         "--config", f"matrix={matrix}", "--latency-wait", "10", "--default-resources", "slurm_account=root",
-         "slurm_partition=main", "mem_mb=1500", "runtime=30"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def snakemake(folder):
+    return start_snakemake(folder, "slurm", "--latency-wait", "10", "--default-resources", "slurm_account=root",
+                           "slurm_partition=main", "mem_mb=1500", "runtime=30")
 
 
 def test_a_job_that_was_killed_is_done_by_the_next_call(cluster, tmp_path):
-    matrix, out = tmp_path / "tiny.yaml", tmp_path / "out"
-    matrix.write_text(yaml.safe_dump({**TINY, "output": str(out)}))
-    process, first = snakemake(matrix), out / "badnets/seed-0"
+    out = tmp_path / "out"
+    process, first = snakemake(tmp_path), out / "badnets/seed-0"
     while not first.exists():
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
     subprocess.run("squeue -h -o %i | xargs scancel --signal=KILL --full", shell=True, check=True)
     text, _ = process.communicate(timeout=300)
     assert process.returncode != 0 and "not finished: badnets, seed 0" in text, text
-    process = snakemake(matrix)
+    process = snakemake(tmp_path)
     text, _ = process.communicate(timeout=500)
     assert process.returncode == 0, text
     assert (first / "prune/results.json").exists() and (out / "report.pdf").exists()

@@ -1,36 +1,19 @@
 """The workflow under Snakemake: what is killed is gone on with, what fails leaves the others going."""
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-import yaml
 from conftest import ROOT
-from workflow_helpers import TINY
+from workflow_helpers import NEEDS_SNAKEMAKE, start_snakemake
 
-SNAKEMAKE = Path(sys.executable).with_name("snakemake")
-pytestmark = [pytest.mark.long, pytest.mark.skipif(
-    not SNAKEMAKE.exists(), reason="needs Snakemake (pip install -r requirements-workflow.txt)")]
+pytestmark = [pytest.mark.long, NEEDS_SNAKEMAKE]
 
 
 @pytest.fixture
 def start(tmp_path):
     """Start Snakemake on TINY with changes; returns the process and the folder of the matrix."""
-    shutil.rmtree(ROOT / ".snakemake/locks", ignore_errors=True)
-
-    def begin(**changes):
-        matrix = tmp_path / "tiny.yaml"
-        matrix.write_text(yaml.safe_dump({**TINY, "output": str(tmp_path / "out"), **changes}))
-        return subprocess.Popen(
-            [SNAKEMAKE, "--snakefile", ROOT / "workflow/Snakefile", "--workflow-profile",
-             ROOT / "workflow/profiles/laptop", "--cores", "1", "--config", f"matrix={matrix}"], cwd=ROOT,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}), (
-                tmp_path / "out")
-    yield begin
+    yield lambda **changes: (start_snakemake(tmp_path, "laptop", "--cores", "1", **changes), tmp_path / "out")
     shutil.rmtree(ROOT / ".snakemake/locks", ignore_errors=True)
 
 
@@ -43,7 +26,6 @@ def test_killed_and_started_again_it_runs_nothing_twice_and_ends_with_the_report
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = first.stat().st_mtime_ns
-    shutil.rmtree(ROOT / ".snakemake/locks", ignore_errors=True)
     process, _ = start()
     text, _ = process.communicate(timeout=280)
     assert process.returncode == 0, text
