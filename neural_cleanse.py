@@ -6,7 +6,8 @@ Wang et al. (2019). A backdoor is a short cut: few pixels send every image to it
 defender's clean images (and the trigger beside the model, if there is one, to compare with) and writes into
 output/badnets/neural-cleanse/: reversed_trigger_<label>.th, norms.csv, norms.png, reversed_triggers.png, output.log,
 config.json and results.json. unlearn then fine-tunes the model on clean images, a fifth of them stamped with what
-detect flagged but rightly labelled, and writes model_last.th into output/badnets/unlearn-reversed/.
+detect flagged but rightly labelled, and writes model_last.th into output/badnets/unlearn-reversed/; where it flagged
+nothing, the model as it was.
 """
 import json
 import logging
@@ -159,7 +160,10 @@ def asr_of(model, test, trigger):
 
 
 def flagged_triggers(checkpoint):
-    """The files of the triggers that detect flagged in this very model. Raises UserError where there are none."""
+    """The files of the triggers that detect flagged in this very model, none where it flagged none.
+
+    Raises UserError where detect has not been run on it.
+    """
     folder = Path(default_folder(checkpoint, "neural-cleanse"))
     try:
         targets = json.loads((folder / "results.json").read_text())["method"]["targets"]
@@ -170,9 +174,6 @@ def flagged_triggers(checkpoint):
         raise UserError(f"{folder}: no finished run of detect; name a --reversed-trigger") from None
     if not is_same:
         raise UserError(f"{folder}: detect looked at other weights than {checkpoint}; run it again")
-    if not targets:
-        raise UserError(f"{folder}: detect flagged no label, so there is nothing to unlearn; name a "
-                        "--reversed-trigger to do it all the same")
     return [str(folder / name) for name in names]
 
 
@@ -270,10 +271,11 @@ def unlearn(args):
         suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
                                                run.device)
         model, true = suspect.model, find_trigger(args.checkpoint, args.trigger_info)
-        files, triggers = [], []
+        files, triggers, epochs = [], [], args.epochs
         if args.patch_with == "reversed":
             files = args.reversed_trigger or flagged_triggers(args.checkpoint)
             triggers = [load_trigger(file) for file in files]
+            epochs = args.epochs if files else 0
         elif args.patch_with == "original":
             if true is None:
                 raise UserError("--patch-with original: no trigger is known; name one with --trigger-info")
@@ -285,10 +287,13 @@ def unlearn(args):
 
         run.begin(f"{hash_file(args.checkpoint)} {patched.fingerprint()}")
         log.info("%d clean images, %d of them stamped under their own label", len(patched), patched.poisoned.sum())
+        if epochs == 0:
+            log.info("detect flagged no label, so there is nothing to unlearn: the model is left as it is; "
+                     "--reversed-trigger names one to unlearn all the same")
         before = evaluate(model, test)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
         own_before = [asr_of(model, test, trigger) for trigger in triggers]
-        after = train_stage(run, model, batches, test, args.epochs, optimizer, amp=amp) or evaluate(model, test)
+        after = train_stage(run, model, batches, test, epochs, optimizer, amp=amp) or evaluate(model, test)
         own_after = [asr_of(model, test, trigger) for trigger in triggers]
         for trigger, a, b in zip(triggers, own_before, own_after, strict=True):
             log.info("the stamped trigger of label %d has itself ASR %.4f before, %.4f after", trigger.target,
@@ -299,7 +304,7 @@ def unlearn(args):
             report_control(control, "--patch-with clean")
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
         run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
-                   epochs=args.epochs, seed=args.seed, method={
+                   epochs=epochs, seed=args.seed, method={
                        "name": "unlearning", "patch_with": args.patch_with, "before": before.figures(),
                        "images": len(patched), "stamped": int(patched.poisoned.sum()), "triggers": files,
                        "asr_of_stamped_triggers": {"before": own_before, "after": own_after}, "control": control})

@@ -25,7 +25,8 @@ from engine.training import frozen, predict
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
 
 LEAVES = ("neuron_noise.csv", "neuron_noise.png")
-COLUMNS = ("model", "epsilon", "seed", "error_rate", "target_share", "target_share_of_errors")
+COLUMNS = ("model", "epsilon", "seed", "error_rate", "target_share", "target_share_of_errors", "leaning",
+           "leaning_share_of_errors")
 log = logging.getLogger("backdoor")
 
 
@@ -45,17 +46,22 @@ def worst_noise(model, batches, epsilon, steps, generator):
 
 
 def measure(model, batches, target=None):
-    """error_rate, and the share of all predictions and of the errors that are `target`, under noise.
+    """error_rate under noise; the share of all predictions and of the errors that are `target`; and the label that
+    most errors are, the leaning, with its share of them.
 
-    The shares are None where no target is known, the latter also without errors.
+    The target's shares are None where no target is known, and what is said of errors where there are none.
     """
     with perturbed(model):
         guesses = predict(model, batches).argmax(1)
     wrong, called = guesses != batches.labels, guesses == target
-    of_errors = called[wrong].float().mean().item() if target is not None and wrong.any() else None
+    errors = guesses[wrong]
+    of_errors = called[wrong].float().mean().item() if target is not None and len(errors) else None
+    counts = torch.bincount(errors.cpu())
     return {"error_rate": wrong.float().mean().item(),
             "target_share": None if target is None else called.float().mean().item(),
-            "target_share_of_errors": of_errors}
+            "target_share_of_errors": of_errors,
+            "leaning": int(counts.argmax()) if len(errors) else None,
+            "leaning_share_of_errors": counts.max().item() / len(errors) if len(errors) else None}
 
 
 def parse_args(argv=None):
@@ -97,7 +103,8 @@ def main(argv=None):
                     row = {"model": name, "epsilon": epsilon, "seed": args.seed + seed,
                            **measure(model, images.clean, trigger.target if trigger else None)}
                     log.info("%(model)s, epsilon %(epsilon).2f, seed %(seed)d: error rate %(error_rate).4f, target is "
-                             "%(target_share)s of all guesses and %(target_share_of_errors)s of the errors", row)
+                             "%(target_share)s of all guesses and %(target_share_of_errors)s of the errors, of which "
+                             "most are label %(leaning)s (%(leaning_share_of_errors)s)", row)
                     rows.append(row)
         write_table(run.folder / "neuron_noise.csv", COLUMNS, rows)
         shown = (("error_rate", "error rate"), ("target_share", "predicted as the target"))[:2 if trigger else 1]

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10
 
 from data.files import UserError
-from data.image_folder import SPLITS, read_image_folder
+from data.image_folder import SPLITS, WHOLE, is_sorted_into_classes, read_image_folder
 from data.poison_cifar import split_dataset
 
 DATASETS = ("cifar10", "digits")
@@ -74,6 +74,33 @@ def load_splits(dataset, data_dir, val_frac=0.1):
     return attacker, defender, test
 
 
+def load_clean(dataset, data_dir):
+    """What a defence has: the defender's held-out images and the test images, as ImageSets.
+
+    Those of `load_splits`; of a folder <class>/* of clean images, which no training set comes with, one half each.
+    """
+    if dataset != "digits" and is_sorted_into_classes(data_dir):
+        return halve(load_clean_folder(data_dir))
+    _, defender, test = load_splits(dataset, data_dir)
+    return defender, test
+
+
+def load_clean_folder(data_dir):
+    """The ImageSet of a folder <class>/*."""
+    arrays, classes = read_image_folder(data_dir, WHOLE)
+    return ImageSet(*arrays[""], classes, Path(data_dir).resolve().name)
+
+
+def halve(images):
+    """Two ImageSets, of every class one half each, drawn by a fixed seed. Raises UserError for a class of one image."""
+    counts = np.bincount(images.targets, minlength=images.num_classes)
+    if counts.min() < 2:
+        raise UserError(f"{images.name}: one image of the class {images.classes[counts.argmin()]}, and the defence and "
+                        "its test need one each")
+    halves = train_test_split(np.arange(len(images)), test_size=0.5, random_state=SPLIT_SEED, stratify=images.targets)
+    return tuple(images.subset(np.sort(half)) for half in halves)
+
+
 def fixed_permutation(n):
     """The permutation of n images that splits attacker from defender: data/cifar_shuffle.txt when n is 50,000.
 
@@ -91,6 +118,9 @@ def load_train_and_test(dataset, data_dir):
     found = [split for split in SPLITS if (Path(data_dir) / split).is_dir()]
     if len(found) == 1:
         raise UserError(f"{data_dir}: has {found[0]}/ but not both of {' and '.join(SPLITS)}")
+    if is_sorted_into_classes(data_dir):
+        raise UserError(f"--data-dir {data_dir}: holds classes but neither train/ nor test/: enough for a defence, not "
+                        "for training")
     if not Path(data_dir).is_dir() and str(data_dir) != "data":  # a typing mistake should not download 170 MB
         raise UserError(f"--data-dir {data_dir}: no such folder; make it first to have CIFAR-10 downloaded there")
     if found:

@@ -1,4 +1,4 @@
-"""Read a folder train/<class>/*, test/<class>/* of PNG or JPEG files into uint8 arrays, and cache them."""
+"""Read a folder of PNG or JPEG files, sorted into train/ and test/ or into classes alone, into cached uint8 arrays."""
 import hashlib
 import logging
 import os
@@ -13,13 +13,14 @@ from data.files import UserError, read_archive, whole_file
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "test")
+WHOLE = ("",)  # the one split of a folder <class>/*, which is not divided
 CACHE = ".decoded-32x32.npz"
 CACHE_VERSION = 1
 log = logging.getLogger("backdoor.data")
 
 
-def read_image_folder(data_dir):
-    """Return ({"train": (data, targets), "test": ...}, classes) of an image folder.
+def read_image_folder(data_dir, splits=SPLITS):
+    """Return ({split: (data, targets)}, classes) of an image folder <split>/<class>/*; of <class>/* with WHOLE.
 
     data is uint8 (N, 32, 32, 3), targets int64 (N,), classes the folder names in sorted order. The arrays are
     kept in `data_dir`/.decoded-32x32.npz and read from there until any file's name, size or time changes.
@@ -27,32 +28,51 @@ def read_image_folder(data_dir):
     and an image that cannot be read.
     """
     data_dir = Path(data_dir)
-    classes = check_classes(data_dir)
-    files = {split: list_files(data_dir / split, classes) for split in SPLITS}
+    classes = check_classes(data_dir, splits)
+    files = {split: list_files(data_dir / split, classes) for split in splits}
     stamp = fingerprint(files, classes)
-    arrays = read_cache(data_dir / CACHE, stamp)
+    arrays = read_cache(data_dir / CACHE, stamp, splits)
     if arrays is None:
-        arrays = {split: decode(files[split]) for split in SPLITS}
+        arrays = {split: decode(files[split]) for split in splits}
         write_cache(data_dir / CACHE, stamp, arrays)
     return arrays, classes
 
 
-def check_classes(data_dir):
-    """The class names that train/ and test/ share; UserError where they do not, or are fewer than two."""
+def is_sorted_into_classes(data_dir):
+    """Whether folders with images in them lie in `data_dir` itself, and neither train/ nor test/."""
+    if any((Path(data_dir) / split).is_dir() for split in SPLITS):
+        return False
+    try:
+        folders = [entry.path for entry in os.scandir(data_dir) if entry.is_dir() and not entry.name.startswith(".")]
+        return any(is_image(entry) for folder in folders for entry in os.scandir(folder))
+    except OSError:
+        return False
+
+
+def is_image(entry):
+    """Whether an entry of os.scandir is a file that is called an image."""
+    return entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
+
+
+def check_classes(data_dir, splits):
+    """The class names that the splits share; UserError where they do not, or are fewer than two."""
     found = {}
-    for split in SPLITS:
+    for split in splits:
         try:
-            found[split] = find_classes(data_dir / split)[0]
+            found[split] = [name for name in find_classes(data_dir / split)[0] if not name.startswith(".")]
         except FileNotFoundError:
+            found[split] = []
+        if not found[split]:
             raise UserError(f"{data_dir / split}: expected one folder per class with PNG or JPEG files in it, found "
-                            "none") from None
-    if found["train"] != found["test"]:
-        odd = sorted(set(found["train"]) ^ set(found["test"]))
+                            "none")
+    first, last = found[splits[0]], found[splits[-1]]
+    if first != last:
+        odd = sorted(set(first) ^ set(last))
         raise UserError(f"{data_dir}: train/ and test/ must have the same classes, but only one of them has "
                         f"{', '.join(odd[:5])}")
-    if len(found["train"]) < 2:
-        raise UserError(f"{data_dir / 'train'}: expected at least 2 classes, got 1 ({found['train'][0]})")
-    return tuple(found["train"])
+    if len(first) < 2:
+        raise UserError(f"{data_dir / splits[0]}: expected at least 2 classes, got 1 ({first[0]})")
+    return tuple(first)
 
 
 def list_files(folder, classes):
@@ -60,7 +80,7 @@ def list_files(folder, classes):
     rows, ignored = [], 0
     for label, name in enumerate(classes):
         entries = sorted(os.scandir(folder / name), key=lambda entry: entry.name)
-        images = [entry for entry in entries if entry.name.lower().endswith(EXTENSIONS) and entry.is_file()]
+        images = [entry for entry in entries if is_image(entry)]
         ignored += len(entries) - len(images)
         if not images:
             raise UserError(f"{folder / name}: expected PNG or JPEG files, found none")
@@ -94,7 +114,7 @@ def find_files(path):
 def fingerprint(files, classes):
     """A hash over every file's path, label, size and time: it changes when the folder does."""
     digest = hashlib.sha256(repr((CACHE_VERSION, classes)).encode())
-    for split in SPLITS:
+    for split in files:
         for path, label, size, changed in files[split]:
             digest.update(f"{split}/{label}/{size}/{changed}/".encode() + os.fsencode(os.path.basename(path)))
     return digest.hexdigest()
@@ -133,12 +153,12 @@ def to_8_bits(image):
     return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
 
 
-def read_cache(path, stamp):
+def read_cache(path, stamp, splits):
     """The cached arrays, or None where there are none for this state of the folder."""
     try:
         cache = read_archive(path)
         if str(cache["stamp"]) == stamp:
-            return {split: (cache[f"{split}_data"], cache[f"{split}_targets"]) for split in SPLITS}
+            return {split: (cache[f"{split}_data"], cache[f"{split}_targets"]) for split in splits}
     except (UserError, KeyError):
         pass  # none yet, or damaged: the images are still there
     return None
@@ -146,7 +166,7 @@ def read_cache(path, stamp):
 
 def write_cache(path, stamp, arrays):
     """Keep the arrays for the next start. A folder that cannot be written to is read anew each time."""
-    flat = {f"{split}_{kind}": array for split in SPLITS
+    flat = {f"{split}_{kind}": array for split in arrays
             for kind, array in zip(("data", "targets"), arrays[split], strict=True)}
     try:
         with whole_file(path) as file:

@@ -85,7 +85,7 @@ def add_data_flags(parser):
                        help="cifar10 is downloaded on first use; digits needs no network")
     group.add_argument("--data-dir", default="data",
                        help="where CIFAR-10 lies or is downloaded to, or an image folder with train/<class>/* and "
-                            "test/<class>/* (not for digits)")
+                            "test/<class>/* (for a defence <class>/* will do), not for digits")
 
 
 def add_run_flags(parser, output_dir, resumable=False):

@@ -2,7 +2,7 @@
 import logging
 from pathlib import Path
 
-from data.datasets import load_splits
+from data.datasets import load_clean
 from data.files import UserError
 from data.poison_cifar import stamp_all
 from engine.checkpoint import check_classes, load_model, load_trigger
@@ -36,7 +36,7 @@ def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, **options)
     """
     found = load_model(checkpoint, device, **options)  # before the data: a mistake should not wait for a download
     trigger = find_trigger(checkpoint, trigger_info)
-    _, defender, test = load_splits(dataset, data_dir)
+    defender, test = load_clean(dataset, data_dir)
     check_classes(checkpoint, found, test.classes)
     if trigger is None:
         log.info("no trigger is known: ASR is left out")

@@ -235,10 +235,16 @@ def test_unlearning_takes_what_detect_flagged_in_this_model(small_run, learned_r
     common = ["--checkpoint", "output/mine/model_last.th", *DIGITS]
     monkeypatch.setattr(neural_cleanse, "reverse_triggers", lambda *args: searches_with([60.0, *NORMS[1:]], 0))
     main(["detect", *common])
-    assert "flagged no label, so there is nothing to unlearn" in refused(main, "unlearn", *common)
+    main(["unlearn", *common])  # nothing is flagged: the model stays as it is
+    results = json.loads((folder / "unlearn-reversed/results.json").read_text())
+    assert results["method"]["triggers"] == [] and results["epochs"] == results["method"]["stamped"] == 0
+    weights = [torch.load(file, weights_only=True)["state_dict"] for file in (
+        model, folder / "unlearn-reversed/model_last.th")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert "nothing to unlearn" in (folder / "unlearn-reversed/output.log").read_text()
     monkeypatch.setattr(neural_cleanse, "reverse_triggers", lambda *args: searches_with(NORMS, 0))
     main(["detect", *common, "--overwrite"])
-    main(["unlearn", *common])
+    main(["unlearn", *common, "--overwrite"])
     results = json.loads((folder / "unlearn-reversed/results.json").read_text())
     assert results["method"]["triggers"] == ["output/mine/neural-cleanse/reversed_trigger_0.th"]
     other = ["--output-dir", folder / "neural-cleanse", "--overwrite"]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from data import image_folder as reader
-from data.datasets import load_splits, load_train_and_test
+from data.datasets import load_clean, load_splits, load_train_and_test
 from data.files import UserError
 
 
@@ -131,3 +131,56 @@ def test_bad_folders_are_refused_by_name(image_folder, damage, named):
 def test_one_class_is_refused(image_folder):
     with pytest.raises(UserError, match="at least 2 classes, got 1"):
         load_splits("cifar10", image_folder(("cat",)))
+
+
+@pytest.fixture
+def clean_folder(image_folder):
+    """Make a folder <class>/* of clean images, without train/ and test/; returns its path."""
+    return lambda **options: image_folder(**options) / "train"
+
+
+def test_clean_images_by_class_are_halved_for_a_defence(clean_folder):
+    folder = clean_folder(classes=("zebra", "ant", "bee"), count=7)
+    defender, test = load_clean("cifar10", folder)
+    assert defender.classes == test.classes == ("ant", "bee", "zebra") and defender.name == "train"
+    assert abs(len(defender) - len(test)) == 1 and len(defender) + len(test) == 21
+    seen = [{image.tobytes() for image in half.data} for half in (defender, test)]
+    assert len(seen[0] | seen[1]) == 21 and not seen[0] & seen[1]
+    for half in (defender, test):
+        assert np.bincount(half.targets).min() >= 3
+        for image, label in zip(half.data, half.targets, strict=True):
+            names = [path.parent.name for path in folder.glob("*/*.png")
+                     if np.asarray(Image.open(path)).tobytes() == image.tobytes()]
+            assert names == [half.classes[label]]
+    again, _ = load_clean("cifar10", folder)
+    np.testing.assert_array_equal(again.data, defender.data)
+
+
+def test_train_and_test_come_before_classes(image_folder):
+    folder = image_folder(count=20)
+    _, defender, test = load_splits("cifar10", folder)
+    own, own_test = load_clean("cifar10", folder)
+    np.testing.assert_array_equal(own.data, defender.data)
+    np.testing.assert_array_equal(own_test.data, test.data)
+
+
+def test_clean_images_by_class_are_not_for_training(clean_folder):
+    with pytest.raises(UserError, match="holds classes but neither train/ nor test/"):
+        load_splits("cifar10", clean_folder())
+
+
+def test_a_class_of_one_clean_image_is_named(clean_folder):
+    folder = clean_folder()
+    for path in list((folder / "dog").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(UserError, match="one image of the class dog"):
+        load_clean("cifar10", folder)
+
+
+def test_an_empty_class_of_clean_images_is_named_and_hidden_folders_are_none(clean_folder):
+    folder = clean_folder()
+    (folder / ".thumbnails").mkdir()
+    assert load_clean("cifar10", folder)[0].classes == ("cat", "dog")
+    (folder / "eel").mkdir()
+    with pytest.raises(UserError, match="eel: expected PNG or JPEG files, found none"):
+        load_clean("cifar10", folder)
