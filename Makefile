@@ -4,14 +4,16 @@ PY := $(VENV)/bin/python
 
 MATRIX ?= workflow/matrices/digits.yaml
 PROFILE ?= laptop
+SETTINGS ?= workflow/audits/usual.yaml
 
-.PHONY: help demo test test-long lint benchmark matrix homework clean
+.PHONY: help demo test test-long lint benchmark matrix homework audit clean
 
 help:
 	@echo "make demo       install, then BadNets on handwritten digits against four defences, a report and a table"
 	@echo "make test       install, then the tests (about five minutes)"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make matrix     attacks against defences: MATRIX=workflow/matrices/digits.yaml PROFILE=laptop or slurm"
+	@echo "make audit      is a model backdoored, and what repairs it: CHECKPOINT=model.th IMAGES=folder of clean images"
 	@echo "make homework   the homework's attacks and ANP at full width; wants a GPU"
 	@echo "make benchmark  the README's speed figures"
 	@echo "make clean      remove the environment and caches, never a run"
@@ -51,11 +53,12 @@ benchmark: $(VENV)/ready
 	$(PY) benchmarks/neural_cleanse.py
 	$(PY) benchmarks/abl.py --width 16
 
-# What a stopped call left is gone on with; the lock of one that was killed is taken away first.
+# What a stopped or killed call left is gone on with.
 matrix: $(VENV)/workflow-ready
-	@rm -rf .snakemake/locks
-	$(VENV)/bin/snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(PROFILE) \
-		--config matrix=$(MATRIX)
+	$(PY) -m workflow matrix $(MATRIX) --profile $(PROFILE)
+
+audit: $(VENV)/workflow-ready
+	$(PY) -m workflow audit "$(CHECKPOINT)" "$(IMAGES)" --settings $(SETTINGS) --profile $(PROFILE)
 
 homework:
 	$(MAKE) matrix MATRIX=workflow/matrices/homework.yaml

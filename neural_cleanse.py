@@ -19,17 +19,16 @@ import torch
 from scipy.stats import median_abs_deviation
 
 from data.batches import Batches
-from data.datasets import ImageSet
 from data.files import UserError, hash_file, write_table
-from data.poison_cifar import stamp_all, stamp_share
+from data.poison_cifar import stamp_share
 from engine import flags
 from engine.checkpoint import load_trigger, save_model, save_trigger
 from engine.command import command
 from engine.control import read_control, report_control
 from engine.figures import norm_bars, trigger_grid
 from engine.run import Run
-from engine.suspect import default_folder, find_trigger, load_suspect
-from engine.training import evaluate, evaluation_batches, score, sgd, train_stage, uses_amp
+from engine.suspect import asr_of, default_folder, find_run, find_trigger, load_suspect
+from engine.training import evaluate, sgd, train_stage, uses_amp
 from engine.trigger_search import as_trigger, reverse_triggers
 
 COLUMNS = ("seed", "label", "class", "norm", "index", "flagged", "success", "steps")
@@ -153,18 +152,12 @@ def reversed_figures(model, test, trigger, true):
             "overlap": overlap(trigger, true) if comparable else None}
 
 
-def asr_of(model, test, trigger):
-    """ASR of any Trigger on the clean TestImages, as results.json has it."""
-    clean = ImageSet(test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy())
-    return score(model, evaluation_batches(stamp_all(clean, trigger), test.clean.images.device)).accuracy.as_dict()
-
-
 def flagged_triggers(checkpoint):
     """The files of the triggers that detect flagged in this very model, none where it flagged none.
 
     Raises UserError where detect has not been run on it.
     """
-    folder = Path(default_folder(checkpoint, "neural-cleanse"))
+    folder = find_run(checkpoint, "neural-cleanse")
     try:
         targets = json.loads((folder / "results.json").read_text())["method"]["targets"]
         inputs = json.loads((folder / "config.json").read_text())["inputs"]

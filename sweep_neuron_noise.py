@@ -64,6 +64,18 @@ def measure(model, batches, target=None):
             "leaning_share_of_errors": counts.max().item() / len(errors) if len(errors) else None}
 
 
+def describe(row):
+    """A row in words; what is not known is left out."""
+    text = "{model}, epsilon {epsilon:.2f}, seed {seed}: error rate {error_rate:.4f}".format(**row)
+    if row["target_share"] is not None:
+        text += f", the target is {row['target_share']:.4f} of all guesses"
+    if row["target_share_of_errors"] is not None:
+        text += f" and {row['target_share_of_errors']:.4f} of the errors"
+    if row["leaning"] is not None:
+        text += f", most errors are label {row['leaning']} ({row['leaning_share_of_errors']:.4f})"
+    return text
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_suspect_flags(parser)
@@ -102,9 +114,7 @@ def main(argv=None):
                     worst_noise(model, batches, epsilon, args.steps, generator)
                     row = {"model": name, "epsilon": epsilon, "seed": args.seed + seed,
                            **measure(model, images.clean, trigger.target if trigger else None)}
-                    log.info("%(model)s, epsilon %(epsilon).2f, seed %(seed)d: error rate %(error_rate).4f, target is "
-                             "%(target_share)s of all guesses and %(target_share_of_errors)s of the errors, of which "
-                             "most are label %(leaning)s (%(leaning_share_of_errors)s)", row)
+                    log.info("%s", describe(row))
                     rows.append(row)
         write_table(run.folder / "neuron_noise.csv", COLUMNS, rows)
         shown = (("error_rate", "error rate"), ("target_share", "predicted as the target"))[:2 if trigger else 1]

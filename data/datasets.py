@@ -92,13 +92,17 @@ def load_clean_folder(data_dir):
 
 
 def halve(images):
-    """Two ImageSets, of every class one half each, drawn by a fixed seed. Raises UserError for a class of one image."""
+    """Two ImageSets in random order, of every class one half each, by a fixed seed.
+
+    In random order, since a defence takes the first of its images for one thing and the rest for another. Raises
+    UserError for a class of one image.
+    """
     counts = np.bincount(images.targets, minlength=images.num_classes)
     if counts.min() < 2:
         raise UserError(f"{images.name}: one image of the class {images.classes[counts.argmin()]}, and the defence and "
                         "its test need one each")
     halves = train_test_split(np.arange(len(images)), test_size=0.5, random_state=SPLIT_SEED, stratify=images.targets)
-    return tuple(images.subset(np.sort(half)) for half in halves)
+    return tuple(images.subset(half) for half in halves)
 
 
 def fixed_permutation(n):

@@ -24,10 +24,10 @@ def command(main):
         try:
             return main(argv)
         except (UserError, OSError) as error:
-            print(f"{Path(sys.argv[0]).name}: error: {' '.join(describe(error).split())}", file=sys.stderr)
+            print(f"{called()}: error: {' '.join(describe(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None
         except torch.OutOfMemoryError as error:
-            print(f"{Path(sys.argv[0]).name}: error: {str(error).splitlines()[0]}; take a smaller --batch-size or "
+            print(f"{called()}: error: {str(error).splitlines()[0]}; take a smaller --batch-size or "
                   "--width", file=sys.stderr)
             raise SystemExit(2) from None
         except Exception:
@@ -38,6 +38,12 @@ def command(main):
         finally:
             signal.signal(signal.SIGTERM, before)
     return wrapped
+
+
+def called():
+    """What the user called: the script, or the package whose __main__.py it is."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def describe(error):

@@ -2,11 +2,11 @@
 import logging
 from pathlib import Path
 
-from data.datasets import load_clean
+from data.datasets import ImageSet, load_clean
 from data.files import UserError
 from data.poison_cifar import stamp_all
 from engine.checkpoint import check_classes, load_model, load_trigger
-from engine.training import TestImages
+from engine.training import TestImages, evaluation_batches, score
 
 log = logging.getLogger("backdoor")
 
@@ -21,6 +21,15 @@ def default_folder(checkpoint, name):
     return str(folder / name)
 
 
+def find_run(checkpoint, name):
+    """The folder of a defence's run on `checkpoint`: beside the model, where a matrix has it, or else the default one.
+
+    The latter also where there is no run.
+    """
+    beside = Path(checkpoint).parent / name
+    return beside if (beside / "results.json").exists() else Path(default_folder(checkpoint, name))
+
+
 def find_trigger(checkpoint, trigger_info=None):
     """The Trigger in `trigger_info`, or in trigger_info.th beside the checkpoint; None where there is neither."""
     if trigger_info is None:
@@ -29,13 +38,13 @@ def find_trigger(checkpoint, trigger_info=None):
     return trigger_info and load_trigger(trigger_info)
 
 
-def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, **options):
+def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, find=True, **options):
     """(Checkpoint, TestImages, the defender's ImageSet). Only the TestImages know the trigger, if there is one.
 
-    `options` go to models.build_model. Raises UserError.
+    find: whether to look for a trigger beside the checkpoint. `options` go to models.build_model. Raises UserError.
     """
     found = load_model(checkpoint, device, **options)  # before the data: a mistake should not wait for a download
-    trigger = find_trigger(checkpoint, trigger_info)
+    trigger = find_trigger(checkpoint, trigger_info) if find else None
     defender, test = load_clean(dataset, data_dir)
     check_classes(checkpoint, found, test.classes)
     if trigger is None:
@@ -45,6 +54,12 @@ def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, **options)
         raise UserError(f"{trigger_info or 'trigger_info.th beside the checkpoint'}: its target {trigger.target} is "
                         f"none of the {test.num_classes} classes")
     return found, TestImages.on(device, test, stamp_all(test, trigger)), defender
+
+
+def asr_of(model, test, trigger):
+    """ASR of any Trigger on the clean TestImages, as results.json has it."""
+    clean = ImageSet(test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy())
+    return score(model, evaluation_batches(stamp_all(clean, trigger), test.clean.images.device)).accuracy.as_dict()
 
 
 def split_defender(defender, val_frac):

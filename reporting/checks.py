@@ -2,6 +2,10 @@
 
 SHARES = ("acc", "asr", "robust_acc")
 LARGEST = 1e15  # a figure beyond it is none of ours
+# What the rows of an audit's lists have; float stands for any number, or null.
+AUDIT_ROWS = {"evidence": {"test": str, "points_to": float, "words": str},
+              "repaired": {"name": str, "lost": float, "acc": dict, "asr_of_reversed": dict},
+              "rates": {"data": str, "test": str, "model_kind": str, "wrong": float, "models": float}}
 
 
 def check_share(name, share):
@@ -83,12 +87,35 @@ def check_method(method):
     for row in listed(method, "sweep"):
         check_shares("sweep", row)
         expect("sweep", all(is_number(row.get(axis)) for axis in ("threshold", "pruned")), "numbers to sweep over")
+    if method.get("name") == "audit":
+        check_audit(method)
     for label in listed(method, "labels"):
         expect("labels", all(is_number(label.get(name)) for name in ("label", "flagged_in", "seeds")), "numbers")
         for name in ("norm", "index"):
             pair = label.get(name)
             expect(name, pair is None or (isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair))),
                    "two numbers")
+
+
+def check_audit(method):
+    """The same for the figures of audit_model.py."""
+    expect("verdict", isinstance(method.get("verdict"), str), "a text")
+    for name in ("missing", "least_lost", "target_classes"):
+        expect(name, all(isinstance(text, str) for text in listed(method, name)) and name in method, "a list of texts")
+    for name, kinds in AUDIT_ROWS.items():
+        for row in listed(method, name):
+            right = isinstance(row, dict) and all(
+                is_number(row.get(key, "")) if kind is float else isinstance(row.get(key), kind)
+                for key, kind in kinds.items())
+            expect(name, right, f"objects with {', '.join(kinds)}")
+    for row in listed(method, "repaired"):
+        check_share("acc", row["acc"])
+        for share in row["asr_of_reversed"].values():
+            check_share("asr_of_reversed", share)
+        expect("repaired", row["lost"] is not None and row["acc"] is not None, "figures")
+    for row in listed(method, "rates"):
+        expect("rates", row["wrong"] is not None and row["models"] is not None, "figures")
+    expect("targets", "targets" in method and "repaired" in method and "evidence" in method, "to be there")
 
 
 def check_config(config):

@@ -1,5 +1,6 @@
 """What a report says: runs to sections."""
 from reporting import words
+from reporting.audit import audit_section
 from reporting.charts import attack_map, read_picture, training_curves_of
 from reporting.defences import abl_section, anp_section, cleanse_section, fine_pruning_section, strip_section
 from reporting.document import Cell, Section, Table, Text, cell
@@ -101,8 +102,9 @@ def runs_section(runs):
 
 def write_report(runs, lines, root):
     """All Sections that the runs have something for; `lines` is the grade."""
-    found = effects(runs)
-    sections = (overview(runs), graded(lines), attack_section(runs), matrix_section(found),
+    found, verdict = effects(runs), audit_section(runs)
+    first = (verdict, overview(runs)) if verdict else (overview(runs), graded(lines))
+    sections = (*first, attack_section(runs), matrix_section(found),
                 anp_section(runs, found, root), strip_section(runs), fine_pruning_section(runs, found),
                 cleanse_section(runs), abl_section(runs), issba_section(runs), runs_section(runs))
     return [section for section in sections if section]

@@ -80,3 +80,11 @@ DER = (
          "50 % is nothing gained, 100 % a sure backdoor removed for free:"),
     Formula(r"\mathrm{DER} = \frac{(\Delta\,\mathrm{ASR})^+ - (\Delta\,\mathrm{ACC})^+ + 1}{2}",
             "DER = ((ASR drop)+ - (ACC drop)+ + 1) / 2"))
+
+AUDIT = (
+    Text("Neural Cleanse looks for a short cut: one small pattern that sends images of all classes to one label. It "
+         "can miss a trigger that is large, that differs from image to image, or that works on some classes alone, "
+         "and it can take a class that is easily reached for a backdoor. Under noise on the neurons that raises the "
+         "loss most, a backdoored model is said to err towards its target (Wu and Wang, 2021); a benign one errs "
+         "somewhere too, so this alone is no sign. A repaired model is trained or pruned on clean images alone; the "
+         "reversed trigger is not the true one, and a repair that breaks it need not break that."),)

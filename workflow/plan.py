@@ -1,65 +1,31 @@
-"""A matrix of attacks, defences and seeds as steps: calls of the suite's scripts, each with what it needs."""
-import contextlib
-import importlib
-import io
-from dataclasses import dataclass
-from pathlib import Path
+"""A matrix of attacks, defences and seeds as a Plan."""
+from data.files import UserError
+from workflow.steps import Plan, known_files, read_yaml
 
-import yaml
-
-from data.files import UserError, read_text
-from engine.cells import as_flags
-
-ROOT = Path(__file__).resolve().parent.parent
 ATTACKS = ("benign", "badnets", "blend", "clean-label", "issba", "pruning-aware-badnets")
-DEFENCES = ("fine-tuning", "pruning", "fine-pruning", "anp", "nc-unlearning", "abl", "strip")
+# What each defence that is one call of a script on the model is: script, its folder, and flags of its own.
+ONE_CALL = {
+    "fine-tuning": ("fine_prune", "fine-tune", {"mode": "fine-tune"}),
+    "pruning": ("fine_prune", "prune", {"mode": "prune"}),
+    "fine-pruning": ("fine_prune", "fine-prune", {"mode": "fine-prune"}),
+    "strip": ("detect_strip", "strip", {}),
+    "neuron-noise": ("sweep_neuron_noise", "neuron-noise", {}),
+}
+DEFENCES = (*ONE_CALL, "anp", "nc-detect", "nc-unlearning", "abl")
 KEYS = {"output", "seeds", "data", "training", "attacks", "defences", "prepare"}
 # What an attack needs before it, made with the benign model's help: (its name
 # under `prepare`, script, folder, the flag that takes it, file there).
 CRAFTED = {"clean-label": ("clean-label", "generate_clb_attack", "crafted", "clb_dir", ""),
            "issba": ("issba-encoder", "generate_issba_encoder", "issba-encoder", "encoder", "/encoder.th")}
 PREPARED = ("clean-label", "issba-encoder", "anp-masks", "nc-detect")  # what `prepare` has flags for
-SWITCHES = ("flooding", "no_pgd")  # flags that have no --no- form
-RESUMABLE = ("train_backdoor", "train_abl", "train_pruning_aware", "generate_mask", "generate_issba_encoder",
-             "fine_prune", "neural_cleanse unlearn")
-TRAINING = ("train_backdoor", "train_abl", "train_pruning_aware", "generate_issba_encoder", "generate_clb_attack")
-MAX_FILE = 2**20  # bytes
-
-
-@dataclass(frozen=True)
-class Step:
-    """One call of a script. `folder` is what it leaves results.json in, `needs` the folders of the steps before it.
-
-    `cell` names what fails if it fails: attack, defence and seed.
-    """
-
-    folder: str
-    script: str  # with the task of a script that has two: "neural_cleanse detect"
-    flags: tuple
-    needs: tuple
-    cell: str
-
-    @property
-    def trains(self):
-        """Whether it is worth a GPU of its own."""
-        return self.script in TRAINING
-
-    def words(self):
-        """The words after `python`."""
-        name, *task = self.script.split()
-        again = "--resume" if self.script in RESUMABLE else "--overwrite"
-        return [f"{name}.py", *task, *self.flags, "--output-dir", self.folder, again]
 
 
 def read_matrix(path):
     """The dict of a YAML file of a matrix. Raises UserError, naming the file, if it is none."""
     try:
-        content = yaml.safe_load(read_text(path, MAX_FILE))
+        content = read_yaml(path)
     except OSError as error:
-        known = ", ".join(sorted(file.stem for file in (ROOT / "workflow/matrices").glob("*.yaml")))
-        raise UserError(f"{path}: {error.strerror}; the suite has {known}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: {error.strerror}; the suite has {known_files('matrices')}") from None
     check_matrix(path, content)
     return content
 
@@ -86,10 +52,10 @@ def check_matrix(path, content):
 
 
 class Planner:
-    """Collects the Steps of a matrix; `steps` is {folder: Step} in an order in which each comes after its needs."""
+    """Collects the Steps of a matrix in `plan`."""
 
     def __init__(self, matrix):
-        self.matrix, self.steps = matrix, {}
+        self.matrix, self.plan = matrix, Plan(matrix["output"], "Attacks against defences")
         self.data, self.training = (matrix.get(key) or {} for key in ("data", "training"))
 
     def flags_of(self, key, name):
@@ -97,58 +63,61 @@ class Planner:
         return (self.matrix.get(key) or {}).get(name) or {}
 
     def add(self, folder, script, settings, needs, cell, seed):
-        """Plan a Step unless it is planned already; returns its folder."""
-        if folder not in self.steps:
-            flags = as_flags({**self.data, **settings, "seed": seed}, SWITCHES)
-            self.steps[folder] = Step(folder, script, tuple(map(str, flags)), tuple(needs), cell)
-        return folder
+        return self.plan.add(folder, script, {**self.data, **settings, "seed": seed}, needs, cell)
 
     def attack(self, name, seed):
-        """The model of an attack, and before it whatever it needs; returns its folder."""
+        """The Step that makes the model of an attack, and before it whatever it needs."""
         folder, cell = f"{self.matrix['output']}/{name}/seed-{seed}", f"{name}, seed {seed}"
         script, needs = "train_pruning_aware" if name == "pruning-aware-badnets" else "train_backdoor", []
         return self.add(folder, script, {**self.training, **self.poison(name, seed, needs)}, needs, cell, seed)
 
     def poison(self, name, seed, needs):
-        """The flags that say what an attack poisons, and the matrix's own; appends to `needs` the folders they name."""
+        """The flags that say what an attack poisons, and the matrix's own; appends to `needs` what they name."""
         own = {"poison_type": name.removeprefix("pruning-aware-"), **self.flags_of("attacks", name)}
         if name in CRAFTED:
             prepare, script, kind, flag, file = CRAFTED[name]
             benign = self.attack("benign", seed)
-            settings = {"checkpoint": f"{benign}/model_last.th", **self.flags_of("prepare", prepare)}
-            needs.append(self.add(f"{self.matrix['output']}/{kind}/seed-{seed}", script, settings, [benign],
-                                  f"{name}, seed {seed}", seed))
-            own = {flag: needs[-1] + file, **own}
+            settings = {"checkpoint": f"{benign.folder}/model_last.th", **self.flags_of("prepare", prepare)}
+            crafted = self.add(f"{self.matrix['output']}/{kind}/seed-{seed}", script, settings, [benign.results],
+                               f"{name}, seed {seed}", seed)
+            needs.append(crafted.results)
+            own = {flag: crafted.folder + file, **own}
         return own
 
     def defence(self, name, attack, seed):
-        """A defence on an attack's model, and before it whatever it needs; returns its folder."""
+        """Plan a defence on an attack's model, and before it whatever it needs."""
+        if name == "abl":
+            return self.anti_backdoor_learning(attack, seed)
         model, cell = self.attack(attack, seed), f"{name} on {attack}, seed {seed}"
+        suspect = {"checkpoint": f"{model.folder}/model_last.th"}
+
+        def call(script, folder, settings, *needs):
+            return self.add(folder, script, settings, needs or [model.results], cell,
+                            None if settings.get("mode") == "prune" else seed)  # that trains nothing
         own = self.flags_of("defences", name)
-        suspect = {"checkpoint": f"{model}/model_last.th"}
-        if name in ("fine-tuning", "pruning", "fine-pruning"):
-            mode = {"fine-tuning": "fine-tune", "pruning": "prune", "fine-pruning": "fine-prune"}[name]
-            return self.add(f"{model}/{mode}", "fine_prune", {**suspect, "mode": mode, **own}, [model], cell,
-                            None if mode == "prune" else seed)  # that trains nothing
-        if name == "strip":
-            return self.add(f"{model}/strip", "detect_strip", {**suspect, **own}, [model], cell, seed)
-        if name == "anp":
-            masks = self.add(f"{model}/anp", "generate_mask", {
-                **suspect, **self.flags_of("prepare", "anp-masks")}, [model], cell, seed)
-            return self.add(f"{masks}/pruned", "prune_network", {"mask_file": f"{masks}/mask_values.txt", **own},
-                            [masks], cell, seed)
-        if name == "nc-unlearning":
-            found = self.add(f"{model}/neural-cleanse", "neural_cleanse detect", {
-                **suspect, **self.flags_of("prepare", "nc-detect")}, [model], cell, seed)
-            return self.add(f"{model}/unlearn-reversed", "neural_cleanse unlearn", {**suspect, **own}, [found], cell,
-                            seed)
-        needs = []
+        if name in ONE_CALL:
+            script, folder, fixed = ONE_CALL[name]
+            call(script, f"{model.folder}/{folder}", {**suspect, **fixed, **own})
+        elif name == "anp":
+            masks = call("generate_mask", f"{model.folder}/anp", {**suspect, **self.flags_of("prepare", "anp-masks")})
+            call("prune_network", f"{masks.folder}/pruned", {"mask_file": f"{masks.folder}/mask_values.txt", **own},
+                 masks.results)
+        else:
+            found = call("neural_cleanse detect", f"{model.folder}/neural-cleanse", {
+                **suspect, **self.flags_of("prepare", "nc-detect"), **self.flags_of("defences", "nc-detect")})
+            if name == "nc-unlearning":
+                call("neural_cleanse unlearn", f"{model.folder}/unlearn-reversed", {**suspect, **own}, found.results)
+
+    def anti_backdoor_learning(self, attack, seed):
+        """Plan ABL, which trains on an attack's data and needs no model of it."""
+        needs, own = [], self.flags_of("defences", "abl")
         settings = {**self.training, **self.poison(attack, seed, needs), **own}
-        return self.add(f"{model}/abl", "train_abl", settings, needs, cell, seed)
+        folder = f"{self.matrix['output']}/{attack}/seed-{seed}/abl"
+        self.add(folder, "train_abl", settings, needs, f"abl on {attack}, seed {seed}", seed)
 
 
 def plan(matrix):
-    """{folder: Step} of a matrix as `read_matrix` returns it. Raises UserError for a step that its script refuses."""
+    """The Plan of a matrix as `read_matrix` returns it. Raises UserError for a step that its script refuses."""
     planner = Planner(matrix)
     for seed in matrix["seeds"]:
         for attack in matrix["attacks"] or {}:
@@ -156,19 +125,5 @@ def plan(matrix):
             for defence in matrix["defences"] or {}:
                 if defence != "abl" or not attack.startswith("pruning-aware"):  # whose attacker trains
                     planner.defence(defence, attack, seed)
-    for step in planner.steps.values():
-        check_flags(step)
-    return planner.steps
-
-
-def check_flags(step):
-    """Let the step's script parse its words. Raises UserError with the script's own line if it refuses them."""
-    script, *words = step.words()
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            importlib.import_module(script.removesuffix(".py")).parse_args(words)
-    except SystemExit:
-        raise UserError(f"{step.cell}: {complaint.getvalue().strip()}") from None
-    except UserError as error:
-        raise UserError(f"{step.cell}: {script}: {error}") from None
+    planner.plan.check()
+    return planner.plan

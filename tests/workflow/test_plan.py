@@ -21,34 +21,36 @@ def written(tmp_path):
 
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "workflow/matrices").glob("*.yaml")])
 def test_the_suites_own_matrices_are_calls_that_their_scripts_take(name):
-    steps = plan(read_matrix(ROOT / f"workflow/matrices/{name}.yaml"))
+    steps = plan(read_matrix(ROOT / f"workflow/matrices/{name}.yaml")).steps
     assert len(steps) > 5
 
 
 def test_every_step_comes_after_what_it_needs():
     seen = set()
-    for folder, step in plan(SMALL).items():
+    for folder, step in plan(SMALL).steps.items():
         assert set(step.needs) <= seen, step
-        seen.add(folder)
+        seen.add(f"{folder}/results.json")
 
 
 def test_each_cell_is_there_for_each_seed_with_what_it_needs():
-    steps = plan(SMALL)
+    steps = plan(SMALL).steps
     assert {step.cell for step in steps.values()} == {
         f"{cell}, seed {seed}" for seed in (0, 1) for cell in (
             "badnets", "issba", "benign", "anp on badnets", "anp on issba", "abl on badnets", "abl on issba")}
     pruned = steps["out/badnets/seed-1/anp/pruned"]
-    assert pruned.needs == ("out/badnets/seed-1/anp",) and "out/badnets/seed-1/anp/mask_values.txt" in pruned.flags
+    assert pruned.needs == ("out/badnets/seed-1/anp/results.json",)
+    assert "out/badnets/seed-1/anp/mask_values.txt" in pruned.flags
     issba = steps["out/issba/seed-1"]
-    assert issba.needs == ("out/issba-encoder/seed-1",) and "out/issba-encoder/seed-1/encoder.th" in issba.flags
-    assert steps["out/issba-encoder/seed-1"].needs == ("out/benign/seed-1",)
+    assert issba.needs == ("out/issba-encoder/seed-1/results.json",)
+    assert "out/issba-encoder/seed-1/encoder.th" in issba.flags
+    assert steps["out/issba-encoder/seed-1"].needs == ("out/benign/seed-1/results.json",)
     for step in steps.values():
         seed = step.folder.split("seed-")[1].split("/")[0]
         assert step.flags[step.flags.index("--seed") + 1] == seed
 
 
 def test_flags_of_the_file_reach_their_script_alone():
-    steps = plan({**SMALL, "attacks": {"badnets": {"poison_rate": 0.3}}})
+    steps = plan({**SMALL, "attacks": {"badnets": {"poison_rate": 0.3}}}).steps
     with_rate = {folder for folder, step in steps.items() if "--poison-rate" in step.flags}
     assert with_rate == {f"out/badnets/seed-{seed}{end}" for seed in (0, 1) for end in ("", "/abl")}
 

@@ -1,0 +1,45 @@
+"""Write clean images that no attack has seen, as PNG.
+
+    python -m data.export_clean_images --dataset digits --output-dir output/digits-clean
+
+The defender's tenth of the training images and the test images, as <class>/<number>.png: what `make audit` and every
+defence take as a folder of clean images.
+"""
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from data.datasets import DATASETS, load_splits
+from data.files import UserError
+
+
+def export(images, folder):
+    """Write ImageSets one after another into `folder`, numbered through. Returns how many images there are."""
+    number = 0
+    for part in images:
+        for pixels, label in zip(part.data, part.targets, strict=True):
+            path = Path(folder) / part.classes[label] / f"{number:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+            number += 1
+    return number
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="cifar10 or digits")
+    parser.add_argument("--data-dir", default="data", help="as for the scripts")
+    parser.add_argument("--output-dir", required=True, help="a folder that is new or empty")
+    args = parser.parse_args()
+    if Path(args.output_dir).exists() and any(Path(args.output_dir).iterdir()):
+        parser.exit(2, f"{parser.prog}: error: {args.output_dir}: is not empty\n")
+    try:
+        _, defender, test = load_splits(args.dataset, args.data_dir)
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    print(f"{export([defender, test], args.output_dir)} images in {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+
+import audit_model
+import neural_cleanse
+from audit_model import cleanse_evidence, judge, leaning, least_lost, main, noise_evidence, read_rates
+from engine.checkpoint import load_model
+from engine.suspect import find_trigger, load_suspect
+from engine.trigger_search import Search
+
+DIGITS = ["--dataset", "digits"]
+CLASSES = tuple(map(str, range(10)))
+
+
+def label(number, flagged_in, norm, index=(1.0, 1.5), seeds=3):
+    return {"label": number, "class": str(number), "seeds": seeds, "flagged_in": flagged_in, "norm": norm,
+            "index": index}
+
+
+def row(epsilon, error_rate, leans_to, share):
+    return {"epsilon": epsilon, "error_rate": error_rate, "leaning": leans_to, "leaning_share_of_errors": share}
+
+
+@pytest.mark.parametrize("infected, verdict", [(True, "suspect"), (False, "no sign of a backdoor"),
+                                               (None, "undecided")])
+def test_the_majority_of_neural_cleanses_searches_is_the_verdict(infected, verdict):
+    assert judge({"infected": infected}) == verdict
+
+
+def test_a_flagged_label_is_pointed_to_with_its_figures():
+    labels = [label(0, 0, (60, 70)), label(1, 0, (50, 80)), label(2, 3, (2.0, 2.4), (3.1, 5.25)), label(3, 0, None)]
+    found, = cleanse_evidence({"labels": labels, "targets": [2]}, ("ant", "bee", "cow", "dog"))
+    assert found.points_to == 2
+    assert found.words == ("3 of 3 searches flag label 2 (cow): norm 2.0 to 2.4, anomaly index 3.10 to 5.25 (above 2 "
+                           "is flagged); the smallest norms of the others have median 55.0")
+
+
+def test_a_label_that_few_searches_flag_is_named_and_not_pointed_to():
+    labels = [label(0, 0, (60, 70)), label(1, 1, (50, 80)), label(2, 0, None)]
+    found, = cleanse_evidence({"labels": labels, "targets": []}, CLASSES)
+    assert found.points_to is None and "most of 3 searches, label 1 by 1; " in found.words
+
+
+def test_leaning_is_read_where_half_of_the_images_are_called_wrong():
+    rows = [row(0.1, 0.4, 7, 0.9), row(0.1, 0.5, 7, 0.9), row(0.2, 0.5, 3, 0.6), row(0.2, 0.7, 3, 0.5),
+            row(0.3, 0.9, 1, 1.0), row(0.3, 0.9, 1, 1.0)]
+    assert leaning(rows) == (0.2, {3: 1}, 2)
+    assert noise_evidence(rows, CLASSES).points_to is None
+    assert leaning(rows[:2]) == (0.1, {7: 2}, 2)  # nowhere half: the largest epsilon
+    assert noise_evidence(rows[:2], CLASSES).points_to == 7
+    assert leaning([row(0.1, 0.0, None, None)]) == (0.1, {}, 1)
+
+
+def test_of_equal_losses_both_are_named_and_the_model_itself_is_no_repair():
+    rows = [{"name": "as it is", "lost": 0.0}, {"name": "ANP", "lost": 0.02}, {"name": "Fine-Pruning", "lost": 0.01},
+            {"name": "unlearning", "lost": 0.01}]
+    assert least_lost(rows) == ["Fine-Pruning", "unlearning"] and least_lost(rows[:1]) == []
+
+
+def test_the_committed_rates_are_counts_that_can_be():
+    rates = read_rates()
+    assert {row["model_kind"] for row in rates} >= {"benign", "badnets", "blend"}
+    for entry in rates:
+        assert 0 <= entry["wrong"] <= entry["models"] and 0 <= entry["searches_wrong"] <= entry["searches"]
+        assert entry["searches"] >= entry["models"]
+
+
+@pytest.mark.parametrize("text", ["", "data,models\nx,1\n", "data,models,wrong,searches,searches_wrong\na,b,c,d,e\n"])
+def test_a_damaged_table_of_rates_is_none(tmp_path, text):
+    (tmp_path / "rates.csv").write_text(text)
+    assert read_rates(tmp_path / "rates.csv") == read_rates(tmp_path / "nowhere.csv") == []
+
+
+@pytest.fixture
+def suspected(learned_run, tmp_path, monkeypatch):
+    """A model beside which its own trigger lies, and runs of Neural Cleanse, which flags label 0; returns its path."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "output/stranger"
+    folder.mkdir(parents=True)
+    for name in ("model_last.th", "trigger_info.th"):
+        shutil.copy(learned_run / name, folder)
+    mask, pattern = torch.full((1, 32, 32), 0.3), torch.full((3, 32, 32), 0.5)
+
+    def searches(*args):
+        return [Search(number, None, None, norm=60.0 + number if number else 4.0, mask=mask, pattern=pattern,
+                       success=1.0, steps=9) for number in range(10)]
+    monkeypatch.setattr(neural_cleanse, "reverse_triggers", searches)
+    neural_cleanse.main(["detect", "--checkpoint", "output/stranger/model_last.th", *DIGITS])
+    neural_cleanse.main(["unlearn", "--checkpoint", "output/stranger/model_last.th", *DIGITS])
+    return folder / "model_last.th"
+
+
+def test_the_verdict_with_the_repaired_models_beside_it(suspected, tmp_path):
+    main(["--checkpoint", str(suspected), *DIGITS, "--output-dir", str(tmp_path / "verdict")])
+    results = json.loads((tmp_path / "verdict/results.json").read_text())
+    method = results["method"]
+    assert (method["verdict"], method["targets"], method["target_classes"]) == ("suspect", [0], ["0"])
+    assert results["asr"] is None  # the trigger that lies beside the model is not looked at
+    assert method["missing"] == ["neuron-noise", "strip", "ANP", "Fine-Pruning"]
+    assert method["least_lost"] == ["unlearning"]
+    as_it_is, unlearned = method["repaired"]
+    trigger = find_trigger(suspected, suspected.parent / "neural-cleanse/reversed_trigger_0.th")
+    for entry, model in ((as_it_is, suspected), (unlearned, suspected.parent / "unlearn-reversed/model_last.th")):
+        _, test, _ = load_suspect(suspected, None, "digits", "", "cpu", find=False)
+        images, labels = test.clean.images.numpy(), test.clean.labels.numpy()
+        net = load_model(model).model.eval()
+
+        def predict(array, net=net):
+            with torch.no_grad():
+                return net(torch.from_numpy(array).permute(0, 3, 1, 2) / 255).argmax(1).numpy()
+        others = labels != 0
+        assert entry["acc"]["value"] == pytest.approx((predict(images) == labels).mean())
+        assert entry["asr_of_reversed"]["0"]["value"] == pytest.approx(
+            (predict(trigger.stamp(images[others])) == 0).mean(), abs=0.004)
+        assert entry["lost"] == pytest.approx(as_it_is["acc"]["value"] - entry["acc"]["value"])
+    table = list(csv.DictReader((tmp_path / "verdict/repaired.csv").open()))
+    assert [entry["model"] for entry in table] == ["as it is", "unlearning"]
+    assert "verdict: suspect, target 0" in (tmp_path / "verdict/output.log").read_text()
+
+
+def test_without_neural_cleanse_there_is_no_verdict(learned_run, tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(learned_run / "model_last.th", tmp_path)
+    assert "no finished run of neural_cleanse.py detect" in refused(main, "--checkpoint", "model_last.th", *DIGITS)
+    assert not (tmp_path / "output").exists()
+
+
+def test_the_rates_go_into_the_result(suspected, tmp_path, monkeypatch):
+    rates = [{"data": "digits", "test": "Neural Cleanse", "model_kind": "benign", "models": 9, "wrong": 1,
+              "searches": 27, "searches_wrong": 5}]
+    monkeypatch.setattr(audit_model, "read_rates", lambda: rates)
+    main(["--checkpoint", str(suspected), *DIGITS, "--output-dir", str(tmp_path / "verdict")])
+    assert json.loads((tmp_path / "verdict/results.json").read_text())["method"]["rates"] == rates

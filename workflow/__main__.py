@@ -1,0 +1,84 @@
+"""Run a matrix, or audit a model, with Snakemake; a mistake ends in one line before anything starts.
+
+    python -m workflow matrix workflow/matrices/digits.yaml
+    python -m workflow audit stranger.th clean-images
+
+What a call that was stopped or killed left is gone on with by the same call. Flags after -- go to Snakemake.
+"""
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from data.files import UserError
+from engine import flags
+from engine.command import command
+from workflow.audit import plan_audit, read_settings
+from workflow.plan import plan, read_matrix
+from workflow.steps import ROOT, known_files
+
+PROFILES = ROOT / "workflow/profiles"
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__, prog="python -m workflow")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="matrix|audit")
+    matrix = tasks.add_parser("matrix", docstring=__doc__, help="attacks against defences")
+    matrix.add_argument("matrix", metavar="FILE.yaml", help=f"one of your own, or of the suite's in workflow/matrices: "
+                                                            f"{known_files('matrices')}")
+    audit = tasks.add_parser("audit", docstring=__doc__, help="is a model backdoored, and what repairs it")
+    audit.add_argument("checkpoint", metavar="CHECKPOINT", help="CIFAR ResNet-18 weights (.th, .pt, .safetensors)")
+    audit.add_argument("images", metavar="IMAGES", help="folder <class>/* of clean images, PNG or JPEG, the classes in "
+                                                        "sorted order; or one with train/ and test/")
+    audit.add_argument("--settings", metavar="FILE.yaml", default="workflow/audits/usual.yaml",
+                       help="flags of the steps")
+    audit.add_argument("--output-dir", help="(default: output/audits/ and the model's name)")
+    for task in (matrix, audit):
+        task.add_argument("--profile", default="laptop", help="folder in workflow/profiles, or one of your own")
+    words = sys.argv[1:] if argv is None else argv
+    end = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:end])
+    args.more = words[end + 1:]  # argparse would take -n for a flag of its own
+    return args
+
+
+def find_profile(name):
+    """The folder of a profile by its name or path. Raises UserError if there is none."""
+    for folder in (PROFILES / name, Path(name)):
+        if name and (folder / "config.yaml").is_file():
+            return folder
+    raise UserError(f"--profile {name}: no such profile; there are "
+                    f"{', '.join(sorted(path.name for path in PROFILES.iterdir()))}, or a folder with a config.yaml")
+
+
+def hold(folder):
+    """Take the output folder for as long as this process lives. Raises UserError if another one has it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = os.open(Path(folder) / ".workflow.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{folder}: a workflow is running there; wait for it, or name another output") from None
+    os.set_inheritable(lock, True)  # Snakemake takes this process's place, and the kernel frees the lock at its end
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    profile, snakemake = find_profile(args.profile), Path(sys.executable).with_name("snakemake")
+    if args.task == "matrix":
+        planned, config = plan(read_matrix(args.matrix)), {"matrix": args.matrix}
+    else:
+        planned = plan_audit(args.checkpoint, args.images, read_settings(args.settings), args.output_dir)
+        config = {"checkpoint": args.checkpoint, "images": args.images, "settings": args.settings,
+                  "output": planned.output}
+    if not snakemake.exists():
+        raise UserError("Snakemake is missing; pip install -r requirements-workflow.txt brings it")
+    hold(planned.output)
+    os.execv(snakemake, [str(word) for word in (
+        snakemake, "--snakefile", ROOT / "workflow/Snakefile", "--workflow-profile", profile, "--nolock", *args.more,
+        "--config", *(f"{name}={value}" for name, value in config.items()))])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Calls of the suite's scripts, each with what it needs, and whether they can be made before anything starts."""
+import contextlib
+import importlib
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from data.files import UserError, read_text
+from engine.cells import as_flags
+
+ROOT = Path(__file__).resolve().parent.parent
+SWITCHES = ("flooding", "no_pgd")  # flags that have no --no- form
+RESUMABLE = ("train_backdoor", "train_abl", "train_pruning_aware", "generate_mask", "generate_issba_encoder",
+             "fine_prune", "neural_cleanse unlearn")
+TRAINING = ("train_backdoor", "train_abl", "train_pruning_aware", "generate_issba_encoder", "generate_clb_attack")
+# Where a run reads and writes, and how it was called: no part of what it did, since a run may have been put there.
+PLACES = {"output_dir", "overwrite", "resume", "device", "checkpoint", "trigger_info", "mask_file", "encoder",
+          "clb_dir"}
+MAX_FILE = 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a script. `folder` is what it leaves results.json in, `needs` the files that it waits for.
+
+    `cell` names what fails if it fails: in a matrix attack, defence and seed.
+    """
+
+    folder: str
+    script: str  # with the task of a script that has two: "neural_cleanse detect"
+    flags: tuple
+    needs: tuple
+    cell: str
+
+    @property
+    def trains(self):
+        """Whether it is worth a GPU of its own."""
+        return self.script in TRAINING
+
+    @property
+    def results(self):
+        """The file that says that it is finished."""
+        return f"{self.folder}/results.json"
+
+    def words(self):
+        """The words after `python`."""
+        name, *task = self.script.split()
+        again = "--resume" if self.script in RESUMABLE else "--overwrite"
+        return [f"{name}.py", *task, *self.flags, "--output-dir", self.folder, again]
+
+
+@dataclass
+class Plan:
+    """Steps beneath the folder `output`, {folder: Step} in an order in which each comes after its needs.
+
+    copies: {file to be made: what it is a copy of}. last: the folder of a step that is made even where others failed.
+    """
+
+    output: str
+    title: str
+    steps: dict = field(default_factory=dict)
+    copies: dict = field(default_factory=dict)
+    last: str | None = None
+
+    def add(self, folder, script, settings, needs, cell):
+        """Plan a Step with the flags {name: value} unless it is planned already; returns it."""
+        if folder not in self.steps:
+            flags = tuple(map(str, as_flags(settings, SWITCHES)))
+            self.steps[folder] = Step(folder, script, flags, tuple(needs), cell)
+        return self.steps[folder]
+
+    def check(self):
+        """Raise UserError for a step that its script refuses, or whose folder holds a run with other flags."""
+        if set("{}") & set(self.output):
+            raise UserError(f"{self.output}: output: expected a folder without braces, which Snakemake reads")
+        for step in self.steps.values():
+            check_made_alike(step, parse(step))
+
+
+def parse(step):
+    """The step's words as its script parses them. Raises UserError with the script's own line if it refuses them."""
+    script, *words = step.words()
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return importlib.import_module(script.removesuffix(".py")).parse_args(words)
+    except SystemExit:
+        raise UserError(f"{step.cell}: {script}: {complaint.getvalue().strip().split(': error: ', 1)[-1]}") from None
+    except UserError as error:
+        raise UserError(f"{step.cell}: {script}: {error}") from None
+
+
+def check_made_alike(step, args):
+    """Raise UserError if a run lies in the step's folder that was begun with other flags than `args`."""
+    try:
+        before = dict(json.loads((Path(step.folder) / "config.json").read_text())["arguments"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # none yet, or damaged, which its script says
+    now = json.loads(json.dumps(vars(args)))
+    other = [f"--{name.replace('_', '-')} {before[name]}, not {now[name]}" for name in now
+             if name not in PLACES and name in before and before[name] != now[name]]
+    if other:
+        raise UserError(f"{step.folder}: holds a run made with {', '.join(other)}; remove it, or name another output")
+
+
+def read_yaml(path):
+    """What a YAML file holds. Raises OSError, or UserError, naming the file, if it is none."""
+    try:
+        return yaml.safe_load(read_text(path, MAX_FILE))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+
+
+def known_files(folder):
+    """The names of the YAML files that the suite has in workflow/<folder>, in words."""
+    return ", ".join(sorted(file.stem for file in (ROOT / "workflow" / folder).glob("*.yaml")))
