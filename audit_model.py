@@ -1,6 +1,6 @@
 """Judge a model that nobody vouches for: is there a sign of a backdoor, and which repaired model costs least.
 
-    python audit_model.py --checkpoint output/audits/stranger/model_last.th --data-dir clean-images
+    python audit_model.py --checkpoint output/badnets/model_last.th
 
 The end of `make audit`, which runs the rest. Reads what the other scripts left beside the model (neural-cleanse/,
 neuron-noise/, strip/, and the repaired models in anp/pruned/, fine-prune/ and unlearn-reversed/) and clean images, and
@@ -170,7 +170,8 @@ def report(verdict, targets, classes, evidence, rows, missing):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, help="the model, beside which the other scripts left their runs")
+    parser.add_argument("--checkpoint", default="output/badnets/model_last.th",
+                        help="the model, beside which the other scripts left their runs")
     flags.add_data_flags(parser)
     flags.add_run_flags(parser, "verdict/ beneath the model's run")
     args = parser.parse_args(argv)

@@ -100,8 +100,10 @@ def check_method(method):
 def check_audit(method):
     """The same for the figures of audit_model.py."""
     expect("verdict", isinstance(method.get("verdict"), str), "a text")
+    for name in ("targets", "target_classes", "evidence", "repaired", "least_lost"):
+        expect(name, isinstance(method.get(name), list), "a list")
     for name in ("missing", "least_lost", "target_classes"):
-        expect(name, all(isinstance(text, str) for text in listed(method, name)) and name in method, "a list of texts")
+        expect(name, all(isinstance(text, str) for text in listed(method, name)), "a list of texts")
     for name, kinds in AUDIT_ROWS.items():
         for row in listed(method, name):
             right = isinstance(row, dict) and all(
@@ -115,7 +117,6 @@ def check_audit(method):
         expect("repaired", row["lost"] is not None and row["acc"] is not None, "figures")
     for row in listed(method, "rates"):
         expect("rates", row["wrong"] is not None and row["models"] is not None, "figures")
-    expect("targets", "targets" in method and "repaired" in method and "evidence" in method, "to be there")
 
 
 def check_config(config):

@@ -18,11 +18,11 @@ SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
                        "--isolation-rates", "0.1", "--unlearn-epochs", "0"],
          "fine_prune": [],
            "neural_cleanse detect": ["--budget", "1", "--seeds", "1"],
-           "neural_cleanse unlearn": ["--patch-with", "clean"],  # detect flags nothing in so small a model
+           "neural_cleanse unlearn": [],
            "detect_strip": ["--overlays", "2"],
            "generate_issba_encoder": ["--bits", "2", "--width", "2", "--epochs", "1", "--min-psnr", "0",
                                     "--min-bit-accuracy", "0"],
-         "measure_specificity": [],
+         "measure_specificity": [], "audit_model": [],
          "sweep_neuron_noise": ["--val-frac", "0.05", "--epsilons", "0.1", "--seeds", "1", "--steps", "1"]}
 BADNETS = "python train_backdoor.py --poison-type badnets"
 BENIGN = "python train_backdoor.py --poison-type benign"
@@ -33,6 +33,7 @@ FIRST = {"generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp
          "measure_specificity": [BENIGN, ENCODER, "python train_backdoor.py --poison-type issba"],
          "compare_strip": [BADNETS, BADNETS.replace("badnets", "blend"), *(
              f"python detect_strip.py --checkpoint output/{attack}/model_last.th" for attack in ("badnets", "blend"))],
+         "audit_model": [BADNETS, "python neural_cleanse.py detect --checkpoint output/badnets/model_last.th"],
          "report": [BADNETS], "neural_cleanse": [BADNETS], "fine_prune": [BADNETS], "detect_strip": [BADNETS]}
 
 HELP = {"neural_cleanse": ["detect"]}
@@ -48,6 +49,8 @@ def run(command):
     """Call the script of `python x.py ...` in this process, on the small folder and with little to do."""
     words = shlex.split(command)
     name, flags = words[1].removesuffix(".py"), words[2:]
+    if words[1:3] == ["-m", "data.export_clean_images"]:
+        return
     if words[1] == "-m":
         name, flags = words[2], words[3:]
     task = f"{name} {flags[0]}" if flags and not flags[0].startswith("-") else name
