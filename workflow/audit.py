@@ -1,4 +1,5 @@
 """The audit of a stranger's model, of which nothing is known but its weights and some clean images, as a Plan."""
+import json
 from pathlib import Path
 
 from data.datasets import load_clean
@@ -27,7 +28,10 @@ def read_settings(path):
 
 
 def check_input(checkpoint, images):
-    """Raise UserError unless the checkpoint is one, and the folder `images` has clean images of its classes."""
+    """The hash of a checkpoint and that of the defence's half of the clean images in the folder `images`.
+
+    Raises UserError unless the one is a checkpoint and the other has images of its classes.
+    """
     if not checkpoint or not images:
         raise UserError("expected a model and clean images: make audit CHECKPOINT=model.th IMAGES=folder")
     if not Path(images).is_dir():
@@ -36,6 +40,19 @@ def check_input(checkpoint, images):
     defender, _ = load_clean("cifar10", images)
     check_classes(checkpoint, found, defender.classes)
     check_clean_images(defender)
+    return f"{hash_file(checkpoint)} {defender.fingerprint()}"
+
+
+def check_same_input(output, inputs):
+    """Raise UserError if an audit of another model, or by other images, lies in the folder `output`."""
+    try:
+        before = json.loads((Path(output) / "neural-cleanse/config.json").read_text())["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        model = Path(output) / "model_last.th"
+        before = f"{hash_file(model)} {inputs.split()[1]}" if model.exists() else inputs
+    if before != inputs:
+        raise UserError(f"{output}: holds an audit of other weights or by other images; remove it, or name another "
+                        "--output-dir")
 
 
 def usual_folder(checkpoint):
@@ -51,8 +68,9 @@ def plan_audit(checkpoint, images, settings, output=None):
     The model is copied away from whatever lies beside it, so that no step finds a trigger there. Raises UserError for
     input that does not fit.
     """
-    check_input(checkpoint, images)
+    inputs = check_input(checkpoint, images)
     output = output or usual_folder(checkpoint)
+    check_same_input(output, inputs)
     plan = Plan(output, "Audit of a model", last=f"{output}/verdict")
     model = f"{output}/model_last.th"
     plan.copies[model] = checkpoint

@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -108,3 +109,20 @@ def test_a_folder_with_a_run_of_other_flags_is_refused(stranger, clean, tmp_path
     (out / "neural-cleanse/config.json").write_text(config)
     with pytest.raises(audit.UserError, match=r"made with --data-dir elsewhere, not .*, --budget 7, not 300; remove"):
         planned.check()
+
+
+def test_another_model_or_other_images_are_not_mixed_into_an_audit(stranger, small_run, clean, tmp_path):
+    out = tmp_path / "out"
+    (out / "neural-cleanse").mkdir(parents=True)
+    shutil.copy(small_run / "model_init.th", out / "model_last.th")
+    with pytest.raises(audit.UserError, match="holds an audit of other weights or by other images"):
+        plan_audit(str(stranger), str(clean), {}, str(out))
+    shutil.copy(stranger, out / "model_last.th")
+    plan_audit(str(stranger), str(clean), {}, str(out))
+    inputs = audit.check_input(str(stranger), str(clean))
+    (out / "neural-cleanse/config.json").write_text(json.dumps({"inputs": inputs}))
+    plan_audit(str(stranger), str(clean), {}, str(out))
+    for image in (clean / "3").iterdir():
+        shutil.copy(clean / "4/0000.png", image)
+    with pytest.raises(audit.UserError, match="holds an audit of other weights or by other images"):
+        plan_audit(str(stranger), str(clean), {}, str(out))
