@@ -9,6 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 class UserError(ValueError):
     """A mistake that the user can mend. Its text is the one line that they see, with exit status 2."""
@@ -34,6 +39,25 @@ def whole_file(path):
     finally:
         with suppress(OSError):  # a read-only file system says so already, above
             temporary.unlink(missing_ok=True)
+
+
+def hold_folder(folder, what):
+    """Take a folder for this process alone; returns a file descriptor, whose closing, or the process's end, frees it.
+
+    Raises UserError, saying that `what` is under way there, if another process has it. Where the system or the file
+    system knows no such locks it is not held.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(f"{folder}: {what} is under way there; wait for it, or name another --output-dir") from None
+    except OSError:  # network file systems may have no locks
+        pass
+    return descriptor
 
 
 def write_json(path, value):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from data.files import UserError, whole_file, write_json
+from data.files import UserError, hold_folder, whole_file, write_json
 from engine import checkpoint, machine
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
@@ -57,7 +57,7 @@ class Run:
         torch.manual_seed(args.seed)
         self.generator = torch.Generator().manual_seed(args.seed)
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
-        self.begun = False
+        self.begun, self.lock = False, None
         self._check_folder()
 
     def _check_folder(self):
@@ -140,14 +140,17 @@ class Run:
         for handler in self.handlers:
             log.removeHandler(handler)
             handler.close()
+        if self.lock is not None:
+            os.close(self.lock)
 
     def begin(self, inputs=None):
         """Take the folder: from here on the input is good. Writes config.json first; then the log goes to its file.
 
         inputs: a fingerprint of the images that the run works on; a run only goes on with the same.
         """
-        self._check_folder()  # again, since another run may have begun there while this one read its data
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = hold_folder(self.folder, "another run")
+        self._check_folder()  # again, since another run may have begun there while this one read its data
         if self.resume and (self.folder / "resume.th").exists():
             self._go_on(inputs)
         else:

@@ -5,12 +5,11 @@
 
 What a call that was stopped or killed left is gone on with by the same call. Flags after -- go to Snakemake.
 """
-import fcntl
 import os
 import sys
 from pathlib import Path
 
-from data.files import UserError
+from data.files import UserError, hold_folder
 from engine import flags
 from engine.command import command
 from workflow.audit import plan_audit, read_settings
@@ -54,12 +53,9 @@ def find_profile(name):
 def hold(folder):
     """Take the output folder for as long as this process lives. Raises UserError if another one has it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = os.open(Path(folder) / ".workflow.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{folder}: a workflow is running there; wait for it, or name another output") from None
-    os.set_inheritable(lock, True)  # Snakemake takes this process's place, and the kernel frees the lock at its end
+    lock = hold_folder(folder, "a workflow")
+    if lock is not None:
+        os.set_inheritable(lock, True)  # Snakemake takes this process's place
 
 
 @command

@@ -203,6 +203,18 @@ def test_an_error_in_an_epoch_names_the_epoch(arguments):
                 raise UserError("the loss became nan")
 
 
+@pytest.mark.parametrize("how", ["overwrite", "resume"])
+def test_a_second_run_into_a_folder_is_refused_until_the_first_ends(arguments, tmp_path, how):
+    with Run(arguments(), ("model_last.th",)) as first:
+        first.begin()
+        first.record({"epoch": 1})
+        before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+        with pytest.raises(UserError, match="another run is under way there"), Run(arguments(**{how: True})) as run:
+            run.begin()
+        assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    go(arguments(overwrite=True))
+
+
 def test_an_unknown_device_is_refused(arguments):
     with pytest.raises(UserError, match="--device toaster"):
         Run(arguments(device="toaster"))

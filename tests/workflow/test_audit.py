@@ -95,7 +95,7 @@ def test_a_second_call_into_a_folder_is_refused_while_the_first_lives(tmp_path):
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert first.stdout.readline() == "held\n"
     second = subprocess.run([sys.executable, "-c", hold], cwd=ROOT, capture_output=True, text=True)
-    assert "a workflow is running there" in second.stderr and "held" not in second.stdout
+    assert "a workflow is under way there" in second.stderr and "held" not in second.stdout
     first.kill()
     first.communicate()
     assert "held" in subprocess.run([sys.executable, "-c", hold], cwd=ROOT, capture_output=True, text=True).stdout

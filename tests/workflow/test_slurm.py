@@ -1,4 +1,5 @@
 """The Slurm profile on a real cluster of one node: a job that is killed is done by the next call."""
+import json
 import os
 import shutil
 import subprocess
@@ -40,4 +41,16 @@ def test_a_job_that_was_killed_is_done_by_the_next_call(cluster, tmp_path):
     process = snakemake(tmp_path)
     text, _ = process.communicate(timeout=500)
     assert process.returncode == 0, text
-    assert (first / "prune/results.json").exists() and (out / "report.pdf").exists()
+    assert (out / "report.pdf").exists()
+    (tmp_path / "local").mkdir()
+    local = start_snakemake(tmp_path / "local", "laptop", "--cores", "1")
+    text, _ = local.communicate(timeout=300)
+    assert local.returncode == 0, text
+    there, here = figures(out), figures(tmp_path / "local/out")
+    assert len(there) == 3 and there == here  # the same table, wherever and however often it was called
+
+
+def figures(out):
+    """{run: its ACC and ASR} of all runs beneath a folder."""
+    results = {path: json.loads(path.read_text()) for path in out.rglob("results.json")}
+    return {path.relative_to(out): (own["acc"], own["asr"]) for path, own in results.items()}
