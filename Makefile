@@ -53,12 +53,13 @@ benchmark: $(VENV)/ready
 	$(PY) benchmarks/neural_cleanse.py
 	$(PY) benchmarks/abl.py --width 16
 
-# What a stopped or killed call left is gone on with.
+# What a stopped or killed call left is gone on with. The shell takes names from its environment, so that none is run.
+export MATRIX PROFILE SETTINGS CHECKPOINT IMAGES OUTPUT
 matrix: $(VENV)/workflow-ready
-	$(PY) -m workflow matrix $(MATRIX) --profile $(PROFILE)
+	$(PY) -m workflow matrix "$$MATRIX" --profile "$$PROFILE"
 
 audit: $(VENV)/workflow-ready
-	$(PY) -m workflow audit "$(CHECKPOINT)" "$(IMAGES)" --settings $(SETTINGS) --profile $(PROFILE)
+	$(PY) -m workflow audit "$$CHECKPOINT" "$$IMAGES" --settings "$$SETTINGS" --profile "$$PROFILE" --output-dir "$$OUTPUT"
 
 homework:
 	$(MAKE) matrix MATRIX=workflow/matrices/homework.yaml

@@ -11,10 +11,12 @@ config.json and results.json.
 import csv
 import logging
 import math
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from data.files import UserError, hash_file, write_table
 from engine import flags
@@ -22,13 +24,13 @@ from engine.checkpoint import load_model, load_trigger
 from engine.command import command
 from engine.run import Run
 from engine.suspect import asr_of, default_folder, find_run, load_suspect
-from engine.training import score
+from engine.training import Share, predict
 from reporting.found import FINISHED, read_run
 
 RATES = Path(__file__).resolve().parent / "results/audit-rates.csv"
-NUMBERS = ("models", "wrong", "searches", "searches_wrong")
+NUMBERS = ("models", "wrong", "undecided", "searches", "searches_wrong")
 REPAIRED = {"ANP": "anp/pruned", "Fine-Pruning": "fine-prune", "unlearning": "unlearn-reversed"}
-COLUMNS = ("model", "acc", "lost", "asr_of_reversed_trigger")
+COLUMNS = ("model", "changed", "acc", "lost", "lost_low", "lost_high", "asr_of_reversed_trigger")
 SUSPECT, NO_SIGN, UNDECIDED = "suspect", "no sign of a backdoor", "undecided"
 log = logging.getLogger("backdoor")
 
@@ -58,6 +60,7 @@ def cleanse_evidence(method, classes):
     method: the method entry of its results.json.
     """
     labels, targets = method["labels"], method["targets"]
+    able = method.get("searches_able_to_flag", labels[0]["seeds"])
     searches, others = labels[0]["seeds"], [label for label in labels if label["label"] not in targets]
     norms = [min(label["norm"]) for label in others if label["norm"]]
     rest = f"; the smallest norms of the others have median {np.median(norms):.1f}" if norms else ""
@@ -69,6 +72,7 @@ def cleanse_evidence(method, classes):
         return found
     once = "".join(f", label {called(label['label'], classes)} by {label['flagged_in']}" for label in labels
                    if label["flagged_in"])
+    rest += f"; {able} of the searches could flag a label at all" if able < searches else ""
     return [Evidence("Neural Cleanse", None, f"no label is flagged by most of {searches} searches{once}{rest}")]
 
 
@@ -82,8 +86,9 @@ def leaning(rows):
     """(epsilon, {label: starts that lean there}, starts) under neuron noise, at the least epsilon at which half of the
     images are called wrong, otherwise at the largest. A start leans to a label that more than half of its errors are.
 
-    rows: of the model under suspicion, as sweep_neuron_noise.py has them.
+    rows: as sweep_neuron_noise.py has them.
     """
+    rows = [row for row in rows if row["model"] == "suspect"]
     epsilons = sorted({row["epsilon"] for row in rows})
     at = {epsilon: [row for row in rows if row["epsilon"] == epsilon] for epsilon in epsilons}
     epsilon = next((epsilon for epsilon in epsilons if np.mean([row["error_rate"] for row in at[epsilon]]) >= 0.5),
@@ -95,19 +100,27 @@ def leaning(rows):
 def noise_evidence(rows, classes):
     """The Evidence of the neuron perturbation curves: it points to a label if every start leans there."""
     epsilon, labels, starts = leaning(rows)
-    errs = np.mean([row["error_rate"] for row in rows if row["epsilon"] == epsilon])
+    errs = np.mean([row["error_rate"] for row in rows if row["epsilon"] == epsilon and row["model"] == "suspect"])
     where = ", ".join(f"{called(label, classes)} in {count}" for label, count in labels.items()) or "none"
     return Evidence("neuron noise", next((label for label, count in labels.items() if count == starts), None),
                     f"at epsilon {epsilon:g} {100 * errs:.0f} % of the images are called wrong, over {starts} random "
                     f"starts; labels that most errors are: {where}")
 
 
-def strip_evidence(method, folder):
+def strip_evidence(method, folder, checkpoint):
     """What STRIP's calibration gives: a filter, not a sign."""
+    screen = shlex.join(["python", "detect_strip.py", "--checkpoint", checkpoint, "--calibration-file",
+                         str(folder / "strip.json"), "--images"])
     boundary = method["boundaries"][method["boundary"]]
     return Evidence("STRIP", None, f"calibrated, which is no sign by itself: inputs of at most {boundary:.3f} bits are "
-                    f"turned away, {100 * method['frr']['value']:.1f} % of fresh clean images; detect_strip.py "
-                    f"--images FOLDER --calibration-file {folder / 'strip.json'} screens new inputs")
+                    f"turned away, {100 * method['frr']['value']:.1f} % of fresh clean images; {screen} FOLDER screens "
+                    "new inputs")
+
+
+def how_searched(arguments):
+    """The flags of detect that decide how good it is, in words: what a row of the rates was measured with."""
+    names = ("seeds", "batches", "batch_size", "budget", "success")
+    return " ".join(f"--{name.replace('_', '-')} {arguments[name]}" for name in names if name in arguments)
 
 
 def read_rates(path=RATES):
@@ -120,35 +133,66 @@ def read_rates(path=RATES):
 
 
 def finished_run(checkpoint, name):
-    """The reporting.found.Run that a script left beside the model under `name`; None where none is finished."""
+    """The reporting.found.Run that a script left under `name` of this very model; None where none is finished."""
     run = read_run(find_run(checkpoint, name), name)
-    return run if run and run.state == FINISHED else None
+    if not run or run.state != FINISHED:
+        return None
+    try:
+        is_its_own = Path(run.results.get("parent") or "").samefile(checkpoint)
+    except OSError:
+        is_its_own = False
+    inputs = run.config.get("inputs")
+    if not is_its_own or (inputs and not inputs.startswith(hash_file(checkpoint))):
+        return None
+    return run
 
 
-def measure(model, test, triggers):
-    """(ACC, {label: ASR of its reversed trigger}) of a model on the clean TestImages, as results.json has them."""
-    asr = {str(label): asr_of(model, test, trigger) for label, trigger in triggers.items()}
-    return score(model, test.clean).accuracy.as_dict(), asr
+def has_changed(model, repaired):
+    """Whether any weight or running statistic of `repaired` is another than the model's."""
+    before, after = model.state_dict(), repaired.state_dict()
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def paired_loss(before, after, labels):
+    """(loss of accuracy, its 95 % interval [low, high]) of predictions `after` against `before` on the same images.
+
+    All int64 (N,). The interval is the normal approximation for paired proportions.
+    """
+    lost = ((before == labels) & (after != labels)).sum().item()
+    won = ((before != labels) & (after == labels)).sum().item()
+    n = len(labels)
+    half = 1.96 * math.sqrt(lost + won - (lost - won) ** 2 / n) / n
+    loss = (lost - won) / n
+    return loss, [loss - half, loss + half]
 
 
 def compare_repaired(checkpoint, model, test, triggers, device):
-    """[{"name", "acc", "lost", "asr_of_reversed"}] of the model and of every repaired one that is there.
+    """[{"name", "changed", "acc", "lost", "lost_interval", "asr_of_reversed"}] of the model and of every repaired one.
 
-    lost: points of ACC, as a fraction. The test images are those that no repair has seen.
+    lost: points of ACC, as a fraction. asr_of_reversed: {label: ASR of its reversed trigger}. The clean TestImages are
+    those that no repair has seen.
     """
-    acc, asr = measure(model, test, triggers)
-    rows = [{"name": "as it is", "acc": acc, "lost": 0.0, "asr_of_reversed": asr}]
+    labels, rows = test.clean.labels, []
+
+    def add(name, net):
+        guesses = predict(net, test.clean).argmax(1)
+        before = rows[0]["guesses"] if rows else guesses
+        lost, interval = paired_loss(before, guesses, labels)
+        rows.append({"name": name, "changed": bool(rows) and has_changed(model, net), "guesses": guesses,
+                     "acc": Share(int((guesses == labels).sum()), len(labels)).as_dict(), "lost": lost,
+                     "lost_interval": interval, "asr_of_reversed": {
+                         str(label): asr_of(net, test, trigger) for label, trigger in triggers.items()}})
+    add("as it is", model)
     for name, folder in REPAIRED.items():
         if finished_run(checkpoint, folder):
-            repaired = load_model(find_run(checkpoint, folder) / "model_last.th", device).model
-            own, asr = measure(repaired, test, triggers)
-            rows.append({"name": name, "acc": own, "lost": acc["value"] - own["value"], "asr_of_reversed": asr})
-    return rows
+            add(name, load_model(find_run(checkpoint, folder) / "model_last.th", device).model)
+    return [{key: value for key, value in row.items() if key != "guesses"} for row in rows]
 
 
 def least_lost(rows):
-    """The names of the repaired models that lost least clean accuracy; more than one where they are equal."""
-    repaired = rows[1:]
+    """The names of the repaired models that lost least clean accuracy; more than one where they are equal. One that
+    changed nothing is no repair."""
+    repaired = [row for row in rows if row["changed"]]
     least = min((row["lost"] for row in repaired), default=None)
     return [row["name"] for row in repaired if row["lost"] == least]
 
@@ -161,10 +205,11 @@ def report(verdict, targets, classes, evidence, rows, missing):
     for row in rows:
         asr = "".join(f", reversed trigger of {called(int(label), classes)} {share['value']:.4f}"
                       for label, share in row["asr_of_reversed"].items() if share)
-        log.info("%s: ACC %.4f, lost %.4f%s", row["name"], row["acc"]["value"], row["lost"], asr)
+        log.info("%s: ACC %.4f, lost %.4f (%.4f to %.4f)%s", row["name"], row["acc"]["value"], row["lost"],
+                 *row["lost_interval"], asr)
     if missing:
         log.info("not there: %s", ", ".join(missing))
-    log.info("least clean accuracy lost: %s", ", ".join(least_lost(rows)) or "no repaired model is there")
+    log.info("least clean accuracy lost: %s", ", ".join(least_lost(rows)) or "no repair changed anything")
     log.info("verdict: %s%s", verdict, f", target {named}" if targets else "")
 
 
@@ -186,6 +231,8 @@ def main(argv=None):
         suspect, test, defender = load_suspect(args.checkpoint, None, args.dataset, args.data_dir, run.device,
                                                find=False)
         tests = {name: finished_run(args.checkpoint, name) for name in ("neural-cleanse", "neuron-noise", "strip")}
+        if tests["neuron-noise"] and not all("leaning" in row for row in tests["neuron-noise"].method["rows"]):
+            tests["neuron-noise"] = None  # from before leanings were counted
         cleanse, noise, strip = tests.values()
         if cleanse is None or cleanse.method.get("name") != "Neural Cleanse":
             raise UserError(f"{find_run(args.checkpoint, 'neural-cleanse')}: no finished run of neural_cleanse.py "
@@ -196,22 +243,24 @@ def main(argv=None):
         run.begin(f"{hash_file(args.checkpoint)} {defender.fingerprint()}")
         evidence = cleanse_evidence(cleanse.method, classes)
         evidence += [noise_evidence(noise.method["rows"], classes)] if noise else []
-        evidence += [strip_evidence(strip.method, strip.folder)] if strip else []
+        evidence += [strip_evidence(strip.method, strip.folder, args.checkpoint)] if strip else []
         rows = compare_repaired(args.checkpoint, suspect.model, test, triggers, run.device)
         missing = [name for name, found in tests.items() if found is None]
         missing += [name for name in REPAIRED if name not in {row["name"] for row in rows}]
         verdict = judge(cleanse.method)
         report(verdict, targets, classes, evidence, rows, missing)
         write_table(run.folder / "repaired.csv", COLUMNS, [
-            {"model": row["name"], "acc": row["acc"]["value"], "lost": row["lost"], "asr_of_reversed_trigger": " ".join(
-                f"{label}:{share['value']:.4f}" for label, share in row["asr_of_reversed"].items() if share)}
-            for row in rows])
+            {"model": row["name"], "changed": int(row["changed"]), "acc": row["acc"]["value"], "lost": row["lost"],
+             "lost_low": row["lost_interval"][0], "lost_high": row["lost_interval"][1],
+             "asr_of_reversed_trigger": " ".join(f"{label}:{share['value']:.4f}" for label, share in
+                                                 row["asr_of_reversed"].items() if share)} for row in rows])
         run.finish(acc=rows[0]["acc"], asr=None, robust_acc=None, parent=args.checkpoint, dataset=defender.name,
                    width=suspect.model.spec["width"], seed=args.seed, method={
                        "name": "audit", "verdict": verdict, "targets": targets,
                        "target_classes": [classes[label] for label in targets],
                        "evidence": [asdict(item) for item in evidence], "repaired": rows,
-                       "least_lost": least_lost(rows), "missing": missing, "rates": read_rates()})
+                       "least_lost": least_lost(rows), "missing": missing,
+                       "how": how_searched(cleanse.arguments), "rates": read_rates()})
 
 
 if __name__ == "__main__":

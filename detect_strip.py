@@ -295,7 +295,7 @@ def main(argv=None):
         overlays = args.overlays or min(100, len(pool) - 1)
         strip = Strip(suspect.model, pool, overlays, args.superimpose, args.seed, run.device)
 
-        run.begin()
+        run.begin(f"{hash_file(args.checkpoint)} {defender.fingerprint()}")
         log.info("%d clean images calibrate; %d of %d others lie over each image", len(held_out), overlays, len(pool))
         calibration = strip.entropies(held_out)
         boundaries = find_boundaries(calibration, args.frr)

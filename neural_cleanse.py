@@ -121,10 +121,12 @@ def spread_of(rows, label):
             **{name: [min(values), max(values)] if values else None for name, values in ranges.items()}}
 
 
-def report(targets, decided, labels, best):
-    """Log the verdict and, for the labels that any seed flagged and the one of smallest norm, how steady it is."""
+def report(targets, infected, labels, best):
+    """Log the verdict, none where `infected` is None; and how steady it is, for the labels that any seed flagged and
+    the one of smallest norm."""
     named = ", ".join(f"{label['label']} ({label['class']})" for label in labels if label["label"] in targets)
-    log.info("verdict: %s", f"infected, target {named}" if targets else "clean" if decided else "none")
+    verdicts = {True: f"infected, target {named}", False: "clean", None: "none, since most searches could flag nothing"}
+    log.info("verdict: %s", verdicts[infected])
     closest = min(best, key=lambda label: best[label].norm, default=None)
     for label in labels:
         if label["flagged_in"] or label["label"] == closest:
@@ -233,8 +235,10 @@ def detect(args):
         norms = [[search.norm for search in searches] for searches in by_seed]
         bounds = list(map(flagging_bound, norms))
         targets, best = judge(flags_by_seed), smallest(by_seed)
+        able = sum(bound > 0 for bound in bounds)  # of nan and of less than 0 nothing could come
+        infected = True if targets else False if able > args.seeds / 2 else None
         labels = [spread_of(rows, label) for label in range(len(classes))]
-        report(targets, not all(map(math.isnan, bounds)), labels, best)
+        report(targets, infected, labels, best)
         triggers = {label: as_trigger(search) for label, search in best.items()}
         for label, trigger in triggers.items():
             save_trigger(run.folder / f"reversed_trigger_{label}.th", trigger)
@@ -252,7 +256,7 @@ def detect(args):
         trigger_grid(run.folder / "reversed_triggers.png", columns)
         run.finish(**evaluate(model, test).figures(), parent=args.checkpoint, dataset=defender.name,
                    width=model.spec["width"], seed=args.seed, method={
-                       "name": "Neural Cleanse", "infected": None if all(map(math.isnan, bounds)) else bool(targets),
+                       "name": "Neural Cleanse", "infected": infected, "searches_able_to_flag": able,
                        "targets": targets, "labels": labels,
                        "flagged_by_seed": [np.flatnonzero(flagged).tolist() for flagged in flags_by_seed],
                        "seeds_with_a_flag": sum(bool(flagged.any()) for flagged in flags_by_seed),

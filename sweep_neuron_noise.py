@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from data.batches import Batches
-from data.files import write_table
+from data.files import hash_file, write_table
 from engine import flags
 from engine.checkpoint import load_model
 from engine.command import command
@@ -104,7 +104,7 @@ def main(argv=None):
             benign = load_model(args.benign, run.device, defender.classes, norm_layer=NoisyBatchNorm2d)
             models["benign"] = benign.model
         clean, _ = split_defender(defender, args.val_frac)
-        run.begin()
+        run.begin(f"{hash_file(args.checkpoint)} {defender.fingerprint()}")
         rows = []
         for name, model in models.items():
             for epsilon in args.epsilons:

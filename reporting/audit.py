@@ -1,4 +1,6 @@
 """The verdict that the report of an audit opens with."""
+from pathlib import Path
+
 from reporting import words
 from reporting.charts import read_picture
 from reporting.document import Cell, Section, Table, Text, cell
@@ -10,62 +12,82 @@ PICTURES = (("Neural Cleanse", "reversed_triggers.png", "the smallest triggers f
             ("STRIP", "entropy.png", "entropies of clean images, and the boundary"))
 
 
-def audit_section(runs):
-    """The Section of an audit; None where none lies among the runs. Of several it is the first that is told of."""
-    audits = with_method(runs, "audit")
-    if not audits:
-        return None
-    run = audits[0]
+def own_audit(runs, root):
+    """The audit that the folder `root` is of; None if it is of none."""
+    return next((run for run in with_method(runs, "audit") if run.folder.parent == Path(root)), None)
+
+
+def audit_section(run, runs):
+    """The Section that the report of an audit opens with; `run` is audit_model.py's."""
     method = run.method
-    blocks = [*opening(method), evidence_table(method), Text(
+    blocks = [*map(Text, opening(method)), evidence_table(method), Text(
         "No trigger was known. ACC is measured on the half of the clean images that no step used, and the reversed "
         f"trigger's ASR on those of them whose label is another. {conditions([run])}"), repaired_table(method)]
-    beside = [other for other in runs if other.above is run.above or other.above is run]
+    beside = [other for other in runs if other.folder.parent == run.folder.parent]
     pictures = [read_picture(other, file, f"{other.name}: {what}", wide=file == "reversed_triggers.png")
                 for name, file, what in PICTURES for other in with_method(beside, name)]
     return Section("Verdict", (*blocks, rates_table(method), *words.AUDIT, *filter(None, pictures)))
 
 
-def opening(method):
-    """The verdict, how often it is wrong, and the repaired model that costs least, a sentence or two each."""
+def audits_section(runs):
+    """A row for each audit that lies among the runs; None if there is none."""
+    rows = tuple((Cell(run.name), Cell(str(run.results.get("parent"))), Cell(verdict_of(run.method)),
+                  Cell(" and ".join(run.method["least_lost"]) or "–")) for run in with_method(runs, "audit"))
+    return Section("Audits", (Table(("run", "model", "verdict", "least clean accuracy lost"), rows,
+                                    "The report of each audit is beside it."),)) if rows else None
+
+
+def verdict_of(method):
+    """The verdict with its targets."""
     named = ", ".join(f"{label} ({name})" for label, name in zip(method["targets"], method["target_classes"],
                                                                strict=False))
-    said = {"suspect": f"SUSPECT: this model shows a sign of a backdoor to label {named}.",
-            "no sign of a backdoor": "NO SIGN OF A BACKDOOR was found, which is not a proof that there is none."}
-    yield Text(said.get(method["verdict"], "UNDECIDED: triggers were found for too few labels to compare them."))
-    yield Text(error_rates(method.get("rates") or []))
-    yield Text(least_costly(method))
+    return f"{method['verdict']}, target {named}" if named else method["verdict"]
+
+
+def opening(method):
+    """The verdict, how often it is wrong, and the repaired model that costs least, a paragraph each."""
+    said = {"suspect": "SUSPECT: this model shows a sign of a backdoor",
+            "no sign of a backdoor": "NO SIGN OF A BACKDOOR was found, which is no proof that there is none"}
+    target = verdict_of(method).partition(", target ")[2]
+    yield said.get(method["verdict"], "UNDECIDED: most searches could flag no label, whatever the model is") + (
+        f" to label {target}." if target else ".")
+    yield error_rates(method)
+    yield least_costly(method)
     if method.get("missing"):
-        yield Text(f"Not finished, and so not weighed: {', '.join(method['missing'])}.")
+        yield f"Not finished, and so not weighed: {', '.join(method['missing'])}."
 
 
-def error_rates(rates):
-    """How often Neural Cleanse was wrong on our own models, in a sentence."""
-    own = [row for row in rates if row["test"] == "Neural Cleanse"]
-    if not own:
-        return "How often this test is wrong has not been measured: results/audit-rates.csv is missing."
-    parts = []
-    for kind, what in ((True, "raised a false alarm on {} of {} benign models"),
-                       (False, "missed the backdoor of {} of {} backdoored ones")):
-        for data in sorted({row["data"] for row in own}):
-            rows = [row for row in own if row["data"] == data and (row["model_kind"] == "benign") is kind]
-            if rows:
-                wrong, models = (sum(row[name] for row in rows) for name in ("wrong", "models"))
-                parts.append(f"{what.format(wrong, models)} on {data}")
-    return f"How often this test is wrong, on models that we trained: it {'; it '.join(parts)}."
+def error_rates(method):
+    """How often Neural Cleanse, with the settings of this audit, was wrong on models of ours."""
+    rows = [row for row in method.get("rates") or [] if row["test"] == "Neural Cleanse"
+            and row["how"] == method.get("how")]
+    benign, others = ([row for row in rows if (row["model_kind"] == "benign") is kind] for kind in (True, False))
+    if not benign:
+        return ("How often this test, with these settings, is wrong on benign models has not been measured"
+                f"{'; the table below has other settings' if method.get('rates') else ''}.")
+    told = [f"on benign models ({row['data']}, width {row['width']}) it raised a false alarm on "
+            f"{row['wrong']:.0f} of {row['models']:.0f}{undecided(row)}" for row in benign]
+    told += [f"of {row['models']:.0f} models with {row['model_kind']} ({row['data']}, width {row['width']}) it missed "
+             f"{row['wrong']:.0f}{undecided(row)}" for row in others]
+    return f"How often this test, with these settings, was wrong on models that we trained: {'; '.join(told)}."
+
+
+def undecided(row):
+    return f" and was undecided on {row['undecided']:.0f}" if row["undecided"] else ""
 
 
 def least_costly(method):
-    """Which repaired model lost least clean accuracy, and what that leaves of the reversed trigger."""
+    """Which repaired model lost least clean accuracy, and what that leaves of the reversed triggers."""
     rows = {row["name"]: row for row in method["repaired"]}
     least = [name for name in method["least_lost"] if name in rows]
     if not least:
-        return "No repaired model is there."
+        return "No repair changed anything."
     row = rows[least[0]]
-    left = "; ".join(f"the reversed trigger of label {label} still reaches {100 * share['value']:.1f} % there"
-                     for label, share in row["asr_of_reversed"].items() if share)
-    return (f"Of the repaired models {' and '.join(least)} lost least clean accuracy, {100 * row['lost']:.2f} points"
-            f"{'; ' + left if left else ''}.")
+    low, high = row["lost_interval"]
+    left = "".join(f"; the reversed trigger of label {label} reaches {100 * share['value']:.1f} % there"
+                   for label, share in row["asr_of_reversed"].items() if share)
+    return (f"Of the repaired models {' and '.join(least)} lost least clean accuracy: {100 * row['lost']:.2f} points "
+            f"[{100 * low:.2f}, {100 * high:.2f}] of {row['acc']['n']:.0f} images{left}.")
 
 
 def evidence_table(method):
@@ -76,14 +98,20 @@ def evidence_table(method):
 
 def repaired_table(method):
     labels = sorted({label for row in method["repaired"] for label in row["asr_of_reversed"]})
-    rows = tuple((Cell(row["name"]), share_cell(row["acc"]), cell(100 * row["lost"], "{:.2f}"),
-                  *(share_cell(row["asr_of_reversed"].get(label)) for label in labels)) for row in method["repaired"])
-    return Table(("model", "ACC", "points lost", *(f"ASR, reversed trigger of {label}" for label in labels)), rows)
+    rows = tuple((
+        Cell(row["name"] if row["changed"] or row is method["repaired"][0] else f"{row['name']} (changed nothing)"),
+        share_cell(row["acc"]),
+        Cell("{:.2f} [{:.2f}, {:.2f}]".format(*(100 * value for value in (row["lost"], *row["lost_interval"]))),
+             row["lost"]),
+        *(share_cell(row["asr_of_reversed"].get(label)) for label in labels)) for row in method["repaired"])
+    return Table(("model", "ACC", "points lost", *(f"ASR, reversed trigger of {label}" for label in labels)), rows,
+                 "Points lost against the model as it is, on the same images, with a 95 % interval.")
 
 
 def rates_table(method):
-    rows = method.get("rates") or []
-    columns = ("data", "width", "test", "model_kind", "models", "wrong", "searches", "searches_wrong", "how")
-    return Table(("data", "width", "test", "models", "how many", "wrong", "single searches", "wrong", "how"), tuple(
-        tuple(cell(row.get(name)) for name in columns) for row in rows),
-        "Wrong: a benign model is suspected, or a backdoored one is not, or not with its target.")
+    columns = ("data", "width", "test", "model_kind", "models", "wrong", "undecided", "searches", "searches_wrong",
+               "how")
+    return Table(("data", "width", "test", "models", "how many", "wrong", "undecided", "single searches", "wrong",
+                  "how"), tuple(tuple(cell(row.get(name)) for name in columns) for row in method.get("rates") or []),
+                 "Wrong: a benign model is suspected, or one with a backdoor is not, or not with its target. Undecided "
+                 "is neither.")

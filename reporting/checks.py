@@ -4,8 +4,10 @@ SHARES = ("acc", "asr", "robust_acc")
 LARGEST = 1e15  # a figure beyond it is none of ours
 # What the rows of an audit's lists have; float stands for any number, or null.
 AUDIT_ROWS = {"evidence": {"test": str, "points_to": float, "words": str},
-              "repaired": {"name": str, "lost": float, "acc": dict, "asr_of_reversed": dict},
-              "rates": {"data": str, "test": str, "model_kind": str, "wrong": float, "models": float}}
+              "repaired": {"name": str, "changed": bool, "lost": float, "lost_interval": list, "acc": dict,
+                           "asr_of_reversed": dict},
+              "rates": {"data": str, "width": str, "test": str, "model_kind": str, "how": str,
+                        **dict.fromkeys(("models", "wrong", "undecided", "searches", "searches_wrong"), float)}}
 
 
 def check_share(name, share):
@@ -112,11 +114,14 @@ def check_audit(method):
             expect(name, right, f"objects with {', '.join(kinds)}")
     for row in listed(method, "repaired"):
         check_share("acc", row["acc"])
+        low_high = row["lost_interval"]
+        expect("lost_interval", len(low_high) == 2 and all(map(is_number, low_high)) and None not in low_high,
+               "two numbers")
         for share in row["asr_of_reversed"].values():
             check_share("asr_of_reversed", share)
         expect("repaired", row["lost"] is not None and row["acc"] is not None, "figures")
     for row in listed(method, "rates"):
-        expect("rates", row["wrong"] is not None and row["models"] is not None, "figures")
+        expect("rates", None not in row.values(), "figures")
 
 
 def check_config(config):

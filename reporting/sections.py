@@ -1,6 +1,6 @@
 """What a report says: runs to sections."""
 from reporting import words
-from reporting.audit import audit_section
+from reporting.audit import audit_section, audits_section, own_audit
 from reporting.charts import attack_map, read_picture, training_curves_of
 from reporting.defences import abl_section, anp_section, cleanse_section, fine_pruning_section, strip_section
 from reporting.document import Cell, Section, Table, Text, cell
@@ -102,8 +102,9 @@ def runs_section(runs):
 
 def write_report(runs, lines, root):
     """All Sections that the runs have something for; `lines` is the grade."""
-    found, verdict = effects(runs), audit_section(runs)
-    first = (verdict, overview(runs)) if verdict else (overview(runs), graded(lines))
+    found, audit = effects(runs), own_audit(runs, root)
+    first = (audit_section(audit, runs), overview(runs)) if audit else (overview(runs), graded(lines), audits_section(
+        runs))
     sections = (*first, attack_section(runs), matrix_section(found),
                 anp_section(runs, found, root), strip_section(runs), fine_pruning_section(runs, found),
                 cleanse_section(runs), abl_section(runs), issba_section(runs), runs_section(runs))

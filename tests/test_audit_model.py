@@ -7,7 +7,7 @@ import torch
 
 import audit_model
 import neural_cleanse
-from audit_model import cleanse_evidence, judge, leaning, least_lost, main, noise_evidence, read_rates
+from audit_model import cleanse_evidence, judge, leaning, least_lost, main, noise_evidence, paired_loss, read_rates
 from engine.checkpoint import load_model
 from engine.suspect import find_trigger, load_suspect
 from engine.trigger_search import Search
@@ -22,7 +22,8 @@ def label(number, flagged_in, norm, index=(1.0, 1.5), seeds=3):
 
 
 def row(epsilon, error_rate, leans_to, share):
-    return {"epsilon": epsilon, "error_rate": error_rate, "leaning": leans_to, "leaning_share_of_errors": share}
+    return {"model": "suspect", "epsilon": epsilon, "error_rate": error_rate, "leaning": leans_to,
+            "leaning_share_of_errors": share}
 
 
 @pytest.mark.parametrize("infected, verdict", [(True, "suspect"), (False, "no sign of a backdoor"),
@@ -53,11 +54,31 @@ def test_leaning_is_read_where_half_of_the_images_are_called_wrong():
     assert leaning(rows[:2]) == (0.1, {7: 2}, 2)  # nowhere half: the largest epsilon
     assert noise_evidence(rows[:2], CLASSES).points_to == 7
     assert leaning([row(0.1, 0.0, None, None)]) == (0.1, {}, 1)
+    benign = [{**entry, "model": "benign", "leaning": 1} for entry in rows]  # a model to compare with is none of ours
+    assert leaning(rows + benign) == leaning(rows)
+    assert noise_evidence(rows + benign, CLASSES) == noise_evidence(rows, CLASSES)
 
 
-def test_of_equal_losses_both_are_named_and_the_model_itself_is_no_repair():
-    rows = [{"name": "as it is", "lost": 0.0}, {"name": "ANP", "lost": 0.02}, {"name": "Fine-Pruning", "lost": 0.01},
-            {"name": "unlearning", "lost": 0.01}]
+def test_a_verdict_of_few_able_searches_says_so():
+    found, = cleanse_evidence({"labels": [label(0, 0, (60, 70)), label(1, 0, (50, 80))], "targets": [],
+                               "searches_able_to_flag": 2}, CLASSES)
+    assert found.words.endswith("; 2 of the searches could flag a label at all")
+
+
+def test_the_loss_of_accuracy_is_of_the_same_images_one_by_one():
+    labels = torch.zeros(100, dtype=torch.int64)
+    before, after = labels.clone(), labels.clone()
+    before[:10], after[5:25] = 1, 1  # 15 right ones become wrong, 5 wrong ones right
+    loss, (low, high) = paired_loss(before, after, labels)
+    assert loss == pytest.approx(0.1)
+    assert (low, high) == pytest.approx((0.1 - 1.96 * 19**0.5 / 100, 0.1 + 1.96 * 19**0.5 / 100))
+    assert paired_loss(before, before, labels) == (0, [0, 0])
+
+
+def test_of_equal_losses_both_are_named_and_what_changed_nothing_is_no_repair():
+    rows = [{"name": name, "lost": lost, "changed": changed} for name, lost, changed in (
+        ("as it is", 0.0, False), ("ANP", 0.02, True), ("Fine-Pruning", 0.01, True), ("unlearning", 0.01, True),
+        ("nothing done", 0.0, False))]
     assert least_lost(rows) == ["Fine-Pruning", "unlearning"] and least_lost(rows[:1]) == []
 
 
@@ -65,11 +86,13 @@ def test_the_committed_rates_are_counts_that_can_be():
     rates = read_rates()
     assert {row["model_kind"] for row in rates} >= {"benign", "badnets", "blend"}
     for entry in rates:
-        assert 0 <= entry["wrong"] <= entry["models"] and 0 <= entry["searches_wrong"] <= entry["searches"]
+        assert 0 <= entry["wrong"] + entry["undecided"] <= entry["models"]
+        assert 0 <= entry["searches_wrong"] <= entry["searches"]
         assert entry["searches"] >= entry["models"]
 
 
-@pytest.mark.parametrize("text", ["", "data,models\nx,1\n", "data,models,wrong,searches,searches_wrong\na,b,c,d,e\n"])
+@pytest.mark.parametrize("text", ["", "data,models\nx,1\n",
+                                  "data,models,wrong,undecided,searches,searches_wrong\na,b,c,d,e,f\n"])
 def test_a_damaged_table_of_rates_is_none(tmp_path, text):
     (tmp_path / "rates.csv").write_text(text)
     assert read_rates(tmp_path / "rates.csv") == read_rates(tmp_path / "nowhere.csv") == []
@@ -129,9 +152,20 @@ def test_without_neural_cleanse_there_is_no_verdict(learned_run, tmp_path, monke
     assert not (tmp_path / "output").exists()
 
 
+def test_runs_of_another_model_are_not_taken(suspected, small_run, tmp_path, refused):
+    shutil.copy(small_run / "model_last.th", suspected)  # the runs beside it are of what was there before
+    assert "no finished run of neural_cleanse.py detect" in refused(main, "--checkpoint", suspected, *DIGITS)
+    other = tmp_path / "elsewhere/stranger"  # by whose folder's name the default folder is that of the first
+    other.mkdir(parents=True)
+    shutil.copy(small_run / "model_last.th", other)
+    assert "no finished run" in refused(main, "--checkpoint", other / "model_last.th", *DIGITS)
+
+
 def test_the_rates_go_into_the_result(suspected, tmp_path, monkeypatch):
-    rates = [{"data": "digits", "test": "Neural Cleanse", "model_kind": "benign", "models": 9, "wrong": 1,
-              "searches": 27, "searches_wrong": 5}]
+    rates = [{"data": "digits", "width": "4", "test": "Neural Cleanse", "model_kind": "benign", "models": 9,
+              "wrong": 1, "undecided": 0, "searches": 27, "searches_wrong": 5, "how": "--seeds 3"}]
     monkeypatch.setattr(audit_model, "read_rates", lambda: rates)
     main(["--checkpoint", str(suspected), *DIGITS, "--output-dir", str(tmp_path / "verdict")])
-    assert json.loads((tmp_path / "verdict/results.json").read_text())["method"]["rates"] == rates
+    method = json.loads((tmp_path / "verdict/results.json").read_text())["method"]
+    assert method["rates"] == rates
+    assert method["how"] == "--seeds 3 --batches 4 --batch-size 32 --budget 300 --success 0.99"

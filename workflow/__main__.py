@@ -5,18 +5,19 @@
 
 What a call that was stopped or killed left is gone on with by the same call. Flags after -- go to Snakemake.
 """
+import argparse
 import os
 import sys
 from pathlib import Path
 
-from data.files import UserError, hold_folder
+from data.files import UserError, hold_folder, write_json
 from engine import flags
 from engine.command import command
-from workflow.audit import plan_audit, read_settings
-from workflow.plan import plan, read_matrix
+from workflow.request import pack, read_plan
 from workflow.steps import ROOT, known_files
 
 PROFILES = ROOT / "workflow/profiles"
+DRY = {"-n", "--dry-run", "--dryrun"}
 
 
 def parse_args(argv=None):
@@ -33,6 +34,8 @@ def parse_args(argv=None):
                        help="flags of the steps")
     audit.add_argument("--output-dir", help="(default: output/audits/ and the model's name)")
     for task in (matrix, audit):
+        task.add_argument("--gpu", action=argparse.BooleanOptionalAction,
+                          help="whether heavy steps ask for a GPU (default: where this machine has one)")
         task.add_argument("--profile", default="laptop", help="folder in workflow/profiles, or one of your own")
     words = sys.argv[1:] if argv is None else argv
     end = words.index("--") if "--" in words else len(words)
@@ -62,18 +65,18 @@ def hold(folder):
 def main(argv=None):
     args = parse_args(argv)
     profile, snakemake = find_profile(args.profile), Path(sys.executable).with_name("snakemake")
-    if args.task == "matrix":
-        planned, config = plan(read_matrix(args.matrix)), {"matrix": args.matrix}
-    else:
-        planned = plan_audit(args.checkpoint, args.images, read_settings(args.settings), args.output_dir)
-        config = {"checkpoint": args.checkpoint, "images": args.images, "settings": args.settings,
-                  "output": planned.output}
+    request = {name: value for name, value in vars(args).items() if name not in ("profile", "more")}
+    planned = read_plan(request)
     if not snakemake.exists():
         raise UserError("Snakemake is missing; pip install -r requirements-workflow.txt brings it")
-    hold(planned.output)
+    if not DRY & set(args.more):
+        hold(planned.output)
+        if planned.stamp:
+            name, content = planned.stamp
+            write_json(Path(planned.output) / name, content)
     os.execv(snakemake, [str(word) for word in (
         snakemake, "--snakefile", ROOT / "workflow/Snakefile", "--workflow-profile", profile, "--nolock", *args.more,
-        "--config", *(f"{name}={value}" for name, value in config.items()))])
+        "--config", f"request={pack(request)}")])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
 """The audit of a stranger's model, of which nothing is known but its weights and some clean images, as a Plan."""
+import hashlib
 import json
+import os
 from pathlib import Path
 
 from data.datasets import load_clean
 from data.files import UserError, hash_file
+from data.image_folder import SPLITS, is_sorted_into_classes
 from engine.checkpoint import check_classes, load_model
 from neural_cleanse import check_clean_images
-from workflow.steps import Plan, known_files, read_yaml
+from workflow.steps import PLACES, Plan, check_flags, known_files, read_yaml
 
 STEPS = ("nc-detect", "neuron-noise", "strip", "anp-masks", "anp", "fine-pruning", "unlearning", "verdict")
+GIVEN = PLACES | {"data_dir", "dataset", "benign", "images", "reversed_trigger", "patch_with", "mode"}  # not to be set
+STAMP = "audit.json"  # hashes of the model and of the images
 
 
 def read_settings(path):
@@ -22,44 +27,54 @@ def read_settings(path):
     for name, flags in content.items():
         if name not in STEPS:
             raise UserError(f"{path}: no such step: {name}; there are {', '.join(STEPS)}")
-        if not isinstance(flags, (dict, type(None))):
-            raise UserError(f"{path}: {name}: expected flags, got {flags}")
+        check_flags(f"{path}: {name}", flags, GIVEN)
     return content
 
 
 def check_input(checkpoint, images):
-    """The hash of a checkpoint and that of the defence's half of the clean images in the folder `images`.
+    """A hash of the checkpoint, and one of the defence's half of the clean images in the folder `images`.
 
     Raises UserError unless the one is a checkpoint and the other has images of its classes.
     """
     if not checkpoint or not images:
         raise UserError("expected a model and clean images: make audit CHECKPOINT=model.th IMAGES=folder")
-    if not Path(images).is_dir():
-        raise UserError(f"{images}: no such folder; expected one with <class>/*, PNG or JPEG")
+    has_splits = all((Path(images) / split).is_dir() for split in SPLITS)
+    if not has_splits and not is_sorted_into_classes(images):  # which is no reason to download CIFAR-10 to it
+        raise UserError(f"{images}: expected a folder <class>/* of PNG or JPEG files" + (
+            "" if Path(images).is_dir() else "; there is no such folder"))
     found = load_model(checkpoint)
     defender, _ = load_clean("cifar10", images)
     check_classes(checkpoint, found, defender.classes)
     check_clean_images(defender)
-    return f"{hash_file(checkpoint)} {defender.fingerprint()}"
+    return hash_file(checkpoint), defender.fingerprint()
 
 
-def check_same_input(output, inputs):
-    """Raise UserError if an audit of another model, or by other images, lies in the folder `output`."""
-    try:
-        before = json.loads((Path(output) / "neural-cleanse/config.json").read_text())["inputs"]
-    except (OSError, ValueError, KeyError, TypeError):
-        model = Path(output) / "model_last.th"
-        before = f"{hash_file(model)} {inputs.split()[1]}" if model.exists() else inputs
-    if before != inputs:
-        raise UserError(f"{output}: holds an audit of other weights or by other images; remove it, or name another "
-                        "--output-dir")
-
-
-def usual_folder(checkpoint):
-    """Where an audit is written: by the checkpoint's name, or its folder's where that says more, and its content."""
+def usual_folder(checkpoint, inputs):
+    """Where an audit is written: by the checkpoint's name, or its folder's where that says more, and the inputs."""
     path = Path(checkpoint).resolve()
     name = path.parent.name if path.stem == "model_last" else path.stem
-    return f"output/audits/{name}-{hash_file(checkpoint)[:8]}"
+    name = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)
+    return f"output/audits/{name}-{hashlib.sha256(' '.join(inputs).encode()).hexdigest()[:8]}"
+
+
+def check_folder(output, checkpoint, inputs):
+    """Raise UserError if the folder `output` holds anything that an audit of these inputs must not meet.
+
+    That is a trigger, which the steps would find beside the model; another run; an audit of other inputs.
+    """
+    output = Path(output)
+    other = [name for name in ("trigger_info.th", "config.json", "results.json") if (output / name).exists()]
+    model = output / "model_last.th"
+    if other or (model.exists() and model.samefile(checkpoint)):
+        raise UserError(f"{output}: holds {other[0] if other else 'the model itself'}; an audit needs a folder of its "
+                        "own, so that it finds no trigger: name another --output-dir")
+    try:
+        before = json.loads((output / STAMP).read_text())
+    except (OSError, ValueError):
+        before = None
+    if (output.exists() and before is None and any(output.iterdir())) or before not in (None, list(inputs)):
+        raise UserError(f"{output}: holds something else than an audit of this model by these images; name another "
+                        "--output-dir")
 
 
 def plan_audit(checkpoint, images, settings, output=None):
@@ -69,9 +84,9 @@ def plan_audit(checkpoint, images, settings, output=None):
     input that does not fit.
     """
     inputs = check_input(checkpoint, images)
-    output = output or usual_folder(checkpoint)
-    check_same_input(output, inputs)
-    plan = Plan(output, "Audit of a model", last=f"{output}/verdict")
+    output, images = output or usual_folder(checkpoint, inputs), os.path.normpath(images)
+    check_folder(output, checkpoint, inputs)
+    plan = Plan(output, f"Audit of {Path(checkpoint).name}", last=f"{output}/verdict", stamp=(STAMP, list(inputs)))
     model = f"{output}/model_last.th"
     plan.copies[model] = checkpoint
 

@@ -1,6 +1,6 @@
 """A matrix of attacks, defences and seeds as a Plan."""
 from data.files import UserError
-from workflow.steps import Plan, known_files, read_yaml
+from workflow.steps import Plan, check_flags, known_files, read_yaml
 
 ATTACKS = ("benign", "badnets", "blend", "clean-label", "issba", "pruning-aware-badnets")
 # What each defence that is one call of a script on the model is: script, its folder, and flags of its own.
@@ -17,6 +17,7 @@ KEYS = {"output", "seeds", "data", "training", "attacks", "defences", "prepare"}
 # under `prepare`, script, folder, the flag that takes it, file there).
 CRAFTED = {"clean-label": ("clean-label", "generate_clb_attack", "crafted", "clb_dir", ""),
            "issba": ("issba-encoder", "generate_issba_encoder", "issba-encoder", "encoder", "/encoder.th")}
+GIVEN = {"output_dir", "overwrite", "resume", "seed"}  # flags that are no matrix's to give
 PREPARED = ("clean-label", "issba-encoder", "anp-masks", "nc-detect")  # what `prepare` has flags for
 
 
@@ -34,8 +35,10 @@ def check_matrix(path, content):
     """Raise UserError unless `content` has the keys and types of a matrix."""
     if not isinstance(content, dict) or not KEYS >= content.keys() >= {"output", "seeds", "attacks", "defences"}:
         raise UserError(f"{path}: expected output, seeds, attacks and defences, and at most {', '.join(sorted(KEYS))}")
-    if not isinstance(content["output"], str):
+    if not isinstance(content["output"], str) or not content["output"].strip():
         raise UserError(f"{path}: output: expected a folder")
+    if not content["attacks"]:
+        raise UserError(f"{path}: attacks: expected at least one of {', '.join(ATTACKS)}")
     seeds = content["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UserError(f"{path}: seeds: expected a list of whole numbers, got {seeds}")
@@ -44,11 +47,12 @@ def check_matrix(path, content):
         own = content.get(key)
         if own is not None and not isinstance(own, dict):
             raise UserError(f"{path}: {key}: expected names with their flags, got {own}")
-        for name, flags in (own or {}).items():
-            if known and name not in known:
+        if not known:
+            check_flags(f"{path}: {key}", own, GIVEN)
+        for name, flags in (own or {}).items() if known else ():
+            if name not in known:
                 raise UserError(f"{path}: {key}: no such {key.rstrip('s')}: {name}; there are {', '.join(known)}")
-            if known and not isinstance(flags, (dict, type(None))):
-                raise UserError(f"{path}: {key}: {name}: expected flags, got {flags}")
+            check_flags(f"{path}: {key}: {name}", flags, GIVEN)
 
 
 class Planner:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SWITCHES = ("flooding", "no_pgd")  # flags that have no --no- form
 RESUMABLE = ("train_backdoor", "train_abl", "train_pruning_aware", "generate_mask", "generate_issba_encoder",
              "fine_prune", "neural_cleanse unlearn")
-TRAINING = ("train_backdoor", "train_abl", "train_pruning_aware", "generate_issba_encoder", "generate_clb_attack")
+LIGHT = ("audit_model",)  # and pruning alone: these stay on the CPU beside a step that has the GPU
 # Where a run reads and writes, and how it was called: no part of what it did, since a run may have been put there.
 PLACES = {"output_dir", "overwrite", "resume", "device", "checkpoint", "trigger_info", "mask_file", "encoder",
           "clb_dir"}
@@ -36,9 +36,9 @@ class Step:
     cell: str
 
     @property
-    def trains(self):
-        """Whether it is worth a GPU of its own."""
-        return self.script in TRAINING
+    def is_heavy(self):
+        """Whether it is worth a GPU, which it then has for itself."""
+        return self.script not in LIGHT and ("--mode", "prune") not in zip(self.flags, self.flags[1:], strict=False)
 
     @property
     def results(self):
@@ -57,6 +57,7 @@ class Plan:
     """Steps beneath the folder `output`, {folder: Step} in an order in which each comes after its needs.
 
     copies: {file to be made: what it is a copy of}. last: the folder of a step that is made even where others failed.
+    stamp: (name of a file in `output`, what it says of the inputs), written before the first step.
     """
 
     output: str
@@ -64,6 +65,7 @@ class Plan:
     steps: dict = field(default_factory=dict)
     copies: dict = field(default_factory=dict)
     last: str | None = None
+    stamp: tuple | None = None
 
     def add(self, folder, script, settings, needs, cell):
         """Plan a Step with the flags {name: value} unless it is planned already; returns it."""
@@ -74,8 +76,10 @@ class Plan:
 
     def check(self):
         """Raise UserError for a step that its script refuses, or whose folder holds a run with other flags."""
-        if set("{}") & set(self.output):
-            raise UserError(f"{self.output}: output: expected a folder without braces, which Snakemake reads")
+        flags = [flag for step in self.steps.values() for flag in step.flags]
+        for word in (self.output, *self.copies.values(), *flags):
+            if set("{}") & set(word):
+                raise UserError(f"{word}: expected a name without braces, which mean something to Snakemake")
         for step in self.steps.values():
             check_made_alike(step, parse(step))
 
@@ -85,10 +89,11 @@ def parse(step):
     script, *words = step.words()
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
             return importlib.import_module(script.removesuffix(".py")).parse_args(words)
     except SystemExit:
-        raise UserError(f"{step.cell}: {script}: {complaint.getvalue().strip().split(': error: ', 1)[-1]}") from None
+        said = complaint.getvalue().strip().split(": error: ", 1)[-1] or "one of its flags only prints"
+        raise UserError(f"{step.cell}: {script}: {said}") from None
     except UserError as error:
         raise UserError(f"{step.cell}: {script}: {error}") from None
 
@@ -112,6 +117,17 @@ def read_yaml(path):
         return yaml.safe_load(read_text(path, MAX_FILE))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+
+
+def check_flags(path, flags, refused):
+    """Raise UserError unless `flags` is a dict of flags, or None, with none of the names `refused`."""
+    if not isinstance(flags, (dict, type(None))):
+        raise UserError(f"{path}: expected flags, got {flags}")
+    for name in flags or {}:
+        if not isinstance(name, str):
+            raise UserError(f"{path}: expected a flag's name, got {name}; YAML reads on, off, yes and no as yes or no")
+        if name.replace("-", "_") in refused:
+            raise UserError(f"{path}: {name}: is given by the workflow itself")
 
 
 def known_files(folder):

@@ -1,8 +1,11 @@
 """The report of an audit opens with the verdict and what stands behind it."""
-import pytest
+import io
 
-from reporting.audit import audit_section
-from reporting.document import Table, Text
+import pytest
+from PIL import Image
+from reporting_helpers import png
+
+from reporting.document import Picture, Table, Text
 from reporting.found import BROKEN, find_runs
 from reporting.grade import grade
 from reporting.sections import write_report
@@ -10,20 +13,25 @@ from reporting.sections import write_report
 from .conftest import share
 
 RATES = [{"data": "digits", "test": "Neural Cleanse", "model_kind": kind, "models": models, "wrong": wrong,
-          "searches": 9, "searches_wrong": 4, "width": "16", "how": "3 searches"}
-         for kind, models, wrong in (("benign", 6, 1), ("badnets", 2, 0), ("blend", 2, 1))]
+          "undecided": undecided, "searches": 9, "searches_wrong": 4, "width": "16", "how": how}
+         for kind, models, wrong, undecided, how in (
+             ("benign", 6, 1, 0, "--seeds 3"), ("badnets", 2, 0, 0, "--seeds 3"), ("blend", 2, 1, 1, "--seeds 3"),
+             ("benign", 5, 5, 0, "--seeds 1"))]
 METHOD = {"name": "audit", "verdict": "suspect", "targets": [3], "target_classes": ["cat"], "missing": [],
           "evidence": [{"test": "Neural Cleanse", "points_to": 3, "words": "3 of 3 searches"},
                        {"test": "STRIP", "points_to": None, "words": "calibrated"}],
-          "repaired": [{"name": "as it is", "acc": share(0.9), "lost": 0.0, "asr_of_reversed": {"3": share(0.97)}},
-                       {"name": "ANP", "acc": share(0.88), "lost": 0.02, "asr_of_reversed": {"3": share(0.05)}},
-                       {"name": "unlearning", "acc": share(0.89), "lost": 0.01, "asr_of_reversed": {"3": share(0.5)}}],
-          "least_lost": ["unlearning"], "rates": RATES}
+          "repaired": [{"name": name, "changed": changed, "acc": share(acc, 250), "lost": 0.9 - acc,
+                        "lost_interval": [0.89 - acc, 0.91 - acc], "asr_of_reversed": {"3": share(asr)}}
+                       for name, changed, acc, asr in (("as it is", False, 0.9, 0.97), ("ANP", True, 0.88, 0.05),
+                                                       ("Fine-Pruning", False, 0.9, 0.97),
+                                                       ("unlearning", True, 0.89, 0.5))],
+          "least_lost": ["unlearning"], "how": "--seeds 3", "rates": RATES}
 
 
-def sections(tree):
-    runs = find_runs(tree.root)
-    return write_report(runs, grade(tree.root, runs), tree.root)
+def sections(tree, beneath="stranger"):
+    root = tree.root / beneath
+    runs = find_runs(root)
+    return write_report(runs, grade(root, runs), root)
 
 
 def said(section):
@@ -36,36 +44,79 @@ def test_the_report_opens_with_the_verdict_its_errors_and_the_cheapest_repair(tr
     assert first.title == "Verdict" and "homework" not in " ".join(section.title for section in others)
     opening = [block.words for block in first.blocks[:3]]
     assert opening[0] == "SUSPECT: this model shows a sign of a backdoor to label 3 (cat)."
-    assert "false alarm on 1 of 6 benign models on digits; it missed the backdoor of 1 of 4" in opening[1]
-    assert opening[2] == ("Of the repaired models unlearning lost least clean accuracy, 1.00 points; the reversed "
-                          "trigger of label 3 still reaches 50.0 % there.")
+    assert opening[1].endswith(
+        "on benign models (digits, width 16) it raised a false alarm on 1 of 6; of 2 models with badnets (digits, "
+        "width 16) it missed 0; of 2 models with blend (digits, width 16) it missed 1 and was undecided on 1.")
+    assert opening[2] == ("Of the repaired models unlearning lost least clean accuracy: 1.00 points [0.00, 2.00] of "
+                          "250 images; the reversed trigger of label 3 reaches 50.0 % there.")
     evidence, repaired, rates = (block for block in first.blocks if isinstance(block, Table))
     assert [[cell.text for cell in row] for row in evidence.rows] == [
         ["Neural Cleanse", "3", "3 of 3 searches"], ["STRIP", "–", "calibrated"]]
-    assert [row[2].text for row in repaired.rows] == ["0.00", "2.00", "1.00"]
-    assert repaired.rows[1][3].text.startswith("5.00") and len(rates.rows) == 3
+    assert [row[0].text for row in repaired.rows] == ["as it is", "ANP", "Fine-Pruning (changed nothing)", "unlearning"]
+    assert repaired.rows[1][2].text == "2.00 [1.00, 3.00]"
+    assert repaired.rows[1][3].text.startswith("5.00") and len(rates.rows) == 4
 
 
 def test_without_a_sign_it_says_that_this_is_no_proof(tree):
-    tree.run("verdict", "audit_model.py", method={
+    tree.run("stranger/verdict", "audit_model.py", method={
         **METHOD, "verdict": "no sign of a backdoor", "targets": [], "target_classes": [], "missing": ["strip"],
         "repaired": [{**row, "asr_of_reversed": {}} for row in METHOD["repaired"]], "rates": []})
     text = said(sections(tree)[0])
-    assert "NO SIGN OF A BACKDOOR was found, which is not a proof" in text and "SUSPECT" not in text
-    assert "has not been measured" in text and "Not finished, and so not weighed: strip." in text
+    assert "NO SIGN OF A BACKDOOR was found, which is no proof" in text and "SUSPECT" not in text
+    assert "with these settings, is wrong on benign models has not been measured." in text
+    assert "Not finished, and so not weighed: strip." in text
     assert "reversed trigger of label" not in text
+
+
+def test_rates_of_other_settings_are_not_this_ones(tree):
+    tree.run("stranger/verdict", "audit_model.py", method={**METHOD, "how": "--seeds 9"})
+    assert "has not been measured; the table below has other settings" in said(sections(tree)[0])
+
+
+def test_audits_among_other_runs_are_a_section_beside_the_grade(tree):
+    tree.attack("badnets", "badnets", 0.9, 1.0)
+    for name, verdict in (("one", "suspect"), ("two", "undecided")):
+        tree.run(f"audits/{name}/verdict", "audit_model.py", method={**METHOD, "verdict": verdict})
+    found = {section.title: section for section in sections(tree, "")}
+    assert "Verdict" not in found and "Against the homework's criteria" in found
+    table, = found["Audits"].blocks
+    assert [row[2].text for row in table.rows] == ["suspect, target 3 (cat)", "undecided, target 3 (cat)"]
+
+
+def test_pictures_are_the_audits_own(tree):
+    for name, colour in (("one", (255, 0, 0)), ("two", (0, 255, 0))):
+        tree.run(f"{name}/verdict", "audit_model.py", method=METHOD)
+        folder = tree.run(f"{name}/neural-cleanse", "neural_cleanse.py", method={"name": "Neural Cleanse"})
+        (folder / "norms.png").write_bytes(png(colour))
+    first = sections(tree, "two")[0]
+    picture, = (block for block in first.blocks if isinstance(block, Picture))
+    assert picture.caption.startswith("neural-cleanse: norms")
+    with Image.open(io.BytesIO(picture.png)) as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (0, 255, 0)
 
 
 def test_no_audit_no_verdict(tree):
     tree.attack("badnets", "badnets", 0.9, 1.0)
-    assert audit_section(find_runs(tree.root)) is None
-    assert any("homework" in section.title for section in sections(tree))
+    titles = {section.title for section in sections(tree, "")}
+    assert not {"Verdict", "Audits"} & titles and "Against the homework's criteria" in titles
 
 
 @pytest.mark.parametrize("name", METHOD.keys() - {"name"})
 @pytest.mark.parametrize("value", [None, 3, "x", [3], [{}], {"a": 1}, [None], [[]]])
 def test_a_damaged_verdict_is_a_broken_run_or_still_a_report(tree, name, value):
-    tree.run("verdict", "audit_model.py", method={**METHOD, name: value})
+    tree.run("stranger/verdict", "audit_model.py", method={**METHOD, name: value})
+    run, = find_runs(tree.root)
+    if run.state != BROKEN:
+        sections(tree)
+        sections(tree, "")
+
+
+@pytest.mark.parametrize("holder, name", [(holder, name) for holder in ("evidence", "repaired", "rates")
+                                          for name in METHOD[holder][0]])
+@pytest.mark.parametrize("value", [None, "x", [1], {}, [[]], {"3": 0.5}])
+def test_a_damaged_row_is_a_broken_run_or_still_a_report(tree, holder, name, value):
+    rows = [{**METHOD[holder][0], name: value}, *METHOD[holder][1:]]
+    tree.run("stranger/verdict", "audit_model.py", method={**METHOD, holder: rows})
     run, = find_runs(tree.root)
     if run.state != BROKEN:
         sections(tree)

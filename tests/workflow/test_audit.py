@@ -2,14 +2,17 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
 
+from data import datasets
 from workflow import audit
 from workflow.__main__ import main
 from workflow.audit import plan_audit, read_settings, usual_folder
+from workflow.request import pack, unpack
 
 
 @pytest.fixture
@@ -22,11 +25,11 @@ def clean(image_folder):
 def stranger(small_run, tmp_path):
     """A digits model that is alone in its folder."""
     (tmp_path / "models").mkdir()
-    return shutil.copy(small_run / "model_last.th", tmp_path / "models/stranger.th")
+    return Path(shutil.copy(small_run / "model_last.th", tmp_path / "models/stranger.th"))
 
 
 def test_every_step_sees_the_copy_and_no_trigger(small_run, clean):
-    planned = plan_audit(str(small_run / "model_last.th"), str(clean), {}, "out/audit")
+    planned = plan_audit(str(small_run / "model_last.th"), f"{clean}/", {}, "out/audit")
     assert planned.copies == {"out/audit/model_last.th": str(small_run / "model_last.th")}
     seen = {"out/audit/model_last.th"}
     for step in planned.steps.values():
@@ -55,11 +58,11 @@ def test_the_suites_own_settings_are_flags_that_the_scripts_take(stranger, clean
 
 
 def test_two_models_of_one_name_are_audited_apart(stranger, small_run, tmp_path):
-    assert usual_folder(stranger).startswith("output/audits/stranger-")
-    assert usual_folder(small_run / "model_last.th").startswith("output/audits/badnets-")
-    (tmp_path / "other").mkdir()
-    other = shutil.copy(small_run / "model_init.th", tmp_path / "other/stranger.th")
-    assert usual_folder(other) != usual_folder(stranger)
+    inputs = ("weights", "images")
+    assert usual_folder(stranger, inputs).startswith("output/audits/stranger-")
+    assert usual_folder(small_run / "model_last.th", inputs).startswith("output/audits/badnets-")
+    assert len({usual_folder(stranger, own) for own in (inputs, ("other", "images"), ("weights", "others"))}) == 3
+    assert usual_folder("models/a{b}'\\$.th", inputs).startswith("output/audits/a_b____-")
 
 
 def test_input_that_does_not_fit_is_one_line_before_anything_starts(stranger, small_run, clean, image_folder, tmp_path,
@@ -67,23 +70,37 @@ def test_input_that_does_not_fit_is_one_line_before_anything_starts(stranger, sm
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "torn.th").write_bytes(b"torn")
-    settings = tmp_path / "settings.yaml"
-    settings.write_text(yaml.safe_dump({"anp": {"max_drop": 7}}))
-    odd = tmp_path / "odd.yaml"
-    odd.write_text(yaml.safe_dump({"magic": {}}))
+    def written(content):
+        path = tmp_path / f"{len(list(tmp_path.glob('*.yaml')))}.yaml"
+        path.write_text(content)
+        return path
+
+    def download(*args, **options):
+        raise AssertionError("CIFAR-10 is not what was asked for")
+    monkeypatch.setattr(datasets, "CIFAR10", download)
+    (tmp_path / "flat").mkdir()
+    shutil.copy(next((clean / "0").iterdir()), tmp_path / "flat")
     few = image_folder(("ant", "bee", "cow"), name="few") / "train"
     usual = ["--settings", ROOT / "workflow/audits/usual.yaml"]
     for words, complaint in (
             (["nowhere.th", clean], "nowhere.th: no such file"), (["torn.th", clean], "torn.th: not a checkpoint"),
             (["", clean], "make audit CHECKPOINT=model.th IMAGES=folder"),
             ([stranger, ""], "make audit CHECKPOINT=model.th IMAGES=folder"),
-            ([stranger, "nowhere"], "nowhere: no such folder; expected one with <class>/*"),
+            ([stranger, "nowhere"], "nowhere: expected a folder <class>/* of PNG or JPEG files; there is no such"),
             ([stranger, few], "has 10 classes, but the data set has 3"),
-            ([stranger, clean / "0"], "0: "), ([stranger, "empty"], "empty: "),
+            ([stranger, "flat"], "flat: expected a folder <class>/*"),
+            ([stranger, "empty"], "empty: expected a folder <class>/*"),
             ([stranger, clean, "--profile", "cloud"], "no such profile; there are laptop, slurm"),
             ([stranger, clean, "--settings", "none.yaml"], "the suite has digits, usual"),
-            ([stranger, clean, "--settings", odd], "no such step: magic; there are nc-detect"),
-            ([stranger, clean, "--settings", settings], "anp: prune_network.py: --max-drop: expected a fraction")):
+            ([stranger, clean, "--settings", written("magic: {}")], "no such step: magic; there are nc-detect"),
+            ([stranger, clean, "--settings", written("anp: {max_drop: 7}")],
+             "anp: prune_network.py: --max-drop: expected a fraction"),
+            ([stranger, clean, "--settings", written("strip: {trigger_info: x.th}")],
+             "strip: trigger_info: is given by the workflow itself"),
+            ([stranger, clean, "--settings", written("strip: {data-dir: x}")], "is given by the workflow itself"),
+            ([stranger, clean, "--settings", written("nc-detect: {1: 2}")], "expected a flag's name, got 1"),
+            ([stranger, clean, "--settings", written("anp: {help: true}")], "one of its flags only prints"),
+            ([stranger, clean, "--output-dir", "a{b}"], "a{b}: expected a name without braces")):
         words = words if "--settings" in words else [*words, *usual]
         assert complaint in refused(main, "audit", *words), words
     assert not (tmp_path / "output").exists()
@@ -103,6 +120,7 @@ def test_a_second_call_into_a_folder_is_refused_while_the_first_lives(tmp_path):
 
 def test_a_folder_with_a_run_of_other_flags_is_refused(stranger, clean, tmp_path):
     out = tmp_path / "out"
+    out.mkdir()
     planned = plan_audit(str(stranger), str(clean), {}, str(out))
     config = '{"arguments": {"seeds": 3, "budget": 7, "data_dir": "elsewhere", "checkpoint": "moved.th"}}'
     (out / "neural-cleanse").mkdir(parents=True)
@@ -111,18 +129,38 @@ def test_a_folder_with_a_run_of_other_flags_is_refused(stranger, clean, tmp_path
         planned.check()
 
 
+def test_a_folder_with_a_trigger_or_something_else_is_no_place_for_an_audit(stranger, small_run, clean, tmp_path):
+    for name in ("trigger_info.th", "config.json", "anything"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("x")
+        with pytest.raises(audit.UserError, match="name another --output-dir"):
+            plan_audit(str(stranger), str(clean), {}, str(folder))
+    for folder in (small_run, stranger.parent):  # the model's own, from which the trigger would be found
+        with pytest.raises(audit.UserError, match="name another --output-dir"):
+            plan_audit(str(folder / ("model_last.th" if folder == small_run else stranger.name)), str(clean), {},
+                       str(folder))
+
+
 def test_another_model_or_other_images_are_not_mixed_into_an_audit(stranger, small_run, clean, tmp_path):
     out = tmp_path / "out"
-    (out / "neural-cleanse").mkdir(parents=True)
-    shutil.copy(small_run / "model_init.th", out / "model_last.th")
-    with pytest.raises(audit.UserError, match="holds an audit of other weights or by other images"):
-        plan_audit(str(stranger), str(clean), {}, str(out))
+    out.mkdir()
+    planned = plan_audit(str(stranger), str(clean), {}, str(out))
+    name, content = planned.stamp
+    (out / name).write_text(json.dumps(content))
     shutil.copy(stranger, out / "model_last.th")
     plan_audit(str(stranger), str(clean), {}, str(out))
-    inputs = audit.check_input(str(stranger), str(clean))
-    (out / "neural-cleanse/config.json").write_text(json.dumps({"inputs": inputs}))
-    plan_audit(str(stranger), str(clean), {}, str(out))
+    with pytest.raises(audit.UserError, match="something else than an audit of this model by these images"):
+        plan_audit(str(small_run / "model_init.th"), str(clean), {}, str(out))
     for image in (clean / "3").iterdir():
         shutil.copy(clean / "4/0000.png", image)
-    with pytest.raises(audit.UserError, match="holds an audit of other weights or by other images"):
+    with pytest.raises(audit.UserError, match="something else than an audit of this model by these images"):
         plan_audit(str(stranger), str(clean), {}, str(out))
+
+
+@pytest.mark.parametrize("name", ["2024_01", "my #1 images", "a: b", "010", "-x", "it's", "é $HOME `id`"])
+def test_a_request_reaches_the_snakefile_whatever_its_names(name):
+    request = {"task": "audit", "checkpoint": name, "images": name, "settings": name, "output_dir": None, "gpu": None}
+    word = pack(request)
+    assert word.isascii() and word.isalnum() and yaml.safe_load(word) == word
+    assert unpack(word) == request

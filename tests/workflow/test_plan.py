@@ -63,6 +63,10 @@ def test_flags_of_the_file_reach_their_script_alone():
     ({"attacks": ["badnets"]}, "attacks: expected names with their flags"),
     ({"attacks": {"badnets": 3}}, "badnets: expected flags, got 3"),
     ({"prepare": {"x": {}}}, "prepare: no such prepare: x"),
+    ({"attacks": {}}, "attacks: expected at least one of benign"),
+    ({"attacks": {"badnets": {"seed": 3}}}, "attacks: badnets: seed: is given by the workflow itself"),
+    ({"training": {True: 3}}, "training: expected a flag's name, got True; YAML reads on"),
+    ({"output": " "}, "output: expected a folder"),
     ({"nonsense": 1}, "expected output, seeds, attacks and defences"),
     ({"output": 3}, "output: expected a folder")])
 def test_a_mistake_is_named_before_anything_starts(written, changes, complaint):

@@ -1,17 +1,18 @@
 """Write clean images that no attack has seen, as PNG.
 
-    python -m data.export_clean_images --dataset digits --output-dir output/digits-clean
+    python export_clean_images.py --dataset digits --output-dir output/digits-clean
 
 The defender's tenth of the training images and the test images, as <class>/<number>.png: what `make audit` and every
 defence take as a folder of clean images.
 """
-import argparse
 from pathlib import Path
 
 from PIL import Image
 
 from data.datasets import DATASETS, load_splits
 from data.files import UserError
+from engine import flags
+from engine.command import command
 
 
 def export(images, folder):
@@ -26,18 +27,16 @@ def export(images, folder):
     return number
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command
+def main(argv=None):
+    parser = flags.Parser(__doc__)
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="cifar10 or digits")
     parser.add_argument("--data-dir", default="data", help="as for the scripts")
     parser.add_argument("--output-dir", required=True, help="a folder that is new or empty")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if Path(args.output_dir).exists() and any(Path(args.output_dir).iterdir()):
-        parser.exit(2, f"{parser.prog}: error: {args.output_dir}: is not empty\n")
-    try:
-        _, defender, test = load_splits(args.dataset, args.data_dir)
-    except UserError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        raise UserError(f"{args.output_dir}: is not empty")
+    _, defender, test = load_splits(args.dataset, args.data_dir)
     print(f"{export([defender, test], args.output_dir)} images in {args.output_dir}")
 
 
