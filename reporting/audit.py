@@ -26,7 +26,8 @@ def audit_section(run, runs):
     beside = [other for other in runs if other.folder.parent == run.folder.parent]
     pictures = [read_picture(other, file, f"{other.name}: {what}", wide=file == "reversed_triggers.png")
                 for name, file, what in PICTURES for other in with_method(beside, name)]
-    return Section("Verdict", (*blocks, rates_table(method), *words.AUDIT, *filter(None, pictures)))
+    rates = [rates_table(method)] if method.get("rates") else []
+    return Section("Verdict", (*blocks, *rates, *words.AUDIT, *filter(None, pictures)))
 
 
 def audits_section(runs):
@@ -39,8 +40,8 @@ def audits_section(runs):
 
 def verdict_of(method):
     """The verdict with its targets."""
-    named = ", ".join(f"{label} ({name})" for label, name in zip(method["targets"], method["target_classes"],
-                                                               strict=False))
+    named = ", ".join(str(label) if name == str(label) else f"{label} ({name})" for label, name in zip(
+        method["targets"], method["target_classes"], strict=False))
     return f"{method['verdict']}, target {named}" if named else method["verdict"]
 
 
@@ -112,6 +113,6 @@ def rates_table(method):
     columns = ("data", "width", "test", "model_kind", "models", "wrong", "undecided", "searches", "searches_wrong",
                "how")
     return Table(("data", "width", "test", "models", "how many", "wrong", "undecided", "single searches", "wrong",
-                  "how"), tuple(tuple(cell(row.get(name)) for name in columns) for row in method.get("rates") or []),
+                  "how"), tuple(tuple(cell(row.get(name)) for name in columns) for row in method["rates"]),
                  "Wrong: a benign model is suspected, or one with a backdoor is not, or not with its target. Undecided "
                  "is neither.")

@@ -76,10 +76,11 @@ def test_the_loss_of_accuracy_is_of_the_same_images_one_by_one():
 
 
 def test_of_equal_losses_both_are_named_and_what_changed_nothing_is_no_repair():
-    rows = [{"name": name, "lost": lost, "changed": changed} for name, lost, changed in (
-        ("as it is", 0.0, False), ("ANP", 0.02, True), ("Fine-Pruning", 0.01, True), ("unlearning", 0.01, True),
-        ("nothing done", 0.0, False))]
-    assert least_lost(rows) == ["Fine-Pruning", "unlearning"] and least_lost(rows[:1]) == []
+    rows = [{"name": name, "lost": lost, "changed": changed, "asr_of_reversed": {"3": {"value": asr}, "4": None}}
+            for name, lost, changed, asr in (
+                ("as it is", 0.0, False, 1.0), ("ANP", 0.02, True, 0.0), ("Fine-Pruning", 0.01, True, 0.9),
+                ("unlearning", 0.01, True, 0.2), ("nothing done", 0.0, False, 0.0))]
+    assert least_lost(rows) == ["unlearning", "Fine-Pruning"] and least_lost(rows[:1]) == []
 
 
 def test_the_committed_rates_are_counts_that_can_be():
