@@ -3,6 +3,7 @@ import io
 import pickle
 import re
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def _numpy_rebuilders():
 
 NUMPY_REBUILDERS = _numpy_rebuilders()
 WRAPPERS = ("state_dict", "net", "model")
+SAFE_RELEASE = (2, 10)  # of PyTorch; requirements.txt shuts out what is older
+MAX_WIDTH, MAX_CLASSES = 2**12, 2**16  # far beyond any; a file may claim anything
 OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
 
 
@@ -47,6 +50,8 @@ def load(path, device="cpu"):
     """torch.load of tensors, NumPy arrays and plain values. Raises UserError for anything else, in one line."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
+    check_loader()
+    check_archive(path)
     try:
         with torch.serialization.safe_globals(NUMPY_REBUILDERS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever torch has to say of a strange file, the error below says once
@@ -58,6 +63,25 @@ def load(path, device="cpu"):
     except Exception as error:  # torn or strange bytes make the readers raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a checkpoint ({reason[:120]})") from None
+
+
+def check_loader(release=torch.__version__):
+    """UserError if PyTorch's `release` has a loader that a file can make run code or write out of bounds."""
+    if tuple(map(int, re.findall(r"\d+", release)[:2])) < SAFE_RELEASE:
+        raise UserError(f"PyTorch {release}: a stranger's file can make its loader run code (CVE-2025-32434, "
+                        f"CVE-2026-24747); install {'.'.join(map(str, SAFE_RELEASE))} or later")
+
+
+def check_archive(path):
+    """UserError for an archive that unpacks to more than it holds: torch.save packs nothing, so that is a bomb."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return  # the old format, or none that torch.load will read either
+    held = Path(path).stat().st_size
+    if unpacked > held:
+        raise UserError(f"{path}: refused, it holds {held} bytes and claims to unpack to {unpacked}")
 
 
 def load_safetensors(path):
@@ -101,9 +125,12 @@ def load_model(path, device="cpu", classes=None, **options):
                         f"{', '.join(WRAPPERS)})")
     weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
     meta = content if "arch" in content and weights is not content else {}
-    model = build_model(**_spec(path, meta, weights), **options)
-    _fill(path, model, weights)
-    own = tuple(meta.get("classes") or ())
+    own = _classes(path, meta)
+    spec = _spec(path, meta, weights)
+    with torch.device("meta"):  # a model without memory, since a file may claim to be of any width
+        _check_fit(path, build_model(**spec, **options).state_dict(), weights)
+    model = build_model(**spec, **options)
+    model.load_state_dict(weights, strict=False)
     found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own)
     if classes is not None:
         check_classes(path, found, classes)
@@ -137,30 +164,43 @@ def _spec(path, meta, weights):
     except (KeyError, IndexError):
         raise UserError(f"{path}: expected the weights of a CIFAR ResNet-18 (conv1.weight, ..., linear.weight), got "
                         f"{', '.join(list(weights)[:3]) or 'none'}, ...") from None
+    if shapes["width"] > MAX_WIDTH or shapes["num_classes"] > MAX_CLASSES:
+        raise UserError(f"{path}: claims to be of width {shapes['width']} with {shapes['num_classes']} classes; "
+                        f"expected at most {MAX_WIDTH} and {MAX_CLASSES}")
     arch = meta.get("arch", "resnet18")
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise UserError(f"{path}: expected one of the networks {', '.join(ARCHITECTURES)}, got {arch}")
     return {"arch": arch, **shapes}
 
 
-def _fill(path, model, weights):
-    """Copy `weights` into `model`; UserError that lists what is missing, too much, or of another shape."""
-    own = model.state_dict()
+def _classes(path, meta):
+    """The class names that the file gives, () for none. Raises UserError if they are no names."""
+    classes = meta.get("classes") or ()
+    if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{path}: damaged, its classes are no names")
+    return tuple(classes)
+
+
+def _check_fit(path, own, weights):
+    """UserError that lists what is missing, too much, of another shape or no weight, against the state_dict `own`."""
     problems = [f"missing {name}" for name in own if name not in weights and not any(part in name for part in OPTIONAL)]
     problems += [f"unexpected {name}" for name in weights if name not in own]
     problems += [f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}" for name in own
                  if name in weights and weights[name].shape != own[name].shape]
     problems += [f"{name} holds values that it cannot have" for name, value in weights.items()
-                 if name in own and not is_sound(name, value)]
+                 if name in own and value.shape == own[name].shape and not is_sound(name, value)]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"{path}: does not fit the network: {'; '.join(problems[:5])}{more}")
-    model.load_state_dict(weights, strict=False)
+        named = "; ".join(problem[:200] for problem in problems[:5])
+        raise UserError(f"{path}: does not fit the network: {named}{more}")
 
 
 def is_sound(name, value):
-    """Whether a weight is a plain tensor of finite real numbers, and of at least 0 if it is a variance."""
-    if value.is_complex() or value.is_meta or value.layout != torch.strided or not torch.isfinite(value).all():
+    """Whether a weight is a plain tensor of finite real numbers, none of which stands for several, and of at least 0 if
+    it is a variance."""
+    if value.is_complex() or value.is_meta or value.layout != torch.strided:
+        return False
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size() or not torch.isfinite(value).all():
         return False
     return not name.endswith("running_var") or bool((value >= 0).all())
 

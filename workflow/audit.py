@@ -9,7 +9,7 @@ from data.files import UserError, hash_file
 from data.image_folder import SPLITS, is_sorted_into_classes
 from engine.checkpoint import check_classes, load_model
 from neural_cleanse import check_clean_images
-from workflow.steps import PLACES, Plan, check_flags, known_files, read_yaml
+from workflow.steps import PLACES, Plan, check_flags, known_files, read_yaml, short
 
 STEPS = ("nc-detect", "neuron-noise", "strip", "anp-masks", "anp", "fine-pruning", "unlearning", "verdict")
 GIVEN = PLACES | {"data_dir", "dataset", "benign", "images", "reversed_trigger", "patch_with", "mode"}  # not to be set
@@ -26,7 +26,7 @@ def read_settings(path):
         raise UserError(f"{path}: expected steps with their flags")
     for name, flags in content.items():
         if name not in STEPS:
-            raise UserError(f"{path}: no such step: {name}; there are {', '.join(STEPS)}")
+            raise UserError(f"{path}: no such step: {short(name)}; there are {', '.join(STEPS)}")
         check_flags(f"{path}: {name}", flags, GIVEN)
     return content
 

@@ -1,6 +1,6 @@
 """A matrix of attacks, defences and seeds as a Plan."""
 from data.files import UserError
-from workflow.steps import Plan, check_flags, known_files, read_yaml
+from workflow.steps import Plan, check_flags, known_files, read_yaml, short
 
 ATTACKS = ("benign", "badnets", "blend", "clean-label", "issba", "pruning-aware-badnets")
 # What each defence that is one call of a script on the model is: script, its folder, and flags of its own.
@@ -41,17 +41,18 @@ def check_matrix(path, content):
         raise UserError(f"{path}: attacks: expected at least one of {', '.join(ATTACKS)}")
     seeds = content["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise UserError(f"{path}: seeds: expected a list of whole numbers, got {seeds}")
+        raise UserError(f"{path}: seeds: expected a list of whole numbers, got {short(seeds)}")
     for key, known in (("attacks", ATTACKS), ("defences", DEFENCES), ("prepare", PREPARED), ("data", None),
                        ("training", None)):
         own = content.get(key)
         if own is not None and not isinstance(own, dict):
-            raise UserError(f"{path}: {key}: expected names with their flags, got {own}")
+            raise UserError(f"{path}: {key}: expected names with their flags, got {short(own)}")
         if not known:
             check_flags(f"{path}: {key}", own, GIVEN)
         for name, flags in (own or {}).items() if known else ():
             if name not in known:
-                raise UserError(f"{path}: {key}: no such {key.rstrip('s')}: {name}; there are {', '.join(known)}")
+                raise UserError(f"{path}: {key}: no such {key.rstrip('s')}: {short(name)}; there are "
+                                f"{', '.join(known)}")
             check_flags(f"{path}: {key}: {name}", flags, GIVEN)
 
 

@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short  # a few lines of YAML can stand for more text than memory holds
 
 import yaml
 
@@ -122,10 +123,14 @@ def read_yaml(path):
 def check_flags(path, flags, refused):
     """Raise UserError unless `flags` is a dict of flags, or None, with none of the names `refused`."""
     if not isinstance(flags, (dict, type(None))):
-        raise UserError(f"{path}: expected flags, got {flags}")
-    for name in flags or {}:
+        raise UserError(f"{path}: expected flags, got {short(flags)}")
+    for name, value in (flags or {}).items():
         if not isinstance(name, str):
-            raise UserError(f"{path}: expected a flag's name, got {name}; YAML reads on, off, yes and no as yes or no")
+            raise UserError(f"{path}: expected a flag's name, got {short(name)}; YAML reads on, off, yes and no as yes "
+                            "or no")
+        if not all(isinstance(part, (str, int, float, type(None))) for part in (
+                value if isinstance(value, list) else [value])):
+            raise UserError(f"{path}: {name}: expected a value or a list of values, got {short(value)}")
         if name.replace("-", "_") in refused:
             raise UserError(f"{path}: {name}: is given by the workflow itself")
 

@@ -1,9 +1,12 @@
 import os
+import re
+import resource
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from data.files import UserError
 from data.triggers import build_trigger, trigger_to_info
@@ -158,3 +161,56 @@ def test_a_trigger_file_that_holds_none_names_the_file(tmp_path):
         checkpoint.load_trigger(tmp_path / "t.th")
     with pytest.raises(UserError, match=r"none\.th: no such file"):
         checkpoint.load_trigger(tmp_path / "none.th")
+
+
+@pytest.mark.parametrize("release, is_safe", [("2.5.1", False), ("2.9.1+cu128", False), ("1.13", False),
+                                              ("2.10.0", True),
+                                              ("2.14.1+cu130", True), ("3.0.0a0", True)])
+def test_a_loader_that_files_can_take_over_is_not_used(release, is_safe):
+    if is_safe:
+        checkpoint.check_loader(release)
+    else:
+        with pytest.raises(UserError, match=f"PyTorch {re.escape(release)}: .*CVE-2026-24747"):
+            checkpoint.check_loader(release)
+
+
+def test_requirements_shut_out_what_the_loader_refuses():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert f"torch>={'.'.join(map(str, checkpoint.SAFE_RELEASE))}" in lines
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(net, tmp_path):
+    checkpoint.save_model(tmp_path / "m.th", net, {}, {})
+    with zipfile.ZipFile(tmp_path / "m.th") as whole, zipfile.ZipFile(
+            tmp_path / "packed.th", "w", zipfile.ZIP_DEFLATED) as packed:
+        for info in whole.infolist():
+            packed.writestr(info.filename, whole.read(info))
+        packed.writestr("archive/data/999", bytes(10**7))
+    with pytest.raises(UserError, match=r"packed\.th: refused, it holds \d+ bytes and claims to unpack to 1\d{7}"):
+        checkpoint.load_model(tmp_path / "packed.th")
+
+
+@pytest.mark.parametrize("width", [10**3, 10**9])
+def test_a_width_that_the_file_only_claims_takes_no_memory(net, tmp_path, width):
+    weights = net.state_dict()
+    weights["conv1.weight"] = torch.zeros(1).expand(width, 3, 3, 3)
+    torch.save(weights, tmp_path / "m.th")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"claims to be of width|does not fit the network"):
+        checkpoint.load_model(tmp_path / "m.th")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
+
+
+def test_weights_that_share_their_memory_are_refused(net, tmp_path):
+    weights = net.state_dict()
+    weights["conv1.weight"] = torch.zeros(1).expand(weights["conv1.weight"].shape)
+    torch.save(weights, tmp_path / "m.th")
+    with pytest.raises(UserError, match=r"conv1\.weight holds values that it cannot have"):
+        checkpoint.load_model(tmp_path / "m.th")
+
+
+@pytest.mark.parametrize("classes", [5, [1, 2], "ab", {"a": 1}, [["a"]]])
+def test_classes_that_are_no_names_are_refused(net, tmp_path, classes):
+    torch.save({"state_dict": net.state_dict(), "arch": "resnet18", "classes": classes}, tmp_path / "m.th")
+    with pytest.raises(UserError, match="its classes are no names"):
+        checkpoint.load_model(tmp_path / "m.th")

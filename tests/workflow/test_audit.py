@@ -92,7 +92,7 @@ def test_input_that_does_not_fit_is_one_line_before_anything_starts(stranger, sm
             ([stranger, "empty"], "empty: expected a folder <class>/*"),
             ([stranger, clean, "--profile", "cloud"], "no such profile; there are laptop, slurm"),
             ([stranger, clean, "--settings", "none.yaml"], "the suite has digits, usual"),
-            ([stranger, clean, "--settings", written("magic: {}")], "no such step: magic; there are nc-detect"),
+            ([stranger, clean, "--settings", written("magic: {}")], "no such step: 'magic'; there are nc-detect"),
             ([stranger, clean, "--settings", written("anp: {max_drop: 7}")],
              "anp: prune_network.py: --max-drop: expected a fraction"),
             ([stranger, clean, "--settings", written("strip: {trigger_info: x.th}")],

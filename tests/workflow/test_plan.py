@@ -56,17 +56,18 @@ def test_flags_of_the_file_reach_their_script_alone():
 
 
 @pytest.mark.parametrize("changes, complaint", [
-    ({"attacks": {"badnet": {}}}, "no such attack: badnet; there are benign, badnets"),
-    ({"defences": {"magic": {}}}, "no such defence: magic; there are fine-tuning"),
+    ({"attacks": {"badnet": {}}}, "no such attack: 'badnet'; there are benign, badnets"),
+    ({"defences": {"magic": {}}}, "no such defence: 'magic'; there are fine-tuning"),
     ({"seeds": []}, "seeds: expected a list of whole numbers"),
     ({"seeds": [True]}, "seeds: expected"),
     ({"attacks": ["badnets"]}, "attacks: expected names with their flags"),
     ({"attacks": {"badnets": 3}}, "badnets: expected flags, got 3"),
-    ({"prepare": {"x": {}}}, "prepare: no such prepare: x"),
+    ({"prepare": {"x": {}}}, "prepare: no such prepare: 'x'"),
     ({"attacks": {}}, "attacks: expected at least one of benign"),
     ({"attacks": {"badnets": {"seed": 3}}}, "attacks: badnets: seed: is given by the workflow itself"),
     ({"training": {True: 3}}, "training: expected a flag's name, got True; YAML reads on"),
     ({"output": " "}, "output: expected a folder"),
+    ({"training": {"width": {"a": 1}}}, "training: width: expected a value or a list of values"),
     ({"nonsense": 1}, "expected output, seeds, attacks and defences"),
     ({"output": 3}, "output: expected a folder")])
 def test_a_mistake_is_named_before_anything_starts(written, changes, complaint):
@@ -82,6 +83,18 @@ def test_a_mistake_is_named_before_anything_starts(written, changes, complaint):
 def test_a_flag_that_a_script_refuses_is_named_with_its_cell(written, changes, complaint):
     with pytest.raises(UserError, match=complaint):
         plan(read_matrix(written(**changes)))
+
+
+LAUGHS = ", ".join(f"&a{i} [{', '.join([f'*a{i - 1}' if i else 'lol'] * 10)}]" for i in range(20))
+
+
+@pytest.mark.parametrize("key", ["output", "seeds", "attacks", "data", "training"])
+def test_a_few_lines_that_stand_for_gigabytes_are_one_short_line(tmp_path, key):
+    text = {"seeds": "[0]", "attacks": "{badnets: {}}", "defences": "{}", "output": "out", key: f"{{badnets: [{LAUGHS}]}}"}
+    (tmp_path / "matrix.yaml").write_text("\n".join(f"{name}: {value}" for name, value in text.items()))
+    with pytest.raises(UserError) as error:
+        read_matrix(tmp_path / "matrix.yaml")
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize("text", ["{", "- a\n- b", "a: !!python/object/apply:os.system ['true']", "\x00", ""])

@@ -46,7 +46,7 @@ def test_a_cell_that_fails_leaves_the_others_going_and_is_named(start):
 def test_a_mistake_in_the_matrix_starts_nothing(start):
     process, out = start(attacks={"magic": {}})
     text, _ = process.communicate(timeout=100)
-    assert process.returncode != 0 and "no such attack: magic" in text and not out.exists()
+    assert process.returncode != 0 and "no such attack: 'magic'" in text and not out.exists()
 
 
 @pytest.fixture
