@@ -5,7 +5,7 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from reprlib import repr as short  # a few lines of YAML can stand for more text than memory holds
+from reprlib import Repr
 
 import yaml
 
@@ -110,6 +110,13 @@ def check_made_alike(step, args):
              if name not in PLACES and name in before and before[name] != now[name]]
     if other:
         raise UserError(f"{step.folder}: holds a run made with {', '.join(other)}; remove it, or name another output")
+
+
+def short(value):
+    """A value as code, in a line: a few lines of YAML can stand for more text than memory holds."""
+    shown = Repr()
+    shown.maxlevel = 2
+    return shown.repr(value)
 
 
 def read_yaml(path):

@@ -90,7 +90,8 @@ LAUGHS = ", ".join(f"&a{i} [{', '.join([f'*a{i - 1}' if i else 'lol'] * 10)}]" f
 
 @pytest.mark.parametrize("key", ["output", "seeds", "attacks", "data", "training"])
 def test_a_few_lines_that_stand_for_gigabytes_are_one_short_line(tmp_path, key):
-    text = {"seeds": "[0]", "attacks": "{badnets: {}}", "defences": "{}", "output": "out", key: f"{{badnets: [{LAUGHS}]}}"}
+    text = {"seeds": "[0]", "attacks": "{badnets: {}}", "defences": "{}", "output": "out"}
+    text[key] = f"{{badnets: [{LAUGHS}]}}"
     (tmp_path / "matrix.yaml").write_text("\n".join(f"{name}: {value}" for name, value in text.items()))
     with pytest.raises(UserError) as error:
         read_matrix(tmp_path / "matrix.yaml")
