@@ -37,6 +37,7 @@ from engine.training import (
     train_epoch,
     train_stage,
     uses_amp,
+    warn_of_chance,
 )
 from models import build_model
 
@@ -175,6 +176,7 @@ def main(argv=None):
         final = evaluate(model, images)
         log.info("after %d epochs of unlearning: ASR %.4f, ACC %.4f", climbed, final.triggered.accuracy.value,
                  final.clean.accuracy.value)
+        warn_of_chance(final, train.num_classes, is_attacked=False)  # ASR at chance is what it is for
         save_model(run.folder / "model_last.th", model, vars(args), final.figures(), train.classes)
         training_curves(run.folder / "curves.png", run.rows, f"ABL on {args.poison_type}, {train.name}")
         run.finish(**final.figures(), parent=None, dataset=train.name, width=args.width, epochs=trained + climbed,

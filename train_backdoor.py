@@ -21,7 +21,7 @@ from engine.checkpoint import save_model, save_trigger
 from engine.command import command
 from engine.figures import image_grid, loss_curves, training_curves
 from engine.run import Run
-from engine.training import TestImages, evaluate, sample_losses, sgd, train_stage, uses_amp
+from engine.training import TestImages, evaluate, sample_losses, sgd, train_stage, uses_amp, warn_of_chance
 from models import build_model
 
 LEAVES = ("model_init.th", "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
@@ -132,6 +132,7 @@ def main(argv=None):
         test_score = train_stage(run, model, batches, images, args.epochs, optimizer, args.milestones, amp,
                                  watch=watch if args.track_losses else None)
         test_score = test_score or evaluate(model, images)  # none yet where the last epoch was done before a stop
+        warn_of_chance(test_score, train.num_classes, args.poison_type != "benign")
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)
         training_curves(run.folder / "curves.png", run.rows,
                         f"{args.poison_type} on {train.name}, width {args.width}")

@@ -24,7 +24,16 @@ from engine.checkpoint import load_model, save_model, save_trigger
 from engine.command import command
 from engine.figures import training_curves
 from engine.run import Run
-from engine.training import TestImages, evaluate, evaluation_batches, predict, sgd, train_stage, uses_amp
+from engine.training import (
+    TestImages,
+    evaluate,
+    evaluation_batches,
+    predict,
+    sgd,
+    train_stage,
+    uses_amp,
+    warn_of_chance,
+)
 from models import build_model
 from models.pruning import STAGES, dormant_mask, fold_mask, output_masked, stage_means
 
@@ -186,6 +195,7 @@ def main(argv=None):
                                 (images.clean, images.triggered))
         final = evaluate(model, images)
         stages.append(describe(4, "pruned channels put back", final))
+        warn_of_chance(final, train.num_classes, args.poison_type != "benign")
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)
         training_curves(run.folder / "curves.png", run.rows, f"pruning-aware {args.poison_type} on {train.name}")
         run.finish(**final.figures(), parent=args.checkpoint, dataset=train.name, width=model.spec["width"],

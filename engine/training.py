@@ -1,8 +1,10 @@
 """Train for an epoch; count what a model gets right on clean and on triggered images."""
+import logging
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.stats import binomtest
@@ -16,6 +18,7 @@ from models.folding import folded
 # as long an image as 128 do).
 EVALUATION_BATCH = {"cuda": 2000, "cpu": 128}
 NAN_CHECK_EVERY = 50  # steps: looking at every loss would make the GPU wait at every step
+log = logging.getLogger("backdoor")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,13 @@ class TestImages:
 
     @classmethod
     def on(cls, device, clean, triggered=None):
-        return cls(evaluation_batches(clean, device), triggered and evaluation_batches(triggered, device))
+        """Of ImageSets; `triggered` as stamp_all makes it of `clean`. Raises UserError for a set of no images."""
+        if not len(clean) or (triggered is not None and not len(triggered)):
+            others = " of other classes than the target" * bool(len(clean))
+            raise UserError(f"{clean.name or 'the data set'}: no test images{others}, so nothing can be counted")
+        if triggered is not None and np.array_equal(triggered.data, clean.data[clean.targets != triggered.targets[0]]):
+            log.info("notice: the trigger changes no pixel of any test image")
+        return cls(evaluation_batches(clean, device), None if triggered is None else evaluation_batches(triggered, device))
 
 
 def evaluation_batch(device):
@@ -153,6 +162,16 @@ def train_stage(run, model, batches, test, until, optimizer, milestones=(), amp=
     return tested
 
 
+def warn_of_chance(tested, num_classes, is_attacked):
+    """Log a notice if the accuracy in a TestScore, or an attack's success rate, is not above what guessing gives."""
+    shares = [("ACC", tested.clean.accuracy)] + [("ASR", tested.triggered.accuracy)] * is_attacked
+    for name, share in shares:
+        known = share.as_dict()
+        if known and known["interval"][0] <= 1 / num_classes:
+            log.info("notice: %s %.4f is no more than chance (%.4f of %d classes): nothing was learned", name,
+                     share.value, 1 / num_classes, num_classes)
+
+
 def check_finite(losses):
     """Raise UserError naming the first step whose loss is NaN or infinite."""
     bad = (~torch.isfinite(torch.stack(losses))).nonzero()
@@ -164,8 +183,10 @@ def check_finite(losses):
 def predict(model, batches):
     """Logits float32 (N, num_classes) of all images, in eval mode; never in bfloat16, so that every script agrees.
 
-    Raises UserError for outputs that are NaN, whose argmax would pass for class 0.
+    Raises UserError for no images, and for outputs that are NaN, whose argmax would pass for class 0.
     """
+    if not batches.num_images:
+        raise UserError("no images to predict, so nothing can be counted")
     model.eval()
     quick = folded(model)
     logits = torch.cat([quick(images) for images, _ in progress(batches, "test")])

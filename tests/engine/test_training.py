@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,20 @@ from data.datasets import ImageSet
 from data.files import UserError
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
-from engine.training import Share, TestImages, check_finite, evaluate, frozen, sample_losses, score, train_epoch
+from engine.training import (
+    Score,
+    Share,
+    TestImages,
+    TestScore,
+    check_finite,
+    evaluate,
+    frozen,
+    predict,
+    sample_losses,
+    score,
+    train_epoch,
+    warn_of_chance,
+)
 from models import build_model
 
 
@@ -111,3 +126,33 @@ def test_losses_are_those_of_each_image_as_it_is_in_eval_mode(images):
         pixels, labels = next(iter(Batches(images, 40)))
         by_hand = F.cross_entropy(model(pixels), labels, reduction="none")
     assert found == pytest.approx(by_hand.numpy(), rel=1e-4)
+
+
+def test_no_images_are_an_error_and_no_share(test_set):
+    with pytest.raises(UserError, match="no images to predict"):
+        predict(Answers(), Batches(test_set.subset(slice(0)), 16))
+    with pytest.raises(UserError, match="no test images, so nothing"):
+        TestImages.on("cpu", test_set.subset(slice(0)))
+    only_the_target = test_set.subset(test_set.targets == 0)
+    with pytest.raises(UserError, match="no test images of other classes"):
+        TestImages.on("cpu", only_the_target, stamp_all(only_the_target, build_trigger("badnets", 0)))
+
+
+def test_a_trigger_that_changes_no_pixel_is_noticed(test_set, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("backdoor"), "propagate", True)
+    with caplog.at_level("INFO", logger="backdoor"):
+        TestImages.on("cpu", test_set, stamp_all(test_set, build_trigger("badnets", 0)))
+        assert "changes no pixel" not in caplog.text
+        TestImages.on("cpu", test_set, stamp_all(test_set, build_trigger("blend", 0, 0.0)))
+        assert "notice: the trigger changes no pixel of any test image" in caplog.text
+
+
+@pytest.mark.parametrize("acc, asr, is_attacked, noticed", [
+    (90, 99, True, ""), (12, 99, True, "ACC 0.1200"), (90, 12, True, "ASR 0.1200"), (90, 12, False, ""),
+    (19, 19, True, "")])
+def test_what_guessing_would_give_is_noticed(caplog, monkeypatch, acc, asr, is_attacked, noticed):
+    monkeypatch.setattr(logging.getLogger("backdoor"), "propagate", True)
+    clean, triggered = (Score(0.0, Share(hits, 100), Share(0, 100)) for hits in (acc, asr))
+    with caplog.at_level("INFO", logger="backdoor"):
+        warn_of_chance(TestScore(clean, triggered), 10, is_attacked)
+    assert (noticed in caplog.text) if noticed else not caplog.text
