@@ -84,7 +84,8 @@ class TestImages:
             raise UserError(f"{clean.name or 'the data set'}: no test images{others}, so nothing can be counted")
         if triggered is not None and np.array_equal(triggered.data, clean.data[clean.targets != triggered.targets[0]]):
             log.info("notice: the trigger changes no pixel of any test image")
-        return cls(evaluation_batches(clean, device), None if triggered is None else evaluation_batches(triggered, device))
+        return cls(evaluation_batches(clean, device),
+                   None if triggered is None else evaluation_batches(triggered, device))
 
 
 def evaluation_batch(device):
