@@ -1,0 +1,192 @@
+"""Kill a script at random moments, go on each time, and compare its end with an unbroken run's, bit for bit.
+
+    python tests/reliability/kill.py --kills 20
+    python tests/reliability/kill.py --kills 20 --script abl
+
+Runs on handwritten digits in a temporary folder. Beside it a reader opens every file of the run again and again, and
+counts those that are not whole. Exit status 0 if weights, masks, tables, log and metrics are the same (times aside) and
+the reader never met half a file.
+"""
+import argparse
+import io
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+DIGITS = ["--dataset", "digits"]
+TRAIN = [*DIGITS, "--width", "4", "--batch-size", "32", "--poison-rate", "0.2", "--crop-padding", "2"]
+SUSPECT = [*DIGITS, "--checkpoint", "{model}"]
+# What is killed: script, flags, and whether --resume goes on with it (otherwise --overwrite starts it anew).
+SCRIPTS = {
+    "train": ("train_backdoor.py", [*TRAIN, "--epochs", "12"], True),
+    "abl": ("train_abl.py", [*TRAIN, "--isolation-epochs", "4", "--epochs", "4", "--unlearn-epochs", "3",
+                             "--isolation-rate", "0.05", "--max-drop", "1"], True),
+    "pruning-aware": ("train_pruning_aware.py", [*TRAIN, "--clean-epochs", "4", "--epochs", "4"], True),
+    "anp": ("generate_mask.py", [*SUSPECT, "--val-frac", "0.05", "--nb-iter", "60", "--print-every", "5",
+                                 "--batch-size", "32"], True),
+    "fine-prune": ("fine_prune.py", [*SUSPECT, "--val-frac", "0.05", "--epochs", "12", "--batch-size", "8"], True),
+    "craft": ("generate_clb_attack.py", [*SUSPECT, "--poison-rate", "0.5", "--iterations", "60"], False),
+    "neural-cleanse": ("neural_cleanse.py detect", [*SUSPECT, "--seeds", "1", "--budget", "12", "--batches", "1"],
+                       False),
+    "encoder": ("generate_issba_encoder.py", [*SUSPECT, "--bits", "4", "--width", "4", "--epochs", "4", "--batch-size",
+                                              "32", "--min-psnr", "0", "--min-bit-accuracy", "0"], True),
+}
+TIMES = {"time", "seconds", "peak_memory_mb", "started", "resumed"}  # what no two runs share
+READ_WITH = {".th": lambda content: torch.load(io.BytesIO(content), weights_only=False),
+             ".json": json.loads, ".jsonl": lambda content: [json.loads(line) for line in content.splitlines()],
+             ".png": lambda content: Image.open(io.BytesIO(content)).load(),
+             ".npy": lambda content: np.load(io.BytesIO(content), allow_pickle=False)}
+
+
+def words(script, flags, folder, model, *more):
+    name, *task = script.split()
+    return [sys.executable, str(ROOT / name), *task, *(flag.replace("{model}", str(model)) for flag in flags),
+            "--output-dir", str(folder), *more]
+
+
+def finish(command):
+    """Run a command to its end; its output. Raises SystemExit if it fails."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: status {done.returncode}: {done.stderr}")
+    return done.stdout
+
+
+class Reader(threading.Thread):
+    """Opens every file of a folder again and again; `torn` is what was not whole when it was read, `read` how many."""
+
+    def __init__(self, folder):
+        super().__init__(daemon=True)
+        self.folder, self.torn, self.read, self.stopped = folder, [], 0, threading.Event()
+
+    def run(self):
+        while not self.stopped.is_set():
+            for path in list(self.folder.rglob("*")) if self.folder.exists() else ():
+                if path.suffix in READ_WITH and not path.name.startswith("."):
+                    self.look(path)
+            time.sleep(0.01)
+
+    def look(self, path):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return  # gone since it was listed
+        self.read += 1
+        try:
+            READ_WITH[path.suffix](content)
+        except Exception as error:
+            self.torn.append(f"{path.name}: {error}")
+
+
+def killed_again_and_again(script, flags, folder, model, kills, start, work, resumes):
+    """Start the script, kill it `kills` times after a random while, then let it finish.
+
+    start, work: seconds until a run begins, and from there to its end. One that is gone on with is killed soon, so that
+    it does not end before all kills; one that starts anew is killed anywhere. Returns (how many kills hit a living
+    process, how many of those left a temporary file, so hit a write).
+    """
+    hits = in_writes = 0
+    for _ in range(kills):
+        again = [] if not folder.exists() else ["--resume"] if resumes else ["--overwrite"]
+        process = subprocess.Popen(words(script, flags, folder, model, *again), cwd=ROOT, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        try:
+            process.wait(start * 0.9 + random.uniform(0, 2 * work / kills if resumes else work))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            hits += 1
+        process.wait()
+        in_writes += any(folder.rglob(".*.tmp")) if folder.exists() else 0
+        if (folder / "results.json").exists():
+            break
+    again = [] if not folder.exists() else ["--resume"] if resumes else ["--overwrite"]
+    finish(words(script, flags, folder, model, *again))
+    return hits, in_writes
+
+
+def plain(value):
+    """A value without times, and with arrays as bytes, to compare."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items() if key not in TIMES | {"args", "output_dir"}}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes())
+    return (str(value.dtype), value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+
+
+def log_lines(path):
+    """The log without what tells when: dates, the Time column, arguments, and what a start says again."""
+    lines = [re.sub(r"^\[.*?\] - ", "", line) for line in path.read_text().splitlines()]
+    lines = [re.sub(r"^(\d+ \t [\d.]+ \t )[\d.]+", r"\1", line) for line in lines]
+    again = ("Namespace(", "resumed after", "finished;", "stopped with")
+    return sorted({line for line in lines if not line.startswith(again)})
+
+
+def compare(one, other):
+    """What differs between the folders of two runs."""
+    names = [{path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+             for folder in (one, other)]
+    differing = [f"only one has {name}" for name in sorted(names[0] ^ names[1])]
+    for name in sorted(names[0] & names[1]):
+        paths, suffix = (one / name, other / name), Path(name).suffix
+        if name == "config.json":
+            continue
+        if suffix == ".png":
+            same = paths[0].read_bytes() == paths[1].read_bytes()
+        elif suffix in READ_WITH:
+            same = len({repr(plain(READ_WITH[suffix](path.read_bytes()))) for path in paths}) == 1
+        else:
+            same = log_lines(paths[0]) == log_lines(paths[1])
+        differing += [] if same else [f"{name} differs"]
+    return differing
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--script", choices=SCRIPTS, default="train")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    args = parser.parse_args()
+    random.seed(args.seed)
+    script, flags, resumes = SCRIPTS[args.script]
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        if "{model}" in flags:
+            finish(words("train_backdoor.py", [*TRAIN, "--epochs", "3"], scratch / "model", None))
+        model = scratch / "model/model_last.th"
+        started = time.time()
+        finish(words(script, flags, scratch / "whole/run", model))
+        begun = (scratch / "whole/run/config.json").stat().st_mtime
+        start, work = begun - started, time.time() - begun
+        reader = Reader(scratch / "broken/run")
+        reader.start()
+        hits, in_writes = killed_again_and_again(script, flags, scratch / "broken/run", model, args.kills, start,
+                                                 work, resumes)
+        reader.stopped.set()
+        reader.join()
+        differing = compare(scratch / "whole/run", scratch / "broken/run")
+    print(f"{args.script}: {hits} kills, {in_writes} of them within a write; "
+          f"{'gone on with' if resumes else 'started anew'} each time; {reader.read} files read meanwhile, "
+          f"{len(reader.torn)} of them torn; {'; '.join(differing) or 'the same to the bit'}")
+    for torn in reader.torn[:5]:
+        print(f"  {torn}")
+    raise SystemExit(bool(differing or reader.torn))
+
+
+if __name__ == "__main__":
+    main()
