@@ -97,9 +97,9 @@ def killed_again_and_again(script, flags, folder, model, kills, start, work, res
 
     start, work: seconds until a run begins, and from there to its end. One that is gone on with is killed soon, so that
     it does not end before all kills; one that starts anew is killed anywhere. Returns (how many kills hit a living
-    process, how many of those left a temporary file, so hit a write).
+    process, how many left a temporary file, so hit a write).
     """
-    hits = in_writes = 0
+    hits, half = 0, set()
     for _ in range(kills):
         again = [] if not folder.exists() else ["--resume"] if resumes else ["--overwrite"]
         process = subprocess.Popen(words(script, flags, folder, model, *again), cwd=ROOT, stdout=subprocess.DEVNULL,
@@ -110,12 +110,12 @@ def killed_again_and_again(script, flags, folder, model, kills, start, work, res
             process.send_signal(signal.SIGKILL)
             hits += 1
         process.wait()
-        in_writes += any(folder.rglob(".*.tmp")) if folder.exists() else 0
+        half.update(path.name for path in folder.rglob(".*.tmp"))
         if (folder / "results.json").exists():
             break
     again = [] if not folder.exists() else ["--resume"] if resumes else ["--overwrite"]
     finish(words(script, flags, folder, model, *again))
-    return hits, in_writes
+    return hits, len(half)
 
 
 def plain(value):
