@@ -6,12 +6,13 @@ MATRIX ?= workflow/matrices/digits.yaml
 PROFILE ?= laptop
 SETTINGS ?= workflow/audits/usual.yaml
 
-.PHONY: help demo test test-long lint benchmark matrix homework audit clean
+.PHONY: help demo test test-long test-nightly lint benchmark matrix homework audit clean
 
 help:
 	@echo "make demo       install, then BadNets on handwritten digits against four defences, a report and a table"
 	@echo "make test       install, then the tests (about five minutes)"
 	@echo "make test-long  the tests that take minutes"
+	@echo "make test-nightly  105,000 made-up mask files, logs and triggers"
 	@echo "make matrix     attacks against defences: MATRIX=workflow/matrices/digits.yaml PROFILE=laptop or slurm"
 	@echo "make audit      is a model backdoored, and what repairs it: CHECKPOINT=model.th IMAGES=folder of clean images"
 	@echo "make homework   the homework's attacks and ANP at full width; wants a GPU"
@@ -38,6 +39,9 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready lint
 	$(PY) -m pytest -n 2 --dist loadfile -m "not long"
+
+test-nightly: $(VENV)/ready
+	NIGHTLY=1 $(PY) -m pytest tests/reliability/test_properties.py
 
 test-long: $(VENV)/ready
 	$(PY) -m pytest -m long

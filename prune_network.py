@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.files import UserError, hash_file, whole_file
+from data.files import UserError, hash_file, read_text, whole_file
 from engine import flags
 from engine.checkpoint import load_model, save_model
 from engine.command import command
@@ -24,6 +24,7 @@ from engine.run import Run
 from engine.suspect import last_within, load_suspect, split_defender
 from engine.training import Score, TestScore, evaluate, evaluation_batches, score
 
+MAX_MASKS = 64 * 2**20  # bytes
 HOMEWORK_HEADER = "No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 HOMEWORK_ROW = "{:.2f} \t {} \t {} \t {} \t {:.4f} \t {:.4f} \t {:.4f} \t {:.4f}"
 AXES = {"threshold": ("threshold", "threshold on the mask"), "number": ("pruned", "neurons pruned")}
@@ -44,12 +45,13 @@ class Row:
 def read_data(file_name):
     """[(layer, channel, mask value)] of a mask file. Raises UserError with file and line for what is none."""
     try:
-        lines = Path(file_name).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(file_name, MAX_MASKS).splitlines()
+    except (OSError, ValueError) as error:
         raise UserError(f"{file_name}: not a mask file ({getattr(error, 'strerror', None) or error})") from None
     rows, seen = [], {}
     if lines and "mask" not in lines[0].lower():
-        raise UserError(f"{file_name}:1: expected the header No, Layer Name, Neuron Idx, Mask Score, got {lines[0]!r}")
+        raise UserError(f"{file_name}:1: expected the header No, Layer Name, Neuron Idx, Mask Score, got "
+                        f"{lines[0][:80]!r}")
     for number, line in enumerate(lines[1:], 2):
         fields = line.split()
         if not fields:
@@ -59,11 +61,11 @@ def read_data(file_name):
             index, value = int(index), float(value)
         except ValueError:
             raise UserError(f"{file_name}:{number}: expected number, layer, channel and mask value, got "
-                            f"{line.strip()!r}") from None
+                            f"{line.strip()[:80]!r}") from None
         if not 0 <= value <= 1:
             raise UserError(f"{file_name}:{number}: expected a mask value in [0, 1], got {value}")
         if (layer, index) in seen:
-            raise UserError(f"{file_name}:{number}: {layer} {index} stands in line {seen[layer, index]} already")
+            raise UserError(f"{file_name}:{number}: {layer[:80]} {index} stands in line {seen[layer, index]} already")
         seen[layer, index] = number
         rows.append((layer, index, value))
     if not rows:
@@ -76,7 +78,7 @@ def check_masks(model, mask_values, file_name):
     layers = norm_layers(model)
     for layer, index, _ in mask_values:
         if layer not in layers or not 0 <= index < layers[layer].num_features:
-            raise UserError(f"{file_name}: the model has no neuron {layer} {index}; are these another's?")
+            raise UserError(f"{file_name}: the model has no neuron {layer[:80]} {index}; are these another's?")
     total = sum(layer.num_features for layer in layers.values())
     if len(mask_values) != total:
         raise UserError(f"{file_name}: holds {len(mask_values)} of the model's {total} neurons; are these another's?")

@@ -112,10 +112,10 @@ class EncoderTrigger:
 
 def target_of(info):
     """The target in a trigger_info dict. Raises TypeError if it is no whole number."""
-    target = np.asarray(info["poison_target"]).reshape(-1)[0]
+    target = np.asarray(info["poison_target"]).reshape(-1)
     if target.dtype.kind not in "ui":
         raise TypeError(f"poison_target is {target.dtype}")
-    return int(target)
+    return int(target[0])
 
 
 def draw_secret(bits, seed):
