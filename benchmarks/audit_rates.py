@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from audit_model import how_searched, noise_evidence
 from data.files import write_table
 from engine import flags
 from engine.command import command
+from engine.evidence import how_searched, noise_evidence
 from neural_cleanse import flagging_bound
 from reporting.found import FINISHED, find_runs
 from reporting.groups import ATTACKERS
