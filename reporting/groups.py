@@ -81,6 +81,8 @@ def settings(run):
     own = {name: value for name, value in run.did.items() if name not in HIDDEN}
     if run.script == "prune_network.py" and run.above and run.above.script == "generate_mask.py":
         own = {**{name: value for name, value in run.above.did.items() if name not in HIDDEN}, **own}
+    if isinstance(own.get("clb_dir"), str):  # crafted for each seed anew
+        own["clb_dir"] = without_seed(own["clb_dir"])
     return own
 
 

@@ -129,3 +129,10 @@ def test_unlearnings_controls_are_kinds_of_their_own(tree):
         path.write_text(path.read_text().replace('"unlearning"', f'"unlearning", "patch_with": "{patch}"'))
     assert {effect.kind for effect in found(tree).values()} == {
         "none", "NC unlearning", "NC control, no trigger", "NC control, true trigger"}
+
+
+def test_clean_label_runs_whose_images_were_crafted_for_each_seed_are_one_attack(tree):
+    for seed in (0, 1):
+        tree.attack(f"clean-label/seed-{seed}", "clean-label", 0.9, 0.8, seed, clb_dir=f"output/m/crafted/seed-{seed}")
+    tree.attack("clean-label-other", "clean-label", 0.9, 0.8, 0, clb_dir="output/m/others/seed-0")
+    assert sorted(map(len, attacks(find_runs(tree.root)).values())) == [1, 2]
