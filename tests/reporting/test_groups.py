@@ -3,7 +3,7 @@ import math
 import pytest
 
 from reporting.found import find_runs
-from reporting.groups import defence_effect, effects, name_apart
+from reporting.groups import attacks, defence_effect, effects, name_apart
 
 
 def test_der_by_hand():
