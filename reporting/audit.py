@@ -1,6 +1,7 @@
 """The verdict that the report of an audit opens with."""
 from pathlib import Path
 
+from engine.training import Share
 from reporting import words
 from reporting.charts import read_picture
 from reporting.document import Cell, Section, Table, Text, cell
@@ -67,10 +68,16 @@ def error_rates(method):
         return ("How often this test, with these settings, is wrong on benign models has not been measured"
                 f"{'; the table below has other settings' if method.get('rates') else ''}.")
     told = [f"on benign models ({row['data']}, width {row['width']}) it raised a false alarm on "
-            f"{row['wrong']:.0f} of {row['models']:.0f}{undecided(row)}" for row in benign]
+            f"{row['wrong']:.0f} of {row['models']:.0f} ({interval(row)}){undecided(row)}" for row in benign]
     told += [f"of {row['models']:.0f} models with {row['model_kind']} ({row['data']}, width {row['width']}) it missed "
-             f"{row['wrong']:.0f}{undecided(row)}" for row in others]
+             f"{row['wrong']:.0f} ({interval(row)}){undecided(row)}" for row in others]
     return f"How often this test, with these settings, was wrong on models that we trained: {'; '.join(told)}."
+
+
+def interval(row):
+    """The 95 % Wilson interval of the share of models that a test is wrong on, in words."""
+    low, high = Share(round(row["wrong"]), round(row["models"])).as_dict()["interval"]
+    return f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
 def undecided(row):

@@ -121,7 +121,8 @@ def check_audit(method):
             check_share("asr_of_reversed", share)
         expect("repaired", row["lost"] is not None and row["acc"] is not None, "figures")
     for row in listed(method, "rates"):
-        expect("rates", None not in row.values(), "figures")
+        expect("rates", None not in row.values() and 0 <= row["wrong"] <= row["models"], "figures")
+        expect("rates", 1 <= row["models"] < 1e6, "figures that can be")
 
 
 def check_config(config):

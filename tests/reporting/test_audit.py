@@ -45,8 +45,9 @@ def test_the_report_opens_with_the_verdict_its_errors_and_the_cheapest_repair(tr
     opening = [block.words for block in first.blocks[:3]]
     assert opening[0] == "SUSPECT: this model shows a sign of a backdoor to label 3 (cat)."
     assert opening[1].endswith(
-        "on benign models (digits, width 16) it raised a false alarm on 1 of 6; of 2 models with badnets (digits, "
-        "width 16) it missed 0; of 2 models with blend (digits, width 16) it missed 1 and was undecided on 1.")
+        "on benign models (digits, width 16) it raised a false alarm on 1 of 6 (3 to 56 %); of 2 models with "
+        "badnets (digits, width 16) it missed 0 (0 to 66 %); of 2 models with blend (digits, width 16) it missed 1 (9 "
+        "to 91 %) and was undecided on 1.")
     assert opening[2] == ("Of the repaired models unlearning lost least clean accuracy: 1.00 points [0.00, 2.00] of "
                           "250 images; the reversed trigger of label 3 reaches 50.0 % there.")
     evidence, repaired, rates = (block for block in first.blocks if isinstance(block, Table))
