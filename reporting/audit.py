@@ -7,6 +7,7 @@ from reporting.charts import read_picture
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.tables import conditions, share_cell, with_method
 
+GONE = 0.1  # ASR up to which a reversed trigger counts as broken: chance among ten classes
 PICTURES = (("Neural Cleanse", "reversed_triggers.png", "the smallest triggers found"),
             ("Neural Cleanse", "norms.png", "norms of the reversed masks of all labels"),
             ("neuron noise", "neuron_noise.png", "errors under noise on the neurons"),
@@ -91,11 +92,25 @@ def least_costly(method):
     if not least:
         return "No repair changed anything."
     row = rows[least[0]]
-    low, high = row["lost_interval"]
     left = "".join(f"; the reversed trigger of label {label} reaches {100 * share['value']:.1f} % there"
                    for label, share in row["asr_of_reversed"].items() if share)
-    return (f"Of the repaired models {' and '.join(least)} lost least clean accuracy: {100 * row['lost']:.2f} points "
-            f"[{100 * low:.2f}, {100 * high:.2f}] of {row['acc']['n']:.0f} images{left}.")
+    said = (f"Of the repaired models {' and '.join(least)} lost least clean accuracy: {loss(row)} of "
+            f"{row['acc']['n']:.0f} images{left}.")
+    broken = [row for row in rows.values() if row["changed"] and row["asr_of_reversed"] and all(
+        share and share["value"] <= GONE for share in row["asr_of_reversed"].values())]
+    best = min(broken, key=lambda row: row["lost"], default=None)
+    if method["targets"] and best is None:
+        return f"{said} On none of them the reversed trigger is down to {100 * GONE:.0f} %."
+    if best and best["name"] not in least:
+        return (f"{said} Of those on which the reversed trigger reaches at most {100 * GONE:.0f} %, {best['name']} "
+                f"lost least: {loss(best)}.")
+    return said
+
+
+def loss(row):
+    """The clean accuracy that a repaired model lost, with its interval, in words."""
+    low, high = row["lost_interval"]
+    return f"{100 * row['lost']:.2f} points [{100 * low:.2f}, {100 * high:.2f}]"
 
 
 def evidence_table(method):
