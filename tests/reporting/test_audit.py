@@ -50,8 +50,8 @@ def test_the_report_opens_with_the_verdict_its_errors_and_the_cheapest_repair(tr
         "to 91 %) and was undecided on 1.")
     assert opening[2] == (
         "Of the repaired models unlearning lost least clean accuracy: 1.00 points [0.00, 2.00] of 250 images; "
-        "the reversed trigger of label 3 reaches 50.0 % there. Of those on which the reversed trigger reaches at most 10 %, "
-        "ANP lost least: 2.00 points [1.00, 3.00].")
+        "the reversed trigger of label 3 reaches 50.0 % there. Of those on which the reversed trigger reaches at "
+        "most 10 %, ANP lost least: 2.00 points [1.00, 3.00].")
     evidence, repaired, rates = (block for block in first.blocks if isinstance(block, Table))
     assert [[cell.text for cell in row] for row in evidence.rows] == [
         ["Neural Cleanse", "3", "3 of 3 searches"], ["STRIP", "–", "calibrated"]]
