@@ -102,7 +102,9 @@ def test_shares_count_the_class_that_the_attack_took_from(images):
 def start(folder, *flags):
     command = [sys.executable, "train_backdoor.py", "--dataset", "digits", "--width", "4", "--epochs", "8",
                "--output-dir", str(folder), *flags]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(  # Ctrl-C as a terminal has it, also where the tests run in the background
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
 
 
 def wait_for_epoch(folder, epoch, process):
