@@ -21,7 +21,7 @@ from engine.checkpoint import load_model, load_trigger
 from engine.command import command
 from engine.evidence import called, cleanse_evidence, how_searched, noise_evidence, read_rates, strip_evidence
 from engine.run import Run
-from engine.suspect import asr_of, default_folder, find_run, load_suspect
+from engine.suspect import asr_of, default_folder, find_run, inputs_of, load_suspect
 from engine.training import Share, predict
 from reporting.found import FINISHED, read_run
 
@@ -88,8 +88,9 @@ def compare_repaired(checkpoint, model, test, triggers, device):
                          str(label): asr_of(net, test, trigger) for label, trigger in triggers.items()}})
     add("as it is", model)
     for name, folder in REPAIRED.items():
-        if finished_run(checkpoint, folder):
-            add(name, load_model(find_run(checkpoint, folder) / "model_last.th", device).model)
+        run = finished_run(checkpoint, folder)
+        if run:
+            add(name, load_model(run.folder / "model_last.th", device).model)
     return [{key: value for key, value in row.items() if key != "guesses"} for row in rows]
 
 
@@ -102,7 +103,7 @@ def least_lost(rows):
     return [row["name"] for row in repaired if row["lost"] == least]
 
 
-def report(verdict, targets, classes, evidence, rows, missing):
+def report(verdict, targets, classes, evidence, rows, least, missing):
     """The verdict as lines of the log."""
     named = ", ".join(called(label, classes) for label in targets)
     for item in evidence:
@@ -114,7 +115,7 @@ def report(verdict, targets, classes, evidence, rows, missing):
                  *row["lost_interval"], asr)
     if missing:
         log.info("not there: %s", ", ".join(missing))
-    log.info("least clean accuracy lost: %s", ", ".join(least_lost(rows)) or "no repair changed anything")
+    log.info("least clean accuracy lost: %s", ", ".join(least) or "no repair changed anything")
     log.info("verdict: %s%s", verdict, f", target {named}" if targets else "")
 
 
@@ -145,15 +146,15 @@ def main(argv=None):
         targets, classes = [int(label) for label in cleanse.method["targets"]], defender.classes
         triggers = {label: load_trigger(cleanse.folder / f"reversed_trigger_{label}.th") for label in targets}
 
-        run.begin(f"{hash_file(args.checkpoint)} {defender.fingerprint()}")
+        run.begin(inputs_of(args.checkpoint, defender))
         evidence = cleanse_evidence(cleanse.method, classes)
         evidence += [noise_evidence(noise.method["rows"], classes)] if noise else []
         evidence += [strip_evidence(strip.method, strip.folder, args.checkpoint)] if strip else []
         rows = compare_repaired(args.checkpoint, suspect.model, test, triggers, run.device)
         missing = [name for name, found in tests.items() if found is None]
         missing += [name for name in REPAIRED if name not in {row["name"] for row in rows}]
-        verdict = judge(cleanse.method)
-        report(verdict, targets, classes, evidence, rows, missing)
+        verdict, least = judge(cleanse.method), least_lost(rows)
+        report(verdict, targets, classes, evidence, rows, least, missing)
         write_table(run.folder / "repaired.csv", COLUMNS, [
             {"model": row["name"], "changed": int(row["changed"]), "acc": row["acc"]["value"], "lost": row["lost"],
              "lost_low": row["lost_interval"][0], "lost_high": row["lost_interval"][1],
@@ -164,7 +165,7 @@ def main(argv=None):
                        "name": "audit", "verdict": verdict, "targets": targets,
                        "target_classes": [classes[label] for label in targets],
                        "evidence": [asdict(item) for item in evidence], "repaired": rows,
-                       "least_lost": least_lost(rows), "missing": missing,
+                       "least_lost": least, "missing": missing,
                        "how": how_searched(cleanse.arguments), "rates": read_rates()})
 
 

@@ -31,7 +31,7 @@ from engine.figures import entropy_histogram, frr_curves
 from engine.progress import progress
 from engine.run import Run
 from engine.screening import Calibration, read_calibration, screen, write_calibration
-from engine.suspect import default_folder, load_suspect
+from engine.suspect import default_folder, inputs_of, load_suspect
 from engine.training import Share, check_outputs, evaluate, evaluation_batch, predict
 from models.folding import folded
 
@@ -295,7 +295,7 @@ def main(argv=None):
         overlays = args.overlays or min(100, len(pool) - 1)
         strip = Strip(suspect.model, pool, overlays, args.superimpose, args.seed, run.device)
 
-        run.begin(f"{hash_file(args.checkpoint)} {defender.fingerprint()}")
+        run.begin(inputs_of(args.checkpoint, defender))
         log.info("%d clean images calibrate; %d of %d others lie over each image", len(held_out), overlays, len(pool))
         calibration = strip.entropies(held_out)
         boundaries = find_boundaries(calibration, args.frr)

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 
 from data.batches import Batches
-from data.files import hash_file, write_table
+from data.files import write_table
 from engine import flags
 from engine.checkpoint import save_model
 from engine.command import command
@@ -19,7 +19,7 @@ from engine.control import read_control, report_control
 from engine.figures import pruning_curve
 from engine.progress import progress
 from engine.run import Run
-from engine.suspect import default_folder, last_within, load_suspect, split_defender
+from engine.suspect import default_folder, inputs_of, last_within, load_suspect, split_defender
 from engine.training import (
     UNKNOWN,
     Score,
@@ -158,7 +158,7 @@ def main(argv=None):
         optimizer = sgd(model, args)
         amp = uses_amp(args, run.device)
 
-        run.begin(f"{hash_file(args.checkpoint)} {own.fingerprint()}")
+        run.begin(inputs_of(args.checkpoint, own))
         activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)
         order = activations.argsort(stable=True)
         asked = 0 if args.prune_fraction is None else int(args.prune_fraction * len(order))

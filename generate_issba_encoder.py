@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from data.batches import Batches
 from data.datasets import load_splits
 from data.encoder_trigger import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret, paste, psnr, shared_energy
-from data.files import UserError, hash_file
+from data.files import UserError
 from engine import checkpoint, flags
 from engine.checkpoint import load_model
 from engine.command import command
 from engine.figures import enlarge, image_grid
 from engine.progress import progress
 from engine.run import Run
+from engine.suspect import inputs_of
 from engine.training import check_finite, evaluation_batches, frozen
 from models.steganography import Decoder, Encoder
 
@@ -198,7 +199,7 @@ def main(argv=None):
         optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], args.lr)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
 
-        run.begin(f"{hash_file(args.checkpoint)} {whole.fingerprint()}")
+        run.begin(inputs_of(args.checkpoint, whole))
         with frozen(classifier):
             for epoch in run.epochs(args.epochs, HEADER, encoder=encoder, decoder=decoder, optimizer=optimizer,
                                     scheduler=scheduler):

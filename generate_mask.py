@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 
 from data.batches import Batches
-from data.files import hash_file, whole_file
+from data.files import whole_file
 from engine import flags
 from engine.command import command
 from engine.neuron_noise import ascend_noise, clip, start_noise
 from engine.progress import progress
 from engine.run import HEADER, Run
-from engine.suspect import default_folder, load_suspect, split_defender
+from engine.suspect import default_folder, inputs_of, load_suspect, split_defender
 from engine.training import Score, Share, check_finite, evaluate
 from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, parameters_named, perturbed
 
@@ -114,7 +114,7 @@ def main(argv=None):
         mask_opt = torch.optim.SGD(masks, args.lr, momentum=0.9)
         noise_opt = torch.optim.SGD(parameters_named(model, "neuron_noise"), args.anp_eps / args.anp_steps)
 
-        run.begin(f"{hash_file(args.checkpoint)} {clean.fingerprint()}")
+        run.begin(inputs_of(args.checkpoint, clean))
         log.info("optimising %d masks on %d clean images", sum(mask.numel() for mask in masks), len(clean))
         before = evaluate(model, images)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)

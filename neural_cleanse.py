@@ -27,7 +27,15 @@ from engine.command import command
 from engine.control import read_control, report_control
 from engine.figures import norm_bars, trigger_grid
 from engine.run import Run
-from engine.suspect import asr_of, default_folder, find_run, find_trigger, load_suspect
+from engine.suspect import (
+    asr_of,
+    check_clean_images,
+    default_folder,
+    find_run,
+    find_trigger,
+    inputs_of,
+    load_suspect,
+)
 from engine.training import evaluate, sgd, train_stage, uses_amp
 from engine.trigger_search import as_trigger, reverse_triggers
 
@@ -77,16 +85,6 @@ def overlap(found, true):
     inside = found.mask[..., 0][true.mask[..., 0] > 0].sum() / max(found.mask.sum(), 1e-12)
     return {"iou": float((covered[0] & covered[1]).sum() / (covered[0] | covered[1]).sum()),
             "inside": float(inside)}
-
-
-def check_clean_images(defender):
-    """UserError unless there are three labels, and clean images of every one."""
-    if defender.num_classes < 3:
-        raise UserError(f"{defender.num_classes} classes: the outlier test has no meaning for fewer than 3 labels")
-    missing = sorted(set(range(defender.num_classes)) - set(defender.targets.tolist()))
-    if missing:
-        raise UserError(f"no clean image of the class {defender.classes[missing[0]]} among the defender's "
-                        f"{len(defender)}: Neural Cleanse needs some of every class")
 
 
 def describe_seed(seed, searches, indices, flagged, classes):
@@ -220,7 +218,7 @@ def detect(args):
         model, classes, true = suspect.model, defender.classes, find_trigger(args.checkpoint, args.trigger_info)
         true = true and true.fixed  # one that differs from image to image has no mask to compare with
 
-        run.begin(f"{hash_file(args.checkpoint)} {defender.fingerprint()}")
+        run.begin(inputs_of(args.checkpoint, defender))
         by_seed, rows, flags_by_seed = [], [], []
         for seed in range(args.seed, args.seed + args.seeds):
             generator = torch.Generator().manual_seed(seed)
@@ -282,7 +280,7 @@ def unlearn(args):
         optimizer = sgd(model, args)
         amp = uses_amp(args, run.device)
 
-        run.begin(f"{hash_file(args.checkpoint)} {patched.fingerprint()}")
+        run.begin(inputs_of(args.checkpoint, patched))
         log.info("%d clean images, %d of them stamped under their own label", len(patched), patched.poisoned.sum())
         if epochs == 0:
             log.info("detect flagged no label, so there is nothing to unlearn: the model is left as it is; "

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 
 from data.batches import Batches
-from data.files import hash_file, write_table
+from data.files import write_table
 from engine import flags
 from engine.checkpoint import load_model
 from engine.command import command
 from engine.figures import spread_curves
 from engine.neuron_noise import ascend_noise, start_noise
 from engine.run import Run
-from engine.suspect import default_folder, find_trigger, load_suspect, split_defender
+from engine.suspect import default_folder, find_trigger, inputs_of, load_suspect, split_defender
 from engine.training import frozen, predict
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
 
@@ -104,7 +104,7 @@ def main(argv=None):
             benign = load_model(args.benign, run.device, defender.classes, norm_layer=NoisyBatchNorm2d)
             models["benign"] = benign.model
         clean, _ = split_defender(defender, args.val_frac)
-        run.begin(f"{hash_file(args.checkpoint)} {defender.fingerprint()}")
+        run.begin(inputs_of(args.checkpoint, defender))
         rows = []
         for name, model in models.items():
             for epsilon in args.epsilons:

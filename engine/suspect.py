@@ -3,7 +3,7 @@ import logging
 from pathlib import Path
 
 from data.datasets import ImageSet, load_clean
-from data.files import UserError
+from data.files import UserError, hash_file
 from data.poison_cifar import stamp_all
 from engine.checkpoint import check_classes, load_model, load_trigger
 from engine.training import TestImages, evaluation_batches, score
@@ -60,6 +60,21 @@ def asr_of(model, test, trigger):
     """ASR of any Trigger on the clean TestImages, as results.json has it."""
     clean = ImageSet(test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy())
     return score(model, evaluation_batches(stamp_all(clean, trigger), test.clean.images.device)).accuracy.as_dict()
+
+
+def inputs_of(checkpoint, images):
+    """What a run tells that it worked on: a hash of the checkpoint's file and one of an ImageSet, with a blank."""
+    return f"{hash_file(checkpoint)} {images.fingerprint()}"
+
+
+def check_clean_images(defender):
+    """UserError unless Neural Cleanse can work: three labels, and clean images of every one."""
+    if defender.num_classes < 3:
+        raise UserError(f"{defender.num_classes} classes: the outlier test has no meaning for fewer than 3 labels")
+    missing = sorted(set(range(defender.num_classes)) - set(defender.targets.tolist()))
+    if missing:
+        raise UserError(f"no clean image of the class {defender.classes[missing[0]]} among the defender's "
+                        f"{len(defender)}: Neural Cleanse needs some of every class")
 
 
 def split_defender(defender, val_frac):

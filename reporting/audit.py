@@ -107,10 +107,10 @@ def least_costly(method):
     return said
 
 
-def loss(row):
+def loss(row, unit=" points"):
     """The clean accuracy that a repaired model lost, with its interval, in words."""
     low, high = row["lost_interval"]
-    return f"{100 * row['lost']:.2f} points [{100 * low:.2f}, {100 * high:.2f}]"
+    return f"{100 * row['lost']:.2f}{unit} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
 def evidence_table(method):
@@ -124,8 +124,7 @@ def repaired_table(method):
     rows = tuple((
         Cell(row["name"] if row["changed"] or row is method["repaired"][0] else f"{row['name']} (changed nothing)"),
         share_cell(row["acc"]),
-        Cell("{:.2f} [{:.2f}, {:.2f}]".format(*(100 * value for value in (row["lost"], *row["lost_interval"]))),
-             row["lost"]),
+        Cell(loss(row, ""), row["lost"]),
         *(share_cell(row["asr_of_reversed"].get(label)) for label in labels)) for row in method["repaired"])
     return Table(("model", "ACC", "points lost", *(f"ASR, reversed trigger of {label}" for label in labels)), rows,
                  "Points lost against the model as it is, on the same images, with a 95 % interval.")

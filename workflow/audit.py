@@ -8,7 +8,7 @@ from data.datasets import load_clean
 from data.files import UserError, hash_file
 from data.image_folder import SPLITS, is_sorted_into_classes
 from engine.checkpoint import check_classes, load_model
-from neural_cleanse import check_clean_images
+from engine.suspect import check_clean_images
 from workflow.steps import PLACES, Plan, check_flags, known_files, read_yaml, short
 
 STEPS = ("nc-detect", "neuron-noise", "strip", "anp-masks", "anp", "fine-pruning", "unlearning", "verdict")
