@@ -11,6 +11,7 @@ import yaml
 
 from data.files import UserError, read_text
 from engine.cells import as_flags
+from engine.flags import POISON_DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 SWITCHES = ("flooding", "no_pgd")  # flags that have no --no- form
@@ -106,8 +107,10 @@ def check_made_alike(step, args):
     except (OSError, ValueError, KeyError, TypeError):
         return  # none yet, or damaged, which its script says
     now = json.loads(json.dumps(vars(args)))
+    # An earlier version recorded a default also of a flag that the attack does not use.
+    unused = {name for name, used in POISON_DEFAULTS.items() if "poison_type" in now and now["poison_type"] not in used}
     other = [f"--{name.replace('_', '-')} {before[name]}, not {now[name]}" for name in now
-             if name not in PLACES and name in before and before[name] != now[name]]
+             if name not in PLACES | unused and name in before and before[name] != now[name]]
     if other:
         raise UserError(f"{step.folder}: holds a run made with {', '.join(other)}; remove it, or name another output")
 
