@@ -5,11 +5,10 @@
 Reads results.json of finished detect_strip.py runs. Writes into output/strip-comparison/: comparison.csv (a line for
 each: entropies in bits, FRR and FAR at the boundary that decided, AUROC) and comparison.png.
 """
-import json
 import math
 from pathlib import Path
 
-from data.files import UserError, write_table
+from data.files import UserError, read_json, write_table
 from engine import flags
 from engine.command import command
 from engine.figures import entropy_bars, write_figure
@@ -21,7 +20,7 @@ def read_run(folder):
     """The row of comparison.csv of a detect_strip.py run. Raises UserError if it is none, or unfinished."""
     path = Path(folder) / "results.json"
     try:
-        method = json.loads(path.read_text())["method"]
+        method = read_json(path)["method"]
         entropy = method["mean_entropy"]
         shares = {name: method[name] and method[name]["value"] for name in ("frr", "far")}
         return {"run": folder, "clean": entropy["clean"], "triggered": entropy["triggered"], **shares,

@@ -9,7 +9,6 @@ config.json and results.json. unlearn then fine-tunes the model on clean images,
 detect flagged but rightly labelled, and writes model_last.th into output/badnets/unlearn-reversed/; where it flagged
 nothing, the model as it was.
 """
-import json
 import logging
 import math
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from scipy.stats import median_abs_deviation
 
 from data.batches import Batches
-from data.files import UserError, hash_file, write_table
+from data.files import UserError, hash_file, read_json, write_table
 from data.poison_cifar import stamp_share
 from engine import flags
 from engine.checkpoint import load_trigger, save_model, save_trigger
@@ -159,8 +158,8 @@ def flagged_triggers(checkpoint):
     """
     folder = find_run(checkpoint, "neural-cleanse")
     try:
-        targets = json.loads((folder / "results.json").read_text())["method"]["targets"]
-        inputs = json.loads((folder / "config.json").read_text())["inputs"]
+        targets = read_json(folder / "results.json")["method"]["targets"]
+        inputs = read_json(folder / "config.json")["inputs"]
         names = [f"reversed_trigger_{int(target)}.th" for target in list(targets)]
         is_same = inputs.startswith(hash_file(checkpoint))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -6,7 +6,6 @@ Adversarial Neuron Pruning (Wu & Wang, 2021). Reads generate_mask.py's masks, th
 beside it if there is one (for ASR alone) and the rest of the defender's images, which choose the threshold. Writes
 into pruned/ beside the masks: model_last.th, pruning_by_threshold.txt and .png, output.log, config.json, results.json.
 """
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.files import UserError, hash_file, read_text, whole_file
+from data.files import UserError, hash_file, read_object, read_text, whole_file
 from engine import flags
 from engine.checkpoint import load_model, save_model
 from engine.command import command
@@ -230,10 +229,9 @@ def inherit(args):
 def read_config(folder):
     """The config.json of the run in `folder`, {} where no run of ours lies there."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        return read_object(folder / "config.json")
     except (OSError, ValueError):
         return {}
-    return config if isinstance(config, dict) else {}
 
 
 def check_weights(mask_folder, path):

@@ -9,12 +9,11 @@ larger --isolation-epochs. `--poison-type benign` is ABL on clean data. Finished
 one is gone on with by the same command; a cell that fails is named at the end and leaves the others going. Writes
 sweep.csv and, for each axis with more than one value, a picture of ASR and ACC against it.
 """
-import json
 from functools import partial
 from itertools import product
 from pathlib import Path
 
-from data.files import UserError
+from data.files import UserError, read_json
 from engine import flags
 from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
 from engine.command import command
@@ -36,8 +35,7 @@ def run_cell(folder, script, settings, device):
     if not finished(folder, settings):
         call(script, *as_flags({**settings, "device": device}, ("flooding",)), "--output-dir", folder, "--resume")
     try:
-        return json.loads((folder / "results.json").read_text()), json.loads(
-            (folder / "config.json").read_text())["inputs"]
+        return read_json(folder / "results.json"), read_json(folder / "config.json")["inputs"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder}: damaged; remove it to have it made again") from None
 

@@ -7,12 +7,11 @@ Finished cells are not run again, so a stopped sweep is gone on with by the same
 the end and leaves the others going. Writes sweep.csv (a line for each alpha, seed and threshold), alpha.png (ASR and
 ACC against alpha at the threshold chosen on held-out images) and threshold.png (against the threshold, for each alpha).
 """
-import json
 import logging
 from functools import partial
 from pathlib import Path
 
-from data.files import UserError, hash_file
+from data.files import UserError, hash_file, read_json
 from engine import flags
 from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
 from engine.checkpoint import load_model
@@ -40,7 +39,7 @@ def run_cell(folder, checkpoint, alpha, seed, settings, max_drop, mask_flags, pr
 def read_cell(folder, alpha, seed):
     """The rows of sweep.csv of one finished cell. Raises UserError if it is damaged."""
     try:
-        method = json.loads((folder / "pruned/results.json").read_text())["method"]
+        method = read_json(folder / "pruned/results.json")["method"]
         return _rows(method, method["chosen"], alpha, seed)
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder / 'pruned'}: damaged; remove it to have it made again") from None

@@ -3,14 +3,13 @@
 data.npy uint8 (N, 32, 32, 3), label.npy int64 (N,), backdoor_list.npy int64 (n,), and what the homework does not
 have: trigger.npz, the trigger that was stamped, and manifest.json, which attacker's images it was made from.
 """
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data.files import UserError, read_archive, read_array, whole_file, write_array, write_json
+from data.files import UserError, read_archive, read_array, read_json, whole_file, write_array, write_json
 from data.triggers import PatternTrigger, build_trigger
 
 
@@ -98,7 +97,7 @@ def _read_manifest(root):
             raise UserError(f"{root}: generate_clb_attack.py did not finish there; make it anew with --overwrite")
         return None
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         return {key: manifest[key] for key in ("made_from", "dataset", "poisoned")}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a clean-label manifest; make the folder anew with generate_clb_attack.py "

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +14,10 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+
+MAX_JSON = 16 * 2**20  # bytes; results.json of a long sweep has some 200 kB
+MAX_ARRAY = 2**29  # bytes; CIFAR-10's training images are 154 MB
 
 
 class UserError(ValueError):
@@ -29,7 +34,8 @@ def whole_file(path):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # of a killed process that had the same number
+        with open(temporary, "xb") as file:  # never through a link that somebody has put there
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -84,9 +90,32 @@ def read_text(path, most, errors="strict"):
     return path.read_text(encoding="utf-8", errors=errors)
 
 
+def read_json(path):
+    """What a JSON file holds. Raises OSError, or ValueError for one that is larger than MAX_JSON, nested beyond all
+    reason or no JSON, which has neither NaN nor infinity."""
+    def refuse(constant):
+        raise ValueError(f"{constant} is not a figure")
+    try:
+        return json.loads(read_text(path, MAX_JSON), parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_object(path):
+    """The dict in a JSON file; as read_json, and ValueError for anything but an object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError("expected an object")
+    return value
+
+
 def hash_file(path):
     """A hash of a file's content, to tell whether two runs read the same."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def write_array(path, array):
@@ -96,11 +125,14 @@ def write_array(path, array):
 
 
 def read_array(path):
-    """Read a .npy file that holds plain values. Raises UserError, naming the file, if it is not one."""
+    """Read a .npy file that holds plain values. Raises UserError, naming the file, if it is not one, or too large."""
     try:
+        check_size(path, MAX_ARRAY)
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except UserError:
+        raise
     except Exception as error:  # strange bytes make NumPy's reader raise almost anything
         raise UserError(f"{path}: not a NumPy array of plain values ({error})") from None
     if not isinstance(array, np.ndarray):
@@ -108,10 +140,38 @@ def read_array(path):
     return array
 
 
-def read_archive(path):
-    """{name: array} of a .npz file of plain values. Raises UserError, naming the file, if it is not one."""
+def read_archive(path, most=MAX_ARRAY):
+    """{name: array} of a .npz file of plain values. Raises UserError, naming the file, if it is not one.
+
+    Of at most `most` bytes, and as savez writes it: an archive that unpacks to more than it holds is refused.
+    """
     try:
+        check_size(path, most)
+        check_archive(path)
+        if not zipfile.is_zipfile(path):
+            raise ValueError("no zip file")  # which NumPy would read as whatever else it is
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
+    except UserError:
+        raise
     except Exception as error:  # strange bytes make the zip reader raise almost anything
         raise UserError(f"{path}: not an archive of NumPy arrays ({error})") from None
+
+
+def check_size(path, most):
+    """Raise UserError for a file of more than `most` bytes, OSError for none."""
+    size = Path(path).stat().st_size
+    if size > most:
+        raise UserError(f"{path}: refused, {size} bytes; expected at most {most}")
+
+
+def check_archive(path):
+    """UserError for a zip archive that unpacks to more than it holds: neither torch.save nor savez packs anything."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return  # no archive, which its reader will say
+    held = Path(path).stat().st_size
+    if unpacked > held:
+        raise UserError(f"{path}: refused, it holds {held} bytes and claims to unpack to {unpacked}")

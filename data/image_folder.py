@@ -12,6 +12,8 @@ from torchvision.datasets.folder import find_classes
 from data.files import UserError, read_archive, whole_file
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
+# What a file may be, whatever it is called. Pillow knows more, such as EPS, which it has Ghostscript run.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
 SPLITS = ("train", "test")
 WHOLE = ("",)  # the one split of a folder <class>/*, which is not divided
 CACHE = ".decoded-32x32.npz"
@@ -31,7 +33,7 @@ def read_image_folder(data_dir, splits=SPLITS):
     classes = check_classes(data_dir, splits)
     files = {split: list_files(data_dir / split, classes) for split in splits}
     stamp = fingerprint(files, classes)
-    arrays = read_cache(data_dir / CACHE, stamp, splits)
+    arrays = read_cache(data_dir / CACHE, stamp, files)
     if arrays is None:
         arrays = {split: decode(files[split]) for split in splits}
         write_cache(data_dir / CACHE, stamp, arrays)
@@ -137,7 +139,7 @@ def read_image(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 image = to_8_bits(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
@@ -150,18 +152,24 @@ def to_8_bits(image):
     """A 16-bit grey picture scaled to 8 bits, which Pillow's own conversion would clip to white; others as they are."""
     if not image.mode.startswith("I"):
         return image
-    return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    grey = np.asarray(image).astype(np.float32)  # changed in place: a picture may have 89 million pixels
+    grey /= 257
+    return Image.fromarray(np.rint(grey, out=grey).clip(0, 255, out=grey).astype(np.uint8))
 
 
-def read_cache(path, stamp, splits):
-    """The cached arrays, or None where there are none for this state of the folder."""
+def read_cache(path, stamp, files):
+    """The cached arrays, or None where there are none for this state of the folder, whose `files` are {split: rows}."""
     try:
-        cache = read_archive(path)
-        if str(cache["stamp"]) == stamp:
-            return {split: (cache[f"{split}_data"], cache[f"{split}_targets"]) for split in splits}
+        cache = read_archive(path, 2**16 + 2 * sum(map(len, files.values())) * 32 * 32 * 3)
+        if str(cache["stamp"]) != stamp:
+            return None
+        arrays = {split: (cache[f"{split}_data"], cache[f"{split}_targets"]) for split in files}
     except (UserError, KeyError):
-        pass  # none yet, or damaged: the images are still there
-    return None
+        return None  # none yet, or damaged: the images are still there
+    sound = all(data.dtype == np.uint8 and data.shape == (len(files[split]), 32, 32, 3)
+                and np.array_equal(targets, [row[1] for row in files[split]])
+                for split, (data, targets) in arrays.items())
+    return arrays if sound else None
 
 
 def write_cache(path, stamp, arrays):

@@ -143,7 +143,7 @@ def build_trigger(attack, target, alpha=None, image=None):
 def read_trigger_image(path):
     """(pattern uint8 (32, 32, 3), mask float32 (32, 32, 1)) of an RGBA picture; its alpha is mask times opacity."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             if image.size != (32, 32) or not (image.mode in ("RGBA", "LA") or "transparency" in image.info):
                 width, height = image.size
                 raise UserError(f"{path}: expected a 32x32 picture with an alpha channel (RGBA), got {width}x{height} "

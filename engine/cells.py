@@ -1,10 +1,9 @@
 """The cells of a sweep: runs of other scripts in folders of their own, made once and read again."""
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-from data.files import UserError, write_table
+from data.files import UserError, read_json, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,9 +14,9 @@ def finished(folder, wanted, weights=""):
     if not (folder / "results.json").exists():
         return False
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
         arguments = config["arguments"]
-        json.loads((folder / "results.json").read_text())
+        read_json(folder / "results.json")
         is_same = config["inputs"] is None or config["inputs"].startswith(weights)
         other = [f"{name} {arguments[name]}" for name, value in wanted.items() if arguments[name] != value]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

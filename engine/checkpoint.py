@@ -3,7 +3,6 @@ import io
 import pickle
 import re
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from data.files import UserError, whole_file
+from data.files import UserError, check_archive, check_size, whole_file
 from data.triggers import trigger_from_info, trigger_to_info
 from models import ARCHITECTURES, build_model
 
@@ -35,6 +34,7 @@ NUMPY_REBUILDERS = _numpy_rebuilders()
 WRAPPERS = ("state_dict", "net", "model")
 SAFE_RELEASE = (2, 10)  # of PyTorch; requirements.txt shuts out what is older
 MAX_WIDTH, MAX_CLASSES = 2**12, 2**16  # far beyond any; a file may claim anything
+MAX_FILE = 2**30  # bytes; 45 MB at width 64, 720 MB at width 256
 OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
 
 
@@ -51,6 +51,7 @@ def load(path, device="cpu"):
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     check_loader()
+    check_size(path, MAX_FILE)
     check_archive(path)
     try:
         with torch.serialization.safe_globals(NUMPY_REBUILDERS), warnings.catch_warnings():
@@ -72,22 +73,11 @@ def check_loader(release=torch.__version__):
                         f"CVE-2026-24747); install {'.'.join(map(str, SAFE_RELEASE))} or later")
 
 
-def check_archive(path):
-    """UserError for an archive that unpacks to more than it holds: torch.save packs nothing, so that is a bomb."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(info.file_size for info in archive.infolist())
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return  # the old format, or none that torch.load will read either
-    held = Path(path).stat().st_size
-    if unpacked > held:
-        raise UserError(f"{path}: refused, it holds {held} bytes and claims to unpack to {unpacked}")
-
-
 def load_safetensors(path):
     """The state_dict in a .safetensors file, a format that cannot hold code. Raises UserError if it is not one."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
+    check_size(path, MAX_FILE)
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError) as error:
@@ -152,7 +142,8 @@ def _find_weights(content):
         return None
     for candidate in (content, *(content.get(name) for name in WRAPPERS)):
         if isinstance(candidate, dict) and candidate and all(
-                isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in candidate.items()):
+                isinstance(name, str) and isinstance(value, torch.Tensor) and not value.is_nested  # which have no shape
+                for name, value in candidate.items()):
             return candidate
     return None
 
@@ -198,7 +189,7 @@ def _check_fit(path, own, weights):
 def is_sound(name, value):
     """Whether a weight is a plain tensor of finite real numbers, none of which stands for several, and of at least 0 if
     it is a variance."""
-    if value.is_complex() or value.is_meta or value.layout != torch.strided:
+    if value.is_complex() or value.is_meta or value.is_quantized or value.layout != torch.strided:
         return False
     if value.untyped_storage().nbytes() < value.numel() * value.element_size() or not torch.isfinite(value).all():
         return False

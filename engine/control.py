@@ -1,9 +1,9 @@
 """The control that stands beside a repair: what fine-tuning alone does."""
-import json
 import logging
 import math
 from pathlib import Path
 
+from data.files import read_json
 from engine.suspect import find_run
 
 log = logging.getLogger("backdoor")
@@ -13,7 +13,7 @@ def read_control(checkpoint, name):
     """What fine-tuning alone made of the same model in the run `name`, {"acc", "asr"} as in results.json; None if there
     is no such run."""
     try:
-        results = json.loads((find_run(checkpoint, name) / "results.json").read_text())
+        results = read_json(find_run(checkpoint, name) / "results.json")
         if Path(results["parent"]).samefile(checkpoint):
             return {key: results[key] for key in ("acc", "asr")}
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,5 @@
 """What a run runs on, as config.json and results.json tell it."""
+import os
 import platform
 import resource
 import subprocess
@@ -24,6 +25,14 @@ def find_device(name):
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
+def set_determinism(wanted):
+    """Whether a GPU is to give the same bits each time, or to try which convolution is fastest; no effect on a CPU."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted  # batches keep one shape, so trying pays
 
 
 def device_name(device):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from data.files import UserError, hold_folder, whole_file, write_json
+from data.files import UserError, hold_folder, read_json, whole_file, write_json
 from engine import checkpoint, machine
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
@@ -53,7 +53,7 @@ class Run:
         self.args, self.folder, self.leaves, self.other_leaves = args, Path(args.output_dir), leaves, other_leaves
         self.resume = getattr(args, "resume", False)
         self.device = machine.find_device(args.device)
-        torch.backends.cudnn.benchmark = True  # no effect on a CPU; batches keep one shape, so trying kernels pays
+        machine.set_determinism(args.deterministic)
         torch.manual_seed(args.seed)
         self.generator = torch.Generator().manual_seed(args.seed)
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
@@ -62,7 +62,11 @@ class Run:
 
     def _check_folder(self):
         """Refuse to lose what lies in the folder, and to go on with anything but the run that lies there."""
-        there = [name for name in (*OWN_FILES, *self.leaves, *self.other_leaves) if (self.folder / name).exists()]
+        names = (*OWN_FILES, *self.leaves, *self.other_leaves)
+        links = [name for name in names if (self.folder / name).is_symlink()]
+        if links:
+            raise UserError(f"{self.folder / links[0]}: a symbolic link, through which a run would write elsewhere")
+        there = [name for name in names if (self.folder / name).exists()]
         self._check_inputs_stay(there)
         if there and self.args.overwrite:
             self._check_same_script()
@@ -104,7 +108,7 @@ class Run:
 
     def _read_config(self):
         try:
-            config = json.loads((self.folder / "config.json").read_text())
+            config = read_json(self.folder / "config.json")
             return {**config, "arguments": dict(config["arguments"])}
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{self.folder / 'config.json'}: missing or damaged, so the run cannot go on; --overwrite "
@@ -113,8 +117,8 @@ class Run:
     def _check_same_arguments(self, before):
         """A run may only go on as it began: other flags would make a model that no command line makes."""
         now = json.loads(json.dumps(vars(self.args)))
-        changed = [f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}" for name in now
-                   if name not in MAY_CHANGE_ON_RESUME and before.get(name) != now[name]]
+        changed = [f"--{name.replace('_', '-')} was {before[name]}, is {now[name]}" for name in now
+                   if name not in MAY_CHANGE_ON_RESUME and name in before and before[name] != now[name]]
         if changed:
             raise UserError(f"{self.folder}: --resume needs the arguments that the run began with: "
                             f"{'; '.join(changed)}")

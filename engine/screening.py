@@ -1,6 +1,5 @@
 """A user's own images turned away or let through, by a boundary that was found before."""
 import csv
-import json
 import math
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import UserError, hash_file, read_array, write_array, write_json
+from data.files import UserError, hash_file, read_array, read_json, write_array, write_json
 from data.image_folder import read_image
 
 AT_ONCE = 1000  # images in memory
@@ -52,11 +51,11 @@ def write_calibration(folder, calibration):
 def read_calibration(path, checkpoint):
     """The Calibration in strip.json at `path`. Raises UserError if it is none, damaged, or another model's."""
     try:
-        stored = json.loads(Path(path).read_text())
+        stored = read_json(path)
         stored = {name: stored[name] for name in STORED}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: no calibration ({getattr(error, 'strerror', None) or repr(error)}); detect_strip.py "
-                        "without --images makes one") from None
+        why = getattr(error, "strerror", None) or str(error)[:200]
+        raise UserError(f"{path}: no calibration ({why}); detect_strip.py without --images makes one") from None
     bad = [name for name in STORED if not SOUND[name](stored[name])]
     if bad:
         raise UserError(f"{path}: damaged ({', '.join(bad)}); detect_strip.py without --images makes it anew")

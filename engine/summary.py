@@ -1,8 +1,7 @@
 """What a run left, in a table: `python -m engine.summary output/badnets [output/blend ...]`."""
-import json
 from pathlib import Path
 
-from data.files import UserError
+from data.files import UserError, read_json
 from engine import flags
 from engine.command import command
 
@@ -44,7 +43,7 @@ def read_results(folder):
     """The results.json of a run's folder. Raises UserError where the run is not finished or the file is damaged."""
     path = Path(folder) / "results.json"
     try:
-        results = json.loads(path.read_text())
+        results = read_json(path)
         return {**results, "where": f"{results['dataset']}, {results['seconds']:.0f} s on {results['device']}"}
     except OSError:
         raise UserError(f"{folder}: no finished run (no results.json)") from None

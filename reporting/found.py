@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from data.files import UserError, read_text
+from data.files import MAX_JSON, UserError, read_object, read_text
 from reporting.checks import check_config, check_results, is_number
 from reporting.log import read_log
 
 FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "log only"
-MAX_FILE = 64 * 2**20  # bytes; results.json of a long sweep has some 200 kB
 # Where a run read and wrote and on what machine: no part of what it did.
 PLACES = {"output_dir", "data_dir", "overwrite", "resume", "device", "seed", "checkpoint", "trigger_info", "mask_file",
           "encoder", "compile"}
@@ -45,7 +44,7 @@ class Run:
     def rows(self):
         """The rows of metrics.jsonl; none where it is missing or damaged."""
         try:
-            rows = [json.loads(line) for line in read_text(self.folder / "metrics.jsonl", MAX_FILE).splitlines()]
+            rows = [json.loads(line) for line in read_text(self.folder / "metrics.jsonl", MAX_JSON).splitlines()]
         except (OSError, ValueError, RecursionError):
             return []
         shown = ("epoch", "clean_acc", "poison_acc")
@@ -81,19 +80,6 @@ def printable(name):
 def value_of(share):
     """The value of a share as results.json has it; nan for null."""
     return share["value"] if share else math.nan
-
-
-def read_object(path):
-    """The dict in a JSON file. Raises OSError or ValueError; NaN and infinity are none of JSON's values."""
-    def refuse(constant):
-        raise ValueError(f"{constant} is not a figure")
-    try:
-        value = json.loads(read_text(path, MAX_FILE), parse_constant=refuse)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("expected an object")
-    return value
 
 
 def read_run(folder, name):

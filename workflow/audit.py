@@ -1,11 +1,10 @@
 """The audit of a stranger's model, of which nothing is known but its weights and some clean images, as a Plan."""
 import hashlib
-import json
 import os
 from pathlib import Path
 
 from data.datasets import load_clean
-from data.files import UserError, hash_file
+from data.files import UserError, hash_file, read_json
 from data.image_folder import SPLITS, is_sorted_into_classes
 from engine.checkpoint import check_classes, load_model
 from engine.suspect import check_clean_images
@@ -69,7 +68,7 @@ def check_folder(output, checkpoint, inputs):
         raise UserError(f"{output}: holds {other[0] if other else 'the model itself'}; an audit needs a folder of its "
                         "own, so that it finds no trigger: name another --output-dir")
     try:
-        before = json.loads((output / STAMP).read_text())
+        before = read_json(output / STAMP)
     except (OSError, ValueError):
         before = None
     if (output.exists() and before is None and any(output.iterdir())) or before not in (None, list(inputs)):

@@ -9,7 +9,7 @@ from reprlib import Repr
 
 import yaml
 
-from data.files import UserError, read_text
+from data.files import UserError, read_json, read_text
 from engine.cells import as_flags
 from engine.flags import POISON_DEFAULTS
 
@@ -103,7 +103,7 @@ def parse(step):
 def check_made_alike(step, args):
     """Raise UserError if a run lies in the step's folder that was begun with other flags than `args`."""
     try:
-        before = dict(json.loads((Path(step.folder) / "config.json").read_text())["arguments"])
+        before = dict(read_json(Path(step.folder) / "config.json")["arguments"])
     except (OSError, ValueError, KeyError, TypeError):
         return  # none yet, or damaged, which its script says
     now = json.loads(json.dumps(vars(args)))

@@ -29,7 +29,8 @@ class Counter:
 def arguments(tmp_path):
     def make(**changes):
         return argparse.Namespace(**{"output_dir": str(tmp_path / "run"), "overwrite": False, "resume": False,
-                                     "seed": 0, "device": "cpu", "lr": 0.1, **changes})
+                                     "deterministic": False, "seed": 0, "device": "cpu", "lr": 0.1,
+                                     **changes})
     return make
 
 

@@ -118,12 +118,13 @@ def killed_again_and_again(script, flags, folder, model, kills, start, work, res
     return hits, len(half)
 
 
-def plain(value):
-    """A value without times, and with arrays as bytes, to compare."""
+def plain(value, aside=frozenset()):
+    """A value without times and the keys `aside`, and with arrays as bytes, to compare."""
     if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items() if key not in TIMES | {"args", "output_dir"}}
+        return {key: plain(entry, aside) for key, entry in value.items()
+                if key not in TIMES | {"args", "output_dir"} | aside}
     if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
+        return [plain(entry, aside) for entry in value]
     if isinstance(value, torch.Tensor):
         return (str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes())
     return (str(value.dtype), value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
@@ -137,8 +138,8 @@ def log_lines(path):
     return sorted({line for line in lines if not line.startswith(again)})
 
 
-def compare(one, other):
-    """What differs between the folders of two runs."""
+def compare(one, other, aside=frozenset()):
+    """What differs between the folders of two runs, the keys `aside` not looked at."""
     names = [{path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
              for folder in (one, other)]
     differing = [f"only one has {name}" for name in sorted(names[0] ^ names[1])]
@@ -149,7 +150,7 @@ def compare(one, other):
         if suffix == ".png":
             same = paths[0].read_bytes() == paths[1].read_bytes()
         elif suffix in READ_WITH:
-            same = len({repr(plain(READ_WITH[suffix](path.read_bytes()))) for path in paths}) == 1
+            same = len({repr(plain(READ_WITH[suffix](path.read_bytes()), aside)) for path in paths}) == 1
         else:
             same = log_lines(paths[0]) == log_lines(paths[1])
         differing += [] if same else [f"{name} differs"]

@@ -1,0 +1,230 @@
+"""Every flag of every script changes what the run leaves; those that are not to change anything leave it as it was."""
+import importlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from reliability.kill import compare
+
+from data.datasets import load_splits
+from data.files import UserError
+from engine import flags
+
+pytestmark = pytest.mark.long
+
+DIGITS = ["--dataset", "digits"]
+TRAIN = [*DIGITS, "--width", "4", "--epochs", "2", "--batch-size", "64", "--crop-padding", "2"]
+SUSPECT = [*DIGITS, "--checkpoint", "{model}"]
+FOLDER = ["--dataset", "cifar10", "--data-dir", "{pictures}"]
+# The module, and a short run of it. {names} are files that the fixture `made` has.
+SCRIPTS = {
+    "train": ("train_backdoor", TRAIN),
+    "abl": ("train_abl", [*TRAIN, "--isolation-epochs", "2", "--unlearn-epochs", "2", "--isolation-rate", "0.05",
+                          "--max-drop", "1", "--unlearn-lr", "0.01"]),
+    "pruning-aware": ("train_pruning_aware", TRAIN),
+    "anp": ("generate_mask", [*SUSPECT, "--val-frac", "0.05", "--nb-iter", "8", "--print-every", "4", "--batch-size",
+                              "32"]),
+    "prune": ("prune_network", ["--mask-file", "{masks}"]),
+    "fine-prune": ("fine_prune", [*SUSPECT, "--epochs", "1", "--batch-size", "16"]),
+    "craft": ("generate_clb_attack", [*SUSPECT, "--poison-rate", "0.3", "--iterations", "3", "--step", "4/255"]),
+    "encoder": ("generate_issba_encoder", [*SUSPECT, "--bits", "4", "--width", "4", "--epochs", "3", "--batch-size",
+                                           "64", "--min-psnr", "0", "--min-bit-accuracy", "0", "--ramp-epochs", "1"]),
+    "neural-cleanse": ("neural_cleanse", ["detect", *SUSPECT, "--seeds", "1", "--budget", "20", "--batches", "2"]),
+    "unlearn": ("neural_cleanse", ["unlearn", *SUSPECT, "--reversed-trigger", "{trigger}", "--batch-size", "32"]),
+    "strip": ("detect_strip", [*SUSPECT, "--overlays", "3", "--calibration", "60", "--inspect", "40"]),
+    "noise": ("sweep_neuron_noise", [*SUSPECT, "--val-frac", "0.05", "--epsilons", "0.3", "--seeds", "1", "--steps",
+                                     "2"]),
+    "specificity": ("measure_specificity", SUSPECT),
+    "audit": ("audit_model", ["--checkpoint", "{audited}", *DIGITS]),
+    "sweep-anp": ("sweep_anp", [*SUSPECT, "--alphas", "0.2", "--seeds", "1"]),
+    "sweep-abl": ("sweep_abl", [*TRAIN, "--isolation-epochs", "2", "--seeds", "1"]),
+}
+# What another value is: words, or (more words for the run it is compared with, words).
+OTHER = {
+    "poison_target": "1", "trigger_alpha": "0.5", "trigger_image": "{png}", "poison_type": "blend",
+    "poison_rate": "0.4", "encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
+    "clb_dir": ("--poison-type clean-label --clb-dir {clb}", "{clb2}"),
+    "eval_trigger": ("--poison-type benign", "blend"), "data_dir": (" ".join(FOLDER), "{pictures2}"),
+    "dataset": ("--data-dir {pictures}", "cifar10"), "width": "5", "epochs": "3", "batch_size": "48", "lr": "0.03",
+    "momentum": "0.5", "weight_decay": "0.05", "milestones": ("--epochs 3 --milestones 1 2", "1"),
+    "crop_padding": "0", "seed": "1", "checkpoint": "{model2}", "trigger_info": "{trigger2}", "seeds": "2",
+    "max_drop": "0.5", "val_frac": "0.06",
+    # ABL
+    "gamma": "0.1", "lga": "sample", "unlearn_epochs": "1", "unlearn_lr": "0.1", "isolation_epochs": "1",
+    "isolation_rate": "0.02", "poison_rates": "0.3", "isolation_rates": "0.02",
+    # pruning and ANP
+    "clean_epochs": "1", "prune_fraction": "0.4", "margin": "3", "nb_iter": "9", "print_every": "2", "anp_eps": "0.1",
+    "anp_steps": "2", "anp_alpha": "0.9", "alphas": "0.9", "mask_file": "{masks2}", "pruning_by": "number",
+    "threshold": "0.5", "pruning_max": "0.5", "pruning_step": "0.2", "layer": "layer3", "mode": "prune",
+    # clean-label and ISSBA
+    "epsilon": "3/255", "step": "1/255", "iterations": "5", "restarts": "0", "bits": "5", "bit_epochs": "0",
+    "ramp_epochs": "2", "cross_weight": "0", "pixel_weight": "30", "feature_weight": "5",
+    # Neural Cleanse, STRIP and the others
+    "budget": "30", "batches": "3", "success": "0.2", "patience": ("--success 0.1 --budget 60", "1"),
+    "patch_with": ("--patch-with original", "clean"), "reversed_trigger": "{trigger2}", "stamp_share": "0.8",
+    "overlays": "5", "superimpose": "average", "calibration": "90", "frr": "0.2", "boundary": "normal",
+    "inspect": "60", "benign": "{model2}", "epsilons": "0.5", "steps": "4"}
+OTHER_OF = {
+    ("fine-prune", "trigger_info"): "{trigger2}", ("fine-prune", "epochs"): "2",
+    ("fine-prune", "max_drop"): "0.9", ("fine-prune", "prune_fraction"): "0.9",
+    ("abl", "max_drop"): ("--unlearn-lr 1", "0"), ("prune", "checkpoint"): ("--mask-file {bare-masks} --dataset digits "
+                                                                            "--checkpoint {model}", "{model2}"),
+    ("prune", "dataset"): ("--mask-file {bare-masks} --checkpoint {model} --data-dir {pictures} --val-frac 0.05 "
+                           "--dataset digits", "cifar10"),
+    ("prune", "data_dir"): (f"--mask-file {{bare-masks}} --checkpoint {{model}} --val-frac 0.05 {' '.join(FOLDER)}",
+                            "{pictures2}"),
+    ("prune", "max_drop"): "0.9", ("audit", "checkpoint"): "{audited2}", ("craft", "batch_size"): "7",
+    ("prune", "pruning_step"): "0.4",
+}
+SWITCHES = {"amp": "--amp", "flip": "--no-flip", "track_losses": "--track-losses", "flooding": "--flooding",
+            "project": "--no-project", "no_pgd": "--no-pgd", "freeze_fooled": "--no-freeze-fooled"}
+SAME = {"device": ["--device", "cpu"], "compile": ["--compile"], "deterministic": ["--deterministic"]}
+ELSEWHERE = {  # flags that other tests have, and why not this one
+    "help", "output_dir", "overwrite", "resume",  # where a run lies, and whether it goes on: tests/engine/test_run.py
+    "arch",  # there is one
+    "task", "images", "calibration_file",  # screening: tests/test_detect_strip.py
+    "min_bit_accuracy", "min_psnr",  # the exit status: tests/test_generate_issba_encoder.py
+}
+SEEDLESS = {"prune", "audit"}  # nothing in them is drawn; the seed tells their results apart
+
+
+def parser_of(name, monkeypatch):
+    """The parser of a script, or of its task."""
+    module, words = SCRIPTS[name]
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(flags.Parser, "parse_args", lambda self, argv=None: seen.append(self) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            importlib.import_module(module).parse_args([])
+    tasks = [action for action in seen[0]._actions if action.dest == "task"]
+    return tasks[0].choices[words[0]] if tasks else seen[0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """{name: path} of what the runs read, as two that differ."""
+    root = tmp_path_factory.mktemp("made")
+
+    def run(module, *words):
+        importlib.import_module(module).main(list(map(str, words)))
+    paths = {}
+    for i, end in enumerate(("", "2")):
+        train = [*DIGITS, "--width", "4", "--epochs", "4", "--batch-size", "32", "--crop-padding", "0", "--no-flip",
+                 "--poison-rate", "0.3", "--poison-type", ("badnets", "blend")[i], "--seed", i]
+        run("train_backdoor", *train, "--output-dir", root / f"run{end}")
+        paths[f"model{end}"] = root / f"run{end}/model_last.th"
+        paths[f"trigger{end}"] = root / f"run{end}/trigger_info.th"
+        suspect = [*DIGITS, "--checkpoint", paths[f"model{end}"]]
+        run("generate_mask", *DIGITS, "--checkpoint", paths["model"], "--val-frac", "0.05", "--nb-iter", 6 + i,
+            "--batch-size", 32, "--output-dir", root / f"anp{end}")
+        paths[f"masks{end}"] = root / f"anp{end}/mask_values.txt"
+        run("generate_issba_encoder", *suspect, "--bits", 4, "--width", 4, "--epochs", 1, "--seed", i, "--min-psnr", 0,
+            "--min-bit-accuracy", 0, "--output-dir", root / f"encoder{end}")
+        paths[f"encoder{end}"] = root / f"encoder{end}/encoder.th"
+        paths[f"clb{end}"] = root / f"clb{end}"
+        run("generate_clb_attack", *suspect, "--poison-rate", "0.8", "--iterations", 1, "--seed", i, "--output-dir",
+            paths[f"clb{end}"])
+        paths[f"audited{end}"] = paths[f"model{end}"]
+        run("neural_cleanse", "detect", *suspect, "--seeds", 1, "--budget", 10, "--batches", 1, "--output-dir",
+            root / f"run{end}/neural-cleanse")
+        paths[f"pictures{end}"] = root / f"pictures{end}"
+        write_pictures(paths[f"pictures{end}"], first=i)
+    (root / "bare").mkdir()  # masks that do not say of what they are
+    paths["bare-masks"] = root / "bare/mask_values.txt"
+    paths["bare-masks"].write_bytes(paths["masks"].read_bytes())
+    paths["png"] = root / "own.png"
+    picture = np.zeros((32, 32, 4), np.uint8)
+    picture[20:26, 4:12] = (0, 200, 90, 255)
+    Image.fromarray(picture).save(paths["png"])
+    return paths
+
+
+def write_pictures(folder, first):
+    """Every other digit, from the `first` on, as an image folder."""
+    train, _, test = load_splits("digits", "data")
+    for split, images in (("train", train.subset(slice(first, None, 2))), ("test", test.subset(slice(first, None, 4)))):
+        for i, (pixels, label) in enumerate(zip(images.data, images.targets, strict=True)):
+            path = folder / split / images.classes[label] / f"{i:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def left(made, tmp_path_factory):
+    """left(name, *words): the folder of a run with the words at the end, made once."""
+    before = {}
+
+    def run(name, *words):
+        module, usual = SCRIPTS[name]
+        words = filled(made, (*usual, *words))
+        called = (name, *words)
+        if called not in before:
+            before[called] = tmp_path_factory.mktemp(name) / "run"
+            importlib.import_module(module).main([*words, "--output-dir", str(before[called])])
+        return before[called]
+    return run
+
+
+def filled(made, words):
+    """The words with the paths of what was made in place of {names}."""
+    return [str(made[word.strip("{}")]) if word.startswith("{") else word for word in words]
+
+
+def calls_of(name, made, tmp_path, monkeypatch, *words):
+    """What a sweep would run: the arguments of every cell."""
+    module, usual = importlib.import_module(SCRIPTS[name][0]), SCRIPTS[name][1]
+    words = filled(made, (*usual, *words))
+    calls = []
+
+    def stop(folder, *arguments):
+        calls.append(arguments)
+        raise UserError("not run")
+    monkeypatch.setattr(module, "run_cell", stop)
+    with pytest.raises(SystemExit):
+        module.main([*words, "--output-dir", str(tmp_path / "sweep")])
+    return calls
+
+
+def other_words(name, dest):
+    """(more words for the run to compare with, the words that change it)."""
+    if dest in SWITCHES:
+        return [], [SWITCHES[dest]]
+    before, value = "", OTHER_OF.get((name, dest), OTHER.get(dest))
+    if isinstance(value, tuple):
+        before, value = value
+    return before.split(), ["--" + dest.replace("_", "-"), *value.split()]
+
+
+def flags_of(name):
+    with pytest.MonkeyPatch.context() as patch:
+        return [action.dest for action in parser_of(name, patch)._actions if action.dest not in ELSEWHERE]
+
+
+def differing(one, other, dest):
+    """What differs between two runs' files, where the flag's own value is not looked at."""
+    return [line for line in compare(one, other, aside={dest, "command", "parent"}) if "output.log" not in line]
+
+
+@pytest.mark.parametrize("name, dest", [
+    (name, dest) for name in SCRIPTS if not name.startswith("sweep-") for dest in flags_of(name) if dest not in SAME
+    and not (dest == "seed" and name in SEEDLESS)])
+def test_a_flag_changes_what_the_run_leaves(name, dest, left):
+    before, words = other_words(name, dest)
+    if dest == "print_every":  # how often the log says it
+        assert len((left(name, *words) / "metrics.jsonl").read_text()) > len(
+            (left(name) / "metrics.jsonl").read_text())
+    assert differing(left(name, *before), left(name, *before, *words), dest)
+
+
+@pytest.mark.parametrize("name, dest", [
+    (name, dest) for name in SCRIPTS if not name.startswith("sweep-") for dest in flags_of(name)
+    if (dest in SAME and dest != "compile") or (dest == "seed" and name in SEEDLESS)])
+def test_a_flag_that_is_to_change_nothing_changes_nothing(name, dest, left):
+    assert differing(left(name), left(name, *SAME.get(dest, ["--seed", "1"])), dest) == []
+
+
+@pytest.mark.parametrize("name, dest", [(name, dest) for name in ("sweep-anp", "sweep-abl") for dest in flags_of(name)])
+def test_a_flag_of_a_sweep_reaches_its_cells(name, dest, made, tmp_path, monkeypatch):
+    before, words = ([], SAME[dest]) if dest in SAME else other_words(name, dest)
+    calls = [calls_of(name, made, tmp_path, monkeypatch, *before, *more) for more in ([], words)]
+    assert calls[0] and calls[0] != calls[1]

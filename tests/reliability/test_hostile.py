@@ -1,0 +1,349 @@
+"""Strangers' files of every kind that a script reads: none runs code, none costs memory, each ends in one line.
+
+What reads a file is called itself, for speed; the scripts, as a user calls them, at the end.
+"""
+import functools
+import io
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import ROOT, SMALL
+from PIL import Image
+
+import detect_strip
+import fine_prune
+import prune_network
+import train_backdoor
+from data.clean_label import load_clean_label
+from data.datasets import load_splits
+from data.files import UserError
+from data.image_folder import read_image
+from data.poison_cifar import poison_training_set
+from data.triggers import read_trigger_image
+from engine.attack import load_encoder
+from engine.checkpoint import load_model, load_trigger
+from engine.screening import read_calibration
+from reporting.found import find_runs
+from reporting.log import read_log
+from workflow.audit import read_settings
+from workflow.plan import read_matrix
+
+CANARY = "canary"  # what code that was run would have left in the current folder
+
+
+class Call:
+    """Unpickles into a call."""
+
+    def __init__(self, function, *arguments):
+        self.called = function, arguments
+
+    def __reduce__(self):
+        return self.called
+
+
+def calls():
+    """{name: object} that call something when they are unpickled."""
+    return {"os.system": Call(os.system, f"touch {CANARY}"),
+            "builtins.eval": Call(eval, f"open('{CANARY}', 'w')"),
+            "torch.hub": Call(torch.hub.load, "stranger/repository", "model"),
+            "subprocess": Call(subprocess.call, ["touch", CANARY]),
+            "its own": Call(open, CANARY, "w")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, small_run, encoder_run, masked):
+    """A folder with a sound file of every kind."""
+    root = tmp_path_factory.mktemp("whole")
+    for name, source in (("model.th", small_run / "model_last.th"), ("trigger.th", small_run / "trigger_info.th"),
+                         ("encoder.th", encoder_run / "encoder.th"), ("masks.txt", masked / "mask_values.txt")):
+        shutil.copy(source, root / name)
+    weights = torch.load(root / "model.th", weights_only=True)["state_dict"]
+    safetensors.torch.save_file(weights, root / "model.safetensors")
+    import generate_clb_attack
+    generate_clb_attack.main(["--dataset", "digits", "--checkpoint", str(root / "model.th"), "--poison-rate", "0.3",
+                              "--no-pgd", "--output-dir", str(root / "clb")])
+    detect_strip.main(["--dataset", "digits", "--checkpoint", str(root / "model.th"), "--overlays", "2",
+                       "--calibration", "20", "--inspect", "20", "--output-dir", str(root / "strip")])
+    shutil.copytree(small_run, root / "run")
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 4), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "trigger.png")
+    Image.fromarray(noise[..., :3]).save(root / "image.png")
+    Image.fromarray(noise[..., :3]).save(root / "image.jpg")
+    for name, path in (("matrix.yaml", "matrices/digits.yaml"), ("audit.yaml", "audits/digits.yaml")):
+        shutil.copy(ROOT / "workflow" / path, root / name)
+    return root
+
+
+@functools.cache
+def digits():
+    return load_splits("digits", "data")[0]
+
+
+# What is read: the file that is spoilt, and what reads it, given the folder that all lie in.
+READERS = {
+    "checkpoint": ("model.th", lambda root: load_model(root / "model.th")),
+    "safetensors": ("model.safetensors", lambda root: load_model(root / "model.safetensors")),
+    "trigger": ("trigger.th", lambda root: load_trigger(root / "trigger.th")),
+    "encoder": ("encoder.th", lambda root: poison_training_set(
+        digits().subset(slice(9)), "issba", 0, 1, encoder=load_encoder(root / "encoder.th")["encoder"])),
+    "masks": ("masks.txt", lambda root: prune_network.check_masks(
+        load_model(root / "model.th").model, prune_network.read_data(root / "masks.txt"), root / "masks.txt")),
+    "clean-label images": ("clb/data.npy", lambda root: load_clean_label(root / "clb", digits(), 0)),
+    "clean-label labels": ("clb/label.npy", lambda root: load_clean_label(root / "clb", digits(), 0)),
+    "clean-label list": ("clb/backdoor_list.npy", lambda root: load_clean_label(root / "clb", digits(), 0)),
+    "clean-label trigger": ("clb/trigger.npz", lambda root: load_clean_label(root / "clb", digits(), 0)),
+    "clean-label manifest": ("clb/manifest.json", lambda root: load_clean_label(root / "clb", digits(), 0)),
+    "calibration": ("strip/strip.json", lambda root: read_calibration(root / "strip/strip.json", root / "model.th")),
+    "overlays": ("strip/overlays.npy", lambda root: read_calibration(root / "strip/strip.json", root / "model.th")),
+    "results": ("run/results.json", lambda root: [find_runs(root / "run")[0].share("acc"), find_runs(root / "run")]),
+    "config": ("run/config.json", lambda root: find_runs(root / "run")[0].did),
+    "metrics": ("run/metrics.jsonl", lambda root: find_runs(root / "run")[0].rows),
+    "log": ("run/output.log", lambda root: read_log(root / "run/output.log")),
+    "PNG": ("image.png", lambda root: read_image(root / "image.png")),
+    "JPEG": ("image.jpg", lambda root: read_image(root / "image.jpg")),
+    "trigger image": ("trigger.png", lambda root: read_trigger_image(root / "trigger.png")),
+    "matrix": ("matrix.yaml", lambda root: read_matrix(root / "matrix.yaml")),
+    "audit's settings": ("audit.yaml", lambda root: read_settings(root / "audit.yaml")),
+}
+TEXT = {"masks", "metrics", "log", "matrix", "audit's settings"}  # whose beginning alone may be sound
+
+
+@pytest.fixture
+def spoilt(whole, tmp_path, monkeypatch):
+    """spoilt(kind, content): what reads a file of that kind, called with one of these bytes; None, or the one line.
+
+    Anything but a UserError is raised, and so is a file that was left in the current folder.
+    """
+    shutil.copytree(whole, tmp_path / "all")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def read(kind, content):
+        name, reader = READERS[kind]
+        (tmp_path / "all" / name).write_bytes(content)
+        line = None
+        try:
+            reader(tmp_path / "all")
+        except UserError as error:
+            line = " ".join(str(error).split())
+            assert 0 < len(line) < 2000
+        assert not any((tmp_path / "here").iterdir()), "something was run or written"
+        return line
+    return read
+
+
+@pytest.mark.parametrize("kind", list(READERS))
+def test_a_whole_file_is_read(kind, whole, spoilt):
+    assert spoilt(kind, (whole / READERS[kind][0]).read_bytes()) is None
+
+
+@pytest.mark.parametrize("kind", list(READERS))
+def test_a_file_that_is_torn_at_any_hundredth_is_refused(kind, whole, spoilt):
+    content = (whole / READERS[kind][0]).read_bytes()
+    lines = [spoilt(kind, content[:len(content) * percent // 100]) for percent in range(100)]
+    if kind not in TEXT | {"results", "config"}:  # of a run, a report says that it is broken
+        assert [percent for percent, line in enumerate(lines) if line is None] == []
+
+
+@pytest.mark.parametrize("kind", list(READERS))
+def test_random_bytes_are_refused_or_read_as_what_they_are(kind, whole, spoilt):
+    rng = np.random.default_rng(0)
+    content = (whole / READERS[kind][0]).read_bytes()
+    for length in (0, 1, 7, 100, 5000):
+        spoilt(kind, rng.bytes(length))
+        spoilt(kind, content[:length] + rng.bytes(length))
+    for _ in range(60):  # a few bytes of it are others
+        changed = bytearray(content)
+        for place in rng.integers(0, len(content), 3):
+            changed[place] = rng.integers(256)
+        spoilt(kind, bytes(changed))
+
+
+@pytest.mark.parametrize("kind", list(READERS))
+def test_no_file_runs_code(kind, spoilt, whole):
+    for evil in calls().values():
+        zipped, array = io.BytesIO(), io.BytesIO()
+        torch.save({"state_dict": evil, "trigger_pattern": evil, "encoder": evil}, zipped)
+        with np.errstate(all="ignore"):
+            np.save(array, np.array([evil], dtype=object), allow_pickle=True)
+        archive = io.BytesIO()
+        np.savez(archive, pattern=np.array([evil], dtype=object), allow_pickle=True)
+        old = io.BytesIO()
+        torch.save(evil, old, _use_new_zipfile_serialization=False)
+        for content in (zipped.getvalue(), array.getvalue(), archive.getvalue(), old.getvalue(), pickle.dumps(evil),
+                        b"\x93NUMPY\x01\x00" + struct.pack("<H", 60) + b"{'descr': '|O', 'fortran_order': False, "
+                        b"'shape': (1,)}".ljust(60) + pickle.dumps(evil)):
+            assert spoilt(kind, content) is not None or kind in TEXT | {"results", "config"}
+    for yaml in ("a: !!python/object/apply:os.system ['touch canary']", "!!python/object/new:os.system [touch canary]"):
+        assert spoilt(kind, yaml.encode()) is not None or kind in TEXT | {"results", "config"}
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(canary) (w) file closefile\n"
+    assert spoilt(kind, postscript) is not None or kind in TEXT | {"results", "config"}
+
+
+def test_weights_of_other_kinds_are_refused(spoilt, whole):
+    sound = torch.load(whole / "model.th", weights_only=True)["state_dict"]
+    odd = {"quantized": torch.quantize_per_tensor(torch.ones(10), 0.1, 0, torch.qint8),
+           "sparse": torch.ones(10).to_sparse(), "complex": torch.ones(10, dtype=torch.complex64),
+           "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+           "expanded": torch.ones(1).expand(10), "nan": torch.full((10,), torch.nan),
+           "infinite": torch.full((10,), torch.inf), "text": "ten", "number": 3, "none": None,
+           "list": [0.0] * 10, "meta": torch.ones(10, device="meta"), "bool": torch.ones(10, dtype=torch.bool)}
+    encoder = torch.load(whole / "encoder.th", weights_only=True)
+    first = next(iter(encoder["encoder"]))
+    for name, value in odd.items():
+        for kind, weights in (("checkpoint", {**sound, "linear.bias": value}),
+                              ("encoder", {**encoder, "encoder": {**encoder["encoder"], first: value}})):
+            content = io.BytesIO()
+            torch.save(weights, content)
+            assert spoilt(kind, content.getvalue()) is not None or name == "bool", (kind, name)
+
+
+def test_keys_that_are_paths_are_only_names(spoilt, whole, tmp_path):
+    sound = torch.load(whole / "model.th", weights_only=True)["state_dict"]
+    content = io.BytesIO()
+    torch.save({**sound, "../../escaped.th": torch.ones(3)}, content)
+    assert "escaped" in spoilt("checkpoint", content.getvalue())
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../../escaped.npy", b"x")
+    for kind in ("clean-label trigger", "checkpoint"):
+        assert spoilt(kind, archive.getvalue()) is not None
+    assert spoilt("masks", b"No \t Layer Name \t Neuron Idx \t Mask Score\n0 \t ../../escaped \t 0 \t 0.5\n")
+    assert spoilt("matrix", b"output: out\nseeds: [0]\nattacks: {../../escaped: {}}\ndefences: {anp: {}}\n")
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+def test_a_cache_that_does_not_fit_its_folder_is_not_used(image_folder):
+    from data.image_folder import CACHE, fingerprint, list_files, read_image_folder
+    folder = image_folder()
+    arrays, classes = read_image_folder(folder)
+    stamp = fingerprint({split: list_files(folder / split, classes) for split in arrays}, classes)
+    for data in (np.zeros((3, 32, 32, 3), np.uint8), np.zeros((12, 32, 32, 3)), np.zeros(12, np.uint8)):
+        np.savez(folder / CACHE, stamp=np.array(stamp), **{f"{split}_{part}": data if part == "data" else targets
+                 for split, (_, targets) in arrays.items() for part in ("data", "targets")})
+        again, _ = read_image_folder(folder)
+        for split in arrays:
+            np.testing.assert_array_equal(again[split][0], arrays[split][0])
+
+
+@pytest.mark.parametrize("name", ["output.log", "model_last.th", "results.json"])
+def test_nothing_is_written_through_a_link(name, tmp_path, refused):
+    kept, folder = tmp_path / "kept", tmp_path / "run"
+    kept.write_text("mine")
+    folder.mkdir()
+    (folder / name).symlink_to(kept)
+    for flag in ("--overwrite", "--resume"):
+        assert "a symbolic link" in refused(train_backdoor.main, *SMALL, "--output-dir", folder, flag)
+    assert kept.read_text() == "mine"
+
+
+@pytest.mark.parametrize("main, words", [
+    (fine_prune.main, ["--checkpoint", "{}"]), (fine_prune.main, ["--trigger-info", "{}", "--checkpoint", "{model}"]),
+    (train_backdoor.main, ["--poison-type", "issba", "--encoder", "{}"]),
+    (train_backdoor.main, ["--trigger-image", "{}"]),
+    (prune_network.main, ["--mask-file", "{}", "--checkpoint", "{model}"])])
+def test_a_script_says_it_in_one_line_and_leaves_nothing(main, words, whole, tmp_path, refused, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, evil in calls().items():
+        torch.save({"state_dict": evil}, tmp_path / "evil")
+        said = refused(main, *(word.format(tmp_path / "evil", model=whole / "model.th") for word in words),
+                       "--dataset", "digits", "--output-dir", tmp_path / "out")
+        assert "evil" in said, name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil"]
+
+
+BOMBS = """
+import io, json, resource, struct, sys, zipfile, zlib
+from pathlib import Path
+import numpy as np, torch
+from reliability.test_hostile import READERS, UserError
+from PIL import Image
+root, name = Path(sys.argv[1]), sys.argv[2]
+path = root / READERS[name][0]
+
+def header(shape, descr):
+    text = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode().ljust(118) + b"\\n"
+    return b"\\x93NUMPY\\x01\\x00" + struct.pack("<H", len(text)) + text
+
+def packed(members):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member in members:
+            with archive.open(member, "w", force_zip64=True) as file:
+                for _ in range(800):
+                    file.write(bytes(2**20))
+    return content.getvalue()
+
+def bombs():
+    yield path.read_bytes(), 5 * 2**30  # made long by a hole at its end
+    yield b"", 5 * 2**30
+    if path.suffix in (".th", ".npz", ".npy"):
+        yield packed(["archive/data.pkl", "archive/data/0", "pattern.npy"]), None
+        for shape, descr in (((10**9, 32, 32, 3), "|u1"), ((10**6, 32, 32, 3), "|u1"), ((10**10,), "<i8"),
+                             ((2**62,), "|u1"), ((-1, 32, 32, 3), "|u1")):
+            yield header(shape, descr), None
+            yield header(shape, descr), 4 * 2**30
+    if path.suffix in (".json", ".jsonl", ".yaml", ".log", ".txt"):
+        yield b"[" * 10**6, None
+        yield b'{"a":' * 10**6, None
+        yield b"[" + b"{}," * 4 * 10**6 + b"{}]", None
+        yield b"9" * 10**7, None
+        yield b"a: &a [x,x,x,x,x,x,x,x,x]\\n" + b"".join(
+            f"b{i}: &b{i} [{','.join(['*' + (f'b{i-1}' if i else 'a')] * 9)}]\\n".encode() for i in range(12)), None
+    if path.suffix in (".png", ".jpg"):
+        for mode in ("RGB", "I;16"):
+            content = io.BytesIO()
+            Image.new(mode, (9000, 9000)).save(content, "PNG")
+            yield content.getvalue(), None
+        claim = b"IHDR" + struct.pack(">II5B", 60000, 60000, 8, 2, 0, 0, 0)
+        yield b"\\x89PNG\\r\\n\\x1a\\n" + struct.pack(">I", 13) + claim + struct.pack(">I", zlib.crc32(claim)), None
+    if path.suffix == ".th":
+        for claim in (torch.zeros(1).expand(10**10), torch.empty(10**12, device="meta"),
+                      torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (10**12,))):
+            content = io.BytesIO()
+            torch.save({"state_dict": {"conv1.weight": claim, "linear.weight": claim}, "trigger_mask": claim,
+                        "trigger_pattern": claim, "trigger_encoder": {"a": claim}, "encoder": {"a": claim},
+                        "decoder": {}}, content)
+            yield content.getvalue(), None
+        yield b"\\x80\\x02cbuiltins\\nbytes\\nJ" + struct.pack("<i", 2**31 - 1) + b"\\x85R.", None
+    if path.suffix == ".safetensors":
+        for text in (json.dumps({"conv1.weight": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}),
+                     "{" * 10**6):
+            yield struct.pack("<Q", len(text)) + text.encode(), None
+        yield struct.pack("<Q", 2**63), None
+
+sound = path.read_bytes()
+for number, (content, length) in enumerate(bombs()):
+    path.write_bytes(content)
+    if length:
+        with open(path, "r+b") as file:
+            file.truncate(length)
+    try:
+        READERS[name][1](root)
+    except UserError as error:
+        assert len(str(error)) < 2000
+    print(number, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10)
+    path.write_bytes(sound)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", list(READERS))
+def test_bombs_stay_under_2_gb(kind, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "all")
+    done = subprocess.run([sys.executable, "-c", BOMBS, str(tmp_path / "all"), kind], cwd=ROOT, text=True,
+                          capture_output=True, timeout=600,
+                          env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    peaks = [int(line.split()[1]) for line in done.stdout.splitlines()]
+    print(kind, peaks)
+    assert len(peaks) >= 2 and max(peaks) < 2000
