@@ -80,7 +80,7 @@ def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, weight
     tell them apart. The decoder sees noise of half a grey level: what rounding to uint8 will do.
     """
     encoder.train(), decoder.train()
-    sums, losses = torch.zeros(len(LOSSES), device=batches.images.device), []
+    sums, losses = torch.zeros(len(LOSSES), device=batches.device), []
     for pixels, _ in progress(batches, "encode"):
         bits = torch.randint(2, (len(pixels), encoder.bits), generator=generator).to(pixels)
         noise = ((torch.rand((2 * len(pixels), *pixels.shape[1:]), generator=generator) - 0.5) / 255).to(pixels)

@@ -21,7 +21,16 @@ from engine.checkpoint import save_model, save_trigger
 from engine.command import command
 from engine.figures import image_grid, loss_curves, training_curves
 from engine.run import Run
-from engine.training import TestImages, evaluate, sample_losses, sgd, train_stage, uses_amp, warn_of_chance
+from engine.training import (
+    TestImages,
+    compile_for,
+    evaluate,
+    sample_losses,
+    sgd,
+    train_stage,
+    uses_amp,
+    warn_of_chance,
+)
 from models import build_model
 
 LEAVES = ("model_init.th", "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
@@ -88,6 +97,7 @@ def parse_args(argv=None):
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
     group = flags.add_training_flags(parser)
+    flags.add_recipe_flag(group)
     flags.add_compile_flag(group)
     group.add_argument("--track-losses", action="store_true",
                        help="after each epoch, the losses of clean and of poisoned training images, unaugmented; a "
@@ -95,6 +105,7 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/<attack>", resumable=True)
     args = parser.parse_args(argv)
+    flags.check_recipe(parser, args, argv)
     flags.check_milestones(parser, args)
     flags.check_poison(parser, args)
     args.output_dir = args.output_dir or f"output/{args.poison_type}"
@@ -110,10 +121,11 @@ def main(argv=None):
         shares = poisoned_shares(poisoned, trigger.target)
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        amp = uses_amp(args, run.device)
+        is_fast = args.recipe == "fast"
+        amp = uses_amp(args, run.device, is_fast)
 
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
-        optimizer = sgd(model, args)
+        optimizer = sgd(model, args, nesterov=is_fast)
 
         run.begin(poisoned.fingerprint())
         log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
@@ -124,13 +136,13 @@ def main(argv=None):
         save_model(run.folder / "model_init.th", model, vars(args), {}, train.classes)
         image_grid(run.folder / "poisoned_examples.png", *example_rows(train, poisoned, trigger))
         if args.compile:
-            model.compile()
+            compile_for(model, run.device)
 
         def watch(model):
             return {"training_losses": loss_figures(sample_losses(model, poisoned, run.device), poisoned.poisoned)}
 
         test_score = train_stage(run, model, batches, images, args.epochs, optimizer, args.milestones, amp,
-                                 watch=watch if args.track_losses else None)
+                                 watch=watch if args.track_losses else None, one_cycle=is_fast)
         test_score = test_score or evaluate(model, images)  # none yet where the last epoch was done before a stop
         warn_of_chance(test_score, train.num_classes, args.poison_type != "benign")
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)

@@ -4,6 +4,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+RESIDENT = 0.5  # of a GPU's free memory; the rest is the model's and its activations'
+
 
 class Batches:
     """Iterate over (images, labels) batches of an ImageSet that lives on `device` as uint8.
@@ -13,10 +15,18 @@ class Batches:
     nothing is augmented. `crop_padding` p crops each image out of itself with p black pixels added on every side,
     `flip` mirrors it by a coin; every image has draws of its own. `draws` makes a pass that many images drawn with
     replacement, in place of every image once.
+
+    Images that would take more than RESIDENT of a GPU's free memory stay where they are (in memory, or in a file that
+    NumPy has mapped) and go over batch by batch, through pinned memory; `resident` says so in advance.
     """
 
-    def __init__(self, image_set, batch_size, device="cpu", generator=None, crop_padding=0, flip=False, draws=None):
-        self.images = torch.from_numpy(image_set.data).to(device)
+    def __init__(self, image_set, batch_size, device="cpu", generator=None, crop_padding=0, flip=False, draws=None,
+                 resident=None):
+        self.device = torch.device(device)
+        resident = fits(image_set.data.nbytes, self.device) if resident is None else resident
+        self.images = torch.from_numpy(image_set.data)
+        if resident:
+            self.images = self.images.to(device)
         self.labels = torch.from_numpy(image_set.targets).to(device)
         self.originals = torch.from_numpy(image_set.original).to(device)  # labels before poisoning, for scores
         self.batch_size, self.generator, self.crop_padding, self.flip = batch_size, generator, crop_padding, flip
@@ -45,15 +55,27 @@ class Batches:
         for start in range(0, size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             rows = batch if order is None else order[batch]
-            images = self.images[rows]
+            images = self._fetch(rows)
             if offsets is not None:
                 images = crop(images, offsets[batch], self.crop_padding)
             if flips is not None:
                 images = mirror(images, flips[batch])
             yield to_pixels(images), self.labels[rows]
 
+    def _fetch(self, rows):
+        """The images at `rows`, on the device."""
+        if self.images.device == self.device or self.device.type == "cpu":
+            return self.images[rows]
+        images = self.images[rows if isinstance(rows, slice) else rows.cpu()]
+        return images.pin_memory().to(self.device, non_blocking=True)
+
     def _draw(self, function, *sizes):
-        return function(*sizes, generator=self.generator).to(self.images.device)
+        return function(*sizes, generator=self.generator).to(self.device)
+
+
+def fits(size, device):
+    """Whether `size` bytes of images may stay on the device."""
+    return device.type != "cuda" or size <= RESIDENT * torch.cuda.mem_get_info(device)[0]
 
 
 def to_pixels(images):

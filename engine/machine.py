@@ -35,6 +35,14 @@ def set_determinism(wanted):
     torch.backends.cudnn.benchmark = not wanted  # batches keep one shape, so trying pays
 
 
+def multiplies_bfloat16(device):
+    """Whether the device has instructions for products of bfloat16; without them it is slower than float32."""
+    if device.type == "cpu":
+        known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        return any(asked and asked() for asked in known)
+    return device.type == "cuda"
+
+
 def device_name(device):
     """What a figure was measured on: the card's name, or the processor's."""
     if device.type == "cuda":

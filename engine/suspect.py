@@ -59,7 +59,7 @@ def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, find=True,
 def asr_of(model, test, trigger):
     """ASR of any Trigger on the clean TestImages, as results.json has it."""
     clean = ImageSet(test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy())
-    return score(model, evaluation_batches(stamp_all(clean, trigger), test.clean.images.device)).accuracy.as_dict()
+    return score(model, evaluation_batches(stamp_all(clean, trigger), test.clean.device)).accuracy.as_dict()
 
 
 def inputs_of(checkpoint, images):

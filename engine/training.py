@@ -11,13 +11,15 @@ from scipy.stats import binomtest
 
 from data.batches import Batches
 from data.files import UserError
+from engine.machine import multiplies_bfloat16
 from engine.progress import progress
 from models.folding import folded
 
 # Large batches feed a GPU; on a CPU they fall out of the cache (at width 16, 1,000 images at a time take almost twice
 # as long an image as 128 do).
 EVALUATION_BATCH = {"cuda": 2000, "cpu": 128}
-NAN_CHECK_EVERY = 50  # steps: looking at every loss would make the GPU wait at every step
+NAN_CHECK_EVERY = 50  # steps
+WARM_UP = 0.25  # of a cycle: the share in which its rate rises
 log = logging.getLogger("backdoor")
 
 
@@ -113,24 +115,34 @@ def frozen(model):
             parameter.requires_grad_(True)
 
 
-def sgd(model, args, lr=None):
+def sgd(model, args, lr=None, nesterov=False):
     """SGD over all weights of `model` by the flags of engine.flags.add_sgd_flags; `lr` in place of their own."""
-    return torch.optim.SGD(model.parameters(), lr or args.lr, args.momentum, weight_decay=args.weight_decay)
+    is_fused = next(model.parameters()).is_cuda  # one kernel for all weights
+    return torch.optim.SGD(model.parameters(), lr or args.lr, args.momentum, weight_decay=args.weight_decay,
+                           nesterov=nesterov, fused=is_fused or None)
 
 
-def uses_amp(args, device):
-    """Whether to train in bfloat16: as --amp says, by default on a GPU."""
-    return device.type == "cuda" if args.amp is None else args.amp
+def uses_amp(args, device, is_fast=False):
+    """Whether to train in bfloat16: as --amp says, by default on a GPU, and in the fast recipe where it is faster."""
+    if args.amp is None:
+        return device.type == "cuda" or (is_fast and multiplies_bfloat16(device))
+    return args.amp
 
 
-def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy):
+def compile_for(model, device):
+    """Compile `model` in place; on a GPU into CUDA graphs, which spare the launches."""
+    model.compile(mode="reduce-overhead" if device.type == "cuda" else None)
+
+
+def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy, after_step=None):
     """One pass in train mode. Returns the Score over the batches as they were seen (augmented, before each step).
 
-    objective: (logits, labels) -> what is descended, and what the Score has as its loss. Raises UserError naming the
-    step if a loss is not finite.
+    objective: (logits, labels) -> what is descended, and what the Score has as its loss. after_step: called after each
+    step, such as a scheduler's own. Raises UserError naming the step if a loss is not finite.
     """
     model.train()
-    losses, hits = [], torch.zeros((), dtype=torch.int64, device=batches.images.device)
+    waits = batches.device.type == "cuda"  # to look at a loss makes a GPU wait, so that it is looked at in the end
+    losses, hits = [], torch.zeros((), dtype=torch.int64, device=batches.device)
     for step, (images, labels) in enumerate(progress(batches, "train"), 1):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             logits = model(images)
@@ -138,27 +150,37 @@ def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if after_step:
+            after_step()
         losses.append(loss.detach() * len(labels))
         hits += (logits.detach().argmax(1) == labels).sum()
-        if step % NAN_CHECK_EVERY == 0 or step == len(batches):
+        if (step % NAN_CHECK_EVERY == 0 and not waits) or step == len(batches):
             check_finite(losses)
     share = Share(int(hits), batches.num_images)
     return Score(float(torch.stack(losses).sum()) / batches.num_images, share, share)
 
 
 def train_stage(run, model, batches, test, until, optimizer, milestones=(), amp=False, objective=F.cross_entropy,
-                watch=None):
+                watch=None, one_cycle=False):
     """Train `model` up to epoch `until` of the Run, tested on TestImages and logged after each epoch.
 
-    The learning rate falls to a tenth after each of `milestones`, counted from the stage's first epoch. watch: model ->
-    more entries for the epoch's row of metrics.jsonl. Returns the last TestScore, None where no epoch was left to do.
+    The learning rate falls to a tenth after each of `milestones`, counted from the stage's first epoch; with one_cycle,
+    for a run of one stage, it moves after every step, up to its value and down to nothing (Smith & Topin, 2018).
+    watch: model -> more entries for the epoch's row of metrics.jsonl. Returns the last TestScore, None where no epoch
+    was left to do.
     """
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
-    tested = None
+    schedulers, tested = torch.optim.lr_scheduler, None
+    if one_cycle:
+        scheduler = schedulers.OneCycleLR(optimizer, optimizer.defaults["lr"], until * len(batches), pct_start=WARM_UP,
+                                          anneal_strategy="linear", cycle_momentum=False)
+    else:
+        scheduler = schedulers.MultiStepLR(optimizer, milestones)
     for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler):
         lr = scheduler.get_last_lr()[0]
-        trained, tested = train_epoch(model, batches, optimizer, amp, objective), evaluate(model, test)
-        scheduler.step()
+        after_step = scheduler.step if one_cycle else None
+        trained, tested = train_epoch(model, batches, optimizer, amp, objective, after_step), evaluate(model, test)
+        if not one_cycle:
+            scheduler.step()
         run.log(epoch, lr, trained, tested, **(watch(model) if watch else {}))
     return tested
 
@@ -190,7 +212,8 @@ def predict(model, batches):
         raise UserError("no images to predict, so nothing can be counted")
     model.eval()
     quick = folded(model)
-    logits = torch.cat([quick(images) for images, _ in progress(batches, "test")])
+    # clone: the next batch writes into what a compiled model's graph has returned
+    logits = torch.cat([quick(images).clone() for images, _ in progress(batches, "test")])
     return check_outputs(logits)
 
 

@@ -106,7 +106,7 @@ def reverse_triggers(model, batches, in_a_step, labels, budget, threshold=0.99, 
     device likes; one that is done leaves the others going. The model's weights get no gradients, and its batch norms
     are folded away. Raises UserError for a loss that is not finite.
     """
-    device = batches.images.device
+    device = batches.device
     searches = [Search.start(label, generator, device) for label in labels]
     optimizer = torch.optim.Adam([theta for s in searches for theta in (s.theta_mask, s.theta_pattern)], lr, (0.5, 0.9))
     at_once = max(1, evaluation_batch(device) // batches.batch_size)

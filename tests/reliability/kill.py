@@ -147,7 +147,7 @@ def compare(one, other, aside=frozenset()):
         paths, suffix = (one / name, other / name), Path(name).suffix
         if name == "config.json":
             continue
-        if suffix == ".png":
+        if suffix in (".png", ".npz", ".csv"):
             same = paths[0].read_bytes() == paths[1].read_bytes()
         elif suffix in READ_WITH:
             same = len({repr(plain(READ_WITH[suffix](path.read_bytes()), aside)) for path in paths}) == 1
