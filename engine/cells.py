@@ -1,4 +1,5 @@
 """The cells of a sweep: runs of other scripts in folders of their own, made once and read again."""
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,9 @@ from pathlib import Path
 from data.files import UserError, read_json, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
+# Where Linux offers it, what a call begins with so that it dies with its caller: an orphan would go on writing into the
+# folder that the caller's next start goes on in.
+DIES_TOO = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
 def finished(folder, wanted, weights=""):
@@ -30,7 +34,8 @@ def finished(folder, wanted, weights=""):
 
 def call(script, *arguments):
     """Run one of the suite's scripts with its output passed on; UserError with its last line if it fails."""
-    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([*DIES_TOO, sys.executable, ROOT / script, *map(str, arguments)], stderr=subprocess.PIPE,
+                          text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise UserError(lines[-1] if lines else f"{script} ended with status {done.returncode}")

@@ -30,20 +30,24 @@ sys.path.insert(0, str(ROOT))
 DIGITS = ["--dataset", "digits"]
 TRAIN = [*DIGITS, "--width", "4", "--batch-size", "32", "--poison-rate", "0.2", "--crop-padding", "2"]
 SUSPECT = [*DIGITS, "--checkpoint", "{model}"]
-# What is killed: script, flags, and whether --resume goes on with it (otherwise --overwrite starts it anew).
+RESUME, ANEW, SAME = "--resume", "--overwrite", None  # what goes on with it, starts it anew, or the same call again
+SAYS = {RESUME: "gone on with", ANEW: "started anew", SAME: "called again"}
+# What is killed: script, flags, and what the next call says.
 SCRIPTS = {
-    "train": ("train_backdoor.py", [*TRAIN, "--epochs", "12"], True),
+    "train": ("train_backdoor.py", [*TRAIN, "--epochs", "12"], RESUME),
     "abl": ("train_abl.py", [*TRAIN, "--isolation-epochs", "4", "--epochs", "4", "--unlearn-epochs", "3",
-                             "--isolation-rate", "0.05", "--max-drop", "1"], True),
-    "pruning-aware": ("train_pruning_aware.py", [*TRAIN, "--clean-epochs", "4", "--epochs", "4"], True),
+                             "--isolation-rate", "0.05", "--max-drop", "1"], RESUME),
+    "pruning-aware": ("train_pruning_aware.py", [*TRAIN, "--clean-epochs", "4", "--epochs", "4"], RESUME),
     "anp": ("generate_mask.py", [*SUSPECT, "--val-frac", "0.05", "--nb-iter", "60", "--print-every", "5",
-                                 "--batch-size", "32"], True),
-    "fine-prune": ("fine_prune.py", [*SUSPECT, "--val-frac", "0.05", "--epochs", "12", "--batch-size", "8"], True),
-    "craft": ("generate_clb_attack.py", [*SUSPECT, "--poison-rate", "0.5", "--iterations", "60"], False),
+                                 "--batch-size", "32"], RESUME),
+    "fine-prune": ("fine_prune.py", [*SUSPECT, "--val-frac", "0.05", "--epochs", "12", "--batch-size", "8"], RESUME),
+    "craft": ("generate_clb_attack.py", [*SUSPECT, "--poison-rate", "0.5", "--iterations", "60"], ANEW),
     "neural-cleanse": ("neural_cleanse.py detect", [*SUSPECT, "--seeds", "1", "--budget", "12", "--batches", "1"],
-                       False),
+                       ANEW),
     "encoder": ("generate_issba_encoder.py", [*SUSPECT, "--bits", "4", "--width", "4", "--epochs", "4", "--batch-size",
-                                              "32", "--min-psnr", "0", "--min-bit-accuracy", "0"], True),
+                                              "32", "--min-psnr", "0", "--min-bit-accuracy", "0"], RESUME),
+    "anp-sweep": ("sweep_anp.py", [*SUSPECT, "--val-frac", "0.05", "--nb-iter", "40", "--print-every", "5",
+                                   "--batch-size", "32", "--alphas", "0.2", "0.8", "--seeds", "1"], SAME),
 }
 TIMES = {"time", "seconds", "peak_memory_mb", "started", "resumed"}  # what no two runs share
 READ_WITH = {".th": lambda content: torch.load(io.BytesIO(content), weights_only=False),
@@ -92,7 +96,7 @@ class Reader(threading.Thread):
             self.torn.append(f"{path.name}: {error}")
 
 
-def killed_again_and_again(script, flags, folder, model, kills, start, work, resumes):
+def killed_again_and_again(script, flags, folder, model, kills, start, work, next_call):
     """Start the script, kill it `kills` times after a random while, then let it finish.
 
     start, work: seconds until a run begins, and from there to its end. One that is gone on with is killed soon, so that
@@ -101,19 +105,19 @@ def killed_again_and_again(script, flags, folder, model, kills, start, work, res
     """
     hits, half = 0, set()
     for _ in range(kills):
-        again = [] if not folder.exists() else ["--resume"] if resumes else ["--overwrite"]
+        again = [next_call] if next_call and folder.exists() else []
         process = subprocess.Popen(words(script, flags, folder, model, *again), cwd=ROOT, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
         try:
-            process.wait(start * 0.9 + random.uniform(0, 2 * work / kills if resumes else work))
+            process.wait(start * 0.9 + random.uniform(0, work if next_call == ANEW else 2 * work / kills))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             hits += 1
         process.wait()
         half.update(path.name for path in folder.rglob(".*.tmp"))
-        if (folder / "results.json").exists():
+        if process.returncode == 0:
             break
-    again = [] if not folder.exists() else ["--resume"] if resumes else ["--overwrite"]
+    again = [next_call] if next_call and folder.exists() else []
     finish(words(script, flags, folder, model, *again))
     return hits, len(half)
 
@@ -164,7 +168,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
     random.seed(args.seed)
-    script, flags, resumes = SCRIPTS[args.script]
+    script, flags, next_call = SCRIPTS[args.script]
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         if "{model}" in flags:
@@ -172,17 +176,17 @@ def main():
         model = scratch / "model/model_last.th"
         started = time.time()
         finish(words(script, flags, scratch / "whole/run", model))
-        begun = (scratch / "whole/run/config.json").stat().st_mtime
+        begun = min(path.stat().st_mtime for path in scratch.glob("whole/run/**/config.json"))
         start, work = begun - started, time.time() - begun
         reader = Reader(scratch / "broken/run")
         reader.start()
         hits, in_writes = killed_again_and_again(script, flags, scratch / "broken/run", model, args.kills, start,
-                                                 work, resumes)
+                                                 work, next_call)
         reader.stopped.set()
         reader.join()
         differing = compare(scratch / "whole/run", scratch / "broken/run")
     print(f"{args.script}: {hits} kills, {in_writes} of them within a write; "
-          f"{'gone on with' if resumes else 'started anew'} each time; {reader.read} files read meanwhile, "
+          f"{SAYS[next_call]} each time; {reader.read} files read meanwhile, "
           f"{len(reader.torn)} of them torn; {'; '.join(differing) or 'the same to the bit'}")
     for torn in reader.torn[:5]:
         print(f"  {torn}")
