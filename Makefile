@@ -50,12 +50,9 @@ lint: $(VENV)/ready
 	$(PY) -m ruff check .
 
 benchmark: $(VENV)/ready
-	$(PY) benchmarks/training.py --width 16
+	$(PY) benchmarks/all.py
 	$(PY) benchmarks/training.py --width 64
-	$(PY) benchmarks/anp.py --width 16
-	$(PY) benchmarks/strip.py --width 16
-	$(PY) benchmarks/neural_cleanse.py
-	$(PY) benchmarks/abl.py --width 16
+	$(PY) benchmarks/scaling.py
 
 # What a stopped or killed call left is gone on with. The shell takes names from its environment, so that none is run.
 export MATRIX PROFILE SETTINGS CHECKPOINT IMAGES OUTPUT

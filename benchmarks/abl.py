@@ -43,12 +43,13 @@ def main(argv=None):
 
     def epoch(objective):
         train_epoch(model, batches, optimizer, device.type == "cuda", objective)
-    for over in ("batch", "sample"):
-        compare(f"an epoch of plain training against one of local gradient ascent, --lga {over}", args.rounds, device,
-                partial(epoch, F.cross_entropy), partial(epoch, partial(local_gradient_ascent, gamma=0.5, over=over)))
+    rows = [compare(f"an epoch of plain training against one of local gradient ascent, --lga {over}", args.rounds,
+                    device, partial(epoch, F.cross_entropy),
+                    partial(epoch, partial(local_gradient_ascent, gamma=0.5, over=over)))
+            for over in ("batch", "sample")]
     tested = evaluation_batches(images, device)
-    compare("predictions against per-sample losses", args.rounds, device, lambda: predict(model, tested),
-            lambda: sample_losses(model, images, device))
+    return [*rows, compare("predictions against per-sample losses", args.rounds, device, lambda: predict(model, tested),
+                           lambda: sample_losses(model, images, device))]
 
 
 if __name__ == "__main__":

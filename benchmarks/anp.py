@@ -93,9 +93,9 @@ def compare_masks(args, device):
     data = PlainImages(images, augment=True)
     loader = DataLoader(data, args.batch_size, sampler=RandomSampler(data, replacement=True, num_samples=count))
     batches = Batches(images, args.batch_size, device, torch.Generator(), 4, True, count)
-    compare(f"{args.iterations} mask iterations", args.rounds, device,
-            lambda: plain_mask_iterations(plain, plain_masks, plain_noise, loader, device),
-            lambda: mask_train(ours, F.cross_entropy, our_masks, our_noise, batches, EPSILON, 1, ALPHA))
+    return compare(f"{args.iterations} mask iterations", args.rounds, device,
+                   lambda: plain_mask_iterations(plain, plain_masks, plain_noise, loader, device),
+                   lambda: mask_train(ours, F.cross_entropy, our_masks, our_noise, batches, EPSILON, 1, ALPHA))
 
 
 def compare_sweeps(args, device):
@@ -105,16 +105,17 @@ def compare_sweeps(args, device):
     neurons = [(name, i, float(rng.random())) for name, layer in norm_layers(ours).items()
                for i in range(layer.num_features)]
     ordered = sorted(neurons, key=lambda neuron: neuron[2])
-    compare("20 thresholds, pruning alone", args.rounds, device,
-            lambda: plain_sweep(plain, ordered, thresholds, lambda: None),
-            lambda: evaluate_by_threshold(ours, neurons, thresholds, lambda model: (None, None)))
+    alone = compare("20 thresholds, pruning alone", args.rounds, device,
+                    lambda: plain_sweep(plain, ordered, thresholds, lambda: None),
+                    lambda: evaluate_by_threshold(ours, neurons, thresholds, lambda model: (None, None)))
     images = random_images(2 * args.test_images)
     loader = DataLoader(PlainImages(images, augment=False), 128)
     batches = evaluation_batches(images, device)
-    compare("20 thresholds with their tests", max(1, args.rounds // 2), device,
-            lambda: plain_sweep(plain, ordered, thresholds, lambda: plain_test(plain, loader, device)),
-            lambda: evaluate_by_threshold(ours, neurons, thresholds,
-                                          lambda model: (TestScore(score(model, batches), UNKNOWN), UNKNOWN)))
+    tested = compare("20 thresholds with their tests", max(1, args.rounds // 2), device,
+                     lambda: plain_sweep(plain, ordered, thresholds, lambda: plain_test(plain, loader, device)),
+                     lambda: evaluate_by_threshold(ours, neurons, thresholds, lambda model: (
+                         TestScore(score(model, batches), UNKNOWN), UNKNOWN)))
+    return [alone, tested]
 
 
 @command
@@ -122,8 +123,7 @@ def main(argv=None):
     args = parse_args(argv)
     device = machine.find_device(args.device)
     print(heading(args.width, device))
-    compare_masks(args, device)
-    compare_sweeps(args, device)
+    return [compare_masks(args, device), *compare_sweeps(args, device)]
 
 
 if __name__ == "__main__":

@@ -80,12 +80,13 @@ def main(argv=None):
     def here():
         found["here"] = reverse_triggers(ours, batches(), args.batches, range(args.labels), args.budget, args.success,
                                          generator=torch.Generator().manual_seed(0))
-    compare(f"{args.labels} labels, {args.budget} steps", args.rounds, device, plainly, here)
+    row = compare(f"{args.labels} labels, {args.budget} steps", args.rounds, device, plainly, here)
     for label, (a, b) in enumerate(zip(found["plain"], found["here"], strict=True)):
         print(f"label {label}: norm {a.norm:.2f} plain, {b.norm:.2f} here, {b.steps} steps here")
     pairs = [(a.norm, b.norm) for a, b in zip(found["plain"], found["here"], strict=True) if math.isfinite(a.norm)]
     if pairs:
         print(f"norms differ by at most {max(abs(b / a - 1) for a, b in pairs):.1%}")
+    return [row]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the benchmarks compare against and measure with: the image pipeline that users write, and a clock."""
 import time
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -31,6 +32,16 @@ class PlainImages(Dataset):
         return self.transform(Image.fromarray(self.images.data[index])), int(self.images.targets[index])
 
 
+@dataclass(frozen=True)
+class Row:
+    """Medians in seconds of the plain way and of ours; `share` of the machine's matrix rate, None if unknown."""
+
+    what: str
+    plain: float
+    ours: float
+    share: float | None = None
+
+
 def clock(device):
     """Seconds, after the device has done all that it was given."""
     if device.type == "cuda":
@@ -58,10 +69,11 @@ def add_timing_flags(parser, rounds):
 
 
 def compare(name, rounds, device, plain, ours):
-    """Print the medians of `plain` and `ours`, run in turn, and their ratio."""
+    """Print the medians of `plain` and `ours`, run in turn, and their ratio; returns the Row."""
     times = [(seconds(device, plain), seconds(device, ours)) for _ in range(rounds + 1)][1:]
     a, b = (median(column) for column in zip(*times, strict=True))
     print(f"{name:34}{a:10.3f} s plain {b:10.3f} s here {a / b:8.2f}x")
+    return Row(name, a, b)
 
 
 def random_images(count, seed=0):

@@ -55,10 +55,10 @@ def main(argv=None):
     draws = draw_overlays(images, pool, args.overlays, 0)
     apart = np.abs(plain_entropies(plain, images, pool, draws, device) - strip.entropies(images)).max()
     print(f"the entropies of both differ by at most {apart:.1e}")
-    compare(f"{args.images} images, {args.overlays} overlays each", args.rounds, device,
-            lambda: plain_entropies(plain, images, pool, draws, device),
-            lambda: strip.entropies(images))
+    row = compare(f"{args.images} images, {args.overlays} overlays each", args.rounds, device,
+                  lambda: plain_entropies(plain, images, pool, draws, device), lambda: strip.entropies(images))
     print(f"peak memory {machine.peak_memory_mb():.0f} MB")
+    return [row]
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@
 Both train the same ResNet-18 with the same SGD on the same images. Plain: torchvision transforms on one image at a
 time, DataLoader(num_workers=0), NCHW, fp32. Ours: data/batches.py, channels_last (and bfloat16 on CUDA). The share
 is of the machine's own rate of large matrix products, by the faster of its libraries, measured in the same rounds;
-operations are counted by torch.utils.flop_counter. Reads and writes nothing.
+operations are counted by torch.utils.flop_counter. Then a pass of predictions. Reads and writes nothing.
 """
 import sys
 import warnings
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
@@ -20,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.mkldnn import to_mkldnn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import PlainImages, add_timing_flags, clock, seconds
+from benchmarks.plain import PlainImages, Row, add_timing_flags, clock, random_images, seconds
 from data.batches import Batches
-from data.datasets import ImageSet
 from engine import flags, machine
 from engine.command import command
+from engine.training import evaluation_batches, predict
 from models import build_model
 
 
@@ -72,12 +71,24 @@ def matrix_rate(product, size, device, repeats=8):
     return repeats * 2 * size**3 / seconds(device, lambda: [product() for _ in range(repeats)])
 
 
-def operations_per_image(width, count=8):
-    """Floating-point operations of a training step, per image (2 for a multiply-add; weight updates not counted)."""
+def operations_per_image(width, count=8, backward=True):
+    """Floating-point operations of a training step, per image (2 for a multiply-add; weight updates not counted).
+
+    Of a prediction without `backward`.
+    """
     model = build_model("resnet18", width, 10)
     with FlopCounterMode(display=False) as counter:
-        model(torch.rand(count, 3, 32, 32)).sum().backward()
+        logits = model(torch.rand(count, 3, 32, 32))
+        if backward:
+            logits.sum().backward()
     return counter.get_total_flops() / count
+
+
+@torch.no_grad()
+def plain_predictions(model, loader, device):
+    """A pass over test images as it is usually written."""
+    model.eval()
+    return torch.cat([model(images.to(device)) for images, _ in loader])
 
 
 def parse_args(argv=None):
@@ -88,6 +99,7 @@ def parse_args(argv=None):
     parser.add_argument("--steps", type=flags.integer(1), default=4, help="steps of each pipeline in a round")
     parser.add_argument("--matrix", type=flags.integer(1), default=2048, help="size of the square matrices")
     parser.add_argument("--compile", action="store_true", help="torch.compile our model")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 for ours on a CPU too")
     return parser.parse_args(argv)
 
 
@@ -95,10 +107,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     device = machine.find_device(args.device)
-    amp = device.type == "cuda"
-    rng = np.random.default_rng(0)
+    amp = args.amp or device.type == "cuda"
     count = args.batch_size * args.steps
-    images = ImageSet(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count))
+    images = random_images(count)
 
     def stepper(loader, memory_format, amp, compiled):
         model = build_model(args.arch, args.width, 10).to(device, memory_format=memory_format)
@@ -111,14 +122,24 @@ def main(argv=None):
                     torch.contiguous_format, False, False)
     ours = stepper(Batches(images, args.batch_size, device, torch.Generator(), 4, True),
                    torch.channels_last, amp, args.compile)
-    products, rounds = matrix_products(device, torch.bfloat16 if amp else torch.float32, args.matrix), []
+    plain_net, our_net = (build_model(args.arch, args.width, 10).to(device, memory_format=memory_format)
+                          for memory_format in (torch.contiguous_format, torch.channels_last))
+    untransformed, tested = DataLoader(PlainImages(images, augment=False), 128), evaluation_batches(images, device)
+    kinds = [torch.float32] + [torch.bfloat16] * amp  # predictions are float32 always
+    products, rounds = {(kind, name): product for kind in kinds for name, product in matrix_products(
+        device, kind, args.matrix).items()}, []
     for _ in range(args.rounds + 1):
         (plain_time, _), (our_time, making) = take(plain, args.steps, device), take(ours, args.steps, device)
+        tests = (seconds(device, lambda: plain_predictions(plain_net, untransformed, device)),
+                 seconds(device, lambda: predict(our_net, tested)))
         rates = [matrix_rate(product, args.matrix, device) for product in products.values()]
-        rounds.append((plain_time, our_time, making, *rates))
-    plain_time, our_time, making, *rates = (median(column) for column in zip(*rounds[1:], strict=True))
-    rate, library = max(zip(rates, products, strict=True))
-    our_rate = operations_per_image(args.width) * count / our_time
+        rounds.append((plain_time, our_time, making, *tests, *rates))
+    plain_time, our_time, making, *tests_and_rates = (median(column) for column in zip(*rounds[1:], strict=True))
+    (plain_test, our_test), rates = tests_and_rates[:2], dict(zip(products, tests_and_rates[2:], strict=True))
+    best = {kind: max((rate, name) for (own, name), rate in rates.items() if own == kind) for kind in kinds}
+    rate, library = best[kinds[-1]]
+    share = operations_per_image(args.width) * count / our_time / rate
+    test_share = operations_per_image(args.width, backward=False) * count / our_test / best[torch.float32][0]
 
     print(f"ResNet-18 width {args.width}, batch {args.batch_size}, {machine.device_name(device)}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {args.rounds} alternating rounds "
@@ -127,8 +148,12 @@ def main(argv=None):
     print(f"this pipeline         {count / our_time:8.0f} images/s")
     print(f"ratio                 {plain_time / our_time:8.2f}x")
     print(f"matrix products       {rate / 1e9:8.0f} GFLOP/s ({args.matrix} x {args.matrix}, {library})")
-    print(f"share of that rate    {100 * our_rate / rate:8.0f} %")
+    print(f"share of that rate    {100 * share:8.0f} %")
     print(f"making the batches    {100 * making / our_time:8.1f} % of a step")
+    print(f"predictions           {plain_test / our_test:8.2f}x")
+    print(f"share of that rate    {100 * test_share:8.0f} % (float32)")
+    return [Row(f"{args.steps} training steps of {args.batch_size}" + ", bfloat16" * amp, plain_time, our_time, share),
+            Row(f"predictions of {count} images", plain_test, our_test, test_share)]
 
 
 if __name__ == "__main__":

@@ -96,26 +96,39 @@ class Reader(threading.Thread):
             self.torn.append(f"{path.name}: {error}")
 
 
+def is_writing(folder):
+    """The names of the temporary files in a folder: what is being written, or was when a process was killed."""
+    return {path.name for path in folder.rglob(".*.tmp")}
+
+
+def kill_after(process, folder, seconds, in_write):
+    """Kill a process after some seconds; in_write: once it writes a file after them. Whether it lived so long."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        before = is_writing(folder)
+        while in_write and process.poll() is None and is_writing(folder) <= before:
+            time.sleep(0.0002)
+        process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
 def killed_again_and_again(script, flags, folder, model, kills, start, work, next_call):
-    """Start the script, kill it `kills` times after a random while, then let it finish.
+    """Kill the script `kills` times after a random while, every other time within a write, then let it finish.
 
     start, work: seconds until a run begins, and from there to its end. One that is gone on with is killed soon, so that
     it does not end before all kills; one that starts anew is killed anywhere. Returns (how many kills hit a living
     process, how many left a temporary file, so hit a write).
     """
     hits, half = 0, set()
-    for _ in range(kills):
+    for attempt in range(3 * kills):
         again = [next_call] if next_call and folder.exists() else []
         process = subprocess.Popen(words(script, flags, folder, model, *again), cwd=ROOT, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
-        try:
-            process.wait(start * 0.9 + random.uniform(0, work if next_call == ANEW else 2 * work / kills))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            hits += 1
-        process.wait()
-        half.update(path.name for path in folder.rglob(".*.tmp"))
-        if process.returncode == 0:
+        later = random.uniform(0, work if next_call == ANEW else 2 * work / kills)
+        hits += kill_after(process, folder, start * 0.9 + later, in_write=attempt % 2)
+        half |= is_writing(folder)
+        if hits == kills or (process.returncode == 0 and next_call != ANEW):
             break
     again = [next_call] if next_call and folder.exists() else []
     finish(words(script, flags, folder, model, *again))

@@ -1,0 +1,57 @@
+"""Every benchmark in turn, as the table of the README: what the plain way takes over what ours takes.
+
+    python benchmarks/all.py
+
+Each runs the two sides in turn and takes medians; the share is of the machine's own rate of large matrix products. On
+two CPU cores some ten minutes. Reads and writes nothing.
+"""
+import contextlib
+import io
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import abl, anp, neural_cleanse, strip, training
+from benchmarks.plain import add_timing_flags, heading
+from engine import flags, machine
+from engine.command import command
+
+RUNS = (("train_backdoor.py", training, ("--steps", "2")), ("generate_mask.py, prune_network.py", anp, (
+    "--iterations", "2", "--test-images", "500")), ("detect_strip.py", strip, ("--images", "20")),
+    ("train_abl.py", abl, ("--images", "1280")), ("neural_cleanse.py detect", neural_cleanse, ("--labels", "5")))
+FIXED = {neural_cleanse}  # a model of its own, so no --width
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    parser.add_argument("--width", type=flags.integer(1), default=16, help="of the network")
+    add_timing_flags(parser, 5)
+    return parser.parse_args(argv)
+
+
+def measure(args):
+    """[(script, Row)] of every benchmark, whose own lines are left out."""
+    found, common = [], ["--rounds", str(args.rounds), "--device", args.device]
+    has_bfloat16 = machine.multiplies_bfloat16(machine.find_device(args.device))
+    for script, module, words in (*RUNS, *[("train_backdoor.py --amp", training, ("--steps", "2", "--amp"))
+                                           for _ in range(has_bfloat16)]):
+        width = [] if module in FIXED else ["--width", str(args.width)]
+        with contextlib.redirect_stdout(io.StringIO()):
+            found += [(script, row) for row in module.main([*words, *width, *common])]
+        print(f"{script}: measured", file=sys.stderr)
+    return found
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    print(heading(args.width, machine.find_device(args.device)))
+    print("\n| script | what | ours, s | plain, s | plain / ours | share of the matrix rate |")
+    print("|---|---|---|---|---|---|")
+    for script, row in measure(args):
+        share = "" if row.share is None else f"{100 * row.share:.0f} %"
+        print(f"| `{script}` | {row.what} | {row.ours:.3f} | {row.plain:.3f} | {row.plain / row.ours:.2f} | {share} |")
+
+
+if __name__ == "__main__":
+    main()
