@@ -249,3 +249,26 @@ def test_tracked_losses_change_nothing_else_and_survive_a_stop(small_run, tmp_pa
     poisoned = checkpoint.load(folder / "trigger_info.th")["data_index"]
     clean = train.subset(np.setdiff1d(np.arange(len(train)), poisoned))
     assert float(rows[2]["mean"]) == pytest.approx(sample_losses(model, clean, "cpu").mean(), rel=1e-5)
+
+
+def test_the_fast_recipe_rises_and_falls_by_the_step_and_goes_on_to_the_same_bits(tmp_path, stop_at_test):
+    words = [*SMALL[:4], "--batch-size", "128", "--recipe", "fast", "--epochs", "4", "--no-amp"]
+    main([*words, "--output-dir", str(tmp_path / "whole")])
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    assert rates[0] < rates[1] > rates[2] > rates[3] and rates[1] == pytest.approx(0.2, rel=0.05)
+    stop_at_test(train_backdoor, 2)
+    with pytest.raises(SystemExit):
+        main([*words, "--output-dir", str(tmp_path / "broken")])
+    stop_at_test(train_backdoor, 99)
+    main([*words, "--output-dir", str(tmp_path / "broken"), "--resume"])
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+
+
+def test_the_fast_recipe_has_its_own_defaults_and_refuses_the_homeworks_steps(refused):
+    args = train_backdoor.parse_args(["--recipe", "fast"])
+    assert (args.epochs, args.lr, args.milestones) == (12, 0.2, [])
+    args = train_backdoor.parse_args(["--recipe", "fast", "--epochs", "20", "--lr", "0.3"])
+    assert (args.epochs, args.lr) == (20, 0.3)
+    args = train_backdoor.parse_args([])
+    assert (args.epochs, args.lr, args.milestones) == (50, 0.1, [30, 40])
+    assert "--milestones: means nothing with --recipe fast" in refused(main, "--recipe", "fast", "--milestones", "3")

@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from data.batches import Batches, crop, mirror
@@ -51,3 +54,20 @@ def test_every_image_of_a_batch_draws_its_own_crop_and_coin(images):
     pixels, _ = next(iter(Batches(one, 512, generator=generator(), crop_padding=4, flip=True)))
     different = {image.numpy().tobytes() for image in pixels}
     assert 150 < len(different) <= 162  # 81 crops x 2
+
+
+def test_images_in_a_mapped_file_make_the_same_batches(images, tmp_path):
+    np.save(tmp_path / "images.npy", images.data)
+    mapped = replace(images, data=np.load(tmp_path / "images.npy", mmap_mode="c"))
+    passes = [list(Batches(part, 7, "cpu", generator(), 4, True, resident=resident))
+              for part, resident in ((images, True), (mapped, False))]
+    for (pixels, labels), (same_pixels, same_labels) in zip(*passes, strict=True):
+        assert torch.equal(pixels, same_pixels) and torch.equal(labels, same_labels)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, from whose memory images could be kept out")
+def test_images_that_a_gpu_has_no_room_for_stream_to_it(images):
+    here, streamed = (list(Batches(images, 7, "cuda", generator(), 4, True, resident=resident))
+                      for resident in (True, False))
+    for (pixels, labels), (same_pixels, same_labels) in zip(here, streamed, strict=True):
+        assert same_pixels.is_cuda and torch.equal(pixels, same_pixels) and torch.equal(labels, same_labels)
