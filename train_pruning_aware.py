@@ -115,7 +115,7 @@ def describe(stage, title, score):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    flags.add_poison_flags(parser)
+    flags.add_poison_flags(parser, types=tuple(flags.POISON_DEFAULTS["poison_rate"]))  # stage 3 changes labels
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
     group = parser.add_argument_group("stages")
@@ -130,10 +130,6 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/<attack>-pruning-aware", resumable=True)
     args = parser.parse_args(argv)
-    dirty_label = flags.POISON_DEFAULTS["poison_rate"]
-    if args.poison_type not in dirty_label:
-        parser.error(f"--poison-type {args.poison_type}: expected one of {', '.join(dirty_label)}, since stage 3 "
-                     "changes labels")
     if args.checkpoint:
         parser.refuse(argv, ["arch", "width", "clean_epochs"], "with --checkpoint, which stands in for stage 1")
     flags.check_milestones(parser, args)
@@ -195,7 +191,7 @@ def main(argv=None):
                                 (images.clean, images.triggered))
         final = evaluate(model, images)
         stages.append(describe(4, "pruned channels put back", final))
-        warn_of_chance(final, train.num_classes, args.poison_type != "benign")
+        warn_of_chance(final, train.num_classes, is_attacked=True)
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)
         training_curves(run.folder / "curves.png", run.rows, f"pruning-aware {args.poison_type} on {train.name}")
         run.finish(**final.figures(), parent=args.checkpoint, dataset=train.name, width=model.spec["width"],

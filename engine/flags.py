@@ -199,20 +199,23 @@ def add_trigger_flags(parser):
     return group
 
 
-def add_poison_flags(parser, rate=True):
-    """rate: whether --poison-rate is among them; a sweep over it has its own."""
+def add_poison_flags(parser, rate=True, types=(*ATTACKS, "issba", "benign")):
+    """rate: whether --poison-rate is among them; a sweep over it has its own. types: the attacks to choose from."""
     group = add_trigger_flags(parser)
-    group.add_argument("--poison-type", choices=(*ATTACKS, "issba", "benign"), default="badnets", help="attack")
+    group.add_argument("--poison-type", choices=types, default="badnets", help="attack")
     if rate:
         group.add_argument("--poison-rate", type=fraction,
                            help="for badnets, blend and issba: share of the images outside the target class to poison "
                                 "(default: 0.05, for issba 0.1)")
     group.add_argument("--encoder", metavar="FILE.th",
                        help="for issba: what generate_issba_encoder.py left (default: output/issba-encoder/encoder.th)")
-    group.add_argument("--clb-dir", help="for clean-label: what generate_clb_attack.py left (default: "
-                                         "data/clean-label/0.1)")
-    group.add_argument("--eval-trigger", choices=ATTACKS,
-                       help="for benign: trigger that the ASR floor is measured with (default: badnets)")
+    parser.set_defaults(clb_dir=None, eval_trigger=None)
+    if "clean-label" in types:
+        group.add_argument("--clb-dir", help="for clean-label: what generate_clb_attack.py left (default: "
+                                             "data/clean-label/0.1)")
+    if "benign" in types:
+        group.add_argument("--eval-trigger", choices=ATTACKS,
+                           help="for benign: trigger that the ASR floor is measured with (default: badnets)")
 
 
 # What each attack uses, with its default; the other flags of this kind mean nothing for it.

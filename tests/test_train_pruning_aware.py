@@ -139,8 +139,8 @@ def test_a_benign_model_stands_in_for_stage_1(attacked, tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--poison-type", "clean-label"], "expected one of badnets, blend, issba"),
-    (["--poison-type", "benign"], "expected one of badnets, blend, issba"),
+    (["--poison-type", "clean-label"], "--poison-type: invalid choice"),
+    (["--poison-type", "benign"], "--poison-type: invalid choice"),
     (["--checkpoint", "x.th", "--width", "8"], "stands in for stage 1"),
     (["--prune-fraction", "1"], "--prune-fraction: expected a fraction in [0.01, 0.99]")])
 def test_what_is_refused(tmp_path, refused, flags, message):

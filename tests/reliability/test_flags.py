@@ -39,7 +39,7 @@ SCRIPTS = {
     "sweep-anp": ("sweep_anp", [*SUSPECT, "--alphas", "0.2", "--seeds", "1"]),
     "sweep-abl": ("sweep_abl", [*TRAIN, "--isolation-epochs", "2", "--seeds", "1"]),
 }
-# What another value is: words, or (more words for the run it is compared with, words).
+# What another value is: words, or (more words for the run it is compared with, words); all of its words after a "=".
 OTHER = {
     "poison_target": "1", "trigger_alpha": "0.5", "trigger_image": "{png}", "poison_type": "blend",
     "poison_rate": "0.4", "encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
@@ -50,7 +50,7 @@ OTHER = {
     "crop_padding": "0", "seed": "1", "checkpoint": "{model2}", "trigger_info": "{trigger2}", "seeds": "2",
     "max_drop": "0.5", "val_frac": "0.06",
     # ABL
-    "gamma": "0.1", "lga": "sample", "unlearn_epochs": "1", "unlearn_lr": "0.1", "isolation_epochs": "1",
+    "gamma": "5", "flooding": ("--gamma 5", ""), "lga": "sample", "unlearn_epochs": "1", "unlearn_lr": "0.1", "isolation_epochs": "1",
     "isolation_rate": "0.02", "poison_rates": "0.3", "isolation_rates": "0.02",
     # pruning and ANP
     "clean_epochs": "1", "prune_fraction": "0.4", "margin": "3", "nb_iter": "9", "print_every": "2", "anp_eps": "0.1",
@@ -74,7 +74,10 @@ OTHER_OF = {
     ("prune", "data_dir"): (f"--mask-file {{bare-masks}} --checkpoint {{model}} --val-frac 0.05 {' '.join(FOLDER)}",
                             "{pictures2}"),
     ("prune", "max_drop"): "0.9", ("audit", "checkpoint"): "{audited2}", ("craft", "batch_size"): "7",
-    ("prune", "pruning_step"): "0.4",
+    ("prune", "pruning_step"): "0.4", ("encoder", "epochs"): "2", ("fine-prune", "mode"): "fine-tune",
+    ("pruning-aware", "checkpoint"): ("= --dataset digits --epochs 1 --checkpoint {model}", "{model2}"),
+    ("unlearn", "patch_with"): ("= unlearn --dataset digits --checkpoint {model} --patch-with original", "clean"),
+    ("strip", "boundary"): ("--frr 0.3", "normal"),
 }
 SWITCHES = {"amp": "--amp", "flip": "--no-flip", "track_losses": "--track-losses", "flooding": "--flooding",
             "project": "--no-project", "no_pgd": "--no-pgd", "freeze_fooled": "--no-freeze-fooled"}
@@ -110,7 +113,7 @@ def made(tmp_path_factory):
     paths = {}
     for i, end in enumerate(("", "2")):
         train = [*DIGITS, "--width", "4", "--epochs", "4", "--batch-size", "32", "--crop-padding", "0", "--no-flip",
-                 "--poison-rate", "0.3", "--poison-type", ("badnets", "blend")[i], "--seed", i]
+                 "--poison-rate", "0.3", "--poison-type", ("badnets", "blend")[i], "--poison-target", i, "--seed", i]
         run("train_backdoor", *train, "--output-dir", root / f"run{end}")
         paths[f"model{end}"] = root / f"run{end}/model_last.th"
         paths[f"trigger{end}"] = root / f"run{end}/trigger_info.th"
@@ -156,7 +159,7 @@ def left(made, tmp_path_factory):
 
     def run(name, *words):
         module, usual = SCRIPTS[name]
-        words = filled(made, (*usual, *words))
+        words = filled(made, words[1:] if words[:1] == ("=",) else (*usual, *words))
         called = (name, *words)
         if called not in before:
             before[called] = tmp_path_factory.mktemp(name) / "run"
@@ -178,7 +181,9 @@ def calls_of(name, made, tmp_path, monkeypatch, *words):
 
     def stop(folder, *arguments):
         calls.append(arguments)
-        raise UserError("not run")
+        if name == "sweep-anp":
+            raise UserError("not run")
+        return {}, ""  # as if it had left nothing, which ends the cell
     monkeypatch.setattr(module, "run_cell", stop)
     with pytest.raises(SystemExit):
         module.main([*words, "--output-dir", str(tmp_path / "sweep")])
@@ -187,12 +192,10 @@ def calls_of(name, made, tmp_path, monkeypatch, *words):
 
 def other_words(name, dest):
     """(more words for the run to compare with, the words that change it)."""
-    if dest in SWITCHES:
-        return [], [SWITCHES[dest]]
     before, value = "", OTHER_OF.get((name, dest), OTHER.get(dest))
     if isinstance(value, tuple):
         before, value = value
-    return before.split(), ["--" + dest.replace("_", "-"), *value.split()]
+    return before.split(), [SWITCHES[dest]] if dest in SWITCHES else ["--" + dest.replace("_", "-"), *value.split()]
 
 
 def flags_of(name):
