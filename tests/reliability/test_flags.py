@@ -50,7 +50,8 @@ OTHER = {
     "crop_padding": "0", "seed": "1", "checkpoint": "{model2}", "trigger_info": "{trigger2}", "seeds": "2",
     "max_drop": "0.5", "val_frac": "0.06",
     # ABL
-    "gamma": "5", "flooding": ("--gamma 5", ""), "lga": "sample", "unlearn_epochs": "1", "unlearn_lr": "0.1", "isolation_epochs": "1",
+    "flooding": ("--gamma 5", ""),
+    "gamma": "5", "lga": "sample", "unlearn_epochs": "1", "unlearn_lr": "0.1", "isolation_epochs": "1",
     "isolation_rate": "0.02", "poison_rates": "0.3", "isolation_rates": "0.02",
     # pruning and ANP
     "clean_epochs": "1", "prune_fraction": "0.4", "margin": "3", "nb_iter": "9", "print_every": "2", "anp_eps": "0.1",
