@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.datasets import DATASETS
 from data.files import UserError, hash_file, read_object, read_text, whole_file
+from data.image_folder import SPLITS, is_sorted_into_classes
 from engine import flags
 from engine.checkpoint import load_model, save_model
 from engine.command import command
@@ -217,13 +219,30 @@ def inherit(args):
     made_with = made_with if isinstance(made_with, dict) else {}
     usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": "cifar10",
              "data_dir": "data", "trigger_info": None}
+    made_with = {name: made_with[name] for name, is_sound in SOUND.items()
+                 if name in made_with and is_sound(made_with[name])}
     for name, default in usual.items():
-        before = made_with.get(name, default)
         if getattr(args, name) is None:
-            setattr(args, name, before if isinstance(before, type(default)) or default is None else default)
+            setattr(args, name, made_with.get(name, default))
     if args.val_frac < made_with.get("val_frac", 0):
         raise UserError(f"--val-frac {args.val_frac}: the masks were made on {made_with['val_frac']} of the images, "
                         "and none of those may choose the threshold")
+
+
+def is_path(value):
+    return isinstance(value, str) and value.isprintable()
+
+
+def holds_images(value):
+    """Whether a folder that a stranger's file may have named holds images: nothing is downloaded into another."""
+    return is_path(value) and (is_sorted_into_classes(value) or any((Path(value) / name).is_dir() for name in (
+        *SPLITS, "cifar-10-batches-py")))
+
+
+# What is taken over from the masks' config.json, which may be a stranger's.
+SOUND = {"checkpoint": is_path, "trigger_info": is_path, "data_dir": holds_images,
+         "dataset": lambda value: isinstance(value, str) and value in DATASETS,
+         "val_frac": lambda value: type(value) is float and 0 <= value <= 1}
 
 
 def read_config(folder):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from data.batches import Batches
 from data.datasets import load_splits
-from data.files import read_array, write_array
+from data.files import UserError, read_array, write_array
 from data.poison_cifar import stamp_all
 from data.triggers import HIDES_EVERYTHING
 from engine import flags
@@ -70,6 +70,15 @@ def climb(logits, labels):
 def isolate(losses, rate):
     """Indices int64 (round(rate * N),) of the lowest losses, lowest first."""
     return np.argsort(losses, kind="stable")[:round(rate * len(losses))]
+
+
+def read_isolated(path, count):
+    """What `isolate` found before the run was stopped. Raises UserError unless it is indices below `count`."""
+    isolated = read_array(path)
+    if isolated.ndim != 1 or isolated.dtype.kind not in "iu" or len(isolated) > count or (
+            (isolated < 0) | (isolated >= count)).any():
+        raise UserError(f"{path}: expected indices below {count}; --overwrite starts anew")
+    return isolated
 
 
 def isolation_figures(isolated, poisoned):
@@ -153,7 +162,7 @@ def main(argv=None):
         if not (run.folder / "isolated.npy").exists():  # else the run goes on after stage 1
             write_array(run.folder / "isolated.npy",
                         isolate(sample_losses(model, poisoned, run.device), args.isolation_rate))
-        isolated = read_array(run.folder / "isolated.npy")
+        isolated = read_isolated(run.folder / "isolated.npy", len(poisoned))
         figures = isolation_figures(isolated, poisoned.poisoned)
         log.info("isolated %d images, %d of them poisoned (of %d)", len(isolated), poisoned.poisoned[isolated].sum(),
                  poisoned.poisoned.sum())

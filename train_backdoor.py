@@ -130,6 +130,8 @@ def main(argv=None):
         run.begin(poisoned.fingerprint())
         log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
                  "%(of_candidates).4f of the %(candidates)d candidates", shares)
+        if is_fast:
+            log.info("--recipe fast: arithmetic in %s", "bfloat16" if amp else "float32")
         if trigger.hides_everything:
             log.info(HIDES_EVERYTHING)
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))

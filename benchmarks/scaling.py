@@ -4,8 +4,9 @@
 
 For each axis the same work at three sizes, in turn; the growth is the exponent between the least and the largest size,
 1 for work that is as large as the axis. Memory is the most that the process held above what it held before (on Linux;
-on a GPU, what was allocated there). The last axis is where the images lie: on the device, or streamed from a file that
-is mapped. Random images: they do not change the work. Writes a temporary file alone.
+on a GPU, what was allocated there); on a CPU that is too little where an earlier work's pages are taken again. The last
+axis is where the images lie: on the device, or streamed from a file that is mapped (on a CPU from the system's cache).
+Random images: they do not change the work. Writes a temporary file alone.
 """
 import math
 import sys
@@ -127,7 +128,8 @@ def measure(sizes, rounds, device):
         for size, make in sizes.items():
             before = reset_peak(device)
             found[size].append((seconds(device, make()), peak(device) - before))
-    return {size: tuple(median(column) for column in zip(*rows[1:], strict=True)) for size, rows in found.items()}
+    return {size: (median(time for time, _ in rows[1:]), max(memory for _, memory in rows))
+            for size, rows in found.items()}
 
 
 @command

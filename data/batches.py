@@ -23,9 +23,9 @@ class Batches:
     def __init__(self, image_set, batch_size, device="cpu", generator=None, crop_padding=0, flip=False, draws=None,
                  resident=None):
         self.device = torch.device(device)
-        resident = fits(image_set.data.nbytes, self.device) if resident is None else resident
+        self.resident = fits(image_set.data.nbytes, self.device) if resident is None else resident
         self.images = torch.from_numpy(image_set.data)
-        if resident:
+        if self.resident:
             self.images = self.images.to(device)
         self.labels = torch.from_numpy(image_set.targets).to(device)
         self.originals = torch.from_numpy(image_set.original).to(device)  # labels before poisoning, for scores
@@ -64,10 +64,12 @@ class Batches:
 
     def _fetch(self, rows):
         """The images at `rows`, on the device."""
-        if self.images.device == self.device or self.device.type == "cpu":
+        if self.resident:
             return self.images[rows]
         images = self.images[rows if isinstance(rows, slice) else rows.cpu()]
-        return images.pin_memory().to(self.device, non_blocking=True)
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        return images.to(self.device, non_blocking=True)
 
     def _draw(self, function, *sizes):
         return function(*sizes, generator=self.generator).to(self.device)

@@ -35,7 +35,7 @@ class CIFAR10CLB:
         path, listed = root / "backdoor_list.npy", np.zeros(0, dtype=np.int64)
         if path.exists():
             listed = read_array(path)
-            _expect(path, listed, listed.ndim == 1 and listed.dtype.kind in "iu" and
+            _expect(path, listed, listed.ndim == 1 and listed.dtype.kind in "iu" and len(listed) <= len(self) and
                     bool(((listed >= 0) & (listed < len(self))).all()), f"indices below {len(self)}")
         self.backdoor_list = listed.astype(np.int64)
 

@@ -10,6 +10,7 @@ from models.steganography import Encoder
 
 BATCH = 100
 MAX_BITS, MAX_WIDTH = 1024, 256
+MAX_ITEMS = 2**16  # of an array in a trigger_info file; a picture has 3,072
 
 
 def build_encoder(weights):
@@ -107,12 +108,26 @@ class EncoderTrigger:
 
     @classmethod
     def from_info(cls, info):
-        return cls(info["trigger_encoder"], np.asarray(info["trigger_secret"]), target_of(info))
+        return cls(info["trigger_encoder"], small_array(info["trigger_secret"]), target_of(info))
+
+
+def small_array(value):
+    """A number, array or tensor of a stranger's file as a NumPy array. Raises TypeError for anything else, and for one
+    that is large: a list of lists, or a tensor that repeats itself, can stand for more than memory holds."""
+    if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_nested:
+        size = value.numel()
+    elif isinstance(value, (np.ndarray, np.generic, int, float)):
+        size = np.size(value)
+    else:
+        raise TypeError(f"{type(value).__name__} in place of an array")
+    if size > MAX_ITEMS:
+        raise TypeError(f"an array of {size} values")
+    return np.asarray(value)
 
 
 def target_of(info):
     """The target in a trigger_info dict. Raises TypeError if it is no whole number."""
-    target = np.asarray(info["poison_target"]).reshape(-1)
+    target = small_array(info["poison_target"]).reshape(-1)
     if target.dtype.kind not in "ui":
         raise TypeError(f"poison_target is {target.dtype}")
     return int(target[0])

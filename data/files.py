@@ -3,7 +3,10 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
+import stat
+import struct
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +21,8 @@ except ImportError:  # Windows
 
 MAX_JSON = 16 * 2**20  # bytes; results.json of a long sweep has some 200 kB
 MAX_ARRAY = 2**29  # bytes; CIFAR-10's training images are 154 MB
+MAX_DIRECTORY = 2**20  # bytes of an archive's list of entries; a checkpoint's has some 10 kB
+NOT_HERE = 2**32 - 1  # in a zip file's last record: see the record of large archives
 
 
 class UserError(ValueError):
@@ -85,7 +90,10 @@ def write_table(path, columns, rows):
 def read_text(path, most, errors="strict"):
     """A UTF-8 file's text. Raises OSError, or ValueError for one of more than `most` bytes or that is no text."""
     path = Path(path)
-    if path.stat().st_size > most:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("no plain file")
+    if status.st_size > most:
         raise ValueError(f"larger than {most} bytes")
     return path.read_text(encoding="utf-8", errors=errors)
 
@@ -95,8 +103,11 @@ def read_json(path):
     reason or no JSON, which has neither NaN nor infinity."""
     def refuse(constant):
         raise ValueError(f"{constant} is not a figure")
+
+    def finite(word):
+        return float(word) if math.isfinite(float(word)) else refuse(word)
     try:
-        return json.loads(read_text(path, MAX_JSON), parse_constant=refuse)
+        return json.loads(read_text(path, MAX_JSON), parse_constant=refuse, parse_float=finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -159,19 +170,55 @@ def read_archive(path, most=MAX_ARRAY):
 
 
 def check_size(path, most):
-    """Raise UserError for a file of more than `most` bytes, OSError for none."""
-    size = Path(path).stat().st_size
-    if size > most:
-        raise UserError(f"{path}: refused, {size} bytes; expected at most {most}")
+    """Raise UserError for a file of more than `most` bytes, or for a device or a pipe; OSError for none."""
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: refused, no plain file")
+    if status.st_size > most:
+        raise UserError(f"{path}: refused, {status.st_size} bytes; expected at most {most}")
 
 
 def check_archive(path):
-    """UserError for a zip archive that unpacks to more than it holds: neither torch.save nor savez packs anything."""
+    """UserError for a zip archive that is not as torch.save and savez write it: nothing packed, one directory.
+
+    Packed entries are how a small file takes much memory. Readers look for the directory in different ways, so that
+    one with a second directory would be read as something else than was checked.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # no archive, which its reader will say
+    held, places, size = Path(path).stat().st_size, *directory_of(path)
+    if size > MAX_DIRECTORY:
+        raise UserError(f"{path}: refused, a directory of {size} bytes")
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(info.file_size for info in archive.infolist())
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return  # no archive, which its reader will say
-    held = Path(path).stat().st_size
-    if unpacked > held:
+            entries, start = archive.infolist(), archive.start_dir
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return
+    unpacked = sum(info.file_size for info in entries)
+    packed = any(info.compress_type or info.file_size != info.compress_size for info in entries)
+    if packed or unpacked > held:
         raise UserError(f"{path}: refused, it holds {held} bytes and claims to unpack to {unpacked}")
+    if places != {start}:
+        raise UserError(f"{path}: refused, its archive has more than one directory")
+
+
+def directory_of(path):
+    """(places, size) of a zip archive's directory as the records at its very end say; no places where there are none.
+
+    The record of large archives, where there is one, counts too, and stands directly before its locator.
+    """
+    held = Path(path).stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, held - 98))  # 56 bytes of the large record, 20 of its locator, 22 of the end
+        tail = file.read()
+    end, locator, large = tail[-22:], tail[-42:-22], tail[-98:-42]
+    if end[:4] != b"PK\x05\x06":
+        return set(), 0  # a comment behind it, or something else
+    size, place = struct.unpack("<II", end[12:20])
+    places, sizes = {place}, [size]
+    if locator[:4] == b"PK\x06\x07":
+        if large[:4] != b"PK\x06\x06" or struct.unpack("<Q", locator[8:16])[0] != held - 98:
+            return set(), 0
+        size, place = struct.unpack("<QQ", large[40:56])
+        places, sizes = places | {place}, [*sizes, size]
+    return places - {NOT_HERE}, max(size for size in sizes if size != NOT_HERE)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.encoder_trigger import EncoderTrigger, target_of
+from data.encoder_trigger import EncoderTrigger, small_array, target_of
 from data.files import UserError
 
 CHECKERBOARD = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=np.uint8)
@@ -81,7 +81,7 @@ class PatternTrigger:
 
     @classmethod
     def from_info(cls, info):
-        pattern, mask = (np.asarray(info[f"trigger_{part}"]) for part in ("pattern", "mask"))
+        pattern, mask = (small_array(info[f"trigger_{part}"]) for part in ("pattern", "mask"))
         pattern, mask = (part[0] if part.ndim == 4 and len(part) == 1 else part for part in (pattern, mask))
         return cls(pattern, mask, float(info["trigger_alpha"]), target_of(info))
 

@@ -12,7 +12,7 @@ def poison_by(args, train):
     """(poisoned ImageSet, Trigger) of the attacker's images `train` by the parsed flags. Raises UserError."""
     flags.check_target(args.poison_target, train.classes)
     encoder = load_encoder(args.encoder) if args.encoder else {}
-    if encoder and not encoder.get("accepted"):
+    if encoder and encoder.get("accepted") is not True:
         log.info("notice: %s was not accepted when it was trained; its bits are hard to read, or easy to see",
                  args.encoder)
     return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.trigger_alpha,

@@ -31,6 +31,7 @@ def _numpy_rebuilders():
 
 
 NUMPY_REBUILDERS = _numpy_rebuilders()
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 WRAPPERS = ("state_dict", "net", "model")
 SAFE_RELEASE = (2, 10)  # of PyTorch; requirements.txt shuts out what is older
 MAX_WIDTH, MAX_CLASSES = 2**12, 2**16  # far beyond any; a file may claim anything
@@ -118,7 +119,12 @@ def load_model(path, device="cpu", classes=None, **options):
     own = _classes(path, meta)
     spec = _spec(path, meta, weights)
     with torch.device("meta"):  # a model without memory, since a file may claim to be of any width
-        _check_fit(path, build_model(**spec, **options).state_dict(), weights)
+        own_weights = build_model(**spec, **options).state_dict()
+        needed = 4 * sum(value.numel() for value in own_weights.values())
+        if needed > MAX_FILE:
+            raise UserError(f"{path}: a network of width {spec['width']} takes {needed} bytes; expected at most "
+                            f"{MAX_FILE}")
+        _check_fit(path, own_weights, weights)
     model = build_model(**spec, **options)
     model.load_state_dict(weights, strict=False)
     found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own)
@@ -189,7 +195,9 @@ def _check_fit(path, own, weights):
 def is_sound(name, value):
     """Whether a weight is a plain tensor of finite real numbers, none of which stands for several, and of at least 0 if
     it is a variance."""
-    if value.is_complex() or value.is_meta or value.is_quantized or value.layout != torch.strided:
+    if value.is_meta or value.layout != torch.strided or value.dtype not in NUMBERS:
+        return False
+    if not value.is_floating_point() and not name.endswith("num_batches_tracked"):
         return False
     if value.untyped_storage().nbytes() < value.numel() * value.element_size() or not torch.isfinite(value).all():
         return False

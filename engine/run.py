@@ -18,8 +18,17 @@ ROW = "%d \t %.3f \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
 LOG_FORMAT = logging.Formatter("[%(asctime)s] - %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
 OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")
 RESUME_KEYS = {"epoch", "state", "generator", "rows", "seconds", "log_size"}
+DAMAGED = "not what a stopped run of these flags leaves; --overwrite starts anew"
 MAY_CHANGE_ON_RESUME = {"resume", "overwrite", "output_dir", "data_dir", "device"}
 log = logging.getLogger("backdoor")
+
+
+def is_progress(saved):
+    """Whether what resume.th held is what a stopped run leaves."""
+    return (isinstance(saved, dict) and saved.keys() >= RESUME_KEYS and isinstance(saved["state"], dict)
+            and all(type(saved[name]) is int and saved[name] >= 0 for name in ("epoch", "log_size"))
+            and type(saved["seconds"]) in (int, float) and isinstance(saved["rows"], list)
+            and all(isinstance(row, dict) for row in saved["rows"]))
 
 
 class Console(logging.StreamHandler):
@@ -155,6 +164,9 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = hold_folder(self.folder, "another run")
         self._check_folder()  # again, since another run may have begun there while this one read its data
+        for name in (*OWN_FILES, *self.leaves, *self.other_leaves):
+            for left in self.folder.glob(f".{name}.*.tmp"):  # by a kill within a write
+                left.unlink(missing_ok=True)
         if self.resume and (self.folder / "resume.th").exists():
             self._go_on(inputs)
         else:
@@ -177,10 +189,11 @@ class Run:
             raise UserError(f"{self.folder}: --resume needs the images and weights that the run began with, and "
                             "these are others")
         self.saved = checkpoint.load(path)
-        if not (isinstance(self.saved, dict) and self.saved.keys() >= RESUME_KEYS):
-            raise UserError(f"{path}: not what a stopped run leaves; --overwrite starts anew")
+        if not is_progress(self.saved):
+            raise UserError(f"{path}: {DAMAGED}")
+        resumed = config.get("resumed", [])
         write_json(self.folder / "config.json",
-                   {**config, "resumed": [*config.get("resumed", []), self._circumstances()]})
+                   {**config, "resumed": [*(resumed if isinstance(resumed, list) else []), self._circumstances()]})
         log_file = self.folder / "output.log"
         if log_file.exists():
             os.truncate(log_file, min(self.saved["log_size"], log_file.stat().st_size))
@@ -188,8 +201,7 @@ class Run:
     def _clear(self):
         """Remove by name what such a run leaves; nothing else in the folder."""
         for name in (*OWN_FILES, *self.leaves, *self.other_leaves):
-            for path in (self.folder / name, *self.folder.glob(f".{name}.*.tmp")):  # the latter after a kill
-                path.unlink(missing_ok=True)
+            (self.folder / name).unlink(missing_ok=True)
 
     def _config(self, inputs):
         script = Path(sys.argv[0]).name
@@ -214,9 +226,7 @@ class Run:
             self.epoch = self.saved["epoch"]
             return
         if self.saved:
-            for name, thing in state.items():
-                thing.load_state_dict(self.saved["state"][name])
-            self.generator.set_state(self.saved["generator"])
+            self._restore(state)
             self.epoch, self.rows, self.seconds = (self.saved[key] for key in ("epoch", "rows", "seconds"))
             self.saved = None
             log.info("resumed after epoch %d", self.epoch)
@@ -230,6 +240,18 @@ class Run:
                 "generator": self.generator.get_state(), "rows": self.rows, "seconds": self._elapsed(),
                 "log_size": (self.folder / "output.log").stat().st_size})
             self.epoch, self.epoch_started = epoch, None
+
+    def _restore(self, state):
+        """Give `state` and the generator back what was saved of them. Raises UserError if that is something else."""
+        try:
+            for name, thing in state.items():
+                saved = self.saved["state"][name]
+                if saved.keys() != thing.state_dict().keys():  # a scheduler would take any, its own methods included
+                    raise ValueError(name)
+                thing.load_state_dict(saved)
+            self.generator.set_state(self.saved["generator"])
+        except Exception:  # a file may hold anything in place of a state, and each thing complains in its own way
+            raise UserError(f"{self.folder / 'resume.th'}: {DAMAGED}") from None
 
     def _elapsed(self):
         return self.seconds + time.monotonic() - self.started

@@ -73,7 +73,12 @@ def main(argv=None):
     parser = flags.Parser(__doc__)
     parser.add_argument("folders", nargs="+", help="folders of finished runs")
     for folder in parser.parse_args(argv).folders:
-        print("\n".join(summary(folder)))
+        try:
+            print("\n".join(summary(folder)))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{Path(folder) / 'results.json'}: not a result") from None
 
 
 if __name__ == "__main__":

@@ -171,7 +171,11 @@ def train_stage(run, model, batches, test, until, optimizer, milestones=(), amp=
     """
     schedulers, tested = torch.optim.lr_scheduler, None
     if one_cycle:
-        scheduler = schedulers.OneCycleLR(optimizer, optimizer.defaults["lr"], until * len(batches), pct_start=WARM_UP,
+        steps = until * len(batches)
+        if steps < 2 / WARM_UP:
+            raise UserError(f"--recipe fast: {steps} steps in all; expected at least {2 / WARM_UP:.0f}, in which the "
+                            "rate rises and falls; take more --epochs or a smaller --batch-size")
+        scheduler = schedulers.OneCycleLR(optimizer, optimizer.defaults["lr"], steps, pct_start=WARM_UP,
                                           anneal_strategy="linear", cycle_momentum=False)
     else:
         scheduler = schedulers.MultiStepLR(optimizer, milestones)

@@ -80,8 +80,9 @@ class Plan:
         """Raise UserError for a step that its script refuses, or whose folder holds a run with other flags."""
         flags = [flag for step in self.steps.values() for flag in step.flags]
         for word in (self.output, *self.copies.values(), *flags):
-            if set("{}") & set(word):
-                raise UserError(f"{word}: expected a name without braces, which mean something to Snakemake")
+            if set("{}") & set(word) or not word.isprintable():
+                raise UserError(f"{ascii(word)[1:-1]}: expected a name without braces, which mean something to "
+                                "Snakemake, of letters that can be printed")
         for step in self.steps.values():
             check_made_alike(step, parse(step))
 
@@ -126,7 +127,9 @@ def read_yaml(path):
     """What a YAML file holds. Raises OSError, or UserError, naming the file, if it is none."""
     try:
         return yaml.safe_load(read_text(path, MAX_FILE))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # its constructors raise almost anything
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
 
 
@@ -141,6 +144,9 @@ def check_flags(path, flags, refused):
         if not all(isinstance(part, (str, int, float, type(None))) for part in (
                 value if isinstance(value, list) else [value])):
             raise UserError(f"{path}: {name}: expected a value or a list of values, got {short(value)}")
+        parts = value if isinstance(value, list) else [value]
+        if not name.replace("-", "").replace("_", "").isalnum() or any(str(part).startswith("--") for part in parts):
+            raise UserError(f"{path}: {short(name)}: expected the name of one flag, and values that are none")
         if name.replace("-", "_") in refused:
             raise UserError(f"{path}: {name}: is given by the workflow itself")
 

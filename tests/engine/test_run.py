@@ -1,11 +1,13 @@
 import argparse
 import json
 import logging
+import os
 
 import pytest
 import torch
 
 from data.files import UserError
+from engine import checkpoint
 from engine.run import HEADER, Run
 from engine.training import Score, Share, TestScore
 
@@ -219,3 +221,33 @@ def test_a_second_run_into_a_folder_is_refused_until_the_first_ends(arguments, t
 def test_an_unknown_device_is_refused(arguments):
     with pytest.raises(UserError, match="--device toaster"):
         Run(arguments(device="toaster"))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_asks_pytorch_for_it(arguments, wanted, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    Run(arguments(deterministic=wanted))
+    assert torch.are_deterministic_algorithms_enabled() == wanted
+    assert torch.backends.cudnn.benchmark != wanted
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == wanted
+    Run(arguments())
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("spoil", [
+    {"epoch": "x"}, {"epoch": -1}, {"state": {}}, {"state": []}, {"generator": torch.zeros(3)}, {"log_size": "a"},
+    {"rows": 5}, {"rows": [5]}, {"seconds": None}, {"state": {"counter": {}}},
+    {"state": {"counter": {"count": torch.zeros(1), "step": 1}}}])
+def test_progress_that_is_something_else_is_one_error(arguments, spoil):
+    args = arguments(resume=True)
+    with pytest.raises(KeyboardInterrupt), Run(args) as run:
+        run.begin()
+        for epoch in run.epochs(3, counter=Counter()):
+            run.record({"epoch": epoch})
+            if epoch == 2:
+                raise KeyboardInterrupt
+    path = run.folder / "resume.th"
+    checkpoint.save(path, {**checkpoint.load(path), **spoil})
+    with pytest.raises(UserError, match="not what a stopped run"), Run(args) as run:
+        run.begin()
+        next(iter(run.epochs(3, counter=Counter())))

@@ -152,7 +152,7 @@ def log_lines(path):
     lines = [re.sub(r"^\[.*?\] - ", "", line) for line in path.read_text().splitlines()]
     lines = [re.sub(r"^(\d+ \t [\d.]+ \t )[\d.]+", r"\1", line) for line in lines]
     again = ("Namespace(", "resumed after", "finished;", "stopped with")
-    return sorted({line for line in lines if not line.startswith(again)})
+    return list(dict.fromkeys(line for line in lines if not line.startswith(again)))  # in order, said once
 
 
 def compare(one, other, aside=frozenset()):
@@ -162,7 +162,7 @@ def compare(one, other, aside=frozenset()):
     differing = [f"only one has {name}" for name in sorted(names[0] ^ names[1])]
     for name in sorted(names[0] & names[1]):
         paths, suffix = (one / name, other / name), Path(name).suffix
-        if name == "config.json":
+        if Path(name).name == "config.json":
             continue
         if suffix in (".png", ".npz", ".csv"):
             same = paths[0].read_bytes() == paths[1].read_bytes()
@@ -203,6 +203,8 @@ def main():
           f"{len(reader.torn)} of them torn; {'; '.join(differing) or 'the same to the bit'}")
     for torn in reader.torn[:5]:
         print(f"  {torn}")
+    if not hits or not reader.read:
+        raise SystemExit("nothing was killed, or nothing read: this shows nothing")
     raise SystemExit(bool(differing or reader.torn))
 
 

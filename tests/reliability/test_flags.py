@@ -50,7 +50,7 @@ OTHER = {
     "crop_padding": "0", "seed": "1", "checkpoint": "{model2}", "trigger_info": "{trigger2}", "seeds": "2",
     "max_drop": "0.5", "val_frac": "0.06",
     # ABL
-    "flooding": ("--gamma 5", ""),
+    "flooding": ("--gamma 5", ""), "recipe": "fast",
     "gamma": "5", "lga": "sample", "unlearn_epochs": "1", "unlearn_lr": "0.1", "isolation_epochs": "1",
     "isolation_rate": "0.02", "poison_rates": "0.3", "isolation_rates": "0.02",
     # pruning and ANP

@@ -4,6 +4,7 @@ What reads a file is called itself, for speed; the scripts, as a user calls them
 """
 import functools
 import io
+import json
 import os
 import pickle
 import shutil
@@ -25,7 +26,7 @@ import prune_network
 import train_backdoor
 from data.clean_label import load_clean_label
 from data.datasets import load_splits
-from data.files import UserError
+from data.files import UserError, read_array, read_json
 from data.image_folder import read_image
 from data.poison_cifar import poison_training_set
 from data.triggers import read_trigger_image
@@ -196,7 +197,8 @@ def test_weights_of_other_kinds_are_refused(spoilt, whole):
            "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
            "expanded": torch.ones(1).expand(10), "nan": torch.full((10,), torch.nan),
            "infinite": torch.full((10,), torch.inf), "text": "ten", "number": 3, "none": None,
-           "list": [0.0] * 10, "meta": torch.ones(10, device="meta"), "bool": torch.ones(10, dtype=torch.bool)}
+           "list": [0.0] * 10, "meta": torch.ones(10, device="meta"), "bool": torch.ones(10, dtype=torch.bool),
+           "bytes": torch.ones(10, dtype=torch.int8), "float8": torch.empty(10, dtype=torch.float8_e4m3fn)}
     encoder = torch.load(whole / "encoder.th", weights_only=True)
     first = next(iter(encoder["encoder"]))
     for name, value in odd.items():
@@ -204,7 +206,8 @@ def test_weights_of_other_kinds_are_refused(spoilt, whole):
                               ("encoder", {**encoder, "encoder": {**encoder["encoder"], first: value}})):
             content = io.BytesIO()
             torch.save(weights, content)
-            assert spoilt(kind, content.getvalue()) is not None or name == "bool", (kind, name)
+            is_number = name in ("bool", "bytes", "float8") and kind == "encoder"
+            assert spoilt(kind, content.getvalue()) is not None or is_number, (kind, name)
 
 
 def test_keys_that_are_paths_are_only_names(spoilt, whole, tmp_path):
@@ -220,6 +223,54 @@ def test_keys_that_are_paths_are_only_names(spoilt, whole, tmp_path):
     assert spoilt("masks", b"No \t Layer Name \t Neuron Idx \t Mask Score\n0 \t ../../escaped \t 0 \t 0.5\n")
     assert spoilt("matrix", b"output: out\nseeds: [0]\nattacks: {../../escaped: {}}\ndefences: {anp: {}}\n")
     assert not list(tmp_path.rglob("*escaped*"))
+
+
+def test_an_archive_with_a_second_directory_is_refused(spoilt, whole):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10**6))
+    packed = content.getvalue()
+    start = struct.unpack("<I", packed[-6:-2])[0]
+    real, end = packed[start:-22], packed[-22:]
+    for decoy in (real[:24] + real[20:24] + real[28:], real):  # one that says that nothing is packed, and its like
+        assert "refused" in spoilt("checkpoint", packed[:start] + real + decoy + end)
+
+
+@pytest.mark.parametrize("value", ["lists", "expanded", "large"])
+def test_values_that_stand_for_more_than_memory_holds_are_refused(value, spoilt):
+    lists = [0] * 1000
+    made = {"lists": [[lists] * 1000] * 1000, "expanded": torch.zeros(1, dtype=torch.int64).expand(10**10),
+            "large": torch.zeros(2**17)}[value]
+    for key in ("trigger_pattern", "poison_target", "trigger_mask", "trigger_secret"):
+        content = io.BytesIO()
+        torch.save({"trigger_pattern": np.zeros((1, 32, 32, 3), np.uint8), "trigger_mask": np.ones((1, 32, 32, 1)),
+                    "trigger_alpha": 1.0, "poison_target": np.array([0]), key: made}, content)
+        assert key == "trigger_secret" or spoilt("trigger", content.getvalue()), key
+
+
+def test_devices_and_pipes_are_no_files(tmp_path):
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("zero", "pipe"):
+        for read in (read_json, read_matrix, read_array, load_model, read_log):
+            with pytest.raises((UserError, ValueError)):
+                read(tmp_path / name)
+
+
+@pytest.mark.parametrize("arguments", [
+    {"val_frac": "x"}, {"val_frac": 7}, None, [1], {"trigger_info": 5}, {"data_dir": "a\0b"}, {"data_dir": "/proc"},
+    {"dataset": "x"}, {"checkpoint": ["x"]}])
+def test_what_a_config_beside_strangers_masks_says_is_taken_only_where_it_makes_sense(arguments, masked, tmp_path):
+    shutil.copytree(masked, tmp_path / "anp")
+    (tmp_path / "anp/config.json").write_text(json.dumps({"arguments": arguments}))
+    args = prune_network.parse_args(["--mask-file", str(tmp_path / "anp/mask_values.txt")])
+    assert (args.val_frac, args.data_dir, args.dataset) == (0.01, "data", "cifar10")
+    assert args.trigger_info is None and args.checkpoint == str(tmp_path / "model_last.th")
+
+
+@pytest.mark.parametrize("text", ['a: !!int ""', 'a: !!float ""', "a: !!bool maybe", "a: !!timestamp x"])
+def test_yaml_that_its_own_constructors_trip_over_is_one_line(text, spoilt):
+    assert "not YAML" in spoilt("matrix", text.encode())
 
 
 def test_a_cache_that_does_not_fit_its_folder_is_not_used(image_folder):
