@@ -19,7 +19,7 @@ from engine.command import command
 RUNS = (("train_backdoor.py", training, ("--steps", "2")), ("generate_mask.py, prune_network.py", anp, (
     "--iterations", "2", "--test-images", "500")), ("detect_strip.py", strip, ("--images", "20")),
     ("train_abl.py", abl, ("--images", "1280")), ("neural_cleanse.py detect", neural_cleanse, ("--labels", "5")))
-FIXED = {neural_cleanse}  # a model of its own, so no --width
+OWN = {neural_cleanse: ["--rounds", "1"]}  # a model of its own, so no --width; a round takes minutes
 
 
 def parse_args(argv=None):
@@ -30,18 +30,16 @@ def parse_args(argv=None):
 
 
 def measure(args):
-    """[(script, Row)] of every benchmark, whose own lines are left out."""
-    found, common = [], ["--rounds", str(args.rounds), "--device", args.device]
+    """Yield (script, Row) of every benchmark, whose own lines are left out."""
+    common = ["--width", str(args.width), "--rounds", str(args.rounds)]
     device = machine.find_device(args.device)
     machine.set_determinism(False)
     has_bfloat16 = device.type == "cpu" and machine.multiplies_bfloat16(device)  # a GPU trains in it anyway
-    for script, module, words in (*RUNS, *[("train_backdoor.py --amp", training, ("--steps", "2", "--amp"))
-                                           for _ in range(has_bfloat16)]):
-        width = [] if module in FIXED else ["--width", str(args.width)]
+    in_bfloat16 = [("train_backdoor.py --amp", training, ("--steps", "2", "--amp"))] * has_bfloat16
+    for script, module, words in (RUNS[0], *in_bfloat16, *RUNS[1:]):
         with contextlib.redirect_stdout(io.StringIO()):
-            found += [(script, row) for row in module.main([*words, *width, *common])]
-        print(f"{script}: measured", file=sys.stderr)
-    return found
+            rows = module.main([*words, *OWN.get(module, common), "--device", args.device])
+        yield from ((script, row) for row in rows)
 
 
 @command
@@ -52,7 +50,8 @@ def main(argv=None):
     print("|---|---|---|---|---|---|")
     for script, row in measure(args):
         share = "" if row.share is None else f"{100 * row.share:.0f} %"
-        print(f"| `{script}` | {row.what} | {row.ours:.3f} | {row.plain:.3f} | {row.plain / row.ours:.2f} | {share} |")
+        print(f"| `{script}` | {row.what} | {row.ours:.3f} | {row.plain:.3f} | {row.plain / row.ours:.2f} | {share} |",
+              flush=True)
 
 
 if __name__ == "__main__":
