@@ -241,11 +241,11 @@ def test_values_that_stand_for_more_than_memory_holds_are_refused(value, spoilt)
     lists = [0] * 1000
     made = {"lists": [[lists] * 1000] * 1000, "expanded": torch.zeros(1, dtype=torch.int64).expand(10**10),
             "large": torch.zeros(2**17)}[value]
-    for key in ("trigger_pattern", "poison_target", "trigger_mask", "trigger_secret"):
+    for key in ("trigger_pattern", "poison_target", "trigger_mask"):
         content = io.BytesIO()
         torch.save({"trigger_pattern": np.zeros((1, 32, 32, 3), np.uint8), "trigger_mask": np.ones((1, 32, 32, 1)),
                     "trigger_alpha": 1.0, "poison_target": np.array([0]), key: made}, content)
-        assert key == "trigger_secret" or spoilt("trigger", content.getvalue()), key
+        assert spoilt("trigger", content.getvalue()), key
 
 
 def test_devices_and_pipes_are_no_files(tmp_path):
