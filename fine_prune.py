@@ -30,7 +30,6 @@ from engine.training import (
     score_logits,
     sgd,
     train_stage,
-    uses_amp,
 )
 from models.pruning import STAGES, fold_mask, mask_of, output_masked, stage_means
 
@@ -156,7 +155,6 @@ def main(argv=None):
 
         batches = Batches(own, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         optimizer = sgd(model, args)
-        amp = uses_amp(args, run.device)
 
         run.begin(inputs_of(args.checkpoint, own))
         activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)
@@ -176,7 +174,7 @@ def main(argv=None):
         mask, after = mask_of(order, chosen.count), chosen.test
         if tuned:
             with output_masked(model, args.layer, mask):
-                after = train_stage(run, model, batches, test, args.epochs, optimizer, amp=amp) or evaluate(model, test)
+                after = train_stage(run, model, batches, test, args.epochs, optimizer) or evaluate(model, test)
         fold_mask(model, args.layer, mask)
         describe("after", Row(chosen.count, None, None, after, score(model, choosing)))
         control = read_control(args.checkpoint, "fine-tune") if args.mode == "fine-prune" else None

@@ -201,7 +201,7 @@ def main(argv=None):
 
         run.begin(inputs_of(args.checkpoint, whole))
         with frozen(classifier):
-            for epoch in run.epochs(args.epochs, HEADER, encoder=encoder, decoder=decoder, optimizer=optimizer,
+            for epoch in run.epochs(args.epochs, HEADER, FIGURES, encoder=encoder, decoder=decoder, optimizer=optimizer,
                                     scheduler=scheduler):
                 weight, lr = image_weight(epoch, args.bit_epochs, args.ramp_epochs), scheduler.get_last_lr()[0]
                 losses = train_epoch(encoder, decoder, classifier, batches, optimizer, weight,

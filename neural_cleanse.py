@@ -35,7 +35,7 @@ from engine.suspect import (
     inputs_of,
     load_suspect,
 )
-from engine.training import evaluate, sgd, train_stage, uses_amp
+from engine.training import evaluate, sgd, train_stage
 from engine.trigger_search import as_trigger, reverse_triggers
 
 COLUMNS = ("seed", "label", "class", "norm", "index", "flagged", "success", "steps")
@@ -277,7 +277,6 @@ def unlearn(args):
         patched = stamp_share(defender, triggers, args.stamp_share, args.seed)
         batches = Batches(patched, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         optimizer = sgd(model, args)
-        amp = uses_amp(args, run.device)
 
         run.begin(inputs_of(args.checkpoint, patched))
         log.info("%d clean images, %d of them stamped under their own label", len(patched), patched.poisoned.sum())
@@ -287,7 +286,7 @@ def unlearn(args):
         before = evaluate(model, test)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
         own_before = [asr_of(model, test, trigger) for trigger in triggers]
-        after = train_stage(run, model, batches, test, epochs, optimizer, amp=amp) or evaluate(model, test)
+        after = train_stage(run, model, batches, test, epochs, optimizer) or evaluate(model, test)
         own_after = [asr_of(model, test, trigger) for trigger in triggers]
         for trigger, a, b in zip(triggers, own_before, own_after, strict=True):
             log.info("the stamped trigger of label %d has itself ASR %.4f before, %.4f after", trigger.target,

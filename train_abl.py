@@ -22,7 +22,7 @@ from data.poison_cifar import stamp_all
 from data.triggers import HIDES_EVERYTHING
 from engine import flags
 from engine.attack import poison_by
-from engine.checkpoint import load_model, save_model, save_trigger
+from engine.checkpoint import load_weights, save_model, save_trigger
 from engine.command import command
 from engine.figures import training_curves
 from engine.run import Run
@@ -36,7 +36,6 @@ from engine.training import (
     sgd,
     train_epoch,
     train_stage,
-    uses_amp,
     warn_of_chance,
 )
 from models import build_model
@@ -92,7 +91,7 @@ def copy_weights(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, max_drop, amp):
+def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, max_drop):
     """Climb the loss of `batches` for `epochs` after the `before` that the run has made, while clean accuracy holds.
 
     Once it falls by more than `max_drop` on `held_out` (Batches), the last epoch that kept to it is what is left.
@@ -101,7 +100,7 @@ def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, ma
     floor = score(model, held_out).accuracy.value - max_drop - 1e-9
     for epoch in run.epochs(before + epochs, model=model, optimizer=optimizer):
         kept = copy_weights(model)
-        train_score = train_epoch(model, batches, optimizer, amp, climb)
+        train_score = train_epoch(model, batches, optimizer, run.amp, climb)
         accuracy = score(model, held_out).accuracy.value
         run.log(epoch, optimizer.param_groups[0]["lr"], train_score, evaluate(model, images))
         log.info("unlearning, epoch %d: held-out ACC %.4f", epoch - before, accuracy)
@@ -147,7 +146,6 @@ def main(argv=None):
         poisoned, trigger = poison_by(args, train)
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
         held_out = evaluation_batches(defender, run.device)
-        amp = uses_amp(args, run.device)
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
 
         def batches(image_set, **augmentation):
@@ -157,7 +155,7 @@ def main(argv=None):
         if trigger.hides_everything:
             log.info(HIDES_EVERYTHING)
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
-        train_stage(run, model, batches(poisoned), images, args.isolation_epochs, sgd(model, args), [], amp,
+        train_stage(run, model, batches(poisoned), images, args.isolation_epochs, sgd(model, args), [],
                     isolation_objective(args.gamma, args.lga, args.flooding))
         if not (run.folder / "isolated.npy").exists():  # else the run goes on after stage 1
             write_array(run.folder / "isolated.npy",
@@ -171,9 +169,9 @@ def main(argv=None):
         is_left[isolated] = False
         trained = args.isolation_epochs + args.epochs
         rest = batches(poisoned.subset(is_left), crop_padding=args.crop_padding, flip=args.flip)
-        train_stage(run, model, rest, images, trained, sgd(model, args), args.milestones, amp)
+        train_stage(run, model, rest, images, trained, sgd(model, args), args.milestones)
         if (run.folder / "model_filtered.th").exists():  # the run goes on in stage 3
-            model.load_state_dict(load_model(run.folder / "model_filtered.th", run.device).model.state_dict())
+            load_weights(run.folder / "model_filtered.th", model)
         filtered = evaluate(model, images)
         save_model(run.folder / "model_filtered.th", model, vars(args), filtered.figures(), train.classes)
         log.info("without the isolated images: ASR %.4f, ACC %.4f", filtered.triggered.accuracy.value,
@@ -181,7 +179,7 @@ def main(argv=None):
         climbed = 0
         if args.unlearn_epochs and len(isolated):
             climbed = unlearn(run, model, batches(poisoned.subset(isolated)), images, held_out, trained,
-                              args.unlearn_epochs, sgd(model, args, args.unlearn_lr), args.max_drop, amp)
+                              args.unlearn_epochs, sgd(model, args, args.unlearn_lr), args.max_drop)
         final = evaluate(model, images)
         log.info("after %d epochs of unlearning: ASR %.4f, ACC %.4f", climbed, final.triggered.accuracy.value,
                  final.clean.accuracy.value)

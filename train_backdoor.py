@@ -28,7 +28,6 @@ from engine.training import (
     sample_losses,
     sgd,
     train_stage,
-    uses_amp,
     warn_of_chance,
 )
 from models import build_model
@@ -122,7 +121,6 @@ def main(argv=None):
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         is_fast = args.recipe == "fast"
-        amp = uses_amp(args, run.device, is_fast)
 
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
         optimizer = sgd(model, args, nesterov=is_fast)
@@ -131,7 +129,7 @@ def main(argv=None):
         log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
                  "%(of_candidates).4f of the %(candidates)d candidates", shares)
         if is_fast:
-            log.info("--recipe fast: arithmetic in %s", "bfloat16" if amp else "float32")
+            log.info("--recipe fast: arithmetic in %s", "bfloat16" if run.amp else "float32")
         if trigger.hides_everything:
             log.info(HIDES_EVERYTHING)
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
@@ -143,7 +141,7 @@ def main(argv=None):
         def watch(model):
             return {"training_losses": loss_figures(sample_losses(model, poisoned, run.device), poisoned.poisoned)}
 
-        test_score = train_stage(run, model, batches, images, args.epochs, optimizer, args.milestones, amp,
+        test_score = train_stage(run, model, batches, images, args.epochs, optimizer, args.milestones,
                                  watch=watch if args.track_losses else None, one_cycle=is_fast)
         test_score = test_score or evaluate(model, images)  # none yet where the last epoch was done before a stop
         warn_of_chance(test_score, train.num_classes, args.poison_type != "benign")

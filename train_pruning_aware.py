@@ -20,7 +20,7 @@ from data.poison_cifar import stamp_all
 from data.triggers import HIDES_EVERYTHING
 from engine import flags
 from engine.attack import poison_by
-from engine.checkpoint import load_model, save_model, save_trigger
+from engine.checkpoint import load_model, load_weights, save_model, save_trigger
 from engine.command import command
 from engine.figures import training_curves
 from engine.run import Run
@@ -31,7 +31,6 @@ from engine.training import (
     predict,
     sgd,
     train_stage,
-    uses_amp,
     warn_of_chance,
 )
 from models import build_model
@@ -159,7 +158,6 @@ def main(argv=None):
         measured = train.subset(slice(MEASURED))
         clean_measured, stamped_measured = (evaluation_batches(image_set, run.device)
                                             for image_set in (measured, stamp_all(measured, trigger)))
-        amp = uses_amp(args, run.device)
 
         model = start(args, train.classes, run.device)
         run.begin(poisoned.fingerprint() + (hash_file(args.checkpoint) if args.checkpoint else ""))
@@ -169,9 +167,9 @@ def main(argv=None):
         clean_file = run.folder / "model_clean.th"
         if args.clean_epochs:
             train_stage(run, model, clean_batches, images, args.clean_epochs, sgd(model, args),
-                        flags.usual_milestones(args.clean_epochs), amp)
+                        flags.usual_milestones(args.clean_epochs))
         if clean_file.exists():  # the run goes on in stage 3
-            model.load_state_dict(load_model(clean_file, run.device).model.state_dict())
+            load_weights(clean_file, model)
         save_model(clean_file, model, vars(args), {}, train.classes)
         stages = [describe(1, "trained clean", evaluate(model, images))]
         clean_weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -181,7 +179,7 @@ def main(argv=None):
             stages.append(describe(2, f"{int((mask == 0).sum())} of {len(mask)} channels pruned",
                                    evaluate(model, images)))
             train_stage(run, model, batches, images, args.clean_epochs + args.epochs, sgd(model, args),
-                        args.milestones, amp)
+                        args.milestones)
         fold_mask(model, STAGE, mask)
         pruned_logits = [predict(model, batches) for batches in (images.clean, images.triggered)]
         stages.append(describe(3, "trained on poisoned images", evaluate(model, images)))

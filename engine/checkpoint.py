@@ -133,6 +133,14 @@ def load_model(path, device="cpu", classes=None, **options):
     return found
 
 
+def load_weights(path, model):
+    """Give `model` the weights in `path`, which an earlier stage left. Raises UserError for another network's."""
+    found = load_model(path).model
+    if found.spec != model.spec:
+        raise UserError(f"{path}: of another network ({found.spec}, not {model.spec}); --overwrite starts anew")
+    model.load_state_dict(found.state_dict())
+
+
 def check_classes(path, found, classes):
     """UserError unless the Checkpoint `found` in `path` was made for `classes`; see load_model."""
     if found.model.spec["num_classes"] != len(classes):

@@ -16,6 +16,7 @@ from engine import checkpoint, machine
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 ROW = "%d \t %.3f \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
 LOG_FORMAT = logging.Formatter("[%(asctime)s] - %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
+COLUMNS = ("epoch", "lr", "poison_acc", "clean_acc")  # of metrics.jsonl, that a training's picture is drawn from
 OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")
 RESUME_KEYS = {"epoch", "state", "generator", "rows", "seconds", "log_size"}
 DAMAGED = "not what a stopped run of these flags leaves; --overwrite starts anew"
@@ -56,6 +57,9 @@ class Run:
     Nothing is written before `begin`, so that a mistake in the input leaves the folder as it was. `generator` is a
     seeded CPU generator, the same on every device. Raises UserError if a run already lies in the folder and the
     flags do not say what to do with it; exits with status 0 if it is finished and --resume is given.
+
+    `amp` is whether to train in bfloat16; a run that is gone on with keeps, from `begin` on, to what it began with,
+    whatever this machine's default is.
     """
 
     def __init__(self, args, leaves=(), other_leaves=()):
@@ -63,6 +67,7 @@ class Run:
         self.resume = getattr(args, "resume", False)
         self.device = machine.find_device(args.device)
         machine.set_determinism(args.deterministic)
+        self.amp = machine.trains_in_bfloat16(args, self.device)
         torch.manual_seed(args.seed)
         self.generator = torch.Generator().manual_seed(args.seed)
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
@@ -188,6 +193,7 @@ class Run:
         if config.get("inputs") != inputs:
             raise UserError(f"{self.folder}: --resume needs the images and weights that the run began with, and "
                             "these are others")
+        self.amp = config.get("bfloat16", self.amp) is True
         self.saved = checkpoint.load(path)
         if not is_progress(self.saved):
             raise UserError(f"{path}: {DAMAGED}")
@@ -207,26 +213,27 @@ class Run:
         script = Path(sys.argv[0]).name
         return {"script": script, "arguments": vars(self.args),
                 "command": shlex.join(["python", script, *sys.argv[1:]]), **self._circumstances(),
-                "seed": self.args.seed, "inputs": inputs}
+                "seed": self.args.seed, "bfloat16": self.amp, "inputs": inputs}
 
     def _circumstances(self):
         return {"versions": machine.versions(), "device": machine.device_name(self.device),
                 "threads": torch.get_num_threads(), "commit": machine.commit(),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
 
-    def epochs(self, count, header=HEADER, **state):
+    def epochs(self, count, header=HEADER, columns=COLUMNS, **state):
         """Yield the epochs 1 to `count` that are still to be done; after each, `state` is saved and the log is safe.
 
-        header: the log's line of column names. state: whatever changes from epoch to epoch and has state_dict and
-        load_state_dict (model, optimizer, scheduler). With the generator's state that is all, so a resumed run ends
-        with the same bits. A run of two stages calls it twice, the second time with the sum of both as `count`; what a
-        stop in the second left is kept for the second.
+        header: the log's line of column names. columns: the figures that the script wants of every row of
+        metrics.jsonl, also of those from before a stop. state: whatever changes from epoch to epoch and has state_dict
+        and load_state_dict (model, optimizer, scheduler). With the generator's state that is all, so a resumed run
+        ends with the same bits. A run of two stages calls it twice, the second time with the sum of both as `count`;
+        what a stop in the second left is kept for the second.
         """
         if self.saved and self.saved["epoch"] > count:
             self.epoch = self.saved["epoch"]
             return
         if self.saved:
-            self._restore(state)
+            self._restore(state, columns)
             self.epoch, self.rows, self.seconds = (self.saved[key] for key in ("epoch", "rows", "seconds"))
             self.saved = None
             log.info("resumed after epoch %d", self.epoch)
@@ -241,7 +248,7 @@ class Run:
                 "log_size": (self.folder / "output.log").stat().st_size})
             self.epoch, self.epoch_started = epoch, None
 
-    def _restore(self, state):
+    def _restore(self, state, columns):
         """Give `state` and the generator back what was saved of them. Raises UserError if that is something else."""
         try:
             for name, thing in state.items():
@@ -250,6 +257,9 @@ class Run:
                     raise ValueError(name)
                 thing.load_state_dict(saved)
             self.generator.set_state(self.saved["generator"])
+            figures = [row[name] for row in self.saved["rows"] for name in columns]
+            if not all(isinstance(figure, (int, float, type(None))) for figure in figures):
+                raise ValueError("rows")
         except Exception:  # a file may hold anything in place of a state, and each thing complains in its own way
             raise UserError(f"{self.folder / 'resume.th'}: {DAMAGED}") from None
 

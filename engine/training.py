@@ -11,7 +11,6 @@ from scipy.stats import binomtest
 
 from data.batches import Batches
 from data.files import UserError
-from engine.machine import multiplies_bfloat16
 from engine.progress import progress
 from models.folding import folded
 
@@ -122,13 +121,6 @@ def sgd(model, args, lr=None, nesterov=False):
                            nesterov=nesterov, fused=is_fused or None)
 
 
-def uses_amp(args, device, is_fast=False):
-    """Whether to train in bfloat16: as --amp says, by default on a GPU, and in the fast recipe where it is faster."""
-    if args.amp is None:
-        return device.type == "cuda" or (is_fast and multiplies_bfloat16(device))
-    return args.amp
-
-
 def compile_for(model, device):
     """Compile `model` in place; on a GPU into CUDA graphs, which spare the launches."""
     model.compile(mode="reduce-overhead" if device.type == "cuda" else None)
@@ -160,7 +152,7 @@ def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy,
     return Score(float(torch.stack(losses).sum()) / batches.num_images, share, share)
 
 
-def train_stage(run, model, batches, test, until, optimizer, milestones=(), amp=False, objective=F.cross_entropy,
+def train_stage(run, model, batches, test, until, optimizer, milestones=(), objective=F.cross_entropy,
                 watch=None, one_cycle=False):
     """Train `model` up to epoch `until` of the Run, tested on TestImages and logged after each epoch.
 
@@ -182,7 +174,7 @@ def train_stage(run, model, batches, test, until, optimizer, milestones=(), amp=
     for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler):
         lr = scheduler.get_last_lr()[0]
         after_step = scheduler.step if one_cycle else None
-        trained, tested = train_epoch(model, batches, optimizer, amp, objective, after_step), evaluate(model, test)
+        trained, tested = train_epoch(model, batches, optimizer, run.amp, objective, after_step), evaluate(model, test)
         if not one_cycle:
             scheduler.step()
         run.log(epoch, lr, trained, tested, **(watch(model) if watch else {}))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import train_abl
 from data.batches import Batches
-from engine.checkpoint import load_model
+from engine.checkpoint import load_model, save_model
 from engine.training import UNKNOWN, Score, Share, train_epoch
 from models import build_model
 from train_abl import (
@@ -97,6 +97,17 @@ def test_stopped_in_any_stage_and_resumed_it_ends_with_the_same_bits(unbroken, t
         a, b = (load_model(run / name).model.state_dict() for run in (unbroken, folder))
         assert all(torch.equal(a[key], b[key]) for key in a)
     assert (unbroken / "isolated.npy").read_bytes() == (folder / "isolated.npy").read_bytes()
+
+
+def test_going_on_with_anothers_weights_is_refused(unbroken, tmp_path, monkeypatch, stop_at_test, refused):
+    stop_at_test(train_abl, 4)
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--output-dir", str(folder)])
+    monkeypatch.undo()
+    other = build_model("resnet18", 2, 10)
+    save_model(folder / "model_filtered.th", other, {}, {})
+    assert "of another network" in refused(main, *SMALL, "--output-dir", folder, "--resume")
 
 
 def test_unlearning_that_costs_too_much_stops_with_the_epoch_before(tmp_path, monkeypatch):

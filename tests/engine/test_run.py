@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from data.files import UserError
-from engine import checkpoint
+from engine import checkpoint, machine
 from engine.run import HEADER, Run
 from engine.training import Score, Share, TestScore
 
+ROW = {"epoch": 1, "lr": 0.1, "poison_acc": None, "clean_acc": 0.5}
 log = logging.getLogger("backdoor")
 
 
@@ -223,6 +224,26 @@ def test_an_unknown_device_is_refused(arguments):
         Run(arguments(device="toaster"))
 
 
+@pytest.mark.parametrize(("given", "fast_processor", "wanted"), [
+    ({"amp": None}, True, False), ({"amp": None, "recipe": "fast"}, True, True), ({"amp": True}, False, True),
+    ({"amp": None, "recipe": "fast"}, False, False), ({"amp": False, "recipe": "fast"}, True, False),
+    ({}, True, False)])
+def test_bfloat16_is_what_the_flags_say_or_the_fast_recipe_where_it_is_faster(arguments, monkeypatch, given,
+                                                                             fast_processor, wanted):
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda device: fast_processor)
+    assert Run(arguments(**given)).amp == wanted
+
+
+def test_a_resumed_run_keeps_the_arithmetic_that_it_began_with(arguments, monkeypatch):
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda device: True)
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(amp=None, recipe="fast"), stop_in=2)
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda device: False)
+    with Run(arguments(amp=None, recipe="fast", resume=True)) as run:
+        run.begin("these images")
+        assert run.amp
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_deterministic_asks_pytorch_for_it(arguments, wanted, monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
@@ -236,14 +257,15 @@ def test_deterministic_asks_pytorch_for_it(arguments, wanted, monkeypatch):
 
 @pytest.mark.parametrize("spoil", [
     {"epoch": "x"}, {"epoch": -1}, {"state": {}}, {"state": []}, {"generator": torch.zeros(3)}, {"log_size": "a"},
-    {"rows": 5}, {"rows": [5]}, {"seconds": None}, {"state": {"counter": {}}},
+    {"rows": 5}, {"rows": [5]}, {"rows": [{"epoch": 1}]}, {"rows": [{**ROW, "lr": [1]}]},
+    {"seconds": None}, {"state": {"counter": {}}},
     {"state": {"counter": {"count": torch.zeros(1), "step": 1}}}])
 def test_progress_that_is_something_else_is_one_error(arguments, spoil):
     args = arguments(resume=True)
     with pytest.raises(KeyboardInterrupt), Run(args) as run:
         run.begin()
         for epoch in run.epochs(3, counter=Counter()):
-            run.record({"epoch": epoch})
+            run.record(ROW)
             if epoch == 2:
                 raise KeyboardInterrupt
     path = run.folder / "resume.th"
