@@ -152,6 +152,12 @@ def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy,
     return Score(float(torch.stack(losses).sum()) / batches.num_images, share, share)
 
 
+def one_cycle_of(optimizer, steps):
+    """A scheduler that lets the rate of `optimizer` rise to its value and fall to nothing in so many steps."""
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], steps, pct_start=WARM_UP,
+                                               anneal_strategy="linear", cycle_momentum=False)
+
+
 def train_stage(run, model, batches, test, until, optimizer, milestones=(), objective=F.cross_entropy,
                 watch=None, one_cycle=False):
     """Train `model` up to epoch `until` of the Run, tested on TestImages and logged after each epoch.
@@ -167,8 +173,7 @@ def train_stage(run, model, batches, test, until, optimizer, milestones=(), obje
         if steps < 2 / WARM_UP:
             raise UserError(f"--recipe fast: {steps} steps in all; expected at least {2 / WARM_UP:.0f}, in which the "
                             "rate rises and falls; take more --epochs or a smaller --batch-size")
-        scheduler = schedulers.OneCycleLR(optimizer, optimizer.defaults["lr"], steps, pct_start=WARM_UP,
-                                          anneal_strategy="linear", cycle_momentum=False)
+        scheduler = one_cycle_of(optimizer, steps)
     else:
         scheduler = schedulers.MultiStepLR(optimizer, milestones)
     for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler):

@@ -48,6 +48,9 @@ SCRIPTS = {
                                               "32", "--min-psnr", "0", "--min-bit-accuracy", "0"], RESUME),
     "anp-sweep": ("sweep_anp.py", [*SUSPECT, "--val-frac", "0.05", "--nb-iter", "40", "--print-every", "5",
                                    "--batch-size", "32", "--alphas", "0.2", "0.8", "--seeds", "1"], SAME),
+    "abl-sweep": ("sweep_abl.py", [*TRAIN[:-4], "--crop-padding", "2", "--poison-rates", "0.2", "--isolation-rates",
+                                   "0.05", "0.1", "--isolation-epochs", "3", "--epochs", "2", "--unlearn-epochs", "1",
+                                   "--max-drop", "1", "--seeds", "1"], SAME),
 }
 TIMES = {"time", "seconds", "peak_memory_mb", "started", "resumed"}  # what no two runs share
 READ_WITH = {".th": lambda content: torch.load(io.BytesIO(content), weights_only=False),

@@ -1,0 +1,74 @@
+"""Which peak of the learning rate serves --recipe fast best, on images that are neither trained nor tested on.
+
+    python benchmarks/peak_rate.py --lrs 0.1 0.2 0.4 -- --width 8 --data-dir data/cifar10-jpeg
+
+Trains by train_backdoor.py's flags, which stand behind `--`, on the attacker's images at each peak and from each seed,
+and counts on the defender's tenth, which the training never sees: a default must not be fitted to the test set. Prints
+a row as soon as it has it. Reads the data set and writes nothing.
+"""
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import train_backdoor
+from benchmarks.plain import heading
+from data.batches import Batches
+from data.datasets import load_splits
+from data.files import UserError
+from data.poison_cifar import stamp_all
+from engine import flags, machine
+from engine.attack import poison_by
+from engine.command import command
+from engine.training import TestImages, evaluate, one_cycle_of, sgd, train_epoch
+from models import build_model
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    parser.add_argument("--lrs", type=flags.positive, nargs="+", default=[0.1, 0.2, 0.4], help="peaks to try")
+    parser.add_argument("--seeds", type=flags.integer(1), default=1, help="how many seeds, from 0 up")
+    parser.add_argument("words", nargs="*", metavar="FLAG", help="behind --, flags of train_backdoor.py")
+    return parser.parse_args(argv)
+
+
+def held_out_score(args, attacker, defender):
+    """(TestScore on the defender's images, name of the arithmetic) of a model trained by train_backdoor.py's `args`."""
+    device, generator = machine.find_device(args.device), torch.Generator().manual_seed(args.seed)
+    torch.manual_seed(args.seed)
+    poisoned, trigger = poison_by(args, attacker)
+    batches = Batches(poisoned, args.batch_size, device, generator, args.crop_padding, args.flip)
+    model = build_model(args.arch, args.width, attacker.num_classes).to(device)
+    optimizer = sgd(model, args, nesterov=True)
+    scheduler, amp = one_cycle_of(optimizer, args.epochs * len(batches)), machine.trains_in_bfloat16(args, device)
+    for _ in range(args.epochs):
+        train_epoch(model, batches, optimizer, amp, after_step=scheduler.step)
+    held_out = TestImages.on(device, defender, stamp_all(defender, trigger))
+    return evaluate(model, held_out), "bfloat16" if amp else "float32"
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+
+    def parse(*more):
+        return train_backdoor.parse_args(["--recipe", "fast", *args.words, *map(str, more)])
+    plain = parse()
+    attacker, defender, _ = load_splits(plain.dataset, plain.data_dir)
+    print(heading(plain.width, machine.find_device(plain.device)))
+    print(f"\n{plain.poison_type} on {attacker.name}, {plain.epochs} epochs; counted on {len(defender)} held-out "
+          "images")
+    print("\n| peak rate | seed | ACC | ASR | arithmetic |\n|---|---|---|---|---|")
+    for seed in range(args.seeds):
+        for lr in args.lrs:
+            try:
+                found, arithmetic = held_out_score(parse("--lr", lr, "--seed", seed), attacker, defender)
+                acc, asr = (100 * part.accuracy.value for part in (found.clean, found.triggered))
+                print(f"| {lr:g} | {seed} | {acc:.2f} | {asr:.2f} | {arithmetic} |", flush=True)
+            except UserError as error:
+                print(f"| {lr:g} | {seed} | {error} | | |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

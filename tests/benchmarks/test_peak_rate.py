@@ -1,0 +1,26 @@
+from benchmarks import peak_rate
+
+DIGITS = ["--dataset", "digits", "--width", "4", "--epochs", "3", "--batch-size", "32", "--no-amp"]
+
+
+def rows(capsys):
+    """The table's rows as lists of words."""
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|---"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 1:]]
+
+
+def test_a_good_rate_learns_and_one_of_nearly_nothing_does_not(capsys):
+    peak_rate.main(["--lrs", "1e-9", "0.1", "--", *DIGITS])
+    idle, good = rows(capsys)
+    assert idle[:2] == ["1e-09", "0"] and good[:2] == ["0.1", "0"] and good[4] == "float32"
+    assert float(idle[2]) < 30 < 60 < float(good[2])
+
+
+def test_a_rate_that_explodes_is_a_row_that_says_so(capsys):
+    peak_rate.main(["--lrs", "1e6", "--", *DIGITS])
+    assert "the loss became" in rows(capsys)[0][2]
+
+
+def test_a_flag_that_train_backdoor_does_not_know_is_its_error(refused):
+    assert "--colour" in refused(peak_rate.main, "--", "--colour", "red")
