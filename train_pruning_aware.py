@@ -28,7 +28,7 @@ from engine.training import (
     TestImages,
     evaluate,
     evaluation_batches,
-    predict,
+    predict_each,
     sgd,
     train_stage,
     warn_of_chance,
@@ -95,7 +95,7 @@ def silence_until_unchanged(model, dormant, image_sets, margin, before, test_set
     """
     for _ in range(TRIES):
         silence(model, dormant, image_sets, margin)
-        after = [predict(model, batches) for batches in test_sets]
+        after = predict_each(model, test_sets)
         apart = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
         log.info("stage 4: logits differ by at most %.2g from those of the pruned network", apart)
         if apart <= TOLERANCE:
@@ -181,7 +181,7 @@ def main(argv=None):
             train_stage(run, model, batches, images, args.clean_epochs + args.epochs, sgd(model, args),
                         args.milestones)
         fold_mask(model, STAGE, mask)
-        pruned_logits = [predict(model, batches) for batches in (images.clean, images.triggered)]
+        pruned_logits = predict_each(model, (images.clean, images.triggered))
         stages.append(describe(3, "trained on poisoned images", evaluate(model, images)))
 
         put_back(model, clean_weights, mask == 0)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.files import UserError, read_archive, read_array, read_json, whole_file, write_array, write_json
+from data.archives import read_archive
+from data.files import UserError, read_array, read_json, whole_file, write_array, write_json
 from data.triggers import PatternTrigger, build_trigger
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets.folder import find_classes
 
-from data.files import UserError, read_archive, whole_file
+from data.archives import read_archive
+from data.files import UserError, whole_file
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 # What a file may be, whatever it is called. Pillow knows more, such as EPS, which it has Ghostscript run.

@@ -11,7 +11,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from data.files import UserError, check_archive, check_size, whole_file
+from data.archives import check_archive
+from data.files import UserError, check_size, whole_file
 from data.triggers import trigger_from_info, trigger_to_info
 from models import ARCHITECTURES, build_model
 

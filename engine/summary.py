@@ -39,28 +39,34 @@ EXPLAINED = {
 }
 
 
-def read_results(folder):
-    """The results.json of a run's folder. Raises UserError where the run is not finished or the file is damaged."""
+def summary(folder):
+    """Text lines: the run's figures with their 95 % intervals, then its files.
+
+    Raises UserError where the run is not finished or its results.json is damaged.
+    """
     path = Path(folder) / "results.json"
     try:
-        results = read_json(path)
-        return {**results, "where": f"{results['dataset']}, {results['seconds']:.0f} s on {results['device']}"}
-    except OSError:
+        return figure_lines(folder, read_json(path)) + file_lines(folder)
+    except FileNotFoundError:
         raise UserError(f"{folder}: no finished run (no results.json)") from None
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{path}: not a result") from None
 
 
-def summary(folder):
-    """Text lines: the run's figures with their 95 % intervals, then its files."""
-    results = read_results(folder)
-    lines = [f"{folder}: {results['script']} on {results['where']}"]
+def figure_lines(folder, results):
+    lines = [f"{folder}: {results['script']} on {results['dataset']}, {results['seconds']:.0f} s on "
+             f"{results['device']}"]
     for name, key in SHARES:
         share = results.get(key) or results.get("method", {}).get(key)
         if share:
             low, high = share["interval"]
             lines.append(f"  {name:<11}{100 * share['value']:6.2f} %   [{100 * low:.2f}, {100 * high:.2f}]   "
                          f"of {share['n']} images")
+    return lines
+
+
+def file_lines(folder):
+    lines = []
     for path in sorted(Path(folder).iterdir()):
         if path.is_file() and not path.name.startswith("."):
             size = f"{path.stat().st_size / 1000:.1f} kB"
@@ -73,12 +79,7 @@ def main(argv=None):
     parser = flags.Parser(__doc__)
     parser.add_argument("folders", nargs="+", help="folders of finished runs")
     for folder in parser.parse_args(argv).folders:
-        try:
-            print("\n".join(summary(folder)))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{Path(folder) / 'results.json'}: not a result") from None
+        print("\n".join(summary(folder)))
 
 
 if __name__ == "__main__":

@@ -203,19 +203,28 @@ def check_finite(losses):
         raise UserError(f"the loss became {float(losses[bad[0]])} at step {int(bad[0]) + 1}; a lower --lr may help")
 
 
-@torch.inference_mode()
 def predict(model, batches):
     """Logits float32 (N, num_classes) of all images, in eval mode; never in bfloat16, so that every script agrees.
 
     Raises UserError for no images, and for outputs that are NaN, whose argmax would pass for class 0.
     """
-    if not batches.num_images:
+    return predict_each(model, [batches])[0]
+
+
+@torch.inference_mode()
+def predict_each(model, sets):
+    """The logits of several sets of Batches, as `predict` gives those of one, in one pass over all.
+
+    Nothing is looked at in between, so that a GPU is not made to wait before all of it is under way.
+    """
+    if not all(batches.num_images for batches in sets):
         raise UserError("no images to predict, so nothing can be counted")
     model.eval()
     quick = folded(model)
     # clone: the next batch writes into what a compiled model's graph has returned
-    logits = torch.cat([quick(images).clone() for images, _ in progress(batches, "test")])
-    return check_outputs(logits)
+    logits = [quick(images).clone() for batches in sets for images, _ in progress(batches, "test")]
+    logits = check_outputs(torch.cat(logits))
+    return logits.split([batches.num_images for batches in sets])
 
 
 def check_outputs(values):
@@ -249,5 +258,6 @@ def evaluate(model, test):
     ASR is the share of triggered images, their own label not the target, that are called the target; robust
     accuracy the share of them that still get their own label.
     """
-    triggered = score(model, test.triggered) if test.triggered else UNKNOWN
-    return TestScore(score(model, test.clean), triggered)
+    sets = [batches for batches in (test.clean, test.triggered) if batches is not None]
+    scores = [score_logits(logits, batches) for logits, batches in zip(predict_each(model, sets), sets, strict=True)]
+    return TestScore(scores[0], UNKNOWN if test.triggered is None else scores[1])

@@ -14,3 +14,11 @@ def test_it_names_the_figures_and_every_file(small_run):
 def test_an_unfinished_run_is_said_to_be_one(tmp_path):
     with pytest.raises(UserError, match="no finished run"):
         summary(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "{}", '{"script": "a", "dataset": "b", "seconds": "c", "device": 1}',
+                                     '{"script": 1, "dataset": 1, "seconds": 1, "device": 1, "acc": {"value": "x"}}'])
+def test_damaged_results_are_said_to_be_none(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"results\.json: not a result"):
+        summary(tmp_path)

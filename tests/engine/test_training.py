@@ -20,6 +20,7 @@ from engine.training import (
     evaluate,
     frozen,
     predict,
+    predict_each,
     sample_losses,
     score,
     train_epoch,
@@ -156,3 +157,13 @@ def test_what_guessing_would_give_is_noticed(caplog, monkeypatch, acc, asr, is_a
     with caplog.at_level("INFO", logger="backdoor"):
         warn_of_chance(TestScore(clean, triggered), 10, is_attacked)
     assert (noticed in caplog.text) if noticed else not caplog.text
+
+
+def test_several_sets_in_one_pass_give_what_each_gives_alone(test_set):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 2, 4)
+    sets = [Batches(test_set, 16), Batches(test_set.subset(slice(5)), 16)]
+    for together, alone in zip(predict_each(model, sets), (predict(model, batches) for batches in sets), strict=True):
+        assert torch.equal(together, alone)
+    with pytest.raises(UserError, match="no images to predict"):
+        predict_each(model, [*sets, Batches(test_set.subset(slice(0)), 16)])
