@@ -18,6 +18,7 @@ from statistics import median
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.plain import add_timing_flags, heading, random_images, seconds
@@ -54,12 +55,12 @@ def peak(device):
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else held("VmHWM")
 
 
-def train(width, device, count=512, classes=10, resident=None, images=None):
+def train(width, device, count=512, classes=10, resident=None, images=None, objective=F.cross_entropy):
     """An epoch over random images, as a function of nothing."""
     model = build_model("resnet18", width, classes).to(device)
     batches = Batches(images or random_images(count), 128, device, torch.Generator(), 4, True, resident=resident)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4)
-    return lambda: train_epoch(model, batches, optimizer, device.type == "cuda")
+    return lambda: train_epoch(model, batches, optimizer, device.type == "cuda", objective)
 
 
 def strip(width, device, overlays):

@@ -1,0 +1,149 @@
+"""Where the time of each script goes: convolutions, batch norm, the rest, and what is no operator at all.
+
+    python benchmarks/breakdown.py --width 16
+    python benchmarks/breakdown.py --width 64
+
+A small piece of each script's work under torch.profiler, once to warm up and once to count, by the time in operators
+themselves (on a GPU: in their kernels). "Outside" is the rest of the clock's time: Python, on a GPU also waiting. First
+the two bounds of a training step: its operations over the measured rate of matrix products, and the bytes that its
+batch norms, ReLUs and additions move over the measured rate of copying. Random images: they do not change the work.
+Reads and writes nothing.
+"""
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.plain import clock, random_images, seconds
+from benchmarks.scaling import cleanse, strip, train
+from benchmarks.training import matrix_products, matrix_rate, operations_per_image
+from data.batches import Batches
+from engine import flags, machine
+from engine.command import command
+from engine.training import evaluation_batches, predict
+from generate_clb_attack import perturb
+from generate_mask import make_masks_trainable, mask_train
+from models import build_model
+from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
+from train_abl import local_gradient_ascent
+
+# Operators by what their names hold, the first that fits.
+KINDS = {"convolutions": ("conv",), "batch norm": ("batch_norm",), "ReLU": ("relu", "threshold", "clamp_min")}
+# How often batch norm, ReLU and addition move an activation in a step, forward and backward: batch norm reads it for
+# its statistics, reads and writes it, then reads it and its gradient twice and writes one; and so on.
+MOVES = {"norm": 3 + 5, "relu": 2 + 3, "add": 3}
+BATCH = 128
+
+
+def kind_of(name):
+    """The kind of an operator or kernel; None for any other."""
+    return next((kind for kind, parts in KINDS.items() if any(part in name.lower() for part in parts)), None)
+
+
+def shares(work, device):
+    """{kind: its share of the time of `work()`}, "other operators" and "outside" included; the sum is 1."""
+    work()
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=activities) as profiler:
+        whole = seconds(device, work)
+    found = dict.fromkeys([*KINDS, "other operators"], 0.0)
+    for entry in profiler.key_averages():
+        on_device = device.type == "cuda"
+        time = (entry.self_device_time_total if on_device else entry.self_cpu_time_total) / 1e6
+        found[kind_of(entry.key) or "other operators"] += time / whole
+    return {**found, "outside": 1 - sum(found.values())}
+
+
+def bytes_per_image(width):
+    """Bytes of float32 that batch norms, ReLUs and additions of a training step move, at least, per image."""
+    model, moved = build_model("resnet18", width, 10), 0
+
+    def count(module, inputs, output):
+        nonlocal moved
+        moved += MOVES["norm"] * output[0].numel()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model.eval()(torch.rand(1, 3, 32, 32))
+    blocks = [32 * 32 * width, 16 * 16 * 2 * width, 8 * 8 * 4 * width, 4 * 4 * 8 * width]  # a block's output, by stage
+    relus = blocks[0] + 4 * sum(blocks)  # the stem's and two in each of a stage's two blocks
+    additions = 2 * sum(blocks)
+    return 4 * (moved + MOVES["relu"] * relus + MOVES["add"] * additions)
+
+
+def copy_rate(device, size=2**26):
+    """Bytes a second that a copy of a large array reads and writes."""
+    source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+    target.copy_(source)
+    return 8 * 2 * size / seconds(device, lambda: [target.copy_(source) for _ in range(8)])
+
+
+def bounds(width, device, matrix):
+    """Lines: what a training step takes at least, and what it takes."""
+    rate = max(matrix_rate(product, matrix, device)
+               for product in matrix_products(device, torch.float32, matrix).values())
+    step = train(width, device, BATCH)
+    step()
+    start = clock(device)
+    step()
+    measured = clock(device) - start
+    computing = BATCH * operations_per_image(width) / rate
+    moving = BATCH * bytes_per_image(width) / copy_rate(device)
+    return [f"a training step of {BATCH} images: {measured:.3f} s",
+            f"its operations at {rate / 1e9:.0f} GFLOP/s: {computing:.3f} s ({100 * computing / measured:.0f} %)",
+            f"what batch norm, ReLU and addition move, at the rate of a copy: {moving:.3f} s "
+            f"({100 * moving / measured:.0f} %)"]
+
+
+def works(width, device):
+    """{script: a small piece of its work, as a function of nothing}."""
+    images = random_images(BATCH)
+    model = build_model("resnet18", width, 10).to(device)
+    noisy = build_model("resnet18", width, 10, norm_layer=NoisyBatchNorm2d).to(device)
+    make_masks_trainable(noisy)
+    mask_opt, noise_opt = (torch.optim.SGD(parameters_named(noisy, name), 0.2) for name in ("neuron_mask",
+                                                                                            "neuron_noise"))
+    tested, trained = evaluation_batches(random_images(2 * BATCH), device), Batches(
+        images, BATCH, device, torch.Generator(), 4, True)
+    return {
+        "train_backdoor.py": train(width, device, 2 * BATCH),
+        "the test after an epoch": lambda: predict(model, tested),
+        "train_abl.py, stage 1": train(width, device, 2 * BATCH, objective=lambda logits, labels: (
+            local_gradient_ascent(logits, labels, 0.5, "sample"))),
+        "generate_clb_attack.py": lambda: perturb(
+            model, images.data[:32], images.targets[:32], 32, epsilon=16 / 255, alpha=2 / 255, max_attack_iters=4,
+            restarts=1, freeze_fooled=False),
+        "generate_mask.py": lambda: mask_train(noisy, F.cross_entropy, mask_opt, noise_opt, trained, 0.4, 1, 0.2),
+        "detect_strip.py": strip(width, device, 20),
+        "neural_cleanse.py": cleanse(width, device, 4),
+    }
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    parser.add_argument("--width", type=flags.integer(2), default=16, help="of the network")
+    parser.add_argument("--matrix", type=flags.integer(1), default=2048, help="size of the square matrices")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    device = machine.find_device(args.device)
+    print(f"ResNet-18 width {args.width}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "
+          f"{torch.__version__}\n")
+    print("\n".join(bounds(args.width, device, args.matrix)))
+    columns = [*KINDS, "other operators", "outside"]
+    print("\n| work | " + " | ".join(columns) + " |\n|" + "---|" * (1 + len(columns)))
+    for script, work in works(args.width, device).items():
+        found = shares(work, device)
+        print(f"| `{script}` | " + " | ".join(f"{100 * found[name]:.1f} %" for name in columns) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
