@@ -10,6 +10,7 @@ the reader never met half a file.
 import argparse
 import io
 import json
+import os
 import random
 import re
 import signal
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -105,13 +107,20 @@ def is_writing(folder):
 
 
 def kill_after(process, folder, seconds, in_write):
-    """Kill a process after some seconds; in_write: once it writes a file after them. Whether it lived so long."""
+    """Kill a process after some seconds; in_write: once it writes a file after them. Whether it lived so long.
+
+    Who writes is in the temporary file's name. That is killed first: of a sweep it is a child, which would end its
+    write while the sweep is dying.
+    """
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         before = is_writing(folder)
         while in_write and process.poll() is None and is_writing(folder) <= before:
             time.sleep(0.0002)
+        for name in is_writing(folder) - before if in_write else ():
+            with suppress(ProcessLookupError):
+                os.kill(int(name.split(".")[-2]), signal.SIGKILL)
         process.send_signal(signal.SIGKILL)
     return process.wait() == -signal.SIGKILL
 
