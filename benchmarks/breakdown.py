@@ -11,13 +11,14 @@ Reads and writes nothing.
 """
 import sys
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import clock, random_images, seconds
+from benchmarks.plain import random_images, seconds
 from benchmarks.scaling import cleanse, strip, train
 from benchmarks.training import matrix_products, matrix_rate, operations_per_image
 from data.batches import Batches
@@ -84,13 +85,11 @@ def copy_rate(device, size=2**26):
 
 def bounds(width, device, matrix):
     """Lines: what a training step takes at least, and what it takes."""
-    rate = max(matrix_rate(product, matrix, device)
+    rate = max(median(matrix_rate(product, matrix, device) for _ in range(5))
                for product in matrix_products(device, torch.float32, matrix).values())
     step = train(width, device, BATCH)
     step()
-    start = clock(device)
-    step()
-    measured = clock(device) - start
+    measured = median(seconds(device, step) for _ in range(5))
     computing = BATCH * operations_per_image(width) / rate
     moving = BATCH * bytes_per_image(width) / copy_rate(device)
     return [f"a training step of {BATCH} images: {measured:.3f} s",

@@ -3,12 +3,13 @@
     python benchmarks/scaling.py
 
 For each axis the same work at three sizes, in turn; the growth is the exponent between the least and the largest size,
-1 for work that is as large as the axis. Memory is the most that the process held above what it held before (on Linux;
-on a GPU, what was allocated there); on a CPU that is too little where an earlier work's pages are taken again. The last
-axis is where the images lie: on the device, or streamed from a file that is mapped (on a CPU from the system's cache).
-Random images: they do not change the work. Writes a temporary file alone.
+1 for work that is as large as the axis. Memory is the most that a process of its own held above what it held before
+the work (on Linux; on a GPU, what was allocated there). The last axis is where the images lie: on the device, or
+streamed from a file that is mapped (on a CPU from the system's cache). Random images: they do not change the work.
+Writes a temporary file alone.
 """
 import math
+import multiprocessing
 import sys
 import tempfile
 from contextlib import suppress
@@ -26,7 +27,7 @@ from data.batches import Batches
 from detect_strip import Strip
 from engine import flags, machine
 from engine.command import command
-from engine.training import evaluation_batches, score, train_epoch
+from engine.training import UNKNOWN, TestScore, evaluation_batches, score, train_epoch
 from engine.trigger_search import reverse_triggers
 from models import build_model
 from prune_network import evaluate_by_threshold, norm_layers
@@ -84,7 +85,8 @@ def prune(width, device, thresholds):
     neurons = [(name, i, float(rng.random())) for name, layer in norm_layers(model).items()
                for i in range(layer.num_features)]
     batches, points = evaluation_batches(random_images(256), device), np.linspace(0, 0.95, thresholds).tolist()
-    return lambda: evaluate_by_threshold(model, neurons, points, lambda model: (score(model, batches), None))
+    return lambda: evaluate_by_threshold(model, neurons, points, lambda model: (
+        TestScore(score(model, batches), UNKNOWN), UNKNOWN))
 
 
 def on_disk(images, folder):
@@ -122,15 +124,31 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def memory_of(axis, size, width, device, folder):
+    """Bytes that one work holds at most above what was held before; for a process of its own, in which none was."""
+    make = axes(width, device, folder)[axis][0][size]
+    before = reset_peak(device)
+    make()()
+    return peak(device) - before
+
+
+def measure_memory(axis, sizes, width, device, folder):
+    """{size: bytes}, each measured in a new process, since pages that are taken again would not count."""
+    pool = multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1)
+    try:
+        return {size: pool.apply(memory_of, (axis, size, width, device, folder)) for size in sizes}
+    finally:
+        pool.close()
+        pool.join()
+
+
 def measure(sizes, rounds, device):
-    """{size: (median seconds, bytes above what was held before)} of works, run in turn."""
+    """{size: median seconds} of works, run in turn."""
     found = {size: [] for size in sizes}
     for _ in range(rounds + 1):
         for size, make in sizes.items():
-            before = reset_peak(device)
-            found[size].append((seconds(device, make()), peak(device) - before))
-    return {size: (median(time for time, _ in rows[1:]), max(memory for _, memory in rows))
-            for size, rows in found.items()}
+            found[size].append(seconds(device, make()))
+    return {size: median(times[1:]) for size, times in found.items()}
 
 
 @command
@@ -142,12 +160,12 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         for axis, (sizes, why) in axes(args.width, device, folder).items():
             found = measure(sizes, args.rounds, device)
+            memory = measure_memory(axis, sizes, args.width, device, folder)
             first, *_, last = sizes
-            ratio = found[last][0] / found[first][0]
+            ratio = found[last] / found[first]
             growth = f"{ratio:.2f}x" if isinstance(first, str) else f"n^{math.log(ratio) / math.log(last / first):.2f}"
-            times, memory = zip(*found.values(), strict=True)
-            print(f"| {axis} | {', '.join(map(str, sizes))} | {', '.join(f'{time:.2f}' for time in times)} | "
-                  f"{', '.join(f'{size / 2**20:.0f}' for size in memory)} | {growth} | {why} |", flush=True)
+            print(f"| {axis} | {', '.join(map(str, sizes))} | {', '.join(f'{time:.2f}' for time in found.values())} | "
+                  f"{', '.join(f'{size / 2**20:.0f}' for size in memory.values())} | {growth} | {why} |", flush=True)
 
 
 if __name__ == "__main__":

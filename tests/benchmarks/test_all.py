@@ -1,5 +1,8 @@
 import re
 
+import pytest
+import torch
+
 from benchmarks import all as everything
 from benchmarks import scaling
 
@@ -34,7 +37,21 @@ def test_each_axis_has_a_size_for_each_time(monkeypatch, capsys):
                             "mapped": lambda: scaling.train(2, device, images=scaling.on_disk(images, folder),
                                                             resident=False)}, "why")}
     monkeypatch.setattr(scaling, "axes", small)
+    monkeypatch.setattr(scaling, "measure_memory", lambda axis, sizes, *rest: dict.fromkeys(sizes, 2**20))
     scaling.main(["--width", "2", "--rounds", "1", "--device", "cpu"])
     first, second = rows_of(capsys.readouterr().out)
-    assert first[1] == "4, 8" and len(first[2].split(", ")) == len(first[3].split(", ")) == 2
+    assert first[3] == "1, 1" and first[1] == "4, 8" and len(first[2].split(", ")) == len(first[3].split(", ")) == 2
     assert re.fullmatch(r"n\^-?\d+\.\d\d", first[4]) and re.fullmatch(r"\d+\.\d\dx", second[4])
+
+
+def test_more_images_at_a_time_take_more_memory():
+    cpu = torch.device("cpu")
+    one, two = scaling.measure_memory("training, width", (2, 8), 4, cpu, "").values()
+    assert 0 < one < two
+
+
+@pytest.mark.parametrize("axis", ["STRIP, overlays", "Neural Cleanse, labels", "ANP, thresholds", "streaming"])
+def test_the_work_of_every_axis_can_be_done(axis, tmp_path):
+    sizes, _ = scaling.axes(2, torch.device("cpu"), tmp_path)[axis]
+    next(iter(sizes.values()))()()
+    list(sizes.values())[-1]()
