@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import random_images, seconds
+from benchmarks.plain import random_images, seconds, setting
 from benchmarks.scaling import cleanse, strip, train
 from benchmarks.training import matrix_products, matrix_rate, operations_per_image
 from data.batches import Batches
@@ -134,8 +134,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     device = machine.find_device(args.device)
-    print(f"ResNet-18 width {args.width}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "
-          f"{torch.__version__}\n")
+    print(f"{setting(args.width, device)}\n")
     print("\n".join(bounds(args.width, device, args.matrix)))
     columns = [*KINDS, "other operators", "outside"]
     print("\n| work | " + " | ".join(columns) + " |\n|" + "---|" * (1 + len(columns)))

@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_backdoor
-from benchmarks.plain import heading
+from benchmarks.plain import setting
 from data.batches import Batches
 from data.datasets import load_splits
 from data.files import UserError
@@ -56,7 +56,7 @@ def main(argv=None):
         return train_backdoor.parse_args(["--recipe", "fast", *args.words, *map(str, more)])
     plain = parse()
     attacker, defender, _ = load_splits(plain.dataset, plain.data_dir)
-    print(heading(plain.width, machine.find_device(plain.device)))
+    print(setting(plain.width, machine.find_device(plain.device)))
     print(f"\n{plain.poison_type} on {attacker.name}, {plain.epochs} epochs; counted on {len(defender)} held-out "
           "images")
     print("\n| peak rate | seed | ACC | ASR | arithmetic |\n|---|---|---|---|---|")

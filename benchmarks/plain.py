@@ -56,10 +56,15 @@ def seconds(device, work):
     return clock(device) - start
 
 
-def heading(width, device):
+def setting(width, device):
     """What a benchmark's figures were measured on."""
     return (f"ResNet-18 width {width}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "
-            f"{torch.__version__}; medians of alternating rounds")
+            f"{torch.__version__}")
+
+
+def heading(width, device):
+    """The same for times."""
+    return f"{setting(width, device)}; medians of alternating rounds"
 
 
 def add_timing_flags(parser, rounds):
