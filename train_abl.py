@@ -71,12 +71,12 @@ def isolate(losses, rate):
     return np.argsort(losses, kind="stable")[:round(rate * len(losses))]
 
 
-def read_isolated(path, count):
-    """What `isolate` found before the run was stopped. Raises UserError unless it is indices below `count`."""
-    isolated = read_array(path)
-    if isolated.ndim != 1 or isolated.dtype.kind not in "iu" or len(isolated) > count or (
-            (isolated < 0) | (isolated >= count)).any():
-        raise UserError(f"{path}: expected indices below {count}; --overwrite starts anew")
+def read_isolated(path, count, rate):
+    """What `isolate` found of `count` losses. Raises UserError unless it is as many different indices."""
+    isolated, wanted = read_array(path), round(rate * count)
+    if isolated.shape != (wanted,) or isolated.dtype.kind not in "iu" or (
+            (isolated < 0) | (isolated >= count)).any() or len(np.unique(isolated)) != wanted:
+        raise UserError(f"{path}: expected {wanted} different indices below {count}; --overwrite starts anew")
     return isolated
 
 
@@ -157,10 +157,11 @@ def main(argv=None):
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
         train_stage(run, model, batches(poisoned), images, args.isolation_epochs, sgd(model, args), [],
                     isolation_objective(args.gamma, args.lga, args.flooding))
+        run.check_left("isolated.npy", args.isolation_epochs)
         if not (run.folder / "isolated.npy").exists():  # else the run goes on after stage 1
             write_array(run.folder / "isolated.npy",
                         isolate(sample_losses(model, poisoned, run.device), args.isolation_rate))
-        isolated = read_isolated(run.folder / "isolated.npy", len(poisoned))
+        isolated = read_isolated(run.folder / "isolated.npy", len(poisoned), args.isolation_rate)
         figures = isolation_figures(isolated, poisoned.poisoned)
         log.info("isolated %d images, %d of them poisoned (of %d)", len(isolated), poisoned.poisoned[isolated].sum(),
                  poisoned.poisoned.sum())
@@ -170,6 +171,7 @@ def main(argv=None):
         trained = args.isolation_epochs + args.epochs
         rest = batches(poisoned.subset(is_left), crop_padding=args.crop_padding, flip=args.flip)
         train_stage(run, model, rest, images, trained, sgd(model, args), args.milestones)
+        run.check_left("model_filtered.th", trained)
         if (run.folder / "model_filtered.th").exists():  # the run goes on in stage 3
             load_weights(run.folder / "model_filtered.th", model)
         filtered = evaluate(model, images)

@@ -23,6 +23,7 @@ from engine.figures import image_grid, loss_curves, training_curves
 from engine.run import Run
 from engine.training import (
     TestImages,
+    check_one_cycle,
     compile_for,
     evaluate,
     sample_losses,
@@ -121,6 +122,8 @@ def main(argv=None):
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         is_fast = args.recipe == "fast"
+        if is_fast:
+            check_one_cycle(args.epochs * len(batches))
 
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
         optimizer = sgd(model, args, nesterov=is_fast)

@@ -168,6 +168,7 @@ def main(argv=None):
         if args.clean_epochs:
             train_stage(run, model, clean_batches, images, args.clean_epochs, sgd(model, args),
                         flags.usual_milestones(args.clean_epochs))
+            run.check_left("model_clean.th", args.clean_epochs)
         if clean_file.exists():  # the run goes on in stage 3
             load_weights(clean_file, model)
         save_model(clean_file, model, vars(args), {}, train.classes)

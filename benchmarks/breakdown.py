@@ -15,6 +15,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,11 +33,13 @@ from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
 from train_abl import local_gradient_ascent
 
 # Operators by what their names hold, the first that fits.
-KINDS = {"convolutions": ("conv",), "batch norm": ("batch_norm",), "ReLU": ("relu", "threshold", "clamp_min")}
+KINDS = {"convolutions": ("conv", "fprop", "dgrad", "wgrad"), "batch norm": ("batch_norm", "batchnorm", "bn_"),
+         "ReLU": ("relu", "threshold", "clamp_min")}
 # How often batch norm, ReLU and addition move an activation in a step, forward and backward: batch norm reads it for
 # its statistics, reads and writes it, then reads it and its gradient twice and writes one; and so on.
 MOVES = {"norm": 3 + 5, "relu": 2 + 3, "add": 3}
 BATCH = 128
+KIND = {"cpu": torch.float32, "cuda": torch.bfloat16}  # what a step calculates in by default
 
 
 def kind_of(name):
@@ -52,14 +55,17 @@ def shares(work, device):
         whole = seconds(device, work)
     found = dict.fromkeys([*KINDS, "other operators"], 0.0)
     for entry in profiler.key_averages():
-        on_device = device.type == "cuda"
-        time = (entry.self_device_time_total if on_device else entry.self_cpu_time_total) / 1e6
-        found[kind_of(entry.key) or "other operators"] += time / whole
+        if device.type == "cuda":  # of kernels alone, since an operator has its kernels' time too
+            is_kernel = entry.device_type == DeviceType.CUDA and not entry.is_user_annotation
+            time = entry.self_device_time_total * is_kernel
+        else:
+            time = entry.self_cpu_time_total
+        found[kind_of(entry.key) or "other operators"] += time / 1e6 / whole
     return {**found, "outside": 1 - sum(found.values())}
 
 
-def bytes_per_image(width):
-    """Bytes of float32 that batch norms, ReLUs and additions of a training step move, at least, per image."""
+def bytes_per_image(width, size=4):
+    """Bytes, `size` to a number, that batch norms, ReLUs and additions of a training step move, at least, per image."""
     model, moved = build_model("resnet18", width, 10), 0
 
     def count(module, inputs, output):
@@ -73,7 +79,7 @@ def bytes_per_image(width):
     blocks = [32 * 32 * width, 16 * 16 * 2 * width, 8 * 8 * 4 * width, 4 * 4 * 8 * width]  # a block's output, by stage
     relus = blocks[0] + 4 * sum(blocks)  # the stem's and two in each of a stage's two blocks
     additions = 2 * sum(blocks)
-    return 4 * (moved + MOVES["relu"] * relus + MOVES["add"] * additions)
+    return size * (moved + MOVES["relu"] * relus + MOVES["add"] * additions)
 
 
 def copy_rate(device, size=2**26):
@@ -86,12 +92,12 @@ def copy_rate(device, size=2**26):
 def bounds(width, device, matrix):
     """Lines: what a training step takes at least, and what it takes."""
     rate = max(median(matrix_rate(product, matrix, device) for _ in range(5))
-               for product in matrix_products(device, torch.float32, matrix).values())
+               for product in matrix_products(device, KIND[device.type], matrix).values())
     step = train(width, device, BATCH)
     step()
     measured = median(seconds(device, step) for _ in range(5))
     computing = BATCH * operations_per_image(width) / rate
-    moving = BATCH * bytes_per_image(width) / copy_rate(device)
+    moving = BATCH * bytes_per_image(width, KIND[device.type].itemsize) / copy_rate(device)
     return [f"a training step of {BATCH} images: {measured:.3f} s",
             f"its operations at {rate / 1e9:.0f} GFLOP/s: {computing:.3f} s ({100 * computing / measured:.0f} %)",
             f"what batch norm, ReLU and addition move, at the rate of a copy: {moving:.3f} s "
@@ -112,7 +118,7 @@ def works(width, device):
         "train_backdoor.py": train(width, device, 2 * BATCH),
         "the test after an epoch": lambda: predict(model, tested),
         "train_abl.py, stage 1": train(width, device, 2 * BATCH, objective=lambda logits, labels: (
-            local_gradient_ascent(logits, labels, 0.5, "sample"))),
+            local_gradient_ascent(logits, labels, 0.5))),
         "generate_clb_attack.py": lambda: perturb(
             model, images.data[:32], images.targets[:32], 32, epsilon=16 / 255, alpha=2 / 255, max_attack_iters=4,
             restarts=1, freeze_fooled=False),
@@ -134,6 +140,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     device = machine.find_device(args.device)
+    machine.set_determinism(False)
     print(f"{setting(args.width, device)}\n")
     print("\n".join(bounds(args.width, device, args.matrix)))
     columns = [*KINDS, "other operators", "outside"]

@@ -55,7 +55,10 @@ def main(argv=None):
     def parse(*more):
         return train_backdoor.parse_args(["--recipe", "fast", *args.words, *map(str, more)])
     plain = parse()
+    if plain.recipe != "fast":
+        raise UserError("--recipe: this benchmark is of the fast one")
     attacker, defender, _ = load_splits(plain.dataset, plain.data_dir)
+    machine.set_determinism(False)
     print(setting(plain.width, machine.find_device(plain.device)))
     print(f"\n{plain.poison_type} on {attacker.name}, {plain.epochs} epochs; counted on {len(defender)} held-out "
           "images")

@@ -23,7 +23,7 @@ from benchmarks.plain import PlainImages, Row, add_timing_flags, clock, random_i
 from data.batches import Batches
 from engine import flags, machine
 from engine.command import command
-from engine.training import evaluation_batches, predict
+from engine.training import compile_for, evaluation_batches, predict
 from models import build_model
 
 
@@ -107,6 +107,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     device = machine.find_device(args.device)
+    machine.set_determinism(False)
     amp = args.amp or device.type == "cuda"
     count = args.batch_size * args.steps
     images = random_images(count)
@@ -114,8 +115,9 @@ def main(argv=None):
     def stepper(loader, memory_format, amp, compiled):
         model = build_model(args.arch, args.width, 10).to(device, memory_format=memory_format)
         if compiled:
-            model.compile()
-        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4)
+            compile_for(model, device)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4,
+                                    fused=(device.type == "cuda" and memory_format == torch.channels_last) or None)
         return steps(loader, model, optimizer, device, amp)
 
     plain = stepper(DataLoader(PlainImages(images, augment=True), args.batch_size, shuffle=True, num_workers=0),

@@ -42,12 +42,13 @@ class Batches:
 
     def __iter__(self):
         """All draws of a pass come first, so that they do not depend on how far it is consumed."""
-        size, order, offsets, flips = self.num_images, None, None, None
+        size, order, places, offsets, flips = self.num_images, None, None, None, None
         if self.generator:
             if self.draws:
-                order = self._draw(torch.randint, len(self.labels), (size,))
+                order = torch.randint(len(self.labels), (size,), generator=self.generator)
             else:
-                order = self._draw(torch.randperm, size)
+                order = torch.randperm(size, generator=self.generator)
+            order, places = order.to(self.device), order  # the latter for images that stay: to ask a GPU is to wait
             if self.crop_padding:
                 offsets = self._draw(torch.randint, 2 * self.crop_padding + 1, (size, 2))
             if self.flip:
@@ -55,18 +56,16 @@ class Batches:
         for start in range(0, size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             rows = batch if order is None else order[batch]
-            images = self._fetch(rows)
+            images = self.images[rows] if self.resident else self._send(batch if order is None else places[batch])
             if offsets is not None:
                 images = crop(images, offsets[batch], self.crop_padding)
             if flips is not None:
                 images = mirror(images, flips[batch])
             yield to_pixels(images), self.labels[rows]
 
-    def _fetch(self, rows):
-        """The images at `rows`, on the device."""
-        if self.resident:
-            return self.images[rows]
-        images = self.images[rows if isinstance(rows, slice) else rows.cpu()]
+    def _send(self, places):
+        """The images at `places`, brought to the device."""
+        images = self.images[places]
         if self.device.type == "cuda":
             images = images.pin_memory()
         return images.to(self.device, non_blocking=True)

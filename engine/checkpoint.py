@@ -170,12 +170,13 @@ def _spec(path, meta, weights):
     except (KeyError, IndexError):
         raise UserError(f"{path}: expected the weights of a CIFAR ResNet-18 (conv1.weight, ..., linear.weight), got "
                         f"{', '.join(list(weights)[:3]) or 'none'}, ...") from None
-    if shapes["width"] > MAX_WIDTH or shapes["num_classes"] > MAX_CLASSES:
+    if not (1 <= shapes["width"] <= MAX_WIDTH and 1 <= shapes["num_classes"] <= MAX_CLASSES):
         raise UserError(f"{path}: claims to be of width {shapes['width']} with {shapes['num_classes']} classes; "
-                        f"expected at most {MAX_WIDTH} and {MAX_CLASSES}")
+                        f"expected 1 to {MAX_WIDTH} and 1 to {MAX_CLASSES}")
     arch = meta.get("arch", "resnet18")
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise UserError(f"{path}: expected one of the networks {', '.join(ARCHITECTURES)}, got {arch}")
+        raise UserError(f"{path}: expected one of the networks {', '.join(ARCHITECTURES)}, got "
+                        f"{arch if isinstance(arch, str) else type(arch).__name__}")
     return {"arch": arch, **shapes}
 
 

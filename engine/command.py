@@ -9,6 +9,7 @@ import torch
 
 from data.files import UserError
 
+MAX_LINE = 2000  # letters
 
 def command(main):
     """Wrap `main(argv)`: a UserError or OSError is one line on stderr and exit status 2, Ctrl-C 130, SIGTERM 143.
@@ -24,7 +25,7 @@ def command(main):
         try:
             return main(argv)
         except (UserError, OSError) as error:
-            print(f"{called()}: error: {' '.join(describe(error).split())}", file=sys.stderr)
+            print(f"{called()}: error: {shortened(' '.join(describe(error).split()))}", file=sys.stderr)
             raise SystemExit(2) from None
         except torch.OutOfMemoryError as error:
             print(f"{called()}: error: {str(error).splitlines()[0]}; take a smaller --batch-size or "
@@ -38,6 +39,11 @@ def command(main):
         finally:
             signal.signal(signal.SIGTERM, before)
     return wrapped
+
+
+def shortened(line):
+    """A line of at most MAX_LINE letters: a stranger's file may have names of any length."""
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE // 2]} ... {line[-MAX_LINE // 2:]}"
 
 
 def called():

@@ -50,7 +50,8 @@ def training_curves(path, metrics, title):
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
     for key, label, style in (("clean_acc", "ACC", "o-"), ("poison_acc", "ASR", "s-")):
-        axis.plot(epochs, [100 * row[key] for row in metrics], style, markersize=3.5, label=label)
+        shares = [math.nan if row[key] is None else 100 * row[key] for row in metrics]
+        axis.plot(epochs, shares, style, markersize=3.5, label=label)
     for before, after in pairwise(metrics):
         if after["lr"] != before["lr"]:
             middle = (before["epoch"] + after["epoch"]) / 2

@@ -156,6 +156,8 @@ def check_recipe(parser, args, argv):
     """Fill in what --recipe fast has in place of the usual defaults, and refuse what it leaves without meaning."""
     if args.recipe == "fast":
         parser.refuse(argv, ["milestones"], "with --recipe fast, whose rate rises and falls by itself")
+        if not args.momentum:
+            parser.error("--momentum: expected more than 0 with --recipe fast, whose momentum is Nesterov's")
         args.milestones = []
         for name in FAST.keys() - parser.given(argv):
             setattr(args, name, FAST[name])

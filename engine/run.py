@@ -1,6 +1,7 @@
 """A script's run: its output folder, log, device, seed, progress that survives a kill, and result."""
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -28,8 +29,28 @@ def is_progress(saved):
     """Whether what resume.th held is what a stopped run leaves."""
     return (isinstance(saved, dict) and saved.keys() >= RESUME_KEYS and isinstance(saved["state"], dict)
             and all(type(saved[name]) is int and saved[name] >= 0 for name in ("epoch", "log_size"))
-            and type(saved["seconds"]) in (int, float) and isinstance(saved["rows"], list)
-            and all(isinstance(row, dict) for row in saved["rows"]))
+            and type(saved["seconds"]) in (int, float) and 0 <= saved["seconds"] < math.inf
+            and isinstance(saved["rows"], list) and all(isinstance(row, dict) for row in saved["rows"])
+            and len(saved["rows"]) == saved["epoch"])
+
+
+def is_alike(saved, own):
+    """Whether a saved state can stand for a thing's `own`: the same names, lengths, shapes and kinds of value.
+
+    The state of an optimizer's weights, which a new one has not, is not looked at.
+    """
+    if isinstance(own, torch.Tensor):
+        return isinstance(saved, torch.Tensor) and saved.shape == own.shape
+    if isinstance(own, dict):
+        return isinstance(saved, dict) and saved.keys() == own.keys() and all(
+            name == "state" or is_alike(saved[name], own[name]) for name in own)
+    if isinstance(own, (list, tuple)):
+        return type(saved) is type(own) and len(saved) == len(own) and all(map(is_alike, saved, own))
+    if type(own) in (int, float):
+        return type(saved) in (int, float) and math.isfinite(saved)
+    if own is None or type(own) is bool:  # whether an optimizer's step is fused is up to the device
+        return saved is None or type(saved) is bool
+    return saved == own
 
 
 class Console(logging.StreamHandler):
@@ -82,7 +103,7 @@ class Run:
             raise UserError(f"{self.folder / links[0]}: a symbolic link, through which a run would write elsewhere")
         there = [name for name in names if (self.folder / name).exists()]
         self._check_inputs_stay(there)
-        if there and self.args.overwrite:
+        if there and (self.args.overwrite or self.resume):
             self._check_same_script()
         if not there or self.args.overwrite:
             return
@@ -109,10 +130,10 @@ class Run:
                                     "name another --output-dir")
 
     def _check_same_script(self):
-        """Refuse to overwrite another script's run: what that one left would lie among this one's files."""
+        """Refuse another script's run: what that one left would lie among this one's files, or go on as this one's."""
         try:
             config = self._read_config()
-        except UserError:  # damaged: all the more reason to overwrite it
+        except UserError:  # damaged: all the more reason to overwrite it, and --resume says so
             return
         before, now = config.get("script"), Path(sys.argv[0]).name
         if hasattr(self.args, "task"):  # a script of two
@@ -201,8 +222,10 @@ class Run:
         write_json(self.folder / "config.json",
                    {**config, "resumed": [*(resumed if isinstance(resumed, list) else []), self._circumstances()]})
         log_file = self.folder / "output.log"
-        if log_file.exists():
-            os.truncate(log_file, min(self.saved["log_size"], log_file.stat().st_size))
+        if log_file.exists():  # a new file, so that a hard link to the old one is not written through
+            content = log_file.read_bytes()[:self.saved["log_size"]]
+            with whole_file(log_file) as file:
+                file.write(content)
 
     def _clear(self):
         """Remove by name what such a run leaves; nothing else in the folder."""
@@ -253,15 +276,21 @@ class Run:
         try:
             for name, thing in state.items():
                 saved = self.saved["state"][name]
-                if saved.keys() != thing.state_dict().keys():  # a scheduler would take any, its own methods included
+                if not is_alike(saved, thing.state_dict()):  # a scheduler would take any, its own methods included
                     raise ValueError(name)
                 thing.load_state_dict(saved)
+            json.dumps(self.saved["rows"], allow_nan=False)
             self.generator.set_state(self.saved["generator"])
             figures = [row[name] for row in self.saved["rows"] for name in columns]
             if not all(isinstance(figure, (int, float, type(None))) for figure in figures):
                 raise ValueError("rows")
         except Exception:  # a file may hold anything in place of a state, and each thing complains in its own way
             raise UserError(f"{self.folder / 'resume.th'}: {DAMAGED}") from None
+
+    def check_left(self, name, stage_end):
+        """Raise UserError if the run goes on after epoch `stage_end` without the file that it left there."""
+        if self.epoch > stage_end and not (self.folder / name).exists():
+            raise UserError(f"{self.folder / name}: missing, so the run cannot go on; --overwrite starts anew")
 
     def _elapsed(self):
         return self.seconds + time.monotonic() - self.started

@@ -152,8 +152,16 @@ def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy,
     return Score(float(torch.stack(losses).sum()) / batches.num_images, share, share)
 
 
+def check_one_cycle(steps):
+    """Raise UserError unless there are steps enough for the rate to rise and to fall."""
+    if steps < 2 / WARM_UP:
+        raise UserError(f"--recipe fast: {steps} steps in all; expected at least {2 / WARM_UP:.0f}, in which the "
+                        "rate rises and falls; take more --epochs or a smaller --batch-size")
+
+
 def one_cycle_of(optimizer, steps):
     """A scheduler that lets the rate of `optimizer` rise to its value and fall to nothing in so many steps."""
+    check_one_cycle(steps)
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], steps, pct_start=WARM_UP,
                                                anneal_strategy="linear", cycle_momentum=False)
 
@@ -169,11 +177,7 @@ def train_stage(run, model, batches, test, until, optimizer, milestones=(), obje
     """
     schedulers, tested = torch.optim.lr_scheduler, None
     if one_cycle:
-        steps = until * len(batches)
-        if steps < 2 / WARM_UP:
-            raise UserError(f"--recipe fast: {steps} steps in all; expected at least {2 / WARM_UP:.0f}, in which the "
-                            "rate rises and falls; take more --epochs or a smaller --batch-size")
-        scheduler = one_cycle_of(optimizer, steps)
+        scheduler = one_cycle_of(optimizer, until * len(batches))
     else:
         scheduler = schedulers.MultiStepLR(optimizer, milestones)
     for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler):

@@ -8,6 +8,7 @@ from torch import nn
 
 from data.batches import Batches
 from engine.neuron_noise import ascend_noise, start_noise
+from engine.run import Run
 from generate_mask import main, make_masks_trainable, mask_train, save_mask_scores
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
@@ -165,9 +166,12 @@ def test_how_often_it_prints_changes_no_mask_and_the_settings_do(small_run, mask
 
 def stop_after_the_first_line(monkeypatch, flags):
     """Run main(flags) until iteration 4, where Ctrl-C ends it."""
-    def stop(run, row, *_):
+    real = Run.log
+
+    def stop(run, row, *rest):
         if row == 4:
             raise KeyboardInterrupt
+        real(run, row, *rest)
     with monkeypatch.context() as patch:
         patch.setattr("engine.run.Run.log", stop)
         with pytest.raises(SystemExit):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 import train_abl
 from data.batches import Batches
+from data.files import UserError
 from engine.checkpoint import load_model, save_model
 from engine.training import UNKNOWN, Score, Share, train_epoch
 from models import build_model
@@ -108,6 +109,28 @@ def test_going_on_with_anothers_weights_is_refused(unbroken, tmp_path, monkeypat
     other = build_model("resnet18", 2, 10)
     save_model(folder / "model_filtered.th", other, {}, {})
     assert "of another network" in refused(main, *SMALL, "--output-dir", folder, "--resume")
+
+
+@pytest.mark.parametrize("lost", ["isolated.npy", "model_filtered.th"])
+def test_going_on_without_what_an_earlier_stage_left_is_refused(tmp_path, monkeypatch, stop_at_test, refused, lost):
+    stop_at_test(train_abl, 4)
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--output-dir", str(folder)])
+    monkeypatch.undo()
+    (folder / lost).unlink()
+    assert f"{lost}: missing" in refused(main, *SMALL, "--output-dir", folder, "--resume")
+
+
+@pytest.mark.parametrize("isolated", [
+    [0, 1, 1], [0, 1], [0, 1, 2, 3], [[0, 1, 2]], [0, 1, 30], [-1, 0, 1], [0.5, 1, 2]])
+def test_only_as_many_different_indices_are_what_was_isolated(tmp_path, isolated):
+    path = tmp_path / "isolated.npy"
+    np.save(path, np.array([4, 0, 29]))
+    assert train_abl.read_isolated(path, 30, 0.1).tolist() == [4, 0, 29]
+    np.save(path, np.array(isolated))
+    with pytest.raises(UserError, match="expected 3 different indices below 30"):
+        train_abl.read_isolated(path, 30, 0.1)
 
 
 def test_unlearning_that_costs_too_much_stops_with_the_epoch_before(tmp_path, monkeypatch):

@@ -272,3 +272,12 @@ def test_the_fast_recipe_has_its_own_defaults_and_refuses_the_homeworks_steps(re
     args = train_backdoor.parse_args([])
     assert (args.epochs, args.lr, args.milestones) == (50, 0.1, [30, 40])
     assert "--milestones: means nothing with --recipe fast" in refused(main, "--recipe", "fast", "--milestones", "3")
+    assert "--momentum: expected more than 0" in refused(main, "--recipe", "fast", "--momentum", "0")
+
+
+def test_too_few_steps_for_the_fast_recipe_cost_the_run_that_lies_there_nothing(tmp_path, refused):
+    words = [*SMALL, "--output-dir", str(tmp_path / "run")]
+    main(words)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert "6 steps in all" in refused(main, *words, "--recipe", "fast", "--overwrite")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before

@@ -130,6 +130,17 @@ def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_bits(unbroken
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+def test_going_on_without_the_clean_model_is_refused(tmp_path, monkeypatch, stop_at_test, refused):
+    stop_at_test(train_pruning_aware, 5)
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--output-dir", str(folder)])
+    assert torch.load(folder / "resume.th", weights_only=True)["epoch"] == 3
+    monkeypatch.undo()
+    (folder / "model_clean.th").unlink()
+    assert "model_clean.th: missing" in refused(main, *SMALL, "--output-dir", folder, "--resume")
+
+
 def test_a_benign_model_stands_in_for_stage_1(attacked, tmp_path):
     main(["--dataset", "digits", "--batch-size", "256", "--epochs", "1", "--poison-type", "blend", "--checkpoint",
           str(attacked / "model_clean.th"), "--output-dir", str(tmp_path / "run")])

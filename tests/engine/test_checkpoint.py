@@ -214,3 +214,15 @@ def test_classes_that_are_no_names_are_refused(net, tmp_path, classes):
     torch.save({"state_dict": net.state_dict(), "arch": "resnet18", "classes": classes}, tmp_path / "m.th")
     with pytest.raises(UserError, match="its classes are no names"):
         checkpoint.load_model(tmp_path / "m.th")
+
+
+@pytest.mark.parametrize("change", [{"arch": [["x"] * 9] * 9}, {"state_dict": {
+    "conv1.weight": torch.zeros(0, 3, 3, 3), "linear.weight": torch.zeros(10, 0)}}])
+def test_odd_networks_are_refused_in_a_short_line(tmp_path, change, recwarn):
+    path = tmp_path / "model.th"
+    model = build_model("resnet18", 1, 2)
+    checkpoint.save(path, {"state_dict": model.state_dict(), **model.spec, "classes": [], "args": {}, "metrics": {},
+                           **change})
+    with pytest.raises(UserError) as refused:
+        checkpoint.load_model(path)
+    assert len(str(refused.value)) < 300 and not recwarn.list

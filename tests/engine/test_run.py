@@ -2,13 +2,14 @@ import argparse
 import json
 import logging
 import os
+import sys
 
 import pytest
 import torch
 
 from data.files import UserError
 from engine import checkpoint, machine
-from engine.run import HEADER, Run
+from engine.run import HEADER, Run, is_alike
 from engine.training import Score, Share, TestScore
 
 ROW = {"epoch": 1, "lr": 0.1, "poison_acc": None, "clean_acc": 0.5}
@@ -224,6 +225,50 @@ def test_an_unknown_device_is_refused(arguments):
         Run(arguments(device="toaster"))
 
 
+@pytest.mark.parametrize("spoil", [
+    lambda saved: saved["optimizer"]["param_groups"][0].update(lr="x"),
+    lambda saved: saved["optimizer"]["param_groups"][0].update(momentum=[1]),
+    lambda saved: saved["optimizer"]["param_groups"].clear(),
+    lambda saved: saved["scheduler"].update(gamma="z"), lambda saved: saved["scheduler"].update(milestones=5),
+    lambda saved: saved["scheduler"].update(_last_lr=[]), lambda saved: saved["model"].update(weight=torch.ones(3)),
+    lambda saved: saved["model"].update(bias=3)])
+def test_a_state_of_another_kind_is_not_alike(spoil):
+    def things():
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+        return {"model": model, "optimizer": optimizer,
+                "scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 3])}
+    own, trained = things(), things()
+    for _ in range(2):
+        trained["model"](torch.ones(4, 2)).sum().backward()
+        trained["optimizer"].step()
+        trained["scheduler"].step()
+    saved = {name: thing.state_dict() for name, thing in trained.items()}
+    assert is_alike(saved, {name: thing.state_dict() for name, thing in own.items()})
+    spoil(saved)
+    assert not is_alike(saved, {name: thing.state_dict() for name, thing in own.items()})
+
+
+def test_another_scripts_run_is_not_gone_on_with(arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train_abl.py"])
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(), stop_in=2)
+    monkeypatch.setattr(sys, "argv", ["train_backdoor.py"])
+    with pytest.raises(UserError, match=r"holds a run of train_abl\.py"):
+        go(arguments(resume=True))
+
+
+def test_a_hard_link_to_the_log_is_not_written_through(arguments, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(), stop_in=2)
+    os.link(tmp_path / "run/output.log", tmp_path / "outside")
+    before = (tmp_path / "outside").read_bytes()
+    go(arguments(resume=True))
+    assert (tmp_path / "outside").read_bytes() == before
+    assert (tmp_path / "run/output.log").read_bytes() != before
+
+
 @pytest.mark.parametrize(("given", "fast_processor", "wanted"), [
     ({"amp": None}, True, False), ({"amp": None, "recipe": "fast"}, True, True), ({"amp": True}, False, True),
     ({"amp": None, "recipe": "fast"}, False, False), ({"amp": False, "recipe": "fast"}, True, False),
@@ -257,7 +302,9 @@ def test_deterministic_asks_pytorch_for_it(arguments, wanted, monkeypatch):
 
 @pytest.mark.parametrize("spoil", [
     {"epoch": "x"}, {"epoch": -1}, {"state": {}}, {"state": []}, {"generator": torch.zeros(3)}, {"log_size": "a"},
-    {"rows": 5}, {"rows": [5]}, {"rows": [{"epoch": 1}]}, {"rows": [{**ROW, "lr": [1]}]},
+    {"seconds": float("nan")}, {"epoch": 99}, {"rows": [{**ROW, "more": float("nan")}]},
+    {"rows": [{**ROW, "more": torch.zeros(1)}]}, {"rows": 5}, {"rows": [5]}, {"rows": [{"epoch": 1}]},
+    {"rows": [{**ROW, "lr": [1]}]},
     {"seconds": None}, {"state": {"counter": {}}},
     {"state": {"counter": {"count": torch.zeros(1), "step": 1}}}])
 def test_progress_that_is_something_else_is_one_error(arguments, spoil):
