@@ -1,7 +1,6 @@
 """A script's run: its output folder, log, device, seed, progress that survives a kill, and result."""
 import json
 import logging
-import math
 import os
 import shlex
 import sys
@@ -13,44 +12,16 @@ import torch
 
 from data.files import UserError, hold_folder, read_json, whole_file, write_json
 from engine import checkpoint, machine
+from engine.saved_state import is_alike, is_progress
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 ROW = "%d \t %.3f \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
 LOG_FORMAT = logging.Formatter("[%(asctime)s] - %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
 COLUMNS = ("epoch", "lr", "poison_acc", "clean_acc")  # of metrics.jsonl, that a training's picture is drawn from
 OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")
-RESUME_KEYS = {"epoch", "state", "generator", "rows", "seconds", "log_size"}
 DAMAGED = "not what a stopped run of these flags leaves; --overwrite starts anew"
 MAY_CHANGE_ON_RESUME = {"resume", "overwrite", "output_dir", "data_dir", "device"}
 log = logging.getLogger("backdoor")
-
-
-def is_progress(saved):
-    """Whether what resume.th held is what a stopped run leaves."""
-    return (isinstance(saved, dict) and saved.keys() >= RESUME_KEYS and isinstance(saved["state"], dict)
-            and all(type(saved[name]) is int and saved[name] >= 0 for name in ("epoch", "log_size"))
-            and type(saved["seconds"]) in (int, float) and 0 <= saved["seconds"] < math.inf
-            and isinstance(saved["rows"], list) and all(isinstance(row, dict) for row in saved["rows"])
-            and len(saved["rows"]) == saved["epoch"])
-
-
-def is_alike(saved, own):
-    """Whether a saved state can stand for a thing's `own`: the same names, lengths, shapes and kinds of value.
-
-    The state of an optimizer's weights, which a new one has not, is not looked at.
-    """
-    if isinstance(own, torch.Tensor):
-        return isinstance(saved, torch.Tensor) and saved.shape == own.shape
-    if isinstance(own, dict):
-        return isinstance(saved, dict) and saved.keys() == own.keys() and all(
-            name == "state" or is_alike(saved[name], own[name]) for name in own)
-    if isinstance(own, (list, tuple)):
-        return type(saved) is type(own) and len(saved) == len(own) and all(map(is_alike, saved, own))
-    if type(own) in (int, float):
-        return type(saved) in (int, float) and math.isfinite(saved)
-    if own is None or type(own) is bool:  # whether an optimizer's step is fused is up to the device
-        return saved is None or type(saved) is bool
-    return saved == own
 
 
 class Console(logging.StreamHandler):

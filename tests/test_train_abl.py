@@ -100,26 +100,26 @@ def test_stopped_in_any_stage_and_resumed_it_ends_with_the_same_bits(unbroken, t
     assert (unbroken / "isolated.npy").read_bytes() == (folder / "isolated.npy").read_bytes()
 
 
-def test_going_on_with_anothers_weights_is_refused(unbroken, tmp_path, monkeypatch, stop_at_test, refused):
-    stop_at_test(train_abl, 4)
+@pytest.fixture
+def stopped_in_unlearning(tmp_path, monkeypatch, stop_at_test):
+    """The folder of a run that was stopped in its third stage."""
     folder = tmp_path / "run"
+    stop_at_test(train_abl, 4)
     with pytest.raises(SystemExit):
         main([*SMALL, "--output-dir", str(folder)])
     monkeypatch.undo()
-    other = build_model("resnet18", 2, 10)
-    save_model(folder / "model_filtered.th", other, {}, {})
-    assert "of another network" in refused(main, *SMALL, "--output-dir", folder, "--resume")
+    return folder
+
+
+def test_going_on_with_anothers_weights_is_refused(stopped_in_unlearning, refused):
+    save_model(stopped_in_unlearning / "model_filtered.th", build_model("resnet18", 2, 10), {}, {})
+    assert "of another network" in refused(main, *SMALL, "--output-dir", stopped_in_unlearning, "--resume")
 
 
 @pytest.mark.parametrize("lost", ["isolated.npy", "model_filtered.th"])
-def test_going_on_without_what_an_earlier_stage_left_is_refused(tmp_path, monkeypatch, stop_at_test, refused, lost):
-    stop_at_test(train_abl, 4)
-    folder = tmp_path / "run"
-    with pytest.raises(SystemExit):
-        main([*SMALL, "--output-dir", str(folder)])
-    monkeypatch.undo()
-    (folder / lost).unlink()
-    assert f"{lost}: missing" in refused(main, *SMALL, "--output-dir", folder, "--resume")
+def test_going_on_without_what_an_earlier_stage_left_is_refused(stopped_in_unlearning, refused, lost):
+    (stopped_in_unlearning / lost).unlink()
+    assert f"{lost}: missing" in refused(main, *SMALL, "--output-dir", stopped_in_unlearning, "--resume")
 
 
 @pytest.mark.parametrize("isolated", [

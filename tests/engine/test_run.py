@@ -9,7 +9,8 @@ import torch
 
 from data.files import UserError
 from engine import checkpoint, machine
-from engine.run import HEADER, Run, is_alike
+from engine.run import HEADER, Run
+from engine.saved_state import is_alike
 from engine.training import Score, Share, TestScore
 
 ROW = {"epoch": 1, "lr": 0.1, "poison_acc": None, "clean_acc": 0.5}
