@@ -40,7 +40,7 @@ def test_it_loads_without_running_anything(name):
 
 
 @pytest.mark.parametrize("name", [  # half a minute each
-    name if name in ("badnets", "issba") else pytest.param(name, marks=pytest.mark.long) for name in MODELS])
+    name if name == "badnets" else pytest.param(name, marks=pytest.mark.long) for name in MODELS])
 def test_it_has_the_accuracy_and_asr_of_its_log(name, cifar_test):
     logged = json.loads((ROOT / "results/cifar10-jpeg-width16" / name / "results.json").read_text())
     model = checkpoint.load_model(ROOT / "zoo" / name / "model_last.th", classes=cifar_test.classes).model

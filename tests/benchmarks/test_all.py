@@ -44,6 +44,7 @@ def test_each_axis_has_a_size_for_each_time(monkeypatch, capsys):
     assert re.fullmatch(r"n\^-?\d+\.\d\d", first[4]) and re.fullmatch(r"\d+\.\d\dx", second[4])
 
 
+@pytest.mark.long
 def test_more_images_at_a_time_take_more_memory():
     cpu = torch.device("cpu")
     one, two = scaling.measure_memory("training, width", (2, 8), 4, cpu, "").values()
