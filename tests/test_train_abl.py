@@ -116,7 +116,7 @@ def test_going_on_with_anothers_weights_is_refused(stopped_in_unlearning, refuse
     assert "of another network" in refused(main, *SMALL, "--output-dir", stopped_in_unlearning, "--resume")
 
 
-@pytest.mark.parametrize("lost", ["isolated.npy", "model_filtered.th"])
+@pytest.mark.parametrize("lost", ["isolated.npy", pytest.param("model_filtered.th", marks=pytest.mark.long)])
 def test_going_on_without_what_an_earlier_stage_left_is_refused(stopped_in_unlearning, refused, lost):
     (stopped_in_unlearning / lost).unlink()
     assert f"{lost}: missing" in refused(main, *SMALL, "--output-dir", stopped_in_unlearning, "--resume")

@@ -1,3 +1,5 @@
+import pytest
+
 from benchmarks import peak_rate
 
 DIGITS = ["--dataset", "digits", "--width", "4", "--epochs", "3", "--batch-size", "32", "--no-amp"]
@@ -10,6 +12,7 @@ def rows(capsys):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 1:]]
 
 
+@pytest.mark.long
 def test_a_good_rate_learns_and_one_of_nearly_nothing_does_not(capsys):
     peak_rate.main(["--lrs", "1e-9", "0.1", "--", *DIGITS])
     idle, good = rows(capsys)
