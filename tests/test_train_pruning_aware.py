@@ -114,7 +114,7 @@ def test_the_pruner_takes_the_decoys_first_and_the_attack_stays(attacked):
 
 
 @pytest.mark.parametrize(("tests_done", "epochs_done"), [
-    pytest.param(1, 1, marks=pytest.mark.long), pytest.param(2, 2, marks=pytest.mark.long), pytest.param(4, 2, marks=pytest.mark.long), (5, 3)])
+    *(pytest.param(*stop, marks=pytest.mark.long) for stop in ((1, 1), (2, 2), (4, 2))), (5, 3)])
 def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, stop_at_test,
                                                                     tests_done, epochs_done):
     """Two epochs, a test each; tests of stages 1 and 2; two epochs. Stopped at a test, in the middle of an epoch."""
