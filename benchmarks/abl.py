@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import add_timing_flags, compare, heading, random_images
+from benchmarks.plain import add_timing_flags, compare, heading, measured_device, random_images
 from data.batches import Batches
-from engine import flags, machine
+from engine import flags
 from engine.command import command
 from engine.training import evaluation_batches, predict, sample_losses, train_epoch
 from models import build_model
@@ -34,7 +34,7 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    device = machine.find_device(args.device)
+    device = measured_device(args.device)
     print(heading(args.width, device))
     images = random_images(args.images)
     batches = Batches(images, 128, device, torch.Generator().manual_seed(0))

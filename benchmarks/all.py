@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import abl, anp, neural_cleanse, strip, training
-from benchmarks.plain import add_timing_flags, heading
+from benchmarks.plain import add_timing_flags, heading, measured_device
 from engine import flags, machine
 from engine.command import command
 
@@ -32,8 +32,7 @@ def parse_args(argv=None):
 def measure(args):
     """Yield (script, Row) of every benchmark, whose own lines are left out."""
     common = ["--width", str(args.width), "--rounds", str(args.rounds)]
-    device = machine.find_device(args.device)
-    machine.set_determinism(False)
+    device = measured_device(args.device)
     has_bfloat16 = device.type == "cpu" and machine.multiplies_bfloat16(device)  # a GPU trains in it anyway
     in_bfloat16 = [("train_backdoor.py --amp", training, ("--steps", "2", "--amp"))] * has_bfloat16
     for script, module, words in (RUNS[0], *in_bfloat16, *RUNS[1:]):
@@ -45,7 +44,7 @@ def measure(args):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    print(heading(args.width, machine.find_device(args.device)))
+    print(heading(args.width, measured_device(args.device)))
     print("\n| script | what | ours, s | plain, s | plain / ours | share of the matrix rate |")
     print("|---|---|---|---|---|---|")
     for script, row in measure(args):

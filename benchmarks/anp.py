@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, RandomSampler
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import PlainImages, add_timing_flags, compare, heading, random_images
+from benchmarks.plain import PlainImages, add_timing_flags, compare, heading, measured_device, random_images
 from data.batches import Batches
-from engine import flags, machine
+from engine import flags
 from engine.command import command
 from engine.training import UNKNOWN, TestScore, evaluation_batches, score
 from generate_mask import make_masks_trainable, mask_train
@@ -121,7 +121,7 @@ def compare_sweeps(args, device):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    device = machine.find_device(args.device)
+    device = measured_device(args.device)
     print(heading(args.width, device))
     return [compare_masks(args, device), *compare_sweeps(args, device)]
 

@@ -19,11 +19,11 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import random_images, seconds, setting
+from benchmarks.plain import measured_device, random_images, seconds, setting
 from benchmarks.scaling import cleanse, strip, train
 from benchmarks.training import matrix_products, matrix_rate, operations_per_image
 from data.batches import Batches
-from engine import flags, machine
+from engine import flags
 from engine.command import command
 from engine.training import evaluation_batches, predict
 from generate_clb_attack import perturb
@@ -139,8 +139,7 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    device = machine.find_device(args.device)
-    machine.set_determinism(False)
+    device = measured_device(args.device)
     print(f"{setting(args.width, device)}\n")
     print("\n".join(bounds(args.width, device, args.matrix)))
     columns = [*KINDS, "other operators", "outside"]

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import add_timing_flags, compare, heading, random_images
+from benchmarks.plain import add_timing_flags, compare, heading, measured_device, random_images
 from data.batches import Batches
 from data.files import UserError
-from engine import flags, machine
+from engine import flags
 from engine.checkpoint import load_model
 from engine.command import command
 from engine.trigger_search import Search, reverse_triggers
@@ -61,7 +61,7 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    device = machine.find_device(args.device)
+    device = measured_device(args.device)
     ours, plain = (load_model(args.checkpoint, device).model for _ in range(2))
     if args.labels > ours.spec["num_classes"]:
         raise UserError(f"--labels {args.labels}: the model has {ours.spec['num_classes']}")

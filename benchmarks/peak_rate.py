@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_backdoor
-from benchmarks.plain import setting
+from benchmarks.plain import measured_device, setting
 from data.batches import Batches
 from data.datasets import load_splits
 from data.files import UserError
@@ -35,7 +35,7 @@ def parse_args(argv=None):
 
 def held_out_score(args, attacker, defender):
     """(TestScore on the defender's images, name of the arithmetic) of a model trained by train_backdoor.py's `args`."""
-    device, generator = machine.find_device(args.device), torch.Generator().manual_seed(args.seed)
+    device, generator = measured_device(args.device), torch.Generator().manual_seed(args.seed)
     torch.manual_seed(args.seed)
     poisoned, trigger = poison_by(args, attacker)
     batches = Batches(poisoned, args.batch_size, device, generator, args.crop_padding, args.flip)
@@ -58,8 +58,7 @@ def main(argv=None):
     if plain.recipe != "fast":
         raise UserError("--recipe: this benchmark is of the fast one")
     attacker, defender, _ = load_splits(plain.dataset, plain.data_dir)
-    machine.set_determinism(False)
-    print(setting(plain.width, machine.find_device(plain.device)))
+    print(setting(plain.width, measured_device(plain.device)))
     print(f"\n{plain.poison_type} on {attacker.name}, {plain.epochs} epochs; counted on {len(defender)} held-out "
           "images")
     print("\n| peak rate | seed | ACC | ASR | arithmetic |\n|---|---|---|---|---|")

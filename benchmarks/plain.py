@@ -56,6 +56,12 @@ def seconds(device, work):
     return clock(device) - start
 
 
+def measured_device(name):
+    """The torch.device to measure on, set up as a run without --deterministic sets it up."""
+    machine.set_determinism(False)
+    return machine.find_device(name)
+
+
 def setting(width, device):
     """What a benchmark's figures were measured on."""
     return (f"ResNet-18 width {width}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "

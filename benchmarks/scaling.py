@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import add_timing_flags, heading, random_images, seconds
+from benchmarks.plain import add_timing_flags, heading, measured_device, random_images, seconds
 from data.batches import Batches
 from detect_strip import Strip
-from engine import flags, machine
+from engine import flags
 from engine.command import command
 from engine.training import UNKNOWN, TestScore, evaluation_batches, score, train_epoch
 from engine.trigger_search import reverse_triggers
@@ -154,8 +154,7 @@ def measure(sizes, rounds, device):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    device = machine.find_device(args.device)
-    machine.set_determinism(False)
+    device = measured_device(args.device)
     print(heading(args.width, device))
     print("\n| axis | sizes | seconds | MB more | growth of the time | why |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

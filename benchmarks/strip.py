@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import add_timing_flags, compare, heading, random_images
+from benchmarks.plain import add_timing_flags, compare, heading, measured_device, random_images
 from detect_strip import Strip, draw_overlays
 from engine import flags, machine
 from engine.command import command
@@ -45,7 +45,7 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    device = machine.find_device(args.device)
+    device = measured_device(args.device)
     print(heading(args.width, device))
     pool, images = random_images(1000).data, random_images(args.images, seed=1).data
     plain = build_model(args.arch, args.width, 10).to(device, memory_format=torch.contiguous_format)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.mkldnn import to_mkldnn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import PlainImages, Row, add_timing_flags, clock, random_images, seconds
+from benchmarks.plain import PlainImages, Row, add_timing_flags, clock, measured_device, random_images, seconds
 from data.batches import Batches
 from engine import flags, machine
 from engine.command import command
@@ -106,8 +106,7 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    device = machine.find_device(args.device)
-    machine.set_determinism(False)
+    device = measured_device(args.device)
     amp = args.amp or device.type == "cuda"
     count = args.batch_size * args.steps
     images = random_images(count)

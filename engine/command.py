@@ -11,6 +11,7 @@ from data.files import UserError
 
 MAX_LINE = 2000  # letters
 
+
 def command(main):
     """Wrap `main(argv)`: a UserError or OSError is one line on stderr and exit status 2, Ctrl-C 130, SIGTERM 143.
 
