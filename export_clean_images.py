@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from data.datasets import DATASETS, load_splits
-from data.files import UserError
+from data.files import UserError, whole_folder
 from engine import flags
 from engine.command import command
 
@@ -37,7 +37,9 @@ def main(argv=None):
     if Path(args.output_dir).exists() and any(Path(args.output_dir).iterdir()):
         raise UserError(f"{args.output_dir}: is not empty")
     _, defender, test = load_splits(args.dataset, args.data_dir)
-    print(f"{export([defender, test], args.output_dir)} images in {args.output_dir}")
+    with whole_folder(args.output_dir) as folder:
+        count = export([defender, test], folder)
+    print(f"{count} images in {args.output_dir}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,27 @@ def whole_file(path):
     finally:
         with suppress(OSError):  # a read-only file system says so already, above
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path):
+    """A new folder to fill that takes the name `path`, free or of an empty folder, only once it is complete.
+
+    Raises UserError where it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def hold_folder(folder, what):

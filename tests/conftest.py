@@ -137,3 +137,10 @@ def encoder_run(small_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("issba") / "encoder"
     main([*ENCODER, "--checkpoint", str(small_run / "model_last.th"), "--output-dir", str(folder)])
     return folder
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """{name: path} of what reliability/short_runs.py's runs read, as two that differ."""
+    from reliability.short_runs import make_inputs
+    return make_inputs(tmp_path_factory.mktemp("made"))

@@ -1,44 +1,15 @@
 """Every flag of every script changes what the run leaves; those that are not to change anything leave it as it was."""
 import importlib
 
-import numpy as np
 import pytest
-from PIL import Image
 from reliability.kill import compare
+from reliability.short_runs import FOLDER, SCRIPTS, filled
 
-from data.datasets import load_splits
 from data.files import UserError
 from engine import flags
 
 pytestmark = pytest.mark.long
 
-DIGITS = ["--dataset", "digits"]
-TRAIN = [*DIGITS, "--width", "4", "--epochs", "2", "--batch-size", "64", "--crop-padding", "2"]
-SUSPECT = [*DIGITS, "--checkpoint", "{model}"]
-FOLDER = ["--dataset", "cifar10", "--data-dir", "{pictures}"]
-# The module, and a short run of it. {names} are files that the fixture `made` has.
-SCRIPTS = {
-    "train": ("train_backdoor", TRAIN),
-    "abl": ("train_abl", [*TRAIN, "--isolation-epochs", "2", "--unlearn-epochs", "2", "--isolation-rate", "0.05",
-                          "--max-drop", "1", "--unlearn-lr", "0.01"]),
-    "pruning-aware": ("train_pruning_aware", TRAIN),
-    "anp": ("generate_mask", [*SUSPECT, "--val-frac", "0.05", "--nb-iter", "8", "--print-every", "4", "--batch-size",
-                              "32"]),
-    "prune": ("prune_network", ["--mask-file", "{masks}"]),
-    "fine-prune": ("fine_prune", [*SUSPECT, "--epochs", "1", "--batch-size", "16"]),
-    "craft": ("generate_clb_attack", [*SUSPECT, "--poison-rate", "0.3", "--iterations", "3", "--step", "4/255"]),
-    "encoder": ("generate_issba_encoder", [*SUSPECT, "--bits", "4", "--width", "4", "--epochs", "3", "--batch-size",
-                                           "64", "--min-psnr", "0", "--min-bit-accuracy", "0", "--ramp-epochs", "1"]),
-    "neural-cleanse": ("neural_cleanse", ["detect", *SUSPECT, "--seeds", "1", "--budget", "20", "--batches", "2"]),
-    "unlearn": ("neural_cleanse", ["unlearn", *SUSPECT, "--reversed-trigger", "{trigger}", "--batch-size", "32"]),
-    "strip": ("detect_strip", [*SUSPECT, "--overlays", "3", "--calibration", "60", "--inspect", "40"]),
-    "noise": ("sweep_neuron_noise", [*SUSPECT, "--val-frac", "0.05", "--epsilons", "0.3", "--seeds", "1", "--steps",
-                                     "2"]),
-    "specificity": ("measure_specificity", SUSPECT),
-    "audit": ("audit_model", ["--checkpoint", "{audited}", *DIGITS]),
-    "sweep-anp": ("sweep_anp", [*SUSPECT, "--alphas", "0.2", "--seeds", "1"]),
-    "sweep-abl": ("sweep_abl", [*TRAIN, "--isolation-epochs", "2", "--seeds", "1"]),
-}
 # What another value is: words, or (more words for the run it is compared with, words); all of its words after a "=".
 OTHER = {
     "poison_target": "1", "trigger_alpha": "0.5", "trigger_image": "{png}", "poison_type": "blend",
@@ -105,55 +76,6 @@ def parser_of(name, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """{name: path} of what the runs read, as two that differ."""
-    root = tmp_path_factory.mktemp("made")
-
-    def run(module, *words):
-        importlib.import_module(module).main(list(map(str, words)))
-    paths = {}
-    for i, end in enumerate(("", "2")):
-        train = [*DIGITS, "--width", "4", "--epochs", "4", "--batch-size", "32", "--crop-padding", "0", "--no-flip",
-                 "--poison-rate", "0.3", "--poison-type", ("badnets", "blend")[i], "--poison-target", i, "--seed", i]
-        run("train_backdoor", *train, "--output-dir", root / f"run{end}")
-        paths[f"model{end}"] = root / f"run{end}/model_last.th"
-        paths[f"trigger{end}"] = root / f"run{end}/trigger_info.th"
-        suspect = [*DIGITS, "--checkpoint", paths[f"model{end}"]]
-        run("generate_mask", *DIGITS, "--checkpoint", paths["model"], "--val-frac", "0.05", "--nb-iter", 6 + i,
-            "--batch-size", 32, "--output-dir", root / f"anp{end}")
-        paths[f"masks{end}"] = root / f"anp{end}/mask_values.txt"
-        run("generate_issba_encoder", *suspect, "--bits", 4, "--width", 4, "--epochs", 1, "--seed", i, "--min-psnr", 0,
-            "--min-bit-accuracy", 0, "--output-dir", root / f"encoder{end}")
-        paths[f"encoder{end}"] = root / f"encoder{end}/encoder.th"
-        paths[f"clb{end}"] = root / f"clb{end}"
-        run("generate_clb_attack", *suspect, "--poison-rate", "0.8", "--iterations", 1, "--seed", i, "--output-dir",
-            paths[f"clb{end}"])
-        paths[f"audited{end}"] = paths[f"model{end}"]
-        run("neural_cleanse", "detect", *suspect, "--seeds", 1, "--budget", 10, "--batches", 1, "--output-dir",
-            root / f"run{end}/neural-cleanse")
-        paths[f"pictures{end}"] = root / f"pictures{end}"
-        write_pictures(paths[f"pictures{end}"], first=i)
-    (root / "bare").mkdir()  # masks that do not say of what they are
-    paths["bare-masks"] = root / "bare/mask_values.txt"
-    paths["bare-masks"].write_bytes(paths["masks"].read_bytes())
-    paths["png"] = root / "own.png"
-    picture = np.zeros((32, 32, 4), np.uint8)
-    picture[20:26, 4:12] = (0, 200, 90, 255)
-    Image.fromarray(picture).save(paths["png"])
-    return paths
-
-
-def write_pictures(folder, first):
-    """Every other digit, from the `first` on, as an image folder."""
-    train, _, test = load_splits("digits", "data")
-    for split, images in (("train", train.subset(slice(first, None, 2))), ("test", test.subset(slice(first, None, 4)))):
-        for i, (pixels, label) in enumerate(zip(images.data, images.targets, strict=True)):
-            path = folder / split / images.classes[label] / f"{i:04}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
-
-
-@pytest.fixture(scope="module")
 def left(made, tmp_path_factory):
     """left(name, *words): the folder of a run with the words at the end, made once."""
     before = {}
@@ -167,11 +89,6 @@ def left(made, tmp_path_factory):
             importlib.import_module(module).main([*words, "--output-dir", str(before[called])])
         return before[called]
     return run
-
-
-def filled(made, words):
-    """The words with the paths of what was made in place of {names}."""
-    return [str(made[word.strip("{}")]) if word.startswith("{") else word for word in words]
 
 
 def calls_of(name, made, tmp_path, monkeypatch, *words):
