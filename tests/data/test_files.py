@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from data.files import UserError, whole_file
+from data.files import UserError, whole_file, whole_folder
 
 
 def test_a_file_is_there_only_once_it_is_whole(tmp_path):
@@ -33,3 +33,27 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
             whole_file(tmp_path / "model.th") as file:
         file.write(b"new")
     assert not os.listdir(tmp_path)
+
+
+def test_a_folder_is_there_only_once_it_is_whole(tmp_path):
+    (tmp_path / "clean").mkdir()
+    with whole_folder(tmp_path / "clean") as folder:
+        (folder / "0.png").write_bytes(b"new")
+        assert not os.listdir(tmp_path / "clean")
+    assert os.listdir(tmp_path) == ["clean"] and os.listdir(tmp_path / "clean") == ["0.png"]
+
+
+@pytest.mark.parametrize("error, seen", [(OSError(errno.ENOSPC, "No space left"), UserError),
+                                         (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_an_error_halfway_leaves_no_folder(tmp_path, error, seen):
+    with pytest.raises(seen), whole_folder(tmp_path / "clean") as folder:
+        (folder / "0.png").write_bytes(b"half")
+        raise error
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_that_has_been_filled_meanwhile_is_left_as_it_is(tmp_path):
+    with pytest.raises(UserError, match="clean: cannot be written"), whole_folder(tmp_path / "clean"):
+        (tmp_path / "clean").mkdir()
+        (tmp_path / "clean/mine.png").write_bytes(b"mine")
+    assert os.listdir(tmp_path) == ["clean"] and os.listdir(tmp_path / "clean") == ["mine.png"]

@@ -35,6 +35,7 @@ SCRIPTS = {
     "sweep-abl": ("sweep_abl", [*TRAIN, "--isolation-epochs", "2", "--unlearn-epochs", "1", "--isolation-rates", "0.05",
                                 "--max-drop", "1", "--seeds", "1"]),
 }
+SEEDLESS = {"prune", "audit"}  # nothing in them is drawn; the seed tells their results apart
 
 
 def make_inputs(root):

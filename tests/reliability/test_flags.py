@@ -3,7 +3,7 @@ import importlib
 
 import pytest
 from reliability.kill import compare
-from reliability.short_runs import FOLDER, SCRIPTS, filled
+from reliability.short_runs import FOLDER, SCRIPTS, SEEDLESS, filled
 
 from data.files import UserError
 from engine import flags
@@ -60,7 +60,6 @@ ELSEWHERE = {  # flags that other tests have, and why not this one
     "task", "images", "calibration_file",  # screening: tests/test_detect_strip.py
     "min_bit_accuracy", "min_psnr",  # the exit status: tests/test_generate_issba_encoder.py
 }
-SEEDLESS = {"prune", "audit"}  # nothing in them is drawn; the seed tells their results apart
 
 
 def parser_of(name, monkeypatch):
