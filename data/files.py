@@ -9,6 +9,7 @@ import shutil
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -146,8 +147,8 @@ def hash_file(path):
 
 def write_array(path, array):
     """Write a NumPy array as .npy, whole or not at all."""
-    with whole_file(path) as file:
-        np.save(file, array, allow_pickle=False)
+    with whole_file(path) as file:  # by its write: NumPy's own way into a file does not say why it failed
+        np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
 def read_array(path):

@@ -118,17 +118,17 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def used(folder):
-    """Bytes that the files of a folder take on a disk of blocks of 4 kB."""
-    return sum(-(-path.stat().st_size // 4096) * 4096 for path in Path(folder).rglob("*") if path.is_file())
+def blocks(folder):
+    """How many blocks of 4 kB the files of a folder take."""
+    return sum(-(-path.stat().st_size // 4096) for path in Path(folder).rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
 @pytest.mark.parametrize("name", [*SCRIPTS, *STATELESS])
 def test_a_disk_with_room_for_a_part_of_what_a_run_leaves(name, share, short_run, small_disk, tmp_path, capsys):
     short_run(name, tmp_path / "whole")
-    size = max(4, int(share * used(tmp_path / "whole") / 1024)) + 4
-    subprocess.run(["mount", "-o", f"remount,size={size}k", small_disk], check=True)
+    size = max(1, int(share * blocks(tmp_path / "whole")))
+    subprocess.run(["mount", "-o", f"remount,size={4 * size}k", small_disk], check=True)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         short_run(name, small_disk / "run")
