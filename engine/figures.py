@@ -9,6 +9,8 @@ from scipy.stats import norm
 
 from data.files import whole_file
 
+MAX_RATE_LINES = 4  # of training_curves; a rate that changes more often is a curve of its own
+
 
 def write_figure(path, figure):
     """Write a matplotlib figure as PNG, whole or not at all."""
@@ -52,11 +54,17 @@ def training_curves(path, metrics, title):
     for key, label, style in (("clean_acc", "ACC", "o-"), ("poison_acc", "ASR", "s-")):
         shares = [math.nan if row[key] is None else 100 * row[key] for row in metrics]
         axis.plot(epochs, shares, style, markersize=3.5, label=label)
-    for before, after in pairwise(metrics):
-        if after["lr"] != before["lr"]:
-            middle = (before["epoch"] + after["epoch"]) / 2
-            axis.axvline(middle, color="0.8", linewidth=1, zorder=0)
-            axis.text(middle, 103, f"lr {after['lr']:g}", fontsize=7, color="0.4", ha="center")
+    changes = [(before, after) for before, after in pairwise(metrics) if after["lr"] != before["lr"]]
+    if len(changes) > MAX_RATE_LINES:
+        rates = axis.twinx()
+        rates.plot(epochs, [row["lr"] for row in metrics], ":", color="0.4")
+        rates.set_ylabel("learning rate (dotted)", color="0.4")
+        rates.set_ylim(bottom=0)
+        changes = []
+    for before, after in changes:
+        middle = (before["epoch"] + after["epoch"]) / 2
+        axis.axvline(middle, color="0.8", linewidth=1, zorder=0)
+        axis.text(middle, 103, f"lr {after['lr']:g}", fontsize=7, color="0.4", ha="center")
     axis.set(xlabel="epoch", ylabel="% of test images", ylim=(-2, 102))
     axis.set_title(title, pad=16, fontsize=10, parse_math=False)
     axis.xaxis.get_major_locator().set_params(integer=True)
