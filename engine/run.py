@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import time
+from contextlib import suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -149,7 +150,8 @@ class Run:
             error.args = (f"epoch {self.epoch + 1}: {error}",)
         for handler in self.handlers:
             log.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # a line that did not fit on the disk, which the run has ended with already
+                handler.close()
         if self.lock is not None:
             os.close(self.lock)
 
