@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks import peak_rate
+from benchmarks import held_out
 
 DIGITS = ["--dataset", "digits", "--width", "4", "--epochs", "3", "--batch-size", "32", "--no-amp"]
 
@@ -14,16 +14,25 @@ def rows(capsys):
 
 @pytest.mark.long
 def test_a_good_rate_learns_and_one_of_nearly_nothing_does_not(capsys):
-    peak_rate.main(["--lrs", "1e-9", "0.1", "--", *DIGITS])
+    held_out.main(["--vary", "lr", "1e-9", "0.1", "--", *DIGITS])
     idle, good = rows(capsys)
-    assert idle[:2] == ["1e-09", "0"] and good[:2] == ["0.1", "0"] and good[4] == "float32"
+    assert idle[:2] == ["1e-9", "0"] and good[:2] == ["0.1", "0"] and good[4] == "float32"
     assert float(idle[2]) < 30 < 60 < float(good[2])
 
 
 def test_a_rate_that_explodes_is_a_row_that_says_so(capsys):
-    peak_rate.main(["--lrs", "1e6", "--", *DIGITS])
+    held_out.main(["--vary", "lr", "1e6", "--", *DIGITS])
     assert "the loss became" in rows(capsys)[0][2]
 
 
 def test_a_flag_that_train_backdoor_does_not_know_is_its_error(refused):
-    assert "--colour" in refused(peak_rate.main, "--", "--colour", "red")
+    assert "--colour" in refused(held_out.main, "--", "--colour", "red")
+
+
+def test_another_recipe_is_refused(refused):
+    assert "--recipe" in refused(held_out.main, "--vary", "recipe", "homework")
+    assert "--recipe" in refused(held_out.main, "--", "--recipe", "homework")
+
+
+def test_a_flag_without_a_value_is_an_error(refused):
+    assert "--vary: expected a flag and its values" in refused(held_out.main, "--vary", "lr")

@@ -1,10 +1,11 @@
-"""Which peak of the learning rate serves --recipe fast best, on images that are neither trained nor tested on.
+"""Which settings serve --recipe fast best, on images that are neither trained nor tested on.
 
-    python benchmarks/peak_rate.py --lrs 0.1 0.2 0.4 -- --width 8 --data-dir data/cifar10-jpeg
+    python benchmarks/held_out.py --vary lr 0.1 0.2 0.4 -- --width 8 --data-dir data/cifar10-jpeg
+    python benchmarks/held_out.py --vary crop-padding 0 1 2 4 --seeds 2 -- --width 8 --data-dir data/cifar10-jpeg
 
-Trains by train_backdoor.py's flags, which stand behind `--`, on the attacker's images at each peak and from each seed,
-and counts on the defender's tenth, which the training never sees: a default must not be fitted to the test set. Prints
-a row as soon as it has it. Reads the data set and writes nothing.
+Trains by train_backdoor.py's flags, which stand behind `--`, on the attacker's images with each value of one more flag
+and from each seed, and counts on the defender's tenth, which the training never sees: a default must not be fitted to
+the test set. Prints a row as soon as it has it. Reads the data set and writes nothing.
 """
 import sys
 from pathlib import Path
@@ -27,10 +28,14 @@ from models import build_model
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    parser.add_argument("--lrs", type=flags.positive, nargs="+", default=[0.1, 0.2, 0.4], help="peaks to try")
+    parser.add_argument("--vary", nargs="+", metavar=("FLAG", "VALUE"), default=["lr", "0.1", "0.2", "0.4"],
+                        help="a flag without its --, and the values to try")
     parser.add_argument("--seeds", type=flags.integer(1), default=1, help="how many seeds, from 0 up")
     parser.add_argument("words", nargs="*", metavar="FLAG", help="behind --, flags of train_backdoor.py")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if len(args.vary) < 2:
+        parser.error("--vary: expected a flag and its values")
+    return args
 
 
 def held_out_score(args, attacker, defender):
@@ -54,22 +59,23 @@ def main(argv=None):
 
     def parse(*more):
         return train_backdoor.parse_args(["--recipe", "fast", *args.words, *map(str, more)])
-    plain = parse()
-    if plain.recipe != "fast":
+    plain, (flag, *values) = parse(), args.vary
+    trials = [[(value, parse(f"--{flag}", value, "--seed", seed)) for value in values] for seed in range(args.seeds)]
+    if any(words.recipe != "fast" for tried in trials for _, words in tried):
         raise UserError("--recipe: this benchmark is of the fast one")
     attacker, defender, _ = load_splits(plain.dataset, plain.data_dir)
     print(setting(plain.width, measured_device(plain.device)))
     print(f"\n{plain.poison_type} on {attacker.name}, {plain.epochs} epochs; counted on {len(defender)} held-out "
           "images")
-    print("\n| peak rate | seed | ACC | ASR | arithmetic |\n|---|---|---|---|---|")
-    for seed in range(args.seeds):
-        for lr in args.lrs:
+    print(f"\n| {flag} | seed | ACC | ASR | arithmetic |\n|---|---|---|---|---|")
+    for seed, tried in enumerate(trials):
+        for value, words in tried:
             try:
-                found, arithmetic = held_out_score(parse("--lr", lr, "--seed", seed), attacker, defender)
+                found, arithmetic = held_out_score(words, attacker, defender)
                 acc, asr = (100 * part.accuracy.value for part in (found.clean, found.triggered))
-                print(f"| {lr:g} | {seed} | {acc:.2f} | {asr:.2f} | {arithmetic} |", flush=True)
+                print(f"| {value} | {seed} | {acc:.2f} | {asr:.2f} | {arithmetic} |", flush=True)
             except UserError as error:
-                print(f"| {lr:g} | {seed} | {error} | | |", flush=True)
+                print(f"| {value} | {seed} | {error} | | |", flush=True)
 
 
 if __name__ == "__main__":
