@@ -266,11 +266,11 @@ def test_the_fast_recipe_rises_and_falls_by_the_step_and_goes_on_to_the_same_bit
 
 def test_the_fast_recipe_has_its_own_defaults_and_refuses_the_homeworks_steps(refused):
     args = train_backdoor.parse_args(["--recipe", "fast"])
-    assert (args.epochs, args.lr, args.milestones) == (12, 0.2, [])
-    args = train_backdoor.parse_args(["--recipe", "fast", "--epochs", "20", "--lr", "0.3"])
-    assert (args.epochs, args.lr) == (20, 0.3)
+    assert (args.epochs, args.lr, args.crop_padding, args.milestones) == (12, 0.2, 1, [])
+    args = train_backdoor.parse_args(["--recipe", "fast", "--epochs", "20", "--lr", "0.3", "--crop-padding", "4"])
+    assert (args.epochs, args.lr, args.crop_padding) == (20, 0.3, 4)
     args = train_backdoor.parse_args([])
-    assert (args.epochs, args.lr, args.milestones) == (50, 0.1, [30, 40])
+    assert (args.epochs, args.lr, args.crop_padding, args.milestones) == (50, 0.1, 4, [30, 40])
     assert "--milestones: means nothing with --recipe fast" in refused(main, "--recipe", "fast", "--milestones", "3")
     assert "--momentum: expected more than 0" in refused(main, "--recipe", "fast", "--momentum", "0")
 
