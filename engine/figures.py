@@ -69,7 +69,7 @@ def training_curves(path, metrics, title):
     axis.set_title(title, pad=16, fontsize=10, parse_math=False)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.25)
-    axis.legend(loc="best")
+    axis.legend(loc="center right")  # where neither curve ends
     write_figure(path, figure)
 
 
