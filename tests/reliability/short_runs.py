@@ -32,7 +32,7 @@ SCRIPTS = {
     "audit": ("audit_model", ["--checkpoint", "{audited}", *DIGITS]),
     "sweep-anp": ("sweep_anp", [*SUSPECT, "--alphas", "0.2", "--seeds", "1", "--val-frac", "0.05", "--nb-iter", "8",
                                 "--print-every", "4", "--batch-size", "32"]),
-    "sweep-abl": ("sweep_abl", [*TRAIN, "--isolation-epochs", "2", "--unlearn-epochs", "1", "--isolation-rates", "0.05",
+    "sweep-abl": ("sweep_abl", [*TRAIN, "--isolation-epochs", "2", "--unlearn-epochs", "2", "--isolation-rates", "0.05",
                                 "--max-drop", "1", "--seeds", "1"]),
 }
 SEEDLESS = {"prune", "audit"}  # nothing in them is drawn; the seed tells their results apart
