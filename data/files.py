@@ -28,47 +28,48 @@ class UserError(ValueError):
 
 
 @contextmanager
-def whole_file(path):
-    """A binary file to write to that takes the name `path` only once it is complete and on disk.
+def made_aside(path, remove):
+    """A hidden name beside `path` to make something under, which then takes the name `path`, or is gone by `remove`.
 
-    A reader sees the old file or the new one, never half of one, whatever kills the writer. Raises UserError where
-    it cannot be written (no permission, a full disk).
+    Raises UserError where it cannot be written (no permission, a full disk).
     """
-    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.unlink(missing_ok=True)  # of a killed process that had the same number
-        with open(temporary, "xb") as file:  # never through a link that somebody has put there
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        remove(temporary)  # of a killed process that had the same number
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # a read-only file system says so already, above
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
+
+
+@contextmanager
+def whole_file(path):
+    """A binary file to write to that takes the name `path` only once it is complete and on disk.
+
+    A reader sees the old file or the new one, never half of one, whatever kills the writer. Raises as made_aside.
+    """
+    with (made_aside(Path(path), lambda temporary: temporary.unlink(missing_ok=True)) as temporary,
+          open(temporary, "xb") as file):  # never through a link that somebody has put there
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
 def whole_folder(path):
     """A new folder to fill that takes the name `path`, free or of an empty folder, only once it is complete.
 
-    Raises UserError where it cannot be written.
+    Raises as made_aside.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
+    with made_aside(path, lambda temporary: shutil.rmtree(temporary, ignore_errors=True)) as temporary:
         temporary.mkdir(parents=True)
         yield temporary
         if path.exists():
             path.rmdir()
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def hold_folder(folder, what):
