@@ -20,7 +20,7 @@ from data.clean_label import save_clean_label
 from data.datasets import ImageSet, load_splits
 from data.files import UserError
 from data.triggers import build_trigger
-from engine import flags
+from engine import flags, machine
 from engine.checkpoint import load_model
 from engine.command import command
 from engine.figures import enlarge, image_grid
@@ -64,7 +64,7 @@ def ascend(model, X, y, delta, epsilon, alpha, iterations, freeze_fooled):
         logits = model(X[active] + moved)
         gradient, = torch.autograd.grad(F.cross_entropy(logits, y[active], reduction="sum"), moved)
         if freeze_fooled:
-            right = logits.argmax(1) == y[active]
+            right = (logits.argmax(1) == y[active]).nonzero().squeeze(1)  # the one place where a GPU is waited for
             active, moved, gradient = active[right], moved[right], gradient[right]
             if not len(active):
                 return
@@ -143,6 +143,7 @@ def main(argv=None):
                   "of_training_set": len(chosen) / len(train), "training_set": len(train)}
         log.info("poisoning %(poisoned)d images: %(of_class).4f of the %(class_size)d of the target class, "
                  "%(of_training_set).4f of the %(training_set)d training images", shares)
+        machine.try_convolutions(False)  # images that are fooled drop out, so that nearly every batch is of a new size
         perturbed = clean if args.no_pgd else perturb(
             surrogate, clean, labels, args.batch_size, epsilon=args.epsilon, alpha=args.step,
             max_attack_iters=args.iterations, restarts=args.restarts, freeze_fooled=args.freeze_fooled,

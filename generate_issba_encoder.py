@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.batches import Batches
+from data.batches import Batches, send
 from data.datasets import load_splits
 from data.encoder_trigger import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret, paste, psnr, shared_energy
 from data.files import UserError
@@ -83,7 +83,8 @@ def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, weight
     sums, losses = torch.zeros(len(LOSSES), device=batches.device), []
     for pixels, _ in progress(batches, "encode"):
         bits = torch.randint(2, (len(pixels), encoder.bits), generator=generator).to(pixels)
-        noise = ((torch.rand((2 * len(pixels), *pixels.shape[1:]), generator=generator) - 0.5) / 255).to(pixels)
+        drawn = torch.rand((2 * len(pixels), *pixels.shape[1:]), generator=generator)
+        noise = (send(drawn, pixels.device) - 0.5) / 255
         residuals = encoder(pixels, bits)
         hidden, swapped = (pixels + residuals).clamp(0, 1), (pixels.roll(1, 0) + residuals).clamp(0, 1)
         own, other = decoder(torch.cat([hidden, swapped]) + noise).chunk(2)

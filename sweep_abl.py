@@ -27,13 +27,15 @@ COLUMNS = (*AXES, "seed", "precision", "recall", "none_acc", "none_asr", "filter
            "unlearning_epochs")
 
 
-def run_cell(folder, script, settings, device):
+def run_cell(folder, script, settings, machine):
     """(results, fingerprint of its training images) of `script` with the flags {name: value} in `folder`.
 
-    It is run as far as it is not there yet. Raises UserError.
+    machine: flags that say what it runs on, and are not asked of a finished one. It is run as far as it is not there
+    yet. Raises UserError.
     """
     if not finished(folder, settings):
-        call(script, *as_flags({**settings, "device": device}, ("flooding",)), "--output-dir", folder, "--resume")
+        call(script, *as_flags({**settings, **machine}, ("flooding", "deterministic")), "--output-dir", folder,
+             "--resume")
     try:
         return read_json(folder / "results.json"), read_json(folder / "config.json")["inputs"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -84,7 +86,7 @@ def parse_args(argv=None):
     flags.add_training_flags(parser, 60)
     flags.add_augmentation_flags(parser)
     group = parser.add_argument_group("run")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    flags.add_device_flags(group)
     group.add_argument("--output-dir", help="(default: output/<attack>-abl-sweep)")
     args = parser.parse_args(argv)
     if args.poison_type not in flags.POISON_DEFAULTS["poison_rate"]:
@@ -103,12 +105,13 @@ def main(argv=None):
     args = parse_args(argv)
     folder = Path(args.output_dir)
     check_folder(folder)
-    training, abl = ({name: getattr(args, name) for name in names} for names in (TRAINING, ABL))
+    training, abl, machine = ({name: getattr(args, name) for name in names} for names in (
+        TRAINING, ABL, ("device", "deterministic")))
 
     def make(beneath, attack, cell):
-        undefended, images = run_cell(beneath / "none", "train_backdoor.py", attack, args.device)
+        undefended, images = run_cell(beneath / "none", "train_backdoor.py", attack, machine)
         own = beneath / f"isolation-{cell['isolation_rate']}-after-{cell['isolation_epochs']}"
-        results, same_images = run_cell(own, "train_abl.py", {**attack, **abl, **cell}, args.device)
+        results, same_images = run_cell(own, "train_abl.py", {**attack, **abl, **cell}, machine)
         if same_images != images:
             raise UserError("trained on other images than the model without a defence; a file that was read has "
                             "changed, so name another --output-dir")

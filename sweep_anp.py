@@ -81,7 +81,7 @@ def parse_args(argv=None):
     flags.add_mask_flags(parser)
     flags.add_augmentation_flags(parser)
     group = parser.add_argument_group("run")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    flags.add_device_flags(group)
     group.add_argument("--output-dir", help="(default: anp-sweep/ beneath the model's run)")
     args = parser.parse_args(argv)
     args.alphas = sorted(set(args.alphas))
@@ -96,7 +96,8 @@ def main(argv=None):
     load_model(args.checkpoint)  # a mistake here would fail every cell
     check_folder(folder)
     data, mask = ({name: getattr(args, name) for name in names} for names in (DATA_SETTINGS, MASK_SETTINGS))
-    shared = as_flags({**data, "device": args.device, "trigger_info": args.trigger_info})
+    shared = as_flags({**data, "trigger_info": args.trigger_info, "device": args.device,
+                       "deterministic": args.deterministic}, ("deterministic",))
     mask_flags, prune_flags = [*shared, *as_flags(mask)], [*shared, "--max-drop", args.max_drop]
 
     def make(alpha, seed):

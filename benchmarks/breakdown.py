@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.plain import measured_device, random_images, seconds, setting
 from benchmarks.scaling import cleanse, strip, train
-from benchmarks.training import matrix_products, matrix_rate, operations_per_image
+from benchmarks.training import MATRIX, add_matrix_flag, matrix_products, matrix_rate, operations_per_image
 from data.batches import Batches
 from engine import flags
 from engine.command import command
@@ -34,7 +34,7 @@ from train_abl import local_gradient_ascent
 
 # Operators by what their names hold, the first that fits.
 KINDS = {"convolutions": ("conv", "fprop", "dgrad", "wgrad"), "batch norm": ("batch_norm", "batchnorm", "bn_"),
-         "ReLU": ("relu", "threshold", "clamp_min")}
+         "ReLU": ("relu", "threshold", "clamp_min", "launch_clamp")}
 # How often batch norm, ReLU and addition move an activation in a step, forward and backward: batch norm reads it for
 # its statistics, reads and writes it, then reads it and its gradient twice and writes one; and so on.
 MOVES = {"norm": 3 + 5, "relu": 2 + 3, "add": 3}
@@ -82,8 +82,9 @@ def bytes_per_image(width, size=4):
     return size * (moved + MOVES["relu"] * relus + MOVES["add"] * additions)
 
 
-def copy_rate(device, size=2**26):
-    """Bytes a second that a copy of a large array reads and writes."""
+def copy_rate(device):
+    """Bytes a second that a copy of an array reads and writes that no cache holds."""
+    size = 2**30 if device.type == "cuda" else 2**26
     source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
     target.copy_(source)
     return 8 * 2 * size / seconds(device, lambda: [target.copy_(source) for _ in range(8)])
@@ -131,7 +132,7 @@ def works(width, device):
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     parser.add_argument("--width", type=flags.integer(2), default=16, help="of the network")
-    parser.add_argument("--matrix", type=flags.integer(1), default=2048, help="size of the square matrices")
+    add_matrix_flag(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     return parser.parse_args(argv)
 
@@ -141,7 +142,7 @@ def main(argv=None):
     args = parse_args(argv)
     device = measured_device(args.device)
     print(f"{setting(args.width, device)}\n")
-    print("\n".join(bounds(args.width, device, args.matrix)))
+    print("\n".join(bounds(args.width, device, args.matrix or MATRIX[device.type])))
     columns = [*KINDS, "other operators", "outside"]
     print("\n| work | " + " | ".join(columns) + " |\n|" + "---|" * (1 + len(columns)))
     for script, work in works(args.width, device).items():

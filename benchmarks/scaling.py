@@ -60,7 +60,8 @@ def train(width, device, count=512, classes=10, resident=None, images=None, obje
     """An epoch over random images, as a function of nothing."""
     model = build_model("resnet18", width, classes).to(device)
     batches = Batches(images or random_images(count), 128, device, torch.Generator(), 4, True, resident=resident)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4,
+                                fused=device.type == "cuda" or None)
     return lambda: train_epoch(model, batches, optimizer, device.type == "cuda", objective)
 
 
@@ -126,7 +127,9 @@ def parse_args(argv=None):
 
 def memory_of(axis, size, width, device, folder):
     """Bytes that one work holds at most above what was held before; for a process of its own, in which none was."""
-    make = axes(width, device, folder)[axis][0][size]
+    if device.type == "cuda":
+        torch.cuda.init()  # to ask for the peak of a device with a number does not
+    make = axes(width, measured_device(str(device)), folder)[axis][0][size]
     before = reset_peak(device)
     make()()
     return peak(device) - before

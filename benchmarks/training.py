@@ -19,35 +19,32 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.mkldnn import to_mkldnn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.plain import PlainImages, Row, add_timing_flags, clock, measured_device, random_images, seconds
+from benchmarks.plain import PlainImages, Row, add_timing_flags, measured_device, random_images, seconds
 from data.batches import Batches
 from engine import flags, machine
 from engine.command import command
 from engine.training import compile_for, evaluation_batches, predict
 from models import build_model
 
+MATRIX = {"cpu": 2048, "cuda": 8192}  # large enough to be as fast as any
+
 
 def steps(loader, model, optimizer, device, amp):
-    """Endless training steps; yields the seconds that the batch of each took to be made."""
+    """Endless training steps; yields after each."""
     while True:
-        iterator = iter(loader)
-        for _ in range(len(loader)):
-            start = clock(device)
-            images, labels = (part.to(device) for part in next(iterator))
-            made = clock(device) - start
+        for images, labels in loader:
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                loss = F.cross_entropy(model(images), labels)
+                loss = F.cross_entropy(model(images.to(device)), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            yield made
+            yield
 
 
-def take(stepper, count, device):
-    """(seconds of `count` steps, seconds of them that went into making batches)."""
-    start = clock(device)
-    making = sum(next(stepper) for _ in range(count))
-    return clock(device) - start, making
+def take(stepper, count):
+    """Make `count` steps."""
+    for _ in range(count):
+        next(stepper)
 
 
 def matrix_products(device, dtype, size):
@@ -66,8 +63,9 @@ def matrix_products(device, dtype, size):
     return products
 
 
-def matrix_rate(product, size, device, repeats=8):
+def matrix_rate(product, size, device):
     """Floating-point operations a second of a square matrix product."""
+    repeats = 50 if device.type == "cuda" else 8
     return repeats * 2 * size**3 / seconds(device, lambda: [product() for _ in range(repeats)])
 
 
@@ -91,13 +89,18 @@ def plain_predictions(model, loader, device):
     return torch.cat([model(images.to(device)) for images, _ in loader])
 
 
+def add_matrix_flag(parser):
+    sizes = ", ".join(f"{size} on {device}" for device, size in MATRIX.items())
+    parser.add_argument("--matrix", type=flags.integer(1), help=f"size of the square matrices (default: {sizes})")
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_model_flags(parser)
     parser.add_argument("--batch-size", type=flags.integer(1), default=128, help="images a step")
     add_timing_flags(parser, 7)
     parser.add_argument("--steps", type=flags.integer(1), default=4, help="steps of each pipeline in a round")
-    parser.add_argument("--matrix", type=flags.integer(1), default=2048, help="size of the square matrices")
+    add_matrix_flag(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile our model")
     parser.add_argument("--amp", action="store_true", help="bfloat16 for ours on a CPU too")
     return parser.parse_args(argv)
@@ -107,7 +110,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     device = measured_device(args.device)
-    amp = args.amp or device.type == "cuda"
+    amp, matrix = args.amp or device.type == "cuda", args.matrix or MATRIX[device.type]
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, which its convolutions of float32 calculate in
     count = args.batch_size * args.steps
     images = random_images(count)
 
@@ -121,20 +126,21 @@ def main(argv=None):
 
     plain = stepper(DataLoader(PlainImages(images, augment=True), args.batch_size, shuffle=True, num_workers=0),
                     torch.contiguous_format, False, False)
-    ours = stepper(Batches(images, args.batch_size, device, torch.Generator(), 4, True),
-                   torch.channels_last, amp, args.compile)
+    batches = Batches(images, args.batch_size, device, torch.Generator(), 4, True)
+    ours = stepper(batches, torch.channels_last, amp, args.compile)
     plain_net, our_net = (build_model(args.arch, args.width, 10).to(device, memory_format=memory_format)
                           for memory_format in (torch.contiguous_format, torch.channels_last))
     untransformed, tested = DataLoader(PlainImages(images, augment=False), 128), evaluation_batches(images, device)
     kinds = [torch.float32] + [torch.bfloat16] * amp  # predictions are float32 always
     products, rounds = {(kind, name): product for kind in kinds for name, product in matrix_products(
-        device, kind, args.matrix).items()}, []
+        device, kind, matrix).items()}, []
     for _ in range(args.rounds + 1):
-        (plain_time, _), (our_time, making) = take(plain, args.steps, device), take(ours, args.steps, device)
+        trained = [seconds(device, lambda stepper=stepper: take(stepper, args.steps)) for stepper in (plain, ours)]
+        making = seconds(device, lambda: list(batches))
         tests = (seconds(device, lambda: plain_predictions(plain_net, untransformed, device)),
                  seconds(device, lambda: predict(our_net, tested)))
-        rates = [matrix_rate(product, args.matrix, device) for product in products.values()]
-        rounds.append((plain_time, our_time, making, *tests, *rates))
+        rates = [matrix_rate(product, matrix, device) for product in products.values()]
+        rounds.append((*trained, making, *tests, *rates))
     plain_time, our_time, making, *tests_and_rates = (median(column) for column in zip(*rounds[1:], strict=True))
     (plain_test, our_test), rates = tests_and_rates[:2], dict(zip(products, tests_and_rates[2:], strict=True))
     best = {kind: max((rate, name) for (own, name), rate in rates.items() if own == kind) for kind in kinds}
@@ -148,7 +154,7 @@ def main(argv=None):
     print(f"plain pipeline        {count / plain_time:8.0f} images/s")
     print(f"this pipeline         {count / our_time:8.0f} images/s")
     print(f"ratio                 {plain_time / our_time:8.2f}x")
-    print(f"matrix products       {rate / 1e9:8.0f} GFLOP/s ({args.matrix} x {args.matrix}, {library})")
+    print(f"matrix products       {rate / 1e9:8.0f} GFLOP/s ({matrix} x {matrix}, {library})")
     print(f"share of that rate    {100 * share:8.0f} %")
     print(f"making the batches    {100 * making / our_time:8.1f} % of a step")
     print(f"predictions           {plain_test / our_test:8.2f}x")

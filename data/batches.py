@@ -48,7 +48,7 @@ class Batches:
                 order = torch.randint(len(self.labels), (size,), generator=self.generator)
             else:
                 order = torch.randperm(size, generator=self.generator)
-            order, places = order.to(self.device), order  # the latter for images that stay: to ask a GPU is to wait
+            order, places = send(order, self.device), order  # the latter for images that stay; to ask a GPU is to wait
             if self.crop_padding:
                 offsets = self._draw(torch.randint, 2 * self.crop_padding + 1, (size, 2))
             if self.flip:
@@ -56,22 +56,23 @@ class Batches:
         for start in range(0, size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             rows = batch if order is None else order[batch]
-            images = self.images[rows] if self.resident else self._send(batch if order is None else places[batch])
+            images = self.images[rows] if self.resident else send(
+                self.images[batch if order is None else places[batch]], self.device)
             if offsets is not None:
                 images = crop(images, offsets[batch], self.crop_padding)
             if flips is not None:
                 images = mirror(images, flips[batch])
             yield to_pixels(images), self.labels[rows]
 
-    def _send(self, places):
-        """The images at `places`, brought to the device."""
-        images = self.images[places]
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        return images.to(self.device, non_blocking=True)
-
     def _draw(self, function, *sizes):
-        return function(*sizes, generator=self.generator).to(self.device)
+        return send(function(*sizes, generator=self.generator), self.device)
+
+
+def send(tensor, device):
+    """A tensor brought from the CPU to the device, to a GPU through pinned memory, so that neither waits."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def fits(size, device):

@@ -97,6 +97,10 @@ def add_run_flags(parser, output_dir, resumable=False):
     if resumable:
         either.add_argument("--resume", action="store_true", help="go on from the last finished epoch of the run there")
     group.add_argument("--seed", type=integer(0), default=0, help="of poisoned indices, initial weights and batches")
+    add_device_flags(group)
+
+
+def add_device_flags(group):
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--deterministic", action="store_true",
                        help="on a GPU, the same bits from the same seed, more slowly; a CPU gives them anyway")

@@ -32,7 +32,12 @@ def set_determinism(wanted):
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
     torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.benchmark = not wanted  # batches keep one shape, so trying pays
+    try_convolutions(not wanted)
+
+
+def try_convolutions(wanted):
+    """Whether a GPU tries which convolution is fastest for each new shape: that pays where batches keep theirs."""
+    torch.backends.cudnn.benchmark = wanted
 
 
 def multiplies_bfloat16(device):
@@ -84,3 +89,12 @@ def commit():
 def peak_memory_mb():
     """The most memory that this process has held, in MiB; ru_maxrss counts bytes on macOS and KiB elsewhere."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def peaks(device):
+    """peak_memory_mb, and on a GPU peak_device_memory_mb, the most that tensors have held there, as results.json has
+    them."""
+    found = {"peak_memory_mb": peak_memory_mb()}
+    if device.type == "cuda":
+        found["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return found

@@ -1,13 +1,16 @@
 """Adversarial noise on neurons: the relative change of batch-norm scales and shifts that hurts most (ANP, eq. 3)."""
 import torch
 
+from data.batches import send
 from models.noisy_batchnorm import perturbed
 
 
 def start_noise(noises, epsilon, generator):
     """Set the noises, parameters (C,), to uniform random values in [-epsilon, epsilon] from a CPU generator."""
-    for noise in noises:
-        noise.data.copy_(torch.empty(noise.shape).uniform_(-epsilon, epsilon, generator=generator))
+    sizes = [noise.numel() for noise in noises]
+    drawn = send(torch.empty(sum(sizes)).uniform_(-epsilon, epsilon, generator=generator), noises[0].device)
+    for noise, values in zip(noises, drawn.split(sizes), strict=True):
+        noise.data.copy_(values)
 
 
 def ascend_noise(model, criterion, noises, noise_opt, images, labels, bound):

@@ -22,6 +22,7 @@ COLUMNS = ("epoch", "lr", "poison_acc", "clean_acc")  # of metrics.jsonl, that a
 OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")
 DAMAGED = "not what a stopped run of these flags leaves; --overwrite starts anew"
 MAY_CHANGE_ON_RESUME = {"resume", "overwrite", "output_dir", "data_dir", "device"}
+KEEPING = 0.05  # of the time
 log = logging.getLogger("backdoor")
 
 
@@ -65,6 +66,7 @@ class Run:
         self.generator = torch.Generator().manual_seed(args.seed)
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
         self.begun, self.lock = False, None
+        self.kept, self.kept_at, self.keeping = 0, 0.0, 0.0  # last epoch saved, when, and how long that took
         self._check_folder()
 
     def _check_folder(self):
@@ -145,7 +147,7 @@ class Run:
     def __exit__(self, kind, error, trace):
         if kind is KeyboardInterrupt and self.begun:
             how = "--resume goes on from there" if hasattr(self.args, "resume") else "--overwrite starts anew"
-            log.info("stopped with %d epochs finished; the same command with %s", self.epoch, how)
+            log.info("stopped with %d epochs finished; the same command with %s", self.kept, how)
         if isinstance(error, UserError) and self.epoch_started is not None:
             error.args = (f"epoch {self.epoch + 1}: {error}",)
         for handler in self.handlers:
@@ -219,6 +221,9 @@ class Run:
     def epochs(self, count, header=HEADER, columns=COLUMNS, **state):
         """Yield the epochs 1 to `count` that are still to be done; after each, `state` is saved and the log is safe.
 
+        On a GPU that is done after the last epoch, and after others as long as it takes no more than KEEPING of the
+        time: a full-width state is 90 MB, and an epoch a second or two.
+
         header: the log's line of column names. columns: the figures that the script wants of every row of
         metrics.jsonl, also of those from before a stop. state: whatever changes from epoch to epoch and has state_dict
         and load_state_dict (model, optimizer, scheduler). With the generator's state that is all, so a resumed run
@@ -226,23 +231,34 @@ class Run:
         what a stop in the second left is kept for the second.
         """
         if self.saved and self.saved["epoch"] > count:
-            self.epoch = self.saved["epoch"]
+            self.epoch = self.kept = self.saved["epoch"]
             return
         if self.saved:
             self._restore(state, columns)
             self.epoch, self.rows, self.seconds = (self.saved[key] for key in ("epoch", "rows", "seconds"))
-            self.saved = None
+            self.saved, self.kept = None, self.epoch
             log.info("resumed after epoch %d", self.epoch)
         else:
             log.info(header)
         for epoch in range(self.epoch + 1, count + 1):
             self.epoch_started = time.monotonic()
             yield epoch
-            checkpoint.save(self.folder / "resume.th", {
-                "epoch": epoch, "state": {name: thing.state_dict() for name, thing in state.items()},
-                "generator": self.generator.get_state(), "rows": self.rows, "seconds": self._elapsed(),
-                "log_size": (self.folder / "output.log").stat().st_size})
+            if epoch == count or self._may_keep():
+                self._keep(epoch, state)
             self.epoch, self.epoch_started = epoch, None
+
+    def _may_keep(self):
+        """Whether an epoch's state is to be saved: on a GPU, whose epochs may be as short, only once in a while."""
+        return self.device.type == "cpu" or time.monotonic() - self.kept_at >= self.keeping / KEEPING
+
+    def _keep(self, epoch, state):
+        started = time.monotonic()
+        checkpoint.save(self.folder / "resume.th", {
+            "epoch": epoch, "state": {name: thing.state_dict() for name, thing in state.items()},
+            "generator": self.generator.get_state(), "rows": self.rows, "seconds": self._elapsed(),
+            "log_size": (self.folder / "output.log").stat().st_size})
+        self.kept, self.kept_at = epoch, time.monotonic()
+        self.keeping = self.kept_at - started
 
     def _restore(self, state, columns):
         """Give `state` and the generator back what was saved of them. Raises UserError if that is something else."""
@@ -295,6 +311,6 @@ class Run:
         """Write results.json, whose presence means finished, and drop what only --resume needs."""
         write_json(self.folder / "results.json", {
             "script": Path(sys.argv[0]).name, **figures, "seconds": round(self._elapsed(), 1),
-            "peak_memory_mb": machine.peak_memory_mb(), "device": machine.device_name(self.device)})
+            **machine.peaks(self.device), "device": machine.device_name(self.device)})
         (self.folder / "resume.th").unlink(missing_ok=True)
         log.info("finished; everything is in %s", self.folder)

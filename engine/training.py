@@ -123,7 +123,12 @@ def sgd(model, args, lr=None, nesterov=False):
 
 def compile_for(model, device):
     """Compile `model` in place; on a GPU into CUDA graphs, which spare the launches."""
-    model.compile(mode="reduce-overhead" if device.type == "cuda" else None)
+    if torch.are_deterministic_algorithms_enabled():
+        from torch._inductor import config  # half a second, which other runs need not wait
+        if hasattr(config, "deterministic"):  # not in every PyTorch: kernels are then chosen by what was fastest
+            config.deterministic = True
+    # One graph for each batch size: a graph for all sizes, made at the short last batch, would take the others' place.
+    model.compile(mode="reduce-overhead" if device.type == "cuda" else None, dynamic=False)
 
 
 def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy, after_step=None):
@@ -136,10 +141,10 @@ def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy,
     waits = batches.device.type == "cuda"  # to look at a loss makes a GPU wait, so that it is looked at in the end
     losses, hits = [], torch.zeros((), dtype=torch.int64, device=batches.device)
     for step, (images, labels) in enumerate(progress(batches, "train"), 1):
+        optimizer.zero_grad()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             logits = model(images)
             loss = objective(logits, labels)
-        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if after_step:
@@ -210,6 +215,7 @@ def check_finite(losses):
 def predict(model, batches):
     """Logits float32 (N, num_classes) of all images, in eval mode; never in bfloat16, so that every script agrees.
 
+    On a GPU convolutions of float32 are TF32's, as PyTorch has them: a CPU's logits differ in the fourth digit.
     Raises UserError for no images, and for outputs that are NaN, whose argmax would pass for class 0.
     """
     return predict_each(model, [batches])[0]

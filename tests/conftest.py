@@ -12,13 +12,16 @@ import torch
 from PIL import Image
 
 from data.datasets import ImageSet
-from engine import training
+from engine import machine, training
 
 # One thread, here and in the scripts that tests start: PyTorch 2.15's convolutions on several threads corrupt memory
 # when a network of 8 channels or fewer trains on an odd number of images, which only tests do.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
+# What --device auto means in tests, on a machine with a GPU too: what is exact here is so on a CPU.
+DEVICE = os.environ.get("TEST_DEVICE", "cpu")
+HIDDEN = {"CUDA_VISIBLE_DEVICES": ""} if DEVICE == "cpu" else {}  # the same for the scripts that tests start
 ROOT = Path(__file__).resolve().parent.parent
 LEARNING = ["--dataset", "digits", "--width", "4", "--epochs", "6", "--batch-size", "32", "--crop-padding", "0",
             "--no-flip", "--poison-rate", "0.3", "--trigger-alpha", "0.4"]
@@ -32,6 +35,14 @@ ENCODER = ["--dataset", "digits", "--batch-size", "32", "--bits", "4", "--width"
 def the_log_reaches_pytest():
     """A Run keeps its log from other handlers for good; a test of the same process that looks at one would see none."""
     logging.getLogger("backdoor").propagate = True
+
+
+@pytest.fixture(autouse=True, scope="session")
+def auto_is_the_tests_device():
+    real = machine.find_device
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "find_device", lambda name: real(DEVICE if name == "auto" else name))
+        yield
 
 
 @pytest.fixture
@@ -74,7 +85,7 @@ def refused(capsys):
 def script():
     """Run a script as a user does, from the repository's root; returns the finished process."""
     def run(*command, check=True, **options):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **HIDDEN}
         done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True,
                               env=environment, timeout=280, **options)
         assert not check or done.returncode == 0, done.stderr

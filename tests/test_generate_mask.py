@@ -41,6 +41,14 @@ def test_noise_stays_within_eps_and_within_twice_without_projection(net, images,
     assert bound - 0.05 < largest <= bound + 1e-6
 
 
+def test_noise_starts_from_the_stream_of_draws_that_each_neuron_had_when_drawn_by_layer(net):
+    noises = parameters_named(net, "neuron_noise")
+    start_noise(noises, 0.4, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    for noise in noises:
+        assert torch.equal(noise, torch.empty(noise.shape).uniform_(-0.4, 0.4, generator=generator))
+
+
 def test_the_noise_climbs(net, images):
     noises, batch = parameters_named(net, "neuron_noise"), next(iter(Batches(images, 40)))
     noise_opt, losses = torch.optim.SGD(noises, 0.02), []

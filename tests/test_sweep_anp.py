@@ -56,9 +56,10 @@ def test_a_cell_that_fails_is_named_and_leaves_the_others(swept, refused):
 def test_flags_reach_the_cells(small_run, tmp_path):
     main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
           "1", "--seeds", "1", "--nb-iter", "1", "--lr", "0.5", "--batch-size", "16", "--no-project", "--no-flip",
-          "--output-dir", str(tmp_path / "sweep")])
+          "--deterministic", "--output-dir", str(tmp_path / "sweep")])
     used = json.loads((tmp_path / "sweep/alpha-1.0/seed-0/config.json").read_text())["arguments"]
     assert (used["lr"], used["batch_size"], used["project"], used["flip"]) == (0.5, 16, False, False)
+    assert used["deterministic"]
 
 
 def test_a_folder_with_a_run_is_refused(small_run, refused):

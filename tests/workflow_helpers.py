@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import HIDDEN, ROOT
 
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 NEEDS_SNAKEMAKE = pytest.mark.skipif(
@@ -22,4 +22,5 @@ def start_snakemake(folder, profile, *flags, **changes):
     matrix.write_text(yaml.safe_dump({**TINY, "output": str(folder / "out"), **changes}))
     return subprocess.Popen(
         [sys.executable, "-m", "workflow", "matrix", matrix, "--profile", profile, "--", *flags], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, **HIDDEN, "OMP_NUM_THREADS": "1"})

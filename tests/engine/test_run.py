@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import sys
+import time
 
 import pytest
 import torch
@@ -104,6 +105,31 @@ def test_a_stopped_run_goes_on_to_the_same_end(arguments, tmp_path):
     assert rows == [1, 2, 3]
     assert [line[0] for line in logged if line[0] in "123"] == ["1", "2", "3"]
     assert "resumed after epoch 2" in logged
+
+
+def test_a_gpus_short_epochs_are_saved_once_in_a_while_and_at_the_end(arguments, tmp_path, monkeypatch):
+    real, kept = checkpoint.save, []
+
+    def slow_save(path, content):
+        kept.append(content["epoch"])
+        time.sleep(0.1)
+        real(path, content)
+    monkeypatch.setattr(checkpoint, "save", slow_save)
+    monkeypatch.setattr(machine, "device_name", lambda device: "a card")
+    with pytest.raises(KeyboardInterrupt), Run(arguments()) as run:
+        run.device, counter = torch.device("cuda"), Counter()
+        run.begin("these images")
+        for epoch in run.epochs(8, counter=counter):
+            counter.count += torch.rand(1, generator=run.generator)
+            run.log(epoch, 0.1, score(50), TestScore(score(90), score(99)))
+            if epoch == 5:
+                raise KeyboardInterrupt
+    assert kept == [1]
+    lines = [line.split("] - ")[1] for line in (tmp_path / "run/output.log").read_text().splitlines()]
+    assert lines[-1].startswith("stopped with 1 epochs finished")
+    assert go(arguments(resume=True), 8) == go(arguments(output_dir=str(tmp_path / "whole")), 8)
+    assert "resumed after epoch 1" in (tmp_path / "run/output.log").read_text()
+    assert kept == [1, *range(2, 9), *range(1, 9)]  # on a CPU each
 
 
 def test_a_run_that_lies_there_is_left_alone(arguments, tmp_path):

@@ -54,7 +54,7 @@ SCRIPTS = {
                                    "0.05", "0.1", "--isolation-epochs", "3", "--epochs", "2", "--unlearn-epochs", "1",
                                    "--max-drop", "1", "--seeds", "1"], SAME),
 }
-TIMES = {"time", "seconds", "peak_memory_mb", "started", "resumed"}  # what no two runs share
+TIMES = {"time", "seconds", "peak_memory_mb", "peak_device_memory_mb", "started", "resumed"}  # what no two runs share
 READ_WITH = {".th": lambda content: torch.load(io.BytesIO(content), weights_only=False),
              ".json": json.loads, ".jsonl": lambda content: [json.loads(line) for line in content.splitlines()],
              ".png": lambda content: Image.open(io.BytesIO(content)).load(),
@@ -64,7 +64,7 @@ READ_WITH = {".th": lambda content: torch.load(io.BytesIO(content), weights_only
 def words(script, flags, folder, model, *more):
     name, *task = script.split()
     return [sys.executable, str(ROOT / name), *task, *(flag.replace("{model}", str(model)) for flag in flags),
-            "--output-dir", str(folder), *more]
+            "--output-dir", str(folder), "--device", "cpu", *more]
 
 
 def finish(command):

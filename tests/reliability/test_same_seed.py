@@ -1,7 +1,11 @@
-"""One seed, one answer: every script that is run twice leaves the same files, and others with another seed."""
+"""One seed, one answer: every script that is run twice leaves the same files, and others with another seed.
+
+On a GPU: TEST_DEVICE=cuda pytest -m long tests/reliability/test_same_seed.py
+"""
 import sys
 
 import pytest
+from conftest import DEVICE
 from reliability.kill import ROOT, compare, finish
 from reliability.short_runs import SCRIPTS, SEEDLESS, filled
 
@@ -13,8 +17,8 @@ def test_one_seed_one_answer(name, made, tmp_path):
     module, words = SCRIPTS[name]
 
     def run(folder, *more):
-        finish([sys.executable, str(ROOT / f"{module}.py"), *filled(made, words), *more, "--output-dir",
-                str(tmp_path / folder)])
+        finish([sys.executable, str(ROOT / f"{module}.py"), *filled(made, words), *more, "--device", DEVICE,
+                "--deterministic", "--output-dir", str(tmp_path / folder)])
     run("first")
     run("again")
     assert compare(tmp_path / "first", tmp_path / "again") == []
