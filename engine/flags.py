@@ -95,7 +95,7 @@ def add_run_flags(parser, output_dir, resumable=False):
     either = group.add_mutually_exclusive_group()
     either.add_argument("--overwrite", action="store_true", help="replace the run that lies there")
     if resumable:
-        either.add_argument("--resume", action="store_true", help="go on from the last finished epoch of the run there")
+        either.add_argument("--resume", action="store_true", help="go on from the last saved epoch of the run there")
     group.add_argument("--seed", type=integer(0), default=0, help="of poisoned indices, initial weights and batches")
     add_device_flags(group)
 
