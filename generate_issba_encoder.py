@@ -82,7 +82,7 @@ def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, weight
     encoder.train(), decoder.train()
     sums, losses = torch.zeros(len(LOSSES), device=batches.device), []
     for pixels, _ in progress(batches, "encode"):
-        bits = torch.randint(2, (len(pixels), encoder.bits), generator=generator).to(pixels)
+        bits = send(torch.randint(2, (len(pixels), encoder.bits), generator=generator).float(), pixels.device)
         drawn = torch.rand((2 * len(pixels), *pixels.shape[1:]), generator=generator)
         noise = (send(drawn, pixels.device) - 0.5) / 255
         residuals = encoder(pixels, bits)

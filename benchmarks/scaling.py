@@ -127,9 +127,7 @@ def parse_args(argv=None):
 
 def memory_of(axis, size, width, device, folder):
     """Bytes that one work holds at most above what was held before; for a process of its own, in which none was."""
-    if device.type == "cuda":
-        torch.cuda.init()  # to ask for the peak of a device with a number does not
-    make = axes(width, measured_device(str(device)), folder)[axis][0][size]
+    make = axes(width, measured_device(str(device)), folder)[axis][0][size]  # which also starts CUDA here
     before = reset_peak(device)
     make()()
     return peak(device) - before
