@@ -25,15 +25,19 @@ from engine.attack import poison_by
 from engine.checkpoint import load_weights, save_model, save_trigger
 from engine.command import command
 from engine.figures import training_curves
+from engine.graphs import check_graph
 from engine.run import Run
 from engine.training import (
+    UNTESTED,
     Share,
     TestImages,
     evaluate,
     evaluation_batches,
+    is_tested,
     sample_losses,
     score,
     sgd,
+    step_of,
     train_epoch,
     train_stage,
     warn_of_chance,
@@ -91,18 +95,21 @@ def copy_weights(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, max_drop):
+def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, max_drop, test_every=1):
     """Climb the loss of `batches` for `epochs` after the `before` that the run has made, while clean accuracy holds.
 
     Once it falls by more than `max_drop` on `held_out` (Batches), the last epoch that kept to it is what is left.
-    Returns the number of epochs that count.
+    Tested as a stage of train_stage is. Returns the number of epochs that count.
     """
     floor = score(model, held_out).accuracy.value - max_drop - 1e-9
     for epoch in run.epochs(before + epochs, model=model, optimizer=optimizer):
         kept = copy_weights(model)
-        train_score = train_epoch(model, batches, optimizer, run.amp, climb)
-        accuracy = score(model, held_out).accuracy.value
-        run.log(epoch, optimizer.param_groups[0]["lr"], train_score, evaluate(model, images))
+        train_score = train_epoch(model, batches, optimizer, run.amp, step_of(climb))
+        accuracy, tested = score(model, held_out).accuracy.value, UNTESTED
+        last = epoch if accuracy < floor else before + epochs
+        if is_tested(epoch, last, test_every):
+            tested = evaluate(model, images, run.amp and epoch < last)
+        run.log(epoch, optimizer.param_groups[0]["lr"], train_score, tested)
         log.info("unlearning, epoch %d: held-out ACC %.4f", epoch - before, accuracy)
         if accuracy < floor:
             model.load_state_dict(kept)
@@ -120,12 +127,13 @@ def parse_args(argv=None):
     group.add_argument("--isolation-epochs", type=flags.integer(1), default=20, help="epochs of stage 1")
     group.add_argument("--isolation-rate", type=flags.isolation_rate, default=0.01,
                        help="share of the training images that is isolated")
-    flags.add_training_flags(parser, 60)
+    flags.add_loop_flags(flags.add_training_flags(parser, 60))
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/<attack>-abl", resumable=True)
     args = parser.parse_args(argv)
     flags.check_abl(parser, args, argv)
     flags.check_milestones(parser, args)
+    flags.check_loop(parser, args)
     flags.check_poison(parser, args)
     args.output_dir = args.output_dir or f"output/{args.poison_type}-abl"
     return args
@@ -146,6 +154,8 @@ def main(argv=None):
         poisoned, trigger = poison_by(args, train)
         images = TestImages.on(run.device, test, stamp_all(test, trigger))
         held_out = evaluation_batches(defender, run.device)
+        if args.graph:  # of stage 2, whose images are fewer
+            check_graph(run.device, len(poisoned) - round(args.isolation_rate * len(poisoned)), args.batch_size)
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
 
         def batches(image_set, **augmentation):
@@ -156,7 +166,8 @@ def main(argv=None):
             log.info(HIDES_EVERYTHING)
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
         train_stage(run, model, batches(poisoned), images, args.isolation_epochs, sgd(model, args), [],
-                    isolation_objective(args.gamma, args.lga, args.flooding))
+                    step_of(isolation_objective(args.gamma, args.lga, args.flooding)), test_every=args.test_every,
+                    graph=args.graph)
         run.check_left("isolated.npy", args.isolation_epochs)
         if not (run.folder / "isolated.npy").exists():  # else the run goes on after stage 1
             write_array(run.folder / "isolated.npy",
@@ -170,7 +181,8 @@ def main(argv=None):
         is_left[isolated] = False
         trained = args.isolation_epochs + args.epochs
         rest = batches(poisoned.subset(is_left), crop_padding=args.crop_padding, flip=args.flip)
-        train_stage(run, model, rest, images, trained, sgd(model, args), args.milestones)
+        train_stage(run, model, rest, images, trained, sgd(model, args), args.milestones, test_every=args.test_every,
+                    graph=args.graph)
         run.check_left("model_filtered.th", trained)
         if (run.folder / "model_filtered.th").exists():  # the run goes on in stage 3
             load_weights(run.folder / "model_filtered.th", model)
@@ -181,7 +193,8 @@ def main(argv=None):
         climbed = 0
         if args.unlearn_epochs and len(isolated):
             climbed = unlearn(run, model, batches(poisoned.subset(isolated)), images, held_out, trained,
-                              args.unlearn_epochs, sgd(model, args, args.unlearn_lr), args.max_drop)
+                              args.unlearn_epochs, sgd(model, args, args.unlearn_lr), args.max_drop,
+                              args.test_every)
         final = evaluate(model, images)
         log.info("after %d epochs of unlearning: ASR %.4f, ACC %.4f", climbed, final.triggered.accuracy.value,
                  final.clean.accuracy.value)

@@ -20,10 +20,11 @@ from engine.attack import poison_by
 from engine.checkpoint import save_model, save_trigger
 from engine.command import command
 from engine.figures import image_grid, loss_curves, training_curves
+from engine.graphs import check_graph
 from engine.run import Run
+from engine.schedules import check_one_cycle
 from engine.training import (
     TestImages,
-    check_one_cycle,
     compile_for,
     evaluate,
     sample_losses,
@@ -99,6 +100,7 @@ def parse_args(argv=None):
     group = flags.add_training_flags(parser)
     flags.add_recipe_flag(group)
     flags.add_compile_flag(group)
+    flags.add_loop_flags(group)
     group.add_argument("--track-losses", action="store_true",
                        help="after each epoch, the losses of clean and of poisoned training images, unaugmented; a "
                             "forward pass more")
@@ -107,6 +109,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     flags.check_recipe(parser, args, argv)
     flags.check_milestones(parser, args)
+    flags.check_loop(parser, args)
     flags.check_poison(parser, args)
     args.output_dir = args.output_dir or f"output/{args.poison_type}"
     return args
@@ -124,6 +127,8 @@ def main(argv=None):
         is_fast = args.recipe == "fast"
         if is_fast:
             check_one_cycle(args.epochs * len(batches))
+        if args.graph:
+            check_graph(run.device, len(poisoned), args.batch_size)
 
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
         optimizer = sgd(model, args, nesterov=is_fast)
@@ -145,7 +150,8 @@ def main(argv=None):
             return {"training_losses": loss_figures(sample_losses(model, poisoned, run.device), poisoned.poisoned)}
 
         test_score = train_stage(run, model, batches, images, args.epochs, optimizer, args.milestones,
-                                 watch=watch if args.track_losses else None, one_cycle=is_fast)
+                                 watch=watch if args.track_losses else None, one_cycle=is_fast,
+                                 test_every=args.test_every, graph=args.graph)
         test_score = test_score or evaluate(model, images)  # none yet where the last epoch was done before a stop
         warn_of_chance(test_score, train.num_classes, args.poison_type != "benign")
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)

@@ -23,6 +23,7 @@ from engine.attack import poison_by
 from engine.checkpoint import load_model, load_weights, save_model, save_trigger
 from engine.command import command
 from engine.figures import training_curves
+from engine.graphs import check_graph
 from engine.run import Run
 from engine.training import (
     TestImages,
@@ -125,13 +126,14 @@ def parse_args(argv=None):
     group.add_argument("--margin", type=flags.not_negative, default=1.0,
                        help="how far below 0 the decoys are silenced, in distances from their mean to their largest "
                             "value")
-    flags.add_training_flags(parser)
+    flags.add_loop_flags(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/<attack>-pruning-aware", resumable=True)
     args = parser.parse_args(argv)
     if args.checkpoint:
         parser.refuse(argv, ["arch", "width", "clean_epochs"], "with --checkpoint, which stands in for stage 1")
     flags.check_milestones(parser, args)
+    flags.check_loop(parser, args)
     flags.check_poison(parser, args)
     args.clean_epochs = 0 if args.checkpoint else args.clean_epochs or args.epochs
     args.output_dir = args.output_dir or f"output/{args.poison_type}-pruning-aware"
@@ -155,6 +157,8 @@ def main(argv=None):
         clean_batches, batches = (
             Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
             for image_set in (train, poisoned))
+        if args.graph:
+            check_graph(run.device, min(len(train), len(poisoned)), args.batch_size)
         measured = train.subset(slice(MEASURED))
         clean_measured, stamped_measured = (evaluation_batches(image_set, run.device)
                                             for image_set in (measured, stamp_all(measured, trigger)))
@@ -167,7 +171,7 @@ def main(argv=None):
         clean_file = run.folder / "model_clean.th"
         if args.clean_epochs:
             train_stage(run, model, clean_batches, images, args.clean_epochs, sgd(model, args),
-                        flags.usual_milestones(args.clean_epochs))
+                        flags.usual_milestones(args.clean_epochs), test_every=args.test_every, graph=args.graph)
             run.check_left("model_clean.th", args.clean_epochs)
         if clean_file.exists():  # the run goes on in stage 3
             load_weights(clean_file, model)
@@ -180,7 +184,7 @@ def main(argv=None):
             stages.append(describe(2, f"{int((mask == 0).sum())} of {len(mask)} channels pruned",
                                    evaluate(model, images)))
             train_stage(run, model, batches, images, args.clean_epochs + args.epochs, sgd(model, args),
-                        args.milestones)
+                        args.milestones, test_every=args.test_every, graph=args.graph)
         fold_mask(model, STAGE, mask)
         pruned_logits = predict_each(model, (images.clean, images.triggered))
         stages.append(describe(3, "trained on poisoned images", evaluate(model, images)))

@@ -18,7 +18,7 @@ from benchmarks.plain import add_timing_flags, compare, heading, measured_device
 from data.batches import Batches
 from engine import flags
 from engine.command import command
-from engine.training import evaluation_batches, predict, sample_losses, train_epoch
+from engine.training import evaluation_batches, predict, sample_losses, step_of, train_epoch
 from models import build_model
 from train_abl import local_gradient_ascent
 
@@ -42,7 +42,7 @@ def main(argv=None):
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4)
 
     def epoch(objective):
-        train_epoch(model, batches, optimizer, device.type == "cuda", objective)
+        train_epoch(model, batches, optimizer, device.type == "cuda", step_of(objective))
     rows = [compare(f"an epoch of plain training against one of local gradient ascent, --lga {over}", args.rounds,
                     device, partial(epoch, F.cross_entropy),
                     partial(epoch, partial(local_gradient_ascent, gamma=0.5, over=over)))

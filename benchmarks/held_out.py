@@ -22,7 +22,8 @@ from data.poison_cifar import stamp_all
 from engine import flags, machine
 from engine.attack import poison_by
 from engine.command import command
-from engine.training import TestImages, evaluate, one_cycle_of, sgd, train_epoch
+from engine.schedules import one_cycle_of
+from engine.training import TestImages, evaluate, sgd, train_epoch
 from models import build_model
 
 

@@ -27,7 +27,7 @@ from data.batches import Batches
 from detect_strip import Strip
 from engine import flags
 from engine.command import command
-from engine.training import UNKNOWN, TestScore, evaluation_batches, score, train_epoch
+from engine.training import UNKNOWN, TestScore, evaluation_batches, score, step_of, train_epoch
 from engine.trigger_search import reverse_triggers
 from models import build_model
 from prune_network import evaluate_by_threshold, norm_layers
@@ -62,7 +62,7 @@ def train(width, device, count=512, classes=10, resident=None, images=None, obje
     batches = Batches(images or random_images(count), 128, device, torch.Generator(), 4, True, resident=resident)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4,
                                 fused=device.type == "cuda" or None)
-    return lambda: train_epoch(model, batches, optimizer, device.type == "cuda", objective)
+    return lambda: train_epoch(model, batches, optimizer, device.type == "cuda", step_of(objective))
 
 
 def strip(width, device, overlays):

@@ -46,14 +46,19 @@ def enlarge(change):
     return (128 + change * (127 / max(np.abs(change).max(), 1))).round().astype(np.uint8)
 
 
+def known_shares(rows, key):
+    """([epoch], [share in %]) of the rows of metrics.jsonl whose `key` is known: a line through tested epochs alone."""
+    known = [row for row in rows if row.get(key) is not None]
+    return [row["epoch"] for row in known], [100 * row[key] for row in known]
+
+
 def training_curves(path, metrics, title):
-    """ACC and ASR over epochs; `metrics` is the rows of metrics.jsonl."""
+    """ACC and ASR over the epochs that were tested; `metrics` is the rows of metrics.jsonl."""
     epochs = [row["epoch"] for row in metrics]
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
     for key, label, style in (("clean_acc", "ACC", "o-"), ("poison_acc", "ASR", "s-")):
-        shares = [math.nan if row[key] is None else 100 * row[key] for row in metrics]
-        axis.plot(epochs, shares, style, markersize=3.5, label=label)
+        axis.plot(*known_shares(metrics, key), style, markersize=3.5, label=label)
     changes = [(before, after) for before, after in pairwise(metrics) if after["lr"] != before["lr"]]
     if len(changes) > MAX_RATE_LINES:
         rates = axis.twinx()

@@ -173,6 +173,21 @@ def add_compile_flag(group):
     group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")
 
 
+def add_loop_flags(group):
+    """How a training goes from epoch to epoch and from step to step."""
+    group.add_argument("--test-every", type=integer(1), default=1, metavar="EPOCHS",
+                       help="epochs from one test to the next, in bfloat16 if the training is; a stage's last is "
+                            "always tested, in float32")
+    group.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
+                       help="the step as a CUDA graph, fewer launches; off by default until graphed steps have been "
+                            "seen equal to plain ones on a card")
+
+
+def check_loop(parser, args):
+    if args.graph and getattr(args, "compile", False):
+        parser.error("--graph: not together with --compile, which makes graphs of its own")
+
+
 def usual_milestones(epochs):
     """The homework's 30 and 40 of 50, in proportion."""
     return sorted({int(share * epochs) for share in (0.6, 0.8)} - {0, epochs})

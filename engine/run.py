@@ -287,7 +287,8 @@ class Run:
     def log(self, epoch, lr, train, test, **more):
         """One line of the log and of metrics.jsonl: `train` a Score, `test` a TestScore, `more` for the latter alone.
 
-        What is not known (ASR without a trigger) is nan in the log and null in metrics.jsonl.
+        What is not known (ASR without a trigger, or an epoch that was not tested) is nan in the log and null in
+        metrics.jsonl.
         """
         row = {"epoch": epoch, "lr": lr, "time": self.elapsed_in_epoch(),
                "train_loss": train.loss, "train_acc": train.accuracy.value,

@@ -2,7 +2,7 @@
 import logging
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,14 +11,16 @@ from scipy.stats import binomtest
 
 from data.batches import Batches
 from data.files import UserError
+from engine.graphs import GraphedModel
+from engine.memory import HalvingForward
 from engine.progress import progress
+from engine.schedules import scheduler_of
 from models.folding import folded
 
 # Large batches feed a GPU; on a CPU they fall out of the cache (at width 16, 1,000 images at a time take almost twice
 # as long an image as 128 do).
 EVALUATION_BATCH = {"cuda": 2000, "cpu": 128}
 NAN_CHECK_EVERY = 50  # steps
-WARM_UP = 0.25  # of a cycle: the share in which its rate rises
 log = logging.getLogger("backdoor")
 
 
@@ -68,6 +70,9 @@ class TestScore:
                 "robust_acc": self.triggered.original_accuracy.as_dict()}
 
 
+UNTESTED = TestScore(UNKNOWN, UNKNOWN)
+
+
 @dataclass(frozen=True)
 class TestImages:
     """Clean and triggered test images on the device, stamped once for all epochs; triggered None without a trigger."""
@@ -87,6 +92,10 @@ class TestImages:
             log.info("notice: the trigger changes no pixel of any test image")
         return cls(evaluation_batches(clean, device),
                    None if triggered is None else evaluation_batches(triggered, device))
+
+    def restamped(self, triggered):
+        """The same clean images with an ImageSet of newly triggered ones, for a trigger that has moved."""
+        return replace(self, triggered=Batches(triggered, self.clean.batch_size, self.clean.device))
 
 
 def evaluation_batch(device):
@@ -131,64 +140,71 @@ def compile_for(model, device):
     model.compile(mode="reduce-overhead" if device.type == "cuda" else None, dynamic=False)
 
 
-def train_epoch(model, batches, optimizer, amp=False, objective=F.cross_entropy, after_step=None):
+def step_of(objective):
+    """The step that calls the model on the images as they are and descends objective: (logits, labels) -> loss."""
+    def step(model, images, labels):
+        logits = model(images)
+        return objective(logits, labels), logits
+    return step
+
+
+cross_entropy_step = step_of(F.cross_entropy)
+
+
+def train_epoch(model, batches, optimizer, amp=False, step=cross_entropy_step, after_step=None, call=None):
     """One pass in train mode. Returns the Score over the batches as they were seen (augmented, before each step).
 
-    objective: (logits, labels) -> what is descended, and what the Score has as its loss. after_step: called after each
-    step, such as a scheduler's own. Raises UserError naming the step if a loss is not finite.
+    step: (model, images, labels) -> (loss, logits); the loss, a mean, is descended and is the Score's, the logits
+    (B, C) are counted against the labels. after_step: called after each step, such as a scheduler's own. call: what
+    the step gets in place of the model, such as a GraphedModel of it. Raises UserError naming the step if a loss is
+    not finite.
     """
     model.train()
     waits = batches.device.type == "cuda"  # to look at a loss makes a GPU wait, so that it is looked at in the end
     losses, hits = [], torch.zeros((), dtype=torch.int64, device=batches.device)
-    for step, (images, labels) in enumerate(progress(batches, "train"), 1):
+    for number, (images, labels) in enumerate(progress(batches, "train"), 1):
         optimizer.zero_grad()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
-            logits = model(images)
-            loss = objective(logits, labels)
+            loss, logits = step(call or model, images, labels)
         loss.backward()
         optimizer.step()
         if after_step:
             after_step()
         losses.append(loss.detach() * len(labels))
         hits += (logits.detach().argmax(1) == labels).sum()
-        if (step % NAN_CHECK_EVERY == 0 and not waits) or step == len(batches):
+        if (number % NAN_CHECK_EVERY == 0 and not waits) or number == len(batches):
             check_finite(losses)
     share = Share(int(hits), batches.num_images)
     return Score(float(torch.stack(losses).sum()) / batches.num_images, share, share)
 
 
-def check_one_cycle(steps):
-    """Raise UserError unless there are steps enough for the rate to rise and to fall."""
-    if steps < 2 / WARM_UP:
-        raise UserError(f"--recipe fast: {steps} steps in all; expected at least {2 / WARM_UP:.0f}, in which the "
-                        "rate rises and falls; take more --epochs or a smaller --batch-size")
+def is_tested(epoch, until, every):
+    """Whether a stage that ends with epoch `until` is tested after `epoch`: each `every`th of the run, and the last."""
+    return epoch == until or epoch % every == 0
 
 
-def one_cycle_of(optimizer, steps):
-    """A scheduler that lets the rate of `optimizer` rise to its value and fall to nothing in so many steps."""
-    check_one_cycle(steps)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], steps, pct_start=WARM_UP,
-                                               anneal_strategy="linear", cycle_momentum=False)
+def train_stage(run, model, batches, test, until, optimizer, milestones=(), step=cross_entropy_step, watch=None,
+                one_cycle=False, test_every=1, restamp=None, graph=False, learned=None):
+    """Train `model` up to epoch `until` of the Run and log each epoch, tested on TestImages as is_tested says.
 
+    The last epoch is tested in float32, those before it in the run's own arithmetic. The learning rate falls to a
+    tenth after each of `milestones`, counted from the stage's first epoch; with one_cycle, for a run of one stage, it
+    moves after every step, up to its value and down to nothing (Smith & Topin, 2018).
 
-def train_stage(run, model, batches, test, until, optimizer, milestones=(), objective=F.cross_entropy,
-                watch=None, one_cycle=False):
-    """Train `model` up to epoch `until` of the Run, tested on TestImages and logged after each epoch.
-
-    The learning rate falls to a tenth after each of `milestones`, counted from the stage's first epoch; with one_cycle,
-    for a run of one stage, it moves after every step, up to its value and down to nothing (Smith & Topin, 2018).
-    watch: model -> more entries for the epoch's row of metrics.jsonl. Returns the last TestScore, None where no epoch
-    was left to do.
+    step: as in train_epoch. watch: model -> more entries for the epoch's row of metrics.jsonl. restamp: () -> the test
+    images as the trigger stamps them by now, called before each test; None for a trigger that does not learn. learned:
+    {name: what else has a state_dict and learns}, which a stopped run goes on with. graph: the model's passes as CUDA
+    graphs, for a step that calls it once. Returns the last TestScore, None where no epoch was left to do.
     """
-    schedulers, tested = torch.optim.lr_scheduler, None
-    if one_cycle:
-        scheduler = one_cycle_of(optimizer, until * len(batches))
-    else:
-        scheduler = schedulers.MultiStepLR(optimizer, milestones)
-    for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler):
+    scheduler, tested = scheduler_of(optimizer, milestones, until * len(batches) if one_cycle else None), None
+    after_step = scheduler.step if one_cycle else None
+    call = GraphedModel(model, batches.batch_size, run.amp) if graph else None
+    for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler, **(learned or {})):
         lr = scheduler.get_last_lr()[0]
-        after_step = scheduler.step if one_cycle else None
-        trained, tested = train_epoch(model, batches, optimizer, run.amp, objective, after_step), evaluate(model, test)
+        trained, tested = train_epoch(model, batches, optimizer, run.amp, step, after_step, call), UNTESTED
+        if is_tested(epoch, until, test_every):
+            stamped = test.restamped(restamp()) if restamp else test
+            tested = evaluate(model, stamped, run.amp and epoch < until)
         if not one_cycle:
             scheduler.step()
         run.log(epoch, lr, trained, tested, **(watch(model) if watch else {}))
@@ -212,29 +228,52 @@ def check_finite(losses):
         raise UserError(f"the loss became {float(losses[bad[0]])} at step {int(bad[0]) + 1}; a lower --lr may help")
 
 
-def predict(model, batches):
-    """Logits float32 (N, num_classes) of all images, in eval mode; never in bfloat16, so that every script agrees.
+def predict(model, batches, amp=False):
+    """Logits float32 (N, num_classes) of all images, in eval mode.
 
-    On a GPU convolutions of float32 are TF32's, as PyTorch has them: a CPU's logits differ in the fourth digit.
-    Raises UserError for no images, and for outputs that are NaN, whose argmax would pass for class 0.
+    Not in bfloat16 unless `amp` says so: a figure that is kept is float32's, so that every script agrees. On a GPU
+    convolutions of float32 are TF32's, as PyTorch has them: a CPU's logits differ in the fourth digit. Where a GPU's
+    memory does not hold a batch, `batches` is left with the size that it does hold. Raises UserError for no images,
+    and for outputs that are NaN, whose argmax would pass for class 0.
     """
-    return predict_each(model, [batches])[0]
+    return predict_each(model, [batches], amp)[0]
 
 
-@torch.inference_mode()
-def predict_each(model, sets):
+def predict_each(model, sets, amp=False):
     """The logits of several sets of Batches, as `predict` gives those of one, in one pass over all.
 
     Nothing is looked at in between, so that a GPU is not made to wait before all of it is under way.
     """
     if not all(batches.num_images for batches in sets):
         raise UserError("no images to predict, so nothing can be counted")
-    model.eval()
-    quick = folded(model)
-    # clone: the next batch writes into what a compiled model's graph has returned
-    logits = [quick(images).clone() for batches in sets for images, _ in progress(batches, "test")]
-    logits = check_outputs(torch.cat(logits))
-    return logits.split([batches.num_images for batches in sets])
+    amp = amp and not is_compiled(model)  # which would be compiled once more for it, for each size of batch
+    with without_gradients(model):
+        logits = check_outputs(torch.cat(forward_each(folded(model), sets, amp)))
+        return logits.split([batches.num_images for batches in sets])
+
+
+def is_compiled(model):
+    return model._compiled_call_impl is not None
+
+
+def without_gradients(model):
+    """A context without autograd: torch.inference_mode, but torch.no_grad for a compiled model.
+
+    Where the first CUDA graph of a process is captured in inference mode, releases of PyTorch from before 2026 cannot
+    capture a later one, of a training step ("Inplace update to inference tensor outside InferenceMode").
+    """
+    return torch.no_grad() if is_compiled(model) else torch.inference_mode()
+
+
+def forward_each(model, sets, amp):
+    """[float32 (B, C)] of each batch of all `sets`, in eval mode."""
+    forward, logits = HalvingForward(model.eval()), []
+    for batches in sets:
+        with torch.autocast(batches.device.type, torch.bfloat16, enabled=amp):
+            logits += [forward(images).float() for images, _ in progress(batches, "test")]
+    for batches in sets:  # not before all are done: a pass under way counts on its size
+        batches.batch_size = min(batches.batch_size, forward.size or batches.batch_size)
+    return logits
 
 
 def check_outputs(values):
@@ -262,12 +301,12 @@ def score_logits(logits, batches):
                  Share(int((guesses == batches.originals).sum()), n))
 
 
-def evaluate(model, test):
-    """The TestScore of a model on TestImages.
+def evaluate(model, test, amp=False):
+    """The TestScore of a model on TestImages; amp: in bfloat16, for a look at a training under way.
 
     ASR is the share of triggered images, their own label not the target, that are called the target; robust
     accuracy the share of them that still get their own label.
     """
     sets = [batches for batches in (test.clean, test.triggered) if batches is not None]
-    scores = [score_logits(logits, batches) for logits, batches in zip(predict_each(model, sets), sets, strict=True)]
+    scores = list(map(score_logits, predict_each(model, sets, amp), sets))
     return TestScore(scores[0], UNKNOWN if test.triggered is None else scores[1])

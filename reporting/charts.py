@@ -5,7 +5,7 @@ import math
 from matplotlib.figure import Figure
 from PIL import Image
 
-from engine.figures import entropy_bars, save_png
+from engine.figures import entropy_bars, known_shares, save_png
 from reporting.document import Picture
 from reporting.found import FINISHED
 from reporting.groups import NONE
@@ -42,10 +42,6 @@ def drawn(figure, caption, wide=False):
     return Picture(content.getvalue(), caption, wide)
 
 
-def percentages(rows, name):
-    return [math.nan if row.get(name) is None else 100 * row[name] for row in rows]
-
-
 def training_curves_of(runs):
     """ACC and ASR over the epochs of several attacks, eight to a Picture."""
     known = [run for run in runs if run.rows]
@@ -59,9 +55,8 @@ def panel(runs):
     figure = Figure(figsize=(2.6 * columns + 0.4, 2.1 * lines + 0.3), layout="constrained")
     axes = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
     for axis, run in zip(axes, runs, strict=False):
-        epochs = [row["epoch"] for row in run.rows]
-        axis.plot(epochs, percentages(run.rows, "clean_acc"), "o-", markersize=2, label="ACC")
-        axis.plot(epochs, percentages(run.rows, "poison_acc"), "s-", markersize=2, label="ASR")
+        axis.plot(*known_shares(run.rows, "clean_acc"), "o-", markersize=2, label="ACC")
+        axis.plot(*known_shares(run.rows, "poison_acc"), "s-", markersize=2, label="ASR")
         axis.set(ylim=(-2, 102))
         axis.set_title(run.name, fontsize=8, parse_math=False)
         axis.tick_params(labelsize=7)

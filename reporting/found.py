@@ -11,9 +11,9 @@ from reporting.checks import check_config, check_results, is_number
 from reporting.log import read_log
 
 FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "log only"
-# Where a run read and wrote and on what machine: no part of what it did.
+# Where a run read and wrote, on what machine, and how often it was looked at: no part of what it did.
 PLACES = {"output_dir", "data_dir", "overwrite", "resume", "device", "seed", "checkpoint", "trigger_info", "mask_file",
-          "encoder", "compile"}
+          "encoder", "compile", "graph", "test_every"}
 
 
 @dataclass(frozen=True)

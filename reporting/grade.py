@@ -96,11 +96,11 @@ def remarks(run):
 
 
 def measure_attack(run):
-    """What a training run's last epoch measured."""
+    """What a training run's last tested epoch measured."""
     if run.state in (UNFINISHED, BROKEN):
         return Measured(run.name, None, None, f"{run.name}/", f"{run.state}: {run.why}", False)
     log = read_log(run.folder / "output.log") if (run.folder / "output.log").is_file() else None
-    last = log.rows[-1] if log and log.rows else None
+    last = log.last if log else None
     where = f"{run.name}/{(last and 'output.log, line {line} (epoch {epoch})'.format(**last)) or 'results.json'}"
     if run.state == LOG_ONLY:
         return Measured(run.name, logged_share(last["poison_acc"], TRIGGERED_IMAGES),

@@ -1,4 +1,5 @@
 """Logs in the homework's format, ours and those of other implementations."""
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,12 @@ class Log:
     rows: tuple
     poison_type: str | None
     complaint: str = ""
+
+    @property
+    def last(self):
+        """The last row whose epoch was tested, by its ACC, whose ASR may be nan; without one the last, or None."""
+        tested = [row for row in self.rows if not math.isnan(row["clean_acc"])]
+        return next(reversed(tested or self.rows), None)
 
 
 def row_of(words, line):

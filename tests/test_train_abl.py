@@ -9,7 +9,7 @@ import train_abl
 from data.batches import Batches
 from data.files import UserError
 from engine.checkpoint import load_model, save_model
-from engine.training import UNKNOWN, Score, Share, train_epoch
+from engine.training import UNKNOWN, Score, Share, step_of, train_epoch
 from models import build_model
 from train_abl import (
     climb,
@@ -71,8 +71,13 @@ def test_climbing_raises_the_loss(images):
     torch.manual_seed(0)
     model, batches = build_model("resnet18", 2, 4), Batches(images, 40)
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    losses = [-train_epoch(model, batches, optimizer, objective=climb).loss for _ in range(4)]
+    losses = [-train_epoch(model, batches, optimizer, step=step_of(climb)).loss for _ in range(4)]
     assert losses == sorted(losses) and losses[-1] > losses[0] + 0.05
+
+
+def epochs_tested(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["epoch"] for row in rows if row["clean_acc"] is not None]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +139,7 @@ def test_only_as_many_different_indices_are_what_was_isolated(tmp_path, isolated
 
 
 def test_unlearning_that_costs_too_much_stops_with_the_epoch_before(tmp_path, monkeypatch):
-    """Held-out accuracy is 0.9 before, 0.88 after one epoch, 0.8 after two."""
+    """Held-out accuracy is 0.9 before, 0.88 after one epoch, 0.8 after two; the epoch that stops it is tested."""
     held_out = iter((0.9, 0.88, 0.8))
     monkeypatch.setattr(train_abl, "score", lambda model, batches: Score(0, Share(round(1000 * next(held_out)), 1000),
                                                                          UNKNOWN.accuracy))
@@ -145,12 +150,14 @@ def test_unlearning_that_costs_too_much_stops_with_the_epoch_before(tmp_path, mo
         weights.append(train_abl.copy_weights(model))
         return trained
     monkeypatch.setattr(train_abl, "train_epoch", remember)
-    main([*SMALL, "--max-drop", "0.05", "--unlearn-epochs", "5", "--output-dir", str(tmp_path / "run")])
+    main([*SMALL, "--max-drop", "0.05", "--unlearn-epochs", "5", "--test-every", "9", "--output-dir",
+          str(tmp_path / "run")])
     results = json.loads((tmp_path / "run/results.json").read_text())
     last = load_model(tmp_path / "run/model_last.th").model.state_dict()
     assert results["method"]["unlearning_epochs"] == 1 and len(weights) == 2
     assert all(torch.equal(last[name], value) for name, value in weights[0].items())
     assert "the epoch before is kept" in (tmp_path / "run/output.log").read_text()
+    assert epochs_tested(tmp_path / "run") == [1, 2, 4]
 
 
 @pytest.mark.parametrize(("lga", "is_flooding", "by_hand"), [
@@ -193,3 +200,11 @@ def test_what_is_refused(tmp_path, refused):
     assert "--max-drop: means nothing with --unlearn-epochs 0" in refused(main, *flags, "--unlearn-epochs", "0",
                                                                          "--max-drop", "0.1")
     assert "since training goes on with the rest" in refused(main, *flags, "--isolation-rate", "1")
+
+
+def test_the_last_epoch_of_every_stage_is_tested(unbroken, tmp_path):
+    main([*SMALL, "--isolation-epochs", "2", "--epochs", "2", "--max-drop", "1", "--test-every", "5", "--output-dir",
+          str(tmp_path / "run")])
+    assert epochs_tested(tmp_path / "run") == [2, 4, 5, 6] and epochs_tested(unbroken) == [1, 2, 3, 4]
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert json.loads((tmp_path / "run/results.json").read_text())["acc"]["value"] == last["clean_acc"]

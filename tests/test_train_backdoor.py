@@ -281,3 +281,24 @@ def test_too_few_steps_for_the_fast_recipe_cost_the_run_that_lies_there_nothing(
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     assert "6 steps in all" in refused(main, *words, "--recipe", "fast", "--overwrite")
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_run_tested_every_other_epoch_ends_with_the_same_model_and_figures(tmp_path):
+    for every in ("1", "2"):
+        main([*SMALL, "--epochs", "3", "--test-every", every, "--output-dir", str(tmp_path / every)])
+    each, some = ([json.loads(line) for line in (tmp_path / every / "metrics.jsonl").read_text().splitlines()]
+                  for every in "12")
+    assert [row["clean_acc"] is None for row in some] == [True, False, False] and len(each) == 3
+    results = [json.loads((tmp_path / every / "results.json").read_text()) for every in "12"]
+    assert all(results[0][name] == results[1][name] for name in ("acc", "asr", "robust_acc"))
+    assert results[1]["acc"]["value"] == some[-1]["clean_acc"] and results[1]["asr"]["value"] == some[-1]["poison_acc"]
+    assert same(weights(tmp_path / "1"), weights(tmp_path / "2"))
+
+
+def test_what_a_bfloat16_run_keeps_is_measured_in_float32(tmp_path):
+    main([*SMALL, "--epochs", "2", "--amp", "--output-dir", str(tmp_path / "run")])
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    model, (_, _, test) = checkpoint.load_model(tmp_path / "run/model_last.th").model, load_splits("digits", "")
+    found = score(model, Batches(test, 128))
+    assert json.loads((tmp_path / "run/config.json").read_text())["bfloat16"]
+    assert last["clean_loss"] == found.loss and last["clean_acc"] == found.accuracy.value

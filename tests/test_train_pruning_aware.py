@@ -157,3 +157,9 @@ def test_a_benign_model_stands_in_for_stage_1(attacked, tmp_path):
 def test_what_is_refused(tmp_path, refused, flags, message):
     assert message in refused(main, "--dataset", "digits", "--output-dir", tmp_path / "out", *flags)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_last_epoch_of_both_trainings_is_tested(tmp_path):
+    main([*SMALL, "--test-every", "9", "--output-dir", str(tmp_path / "run")])
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["clean_acc"] is not None for row in rows] == [False, True, False, True]

@@ -167,3 +167,30 @@ def test_several_sets_in_one_pass_give_what_each_gives_alone(test_set):
         assert torch.equal(together, alone)
     with pytest.raises(UserError, match="no images to predict"):
         predict_each(model, [*sets, Batches(test_set.subset(slice(0)), 16)])
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_compiled_model_is_tested_without_inference_mode_in_float32(test_set, is_compiled):
+    """The state of autograd that the model sees, as the capture of a CUDA graph would."""
+    seen = []
+
+    class Watched(Answers):
+        def forward(self, pixels):
+            seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled(),
+                         torch.is_autocast_enabled("cpu")))
+            return super().forward(pixels)
+    model = Watched()
+    if is_compiled:
+        model._compiled_call_impl = model._call_impl  # as model.compile() leaves it
+    logits = predict(model, Batches(test_set, 40), amp=True)
+    assert seen == [(not is_compiled, False, not is_compiled)]
+    assert logits.dtype == torch.float32 and not logits.requires_grad
+
+
+def test_logits_in_bfloat16_are_near_those_in_float32_and_not_the_same(images):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 4, 4)
+    fine, coarse = (predict(model, Batches(images, 16), amp) for amp in (False, True))
+    assert coarse.dtype == torch.float32 and not torch.equal(fine, coarse)
+    torch.testing.assert_close(coarse, fine, rtol=0, atol=0.05 * float(fine.abs().max()))
+    assert torch.equal(fine, predict(model, Batches(images, 16)))  # off by default

@@ -17,7 +17,7 @@ OTHER = {
     "clb_dir": ("--poison-type clean-label --clb-dir {clb}", "{clb2}"),
     "eval_trigger": ("--poison-type benign", "blend"), "data_dir": (" ".join(FOLDER), "{pictures2}"),
     "dataset": ("--data-dir {pictures}", "cifar10"), "width": "5", "epochs": "3", "batch_size": "48", "lr": "0.03",
-    "momentum": "0.5", "weight_decay": "0.05", "milestones": ("--epochs 3 --milestones 1 2", "1"),
+    "momentum": "0.5", "weight_decay": "0.05", "test_every": "2", "milestones": ("--epochs 3 --milestones 1 2", "1"),
     "crop_padding": "0", "seed": "1", "checkpoint": "{model2}", "trigger_info": "{trigger2}", "seeds": "2",
     "max_drop": "0.5", "val_frac": "0.06",
     # ABL
@@ -57,6 +57,7 @@ SAME = {"device": ["--device", "cpu"], "compile": ["--compile"], "deterministic"
 ELSEWHERE = {  # flags that other tests have, and why not this one
     "help", "output_dir", "overwrite", "resume",  # where a run lies, and whether it goes on: tests/engine/test_run.py
     "arch",  # there is one
+    "graph",  # for a CUDA device: tests/engine/test_graphs.py
     "task", "images", "calibration_file",  # screening: tests/test_detect_strip.py
     "min_bit_accuracy", "min_psnr",  # the exit status: tests/test_generate_issba_encoder.py
 }

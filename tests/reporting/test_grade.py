@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import pytest
 from reporting_helpers import grades
@@ -170,3 +171,14 @@ def test_a_log_without_asr_fails_and_does_not_stop_the_others(tree):
     tree.log("blend", [(49, 1.0, 0.95)])
     lines = grades(tree.root)
     assert not lines["BadNets", "ASR"].passed and lines["BadNets", "ACC"].passed and lines["Blend", "ASR"].passed
+
+
+def test_a_log_whose_epochs_were_not_all_tested_is_graded_by_the_last_that_was(tree):
+    tree.homework()
+    tree.log("badnets", [(1, math.nan, math.nan), (2, 1.0, 0.93)])
+    tree.log("mine/blend_run", [(1, math.nan, math.nan), (48, 1.0, 0.9301), (49, math.nan, math.nan)])
+    assert all(line.passed for line in grade(tree.root, find_runs(tree.root)))
+    shutil.rmtree(tree.root / "blend")
+    passed = grades(tree.root)
+    assert passed["Blend", "ASR"].source == "mine/blend_run/output.log, line 3 (epoch 48)"
+    assert passed["Blend", "ACC"].measured["value"] == 0.9301

@@ -58,3 +58,17 @@ def test_a_table_of_other_columns_in_the_same_log_is_passed_over(tmp_path):
     mask = "500 \t 0.200 \t 20.0 \t 0.5 \t 0.8 \t 0.1 \t 0.0300 \t 0.4 \t 0.9001"
     (tmp_path / "output.log").write_text(f"Epoch \t lr\n{ROW}\nIter \t lr\n{mask}\n")
     assert [row["epoch"] for row in read_log(tmp_path / "output.log").rows] == [3]
+
+
+def test_the_last_epoch_that_was_tested_is_the_one_that_counts(tmp_path):
+    untested = "\t".join(["{epoch}", "0.100", "20.0", "0.5", "0.8", *["nan"] * 4])
+    benign = ROW.replace("0.1 \t 0.9912", "nan \t nan")
+    (tmp_path / "output.log").write_text("\n".join([untested.format(epoch=2), ROW, untested.format(epoch=4)]))
+    log = read_log(tmp_path / "output.log")
+    assert [row["epoch"] for row in log.rows] == [2, 3, 4] and log.last["epoch"] == 3 and not log.complaint
+    (tmp_path / "output.log").write_text(benign)  # no trigger, but a test
+    assert read_log(tmp_path / "output.log").last["clean_acc"] == 0.9001
+    (tmp_path / "output.log").write_text(untested.format(epoch=2))
+    assert read_log(tmp_path / "output.log").last["epoch"] == 2
+    (tmp_path / "output.log").write_text("")
+    assert read_log(tmp_path / "output.log").last is None

@@ -1,0 +1,96 @@
+"""The forward and backward passes of a training step as CUDA graphs: two launches in place of some 230.
+
+A small network's step is bound by how fast the processor launches kernels. torch.compile spares the launches too, but
+takes a minute to start; torch.cuda.make_graphed_callables captures the kernels that run anyway.
+"""
+import copy
+
+import torch
+import torch.nn.functional as F
+
+from data.files import UserError
+
+
+def check_graph(device, num_images, batch_size):
+    """Raise UserError unless steps over `num_images` images can be CUDA graphs on the torch.device."""
+    if device.type != "cuda":
+        raise UserError(f"--graph: expected a CUDA device, got {device.type}; leave the flag out")
+    if num_images < batch_size:
+        raise UserError(f"--graph: a graph is of whole batches, and {num_images} training images do not make one of "
+                        f"--batch-size {batch_size}; take a smaller one or leave the flag out")
+
+
+def graphed_forward(model, images, amp=False):
+    """`model`'s forward in train mode, and the backward pass that belongs to it, captured for batches like `images`.
+
+    Returns images (B, 3, 32, 32) -> logits (B, C). The model's weights and statistics are as before; a replay reads
+    and writes them where they lie, so that they may be changed in place but not replaced. The next call overwrites
+    the logits, and what the backward pass needs: a step may call it once. amp: in bfloat16.
+
+    Raises AssertionError for a model with hooks of its own; those of its submodules are captured.
+    """
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    # PyTorch refuses to capture where casts are kept: the cached ones would be freed beneath the graph.
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=amp, cache_enabled=False):
+        torch.cuda.make_graphed_callables(model, (images.clone(),))
+    forward = model.__dict__.pop("forward")  # left there, a deepcopy of the model would call the graph of this one
+    model.load_state_dict(before)  # the warm-up has moved the running statistics
+    return forward
+
+
+class GraphedModel:
+    """Calls `model` through a graph for batches of `batch_size` images, and as it is for others, as the last may be.
+
+    The graph is captured at the first whole batch. For steps that call the model once.
+    """
+
+    def __init__(self, model, batch_size, amp=False):
+        self.model, self.batch_size, self.amp, self.forward = model, batch_size, amp, None
+
+    def __call__(self, images):
+        if len(images) != self.batch_size:
+            return self.model(images)
+        if self.forward is None:
+            self.forward = graphed_forward(self.model, images, self.amp)
+        return self.forward(images)
+
+
+def descend(model, call, images, labels, amp, count):
+    """`count` steps of SGD on one batch; returns their losses, float32 (count,)."""
+    optimizer, losses = torch.optim.SGD(model.parameters(), 0.05, 0.9), []
+    model.train()
+    for _ in range(count):
+        optimizer.zero_grad()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+            loss = F.cross_entropy(call(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach().float())
+    return torch.stack(losses)
+
+
+def compare_steps(model, images, labels, amp=False, count=5):
+    """What graphed steps from `model`'s weights come to, against plain ones: what to look at before --graph is used.
+
+    images (B, 3, 32, 32) and labels (B,) on the device. Returns {"eager", "graphed": the losses of `count` steps,
+    "losses_apart", "statistics_apart", "weights_apart": the largest relative difference of losses, and of the running
+    statistics and weights after the last step, by the largest value of each tensor, "same_counts": whether
+    num_batches_tracked agrees}. `model` is left as it is.
+    """
+    plain, graphed = copy.deepcopy(model), copy.deepcopy(model)
+    eager = descend(plain, plain, images, labels, amp, count)
+    ours = descend(graphed, GraphedModel(graphed, len(images), amp), images, labels, amp, count)
+    one, other = plain.state_dict(), graphed.state_dict()
+    counts = [name for name in one if name.endswith("num_batches_tracked")]
+    statistics = [name for name in one if "running" in name]
+    weights = [name for name, _ in plain.named_parameters()]
+    return {"eager": eager.tolist(), "graphed": ours.tolist(), "losses_apart": apart(eager, ours),
+            "statistics_apart": max((apart(one[name], other[name]) for name in statistics), default=0.0),
+            "weights_apart": max(apart(one[name], other[name]) for name in weights),
+            "same_counts": all(torch.equal(one[name], other[name]) for name in counts)}
+
+
+def apart(one, other):
+    """The largest difference between two tensors, as a share of the largest value of the first."""
+    return float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))

@@ -1,0 +1,69 @@
+import pytest
+import torch
+
+from data.batches import Batches
+from data.datasets import ImageSet
+from engine import memory
+from engine.memory import HalvingForward
+from engine.training import TestImages, evaluate, predict
+from models import build_model
+
+
+class Small(torch.nn.Module):
+    """A device that holds `most` images: a model that runs out of memory on more, and remembers what it did."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.done, self.failed = most, [], []
+
+    def forward(self, images):
+        if len(images) > self.most:
+            self.failed.append(len(images))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.done.append(len(images))
+        return images.flatten(1)[:, :4]
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """`folded` would copy what Small remembers."""
+    monkeypatch.setattr("engine.training.folded", lambda model: model)
+    monkeypatch.setattr(memory, "SMALLEST_BATCH", 4)
+
+
+def test_a_test_that_does_not_fit_goes_on_with_half_the_batch_once_a_halving(images, cheap, caplog):
+    model, batches = Small(9), Batches(images, 32)
+    with caplog.at_level("WARNING", logger="backdoor"):
+        found = predict(model, batches)
+    assert torch.equal(found, torch.cat([pixels.flatten(1)[:, :4] for pixels, _ in Batches(images, 40)]))
+    assert model.failed == [32, 16] and set(model.done) == {8} and sum(model.done) == 40
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the device's memory does not hold a test of {size} images at a time; it goes on with {size // 2}"
+        for size in (32, 16)]
+    predict(model, batches)
+    assert model.failed == [32, 16] and batches.batch_size == 8  # what did fit is where the next test begins
+
+
+def test_below_the_smallest_batch_it_is_the_error_that_it_was(images, cheap):
+    with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+        predict(Small(3), Batches(images, 32))
+    forward = HalvingForward(Small(4))
+    assert len(forward(torch.zeros(9, 3, 2, 2))) == 9 and forward.size == 4
+
+
+def test_figures_of_a_halved_test_are_those_of_a_whole_one(images, monkeypatch):
+    torch.manual_seed(0)
+    model = build_model("resnet18", 2, 4)
+    whole = evaluate(model, TestImages.on("cpu", images))
+    calls, real = [], torch.nn.Linear.forward
+
+    def forward(self, features):
+        calls.append(len(features))
+        if len(features) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, features)
+    monkeypatch.setattr(memory, "SMALLEST_BATCH", 4)
+    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    halved = evaluate(model, TestImages.on("cpu", ImageSet(images.data, images.targets, images.classes)))
+    assert calls == [40, 20, 20] and halved.clean.accuracy == whole.clean.accuracy
+    assert halved.clean.loss == pytest.approx(whole.clean.loss, rel=1e-5)
