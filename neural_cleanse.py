@@ -20,7 +20,7 @@ from scipy.stats import median_abs_deviation
 from data.batches import Batches
 from data.files import UserError, hash_file, read_json, write_table
 from data.poison_cifar import stamp_share
-from engine import flags
+from engine import flags, machine
 from engine.checkpoint import load_trigger, save_model, save_trigger
 from engine.command import command
 from engine.control import read_control, report_control
@@ -218,6 +218,7 @@ def detect(args):
         true = true and true.fixed  # one that differs from image to image has no mask to compare with
 
         run.begin(inputs_of(args.checkpoint, defender))
+        machine.try_convolutions(False)  # labels that are done leave the batch, so that it takes up to ten sizes
         by_seed, rows, flags_by_seed = [], [], []
         for seed in range(args.seed, args.seed + args.seeds):
             generator = torch.Generator().manual_seed(seed)
