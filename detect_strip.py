@@ -37,6 +37,7 @@ from models.folding import folded
 
 LEAVES = ("strip.json", "overlays.npy", "verdicts.csv", "frr_sweep.csv", "entropy.png", "frr_sweep.png")
 FRRS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+WHOLE_BATCHES = ("cuda",)  # devices on which an entropy would depend on the size of its batch
 MAX_POOL = 1000  # images kept as overlays, 3 MB; more would not change the mean over 100 of them
 SCREENING = {"checkpoint", "images", "calibration_file", "frr", "boundary", "device"}  # what counts with --images
 VERDICT_COLUMNS = ("images", "index", "entropy", "called", "rejected")
@@ -54,6 +55,13 @@ def entropy_bits(logits):
     return -(log_p.exp() * log_p).sum(1) / math.log(2)
 
 
+def pair_batches(count, size, device):
+    """The numbers of `count` pairs, int64 on `device`, in batches of `size`. On a GPU the last batch is filled up with
+    the first pairs: cuDNN's algorithm, and with it the rounding of an entropy, may depend on how many go through."""
+    numbers = math.ceil(count / size) * size if torch.device(device).type in WHOLE_BATCHES else count
+    return (torch.arange(numbers, device=device) % count).split(size)
+
+
 @torch.inference_mode()
 def strip_entropy(model, images, pool, draws, how):
     """Mean entropy (N,) of each image under its overlays: the mean of entropies, not that of the mean prediction.
@@ -64,12 +72,12 @@ def strip_entropy(model, images, pool, draws, how):
     """
     model, entropies = folded(model), []
     draws = torch.as_tensor(draws, device=images.device)
-    pairs = torch.arange(draws.numel(), device=images.device).split(evaluation_batch(images.device))
+    pairs = pair_batches(draws.numel(), evaluation_batch(images.device), images.device)
     for rows in progress(pairs, "strip"):
         under, over = images[rows // draws.shape[1]], pool[draws.view(-1)[rows]]
         logits = model(superimpose(to_pixels(under), to_pixels(over), how))
         entropies.append(entropy_bits(logits))
-    return check_outputs(torch.cat(entropies)).view(draws.shape).double().mean(1).cpu().numpy()
+    return check_outputs(torch.cat(entropies)[:draws.numel()]).view(draws.shape).double().mean(1).cpu().numpy()
 
 
 def draw_overlays(images, pool, count, seed):
