@@ -9,6 +9,8 @@ overlays.npy (the calibration), verdicts.csv, frr_sweep.csv, entropy.png, frr_sw
 results.json. With --images it screens a file or a folder by that calibration: path, entropy and verdict as CSV; exit
 status 0 if none is rejected, 1 if some are, 2 for an error or an image that cannot be read.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 import math
 import zlib
@@ -18,8 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import norm
-from sklearn.metrics import roc_auc_score
 
 from data.batches import to_pixels
 from data.files import UserError, hash_file, write_table
@@ -98,6 +98,7 @@ def find_boundaries(entropies, frr):
 
     The normal one (the paper's) may fall below 0, where it rejects nothing: the left tail is not normal.
     """
+    from scipy.stats import norm  # half a second, which no script's start should take
     return {"normal": float(np.mean(entropies) + np.std(entropies) * norm.ppf(frr)),
             "empirical": float(np.quantile(entropies, frr, method="inverted_cdf"))}
 
@@ -117,6 +118,7 @@ def auroc(clean, triggered):
     """P(a triggered input has less entropy than a clean one), a tie counting half; None without triggered ones."""
     if not len(triggered):
         return None
+    from sklearn.metrics import roc_auc_score  # a second, likewise
     is_triggered = np.repeat([0, 1], [len(clean), len(triggered)])
     return float(roc_auc_score(is_triggered, -np.concatenate([clean, triggered])))
 

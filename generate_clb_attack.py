@@ -7,6 +7,8 @@ Writes into data/clean-label/<rate>/: data.npy, label.npy, backdoor_list.npy, tr
 train_backdoor.py --poison-type clean-label reads, and output.log, config.json, results.json and
 clean_label_examples.png.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import argparse
 import logging
 from dataclasses import replace

@@ -9,6 +9,8 @@ output/issba-encoder/: encoder.th, encoded_examples.png, output.log, metrics.jso
 status 1 if the held-out images do not reach --min-bit-accuracy and --min-psnr; such an encoder still serves, and
 training with it says that it was not accepted.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 import math
 from dataclasses import replace

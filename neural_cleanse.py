@@ -9,13 +9,14 @@ config.json and results.json. unlearn then fine-tunes the model on clean images,
 detect flagged but rightly labelled, and writes model_last.th into output/badnets/unlearn-reversed/; where it flagged
 nothing, the model as it was.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import median_abs_deviation
 
 from data.batches import Batches
 from data.files import UserError, hash_file, read_json, write_table
@@ -68,6 +69,7 @@ def centre(norms):
     found = np.asarray(norms, dtype=np.float64)[np.isfinite(norms)]
     if len(found) < 3:
         return math.nan, math.nan
+    from scipy.stats import median_abs_deviation  # half a second, which no script's start should take
     return float(np.median(found)), float(median_abs_deviation(found, scale="normal"))
 
 
