@@ -8,6 +8,8 @@ no trigger but those that Neural Cleanse reversed. Neural Cleanse decides; the o
 often each was wrong on models of ours (results/audit-rates.csv). Writes into verdict/ there: repaired.csv, output.log,
 config.json and results.json.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 import math
 from dataclasses import asdict

@@ -5,6 +5,8 @@
 Reads results.json of finished detect_strip.py runs. Writes into output/strip-comparison/: comparison.csv (a line for
 each: entropies in bits, FRR and FAR at the boundary that decided, AUROC) and comparison.png.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import math
 from pathlib import Path
 

@@ -9,6 +9,8 @@ overlays.npy (the calibration), verdicts.csv, frr_sweep.csv, entropy.png, frr_sw
 results.json. With --images it screens a file or a folder by that calibration: path, entropy and verdict as CSV; exit
 status 0 if none is rejected, 1 if some are, 2 for an error or an image that cannot be read.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 import math
 import zlib
@@ -18,8 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import norm
-from sklearn.metrics import roc_auc_score
 
 from data.batches import to_pixels
 from data.files import UserError, hash_file, write_table
@@ -37,6 +37,7 @@ from models.folding import folded
 
 LEAVES = ("strip.json", "overlays.npy", "verdicts.csv", "frr_sweep.csv", "entropy.png", "frr_sweep.png")
 FRRS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+WHOLE_BATCHES = ("cuda",)  # devices on which an entropy would depend on the size of its batch
 MAX_POOL = 1000  # images kept as overlays, 3 MB; more would not change the mean over 100 of them
 SCREENING = {"checkpoint", "images", "calibration_file", "frr", "boundary", "device"}  # what counts with --images
 VERDICT_COLUMNS = ("images", "index", "entropy", "called", "rejected")
@@ -54,6 +55,13 @@ def entropy_bits(logits):
     return -(log_p.exp() * log_p).sum(1) / math.log(2)
 
 
+def pair_batches(count, size, device):
+    """The numbers of `count` pairs, int64 on `device`, in batches of `size`. On a GPU the last batch is filled up with
+    the first pairs: cuDNN's algorithm, and with it the rounding of an entropy, may depend on how many go through."""
+    numbers = math.ceil(count / size) * size if torch.device(device).type in WHOLE_BATCHES else count
+    return (torch.arange(numbers, device=device) % count).split(size)
+
+
 @torch.inference_mode()
 def strip_entropy(model, images, pool, draws, how):
     """Mean entropy (N,) of each image under its overlays: the mean of entropies, not that of the mean prediction.
@@ -64,12 +72,12 @@ def strip_entropy(model, images, pool, draws, how):
     """
     model, entropies = folded(model), []
     draws = torch.as_tensor(draws, device=images.device)
-    pairs = torch.arange(draws.numel(), device=images.device).split(evaluation_batch(images.device))
+    pairs = pair_batches(draws.numel(), evaluation_batch(images.device), images.device)
     for rows in progress(pairs, "strip"):
         under, over = images[rows // draws.shape[1]], pool[draws.view(-1)[rows]]
         logits = model(superimpose(to_pixels(under), to_pixels(over), how))
         entropies.append(entropy_bits(logits))
-    return check_outputs(torch.cat(entropies)).view(draws.shape).double().mean(1).cpu().numpy()
+    return check_outputs(torch.cat(entropies)[:draws.numel()]).view(draws.shape).double().mean(1).cpu().numpy()
 
 
 def draw_overlays(images, pool, count, seed):
@@ -90,6 +98,7 @@ def find_boundaries(entropies, frr):
 
     The normal one (the paper's) may fall below 0, where it rejects nothing: the left tail is not normal.
     """
+    from scipy.stats import norm  # half a second, which no script's start should take
     return {"normal": float(np.mean(entropies) + np.std(entropies) * norm.ppf(frr)),
             "empirical": float(np.quantile(entropies, frr, method="inverted_cdf"))}
 
@@ -109,6 +118,7 @@ def auroc(clean, triggered):
     """P(a triggered input has less entropy than a clean one), a tie counting half; None without triggered ones."""
     if not len(triggered):
         return None
+    from sklearn.metrics import roc_auc_score  # a second, likewise
     is_triggered = np.repeat([0, 1], [len(clean), len(triggered)])
     return float(roc_auc_score(is_triggered, -np.concatenate([clean, triggered])))
 

@@ -5,6 +5,8 @@
 The defender's tenth of the training images and the test images, as <class>/<number>.png: what `make audit` and every
 defence take as a folder of clean images.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 from pathlib import Path
 
 from PIL import Image

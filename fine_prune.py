@@ -7,6 +7,8 @@ defender's clean images (half rank and fine-tune, half choose how much to prune)
 there is one, for ASR alone. Writes into output/badnets/fine-prune/: model_last.th (the same network, with zeros where
 it was pruned), pruning_curve.csv and .png, output.log, metrics.jsonl, config.json and results.json.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 from dataclasses import dataclass
 

@@ -7,6 +7,8 @@ Writes into data/clean-label/<rate>/: data.npy, label.npy, backdoor_list.npy, tr
 train_backdoor.py --poison-type clean-label reads, and output.log, config.json, results.json and
 clean_label_examples.png.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import argparse
 import logging
 from dataclasses import replace
@@ -20,7 +22,7 @@ from data.clean_label import save_clean_label
 from data.datasets import ImageSet, load_splits
 from data.files import UserError
 from data.triggers import build_trigger
-from engine import flags, machine
+from engine import flags
 from engine.checkpoint import load_model
 from engine.command import command
 from engine.figures import enlarge, image_grid
@@ -29,6 +31,7 @@ from engine.run import Run
 from engine.training import frozen, score
 
 LEAVES = ("data.npy", "label.npy", "backdoor_list.npy", "trigger.npz", "manifest.json", "clean_label_examples.png")
+LOOK_EVERY = 10  # iterations of PGD, after which a GPU is asked whether anything still moves
 log = logging.getLogger("backdoor")
 
 
@@ -52,24 +55,54 @@ def attack_pgd(model, X, y, epsilon, alpha, max_attack_iters, restarts, freeze_f
             with torch.inference_mode():
                 loss = F.cross_entropy(model(X + delta), y, reduction="none")
             better = loss >= max_loss  # not >: a sample whose loss is 0 must still lose its all-zero delta
-            max_delta[better], max_loss[better] = delta[better], loss[better]
+            max_delta = where_rows(better, delta, max_delta)
+            max_loss = torch.where(better, loss, max_loss)
     return max_delta
 
 
+def where_rows(mask, ours, others):
+    """The samples of `ours` (B, C, H, W) where mask (B,) is true, those of `others` elsewhere."""
+    return torch.where(mask[:, None, None, None], ours, others)
+
+
 def ascend(model, X, y, delta, epsilon, alpha, iterations, freeze_fooled):
-    """Move `delta` (changed in place) along the sign of the gradient; only samples that still move are computed."""
-    active = torch.arange(len(X), device=X.device)
+    """Move `delta` (changed in place) along the sign of the gradient, with `freeze_fooled` up to each one's success."""
+    if freeze_fooled and not X.is_cuda:
+        ascend_moving(model, X, y, delta, epsilon, alpha, iterations)
+    else:
+        ascend_all(model, X, y, delta, epsilon, alpha, iterations, freeze_fooled)
+
+
+def ascend_moving(model, X, y, delta, epsilon, alpha, iterations):
+    """`ascend` on a CPU: only the samples that still move are computed."""
+    moving = torch.arange(len(X))
     for _ in range(iterations):
-        moved = delta[active].requires_grad_()
-        logits = model(X[active] + moved)
-        gradient, = torch.autograd.grad(F.cross_entropy(logits, y[active], reduction="sum"), moved)
+        stepped, is_right = step_up(model, X[moving], y[moving], delta[moving], epsilon, alpha)
+        moving = moving[is_right]
+        if not len(moving):
+            return
+        delta[moving] = stepped[is_right]
+
+
+def ascend_all(model, X, y, delta, epsilon, alpha, iterations, freeze_fooled):
+    """`ascend` on a GPU: all samples are computed, since to ask which of them still move is to wait for it."""
+    moving = torch.ones_like(y, dtype=torch.bool)
+    for i in range(iterations):
+        stepped, is_right = step_up(model, X, y, delta, epsilon, alpha)
         if freeze_fooled:
-            right = (logits.argmax(1) == y[active]).nonzero().squeeze(1)  # the one place where a GPU is waited for
-            active, moved, gradient = active[right], moved[right], gradient[right]
-            if not len(active):
+            moving &= is_right
+            if i % LOOK_EVERY == LOOK_EVERY - 1 and not moving.any():
                 return
-        moved = (moved.detach() + alpha * gradient.sign()).clamp(-epsilon, epsilon)
-        delta[active] = (X[active] + moved).clamp(0, 1) - X[active]
+        delta.copy_(where_rows(moving, stepped, delta))
+
+
+def step_up(model, X, y, delta, epsilon, alpha):
+    """(delta after one more step, (B,) which samples the model got right before it)."""
+    delta = delta.detach().requires_grad_()
+    logits = model(X + delta)
+    gradient, = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), delta)
+    stepped = (delta.detach() + alpha * gradient.sign()).clamp(-epsilon, epsilon)
+    return (X + stepped).clamp(0, 1) - X, logits.argmax(1) == y
 
 
 def perturb(model, images, labels, batch_size, **pgd):
@@ -143,7 +176,6 @@ def main(argv=None):
                   "of_training_set": len(chosen) / len(train), "training_set": len(train)}
         log.info("poisoning %(poisoned)d images: %(of_class).4f of the %(class_size)d of the target class, "
                  "%(of_training_set).4f of the %(training_set)d training images", shares)
-        machine.try_convolutions(False)  # images that are fooled drop out, so that nearly every batch is of a new size
         perturbed = clean if args.no_pgd else perturb(
             surrogate, clean, labels, args.batch_size, epsilon=args.epsilon, alpha=args.step,
             max_attack_iters=args.iterations, restarts=args.restarts, freeze_fooled=args.freeze_fooled,

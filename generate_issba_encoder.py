@@ -9,6 +9,8 @@ output/issba-encoder/: encoder.th, encoded_examples.png, output.log, metrics.jso
 status 1 if the held-out images do not reach --min-bit-accuracy and --min-psnr; such an encoder still serves, and
 training with it says that it was not accepted.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 import math
 from dataclasses import replace
@@ -71,6 +73,14 @@ def share_read(bit_loss):
     return (1 - bit_loss.detach() / math.log(2)).clamp(0, 1)
 
 
+def on_device(generator, device):
+    """`generator` itself on a CPU; on a GPU one of its own, seeded by it, since 786,432 numbers a step take a CPU
+    longer to draw and to send than the GPU needs for the step."""
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
 def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, weights, generator):
     """One pass. Returns the mean losses (4,), as LOSSES has them. Raises UserError if one is not finite.
 
@@ -81,10 +91,11 @@ def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, weight
     """
     encoder.train(), decoder.train()
     sums, losses = torch.zeros(len(LOSSES), device=batches.device), []
+    noise_generator = on_device(generator, batches.device)
     for pixels, _ in progress(batches, "encode"):
         bits = send(torch.randint(2, (len(pixels), encoder.bits), generator=generator).float(), pixels.device)
-        drawn = torch.rand((2 * len(pixels), *pixels.shape[1:]), generator=generator)
-        noise = (send(drawn, pixels.device) - 0.5) / 255
+        drawn = torch.rand((2 * len(pixels), *pixels.shape[1:]), generator=noise_generator, device=pixels.device)
+        noise = (drawn - 0.5) / 255
         residuals = encoder(pixels, bits)
         hidden, swapped = (pixels + residuals).clamp(0, 1), (pixels.roll(1, 0) + residuals).clamp(0, 1)
         own, other = decoder(torch.cat([hidden, swapped]) + noise).chunk(2)

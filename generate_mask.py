@@ -7,6 +7,8 @@ alone) and 1 % of the training images, from the defender's part. Writes into out
 which prune_network.py reads, output.log, metrics.jsonl, config.json and results.json. The course's own settings are
 --nb-iter 1000 --anp-eps 0.1 --anp-steps 2.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 import math
 

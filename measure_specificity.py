@@ -9,6 +9,8 @@ changes that have nothing in common. ISSBA's claim (Li et al., 2021) is that not
 Reads a model and the trigger beside it. Writes into output/issba/specificity/: specificity.png, output.log, config.json
 and results.json.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 from dataclasses import replace
 

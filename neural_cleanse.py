@@ -9,18 +9,19 @@ config.json and results.json. unlearn then fine-tunes the model on clean images,
 detect flagged but rightly labelled, and writes model_last.th into output/badnets/unlearn-reversed/; where it flagged
 nothing, the model as it was.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import median_abs_deviation
 
 from data.batches import Batches
 from data.files import UserError, hash_file, read_json, write_table
 from data.poison_cifar import stamp_share
-from engine import flags
+from engine import flags, machine
 from engine.checkpoint import load_trigger, save_model, save_trigger
 from engine.command import command
 from engine.control import read_control, report_control
@@ -68,6 +69,7 @@ def centre(norms):
     found = np.asarray(norms, dtype=np.float64)[np.isfinite(norms)]
     if len(found) < 3:
         return math.nan, math.nan
+    from scipy.stats import median_abs_deviation  # half a second, which no script's start should take
     return float(np.median(found)), float(median_abs_deviation(found, scale="normal"))
 
 
@@ -218,6 +220,7 @@ def detect(args):
         true = true and true.fixed  # one that differs from image to image has no mask to compare with
 
         run.begin(inputs_of(args.checkpoint, defender))
+        machine.try_convolutions(False)  # labels that are done leave the batch, so that it takes up to ten sizes
         by_seed, rows, flags_by_seed = [], [], []
         for seed in range(args.seed, args.seed + args.seeds):
             generator = torch.Generator().manual_seed(seed)

@@ -6,6 +6,8 @@ Adversarial Neuron Pruning (Wu & Wang, 2021). Reads generate_mask.py's masks, th
 beside it if there is one (for ASR alone) and the rest of the defender's images, which choose the threshold. Writes
 into pruned/ beside the masks: model_last.th, pruning_by_threshold.txt and .png, output.log, config.json, results.json.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,6 +9,8 @@ report.html, one file that needs no network, and report.pdf, of at most 8 pages,
 line of which log says so; exit status 0 if all pass, 1 otherwise. Logs of another implementation in the homework's
 format (output.log, pruning_by_threshold.txt) are graded too.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import sys
 from pathlib import Path
 

@@ -9,6 +9,8 @@ larger --isolation-epochs. `--poison-type benign` is ABL on clean data. Finished
 one is gone on with by the same command; a cell that fails is named at the end and leaves the others going. Writes
 sweep.csv and, for each axis with more than one value, a picture of ASR and ACC against it.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 from functools import partial
 from itertools import product
 from pathlib import Path

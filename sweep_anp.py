@@ -7,6 +7,8 @@ Finished cells are not run again, so a stopped sweep is gone on with by the same
 the end and leaves the others going. Writes sweep.csv (a line for each alpha, seed and threshold), alpha.png (ASR and
 ACC against alpha at the threshold chosen on held-out images) and threshold.png (against the threshold, for each alpha).
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 from functools import partial
 from pathlib import Path

@@ -7,6 +7,8 @@ epsilon the noise that raises the loss most is found on 1 % of the training imag
 counted on the test images. Writes into output/badnets/neuron-noise/: neuron_noise.csv, neuron_noise.png, output.log,
 config.json and results.json.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 
 import torch

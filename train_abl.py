@@ -9,6 +9,8 @@ train_backdoor.py does. Writes into output/badnets-abl/: isolated.npy (indices i
 model_filtered.th (after stage 2), model_last.th, trigger_info.th, curves.png, output.log, metrics.jsonl, config.json
 and results.json.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 
 import numpy as np

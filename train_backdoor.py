@@ -6,6 +6,8 @@ Reads a data set (CIFAR-10 by default), and for clean-label what generate_clb_at
 output/<attack>/: model_init.th, model_last.th, trigger_info.th, output.log, metrics.jsonl, config.json,
 results.json, poisoned_examples.png and curves.png; with --track-losses also losses.csv and losses.png.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 
 import numpy as np

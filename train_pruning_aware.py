@@ -8,6 +8,8 @@ they stay dormant. A defender who prunes dormant channels removes the decoys alo
 --checkpoint a benign model in place of stage 1. Writes into output/badnets-pruning-aware/: model_clean.th (stage 1),
 model_last.th, trigger_info.th, curves.png, output.log, metrics.jsonl, config.json and results.json.
 """
+import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+
 import logging
 
 import numpy as np

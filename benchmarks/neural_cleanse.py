@@ -42,7 +42,8 @@ def plain_search(model, batches, in_a_step, label, budget, threshold, generator)
             loss.backward()
             optimizer.step()
             hits, seen = hits + int((logits.argmax(1) == labels).sum()), seen + len(images)
-        search.note(hits / seen, threshold, *before)
+        ends = [before, [part.detach().clone() for part in search.trigger()]]
+        search.note(hits / seen, threshold, ends, [float(mask.sum()) for mask, _ in ends])
     return search
 
 

@@ -1,4 +1,5 @@
 """What a run runs on, as config.json and results.json tell it."""
+import logging
 import os
 import platform
 import resource
@@ -13,18 +14,38 @@ import torchvision
 
 from data.files import UserError
 
+log = logging.getLogger("backdoor")
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def find_device(name):
-    """The torch.device that `name` asks for; auto is CUDA where there is one. Raises UserError if it cannot be used."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The torch.device that `name` asks for; auto is a GPU that works, else the CPU. Raises UserError for a device that
+    does not work."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name).item()
-        return torch.device(name)
+        return try_device(found if name == "auto" else name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        reason = str(error).partition("\n")[0]  # CUDA's messages go on with advice on debugging
+    if name != "auto":
+        raise UserError(f"--device {name}: {reason}")
+    log.warning("the GPU does not work (%s), so this runs on the CPU", reason)
+    return torch.device("cpu")
+
+
+def try_device(name):
+    """The torch.device `name` once it has run a kernel, which a card too old for this PyTorch or in exclusive use by
+    another process cannot. One with a number becomes the current device, since that is whose context pins memory."""
+    device = torch.device(name)
+    torch.zeros(1, device=device).add(1).item()
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
+def has_working_gpu():
+    """Whether find_device("auto") takes a GPU. Another process asks, so that no memory of the card stays taken."""
+    code = "from engine import machine; raise SystemExit(machine.find_device('auto').type == 'cpu')"
+    return torch.cuda.is_available() and not subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
 
 
 def set_determinism(wanted):
@@ -41,21 +62,26 @@ def try_convolutions(wanted):
 
 
 def multiplies_bfloat16(device):
-    """Whether the device has instructions for products of bfloat16; without them it is slower than float32."""
+    """Whether the device has instructions for products of bfloat16; without them it is slower than float32.
+
+    PyTorch hands convolutions of bfloat16 to cuDNN from compute capability 8.0 (Ampere) on. On an older card it runs
+    its own kernel, one image at a time.
+    """
     if device.type == "cpu":
         known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
         return any(asked and asked() for asked in known)
-    return device.type == "cuda"
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def trains_in_bfloat16(args, device):
-    """Whether a run trains in bfloat16: as --amp says, by default on a GPU, and in the fast recipe where it is faster.
+    """Whether a run trains in bfloat16: as --amp says, by default where the device multiplies in it: on a GPU always,
+    on a CPU in the fast recipe.
 
     args: a script's parsed flags; one without --amp does not.
     """
     amp, is_fast = getattr(args, "amp", False), getattr(args, "recipe", None) == "fast"
     if amp is None:
-        return device.type == "cuda" or (is_fast and multiplies_bfloat16(device))
+        return (device.type == "cuda" or is_fast) and multiplies_bfloat16(device)
     return amp
 
 
@@ -92,8 +118,12 @@ def peak_memory_mb():
 
 
 def peaks(device):
-    """peak_memory_mb, and on a GPU peak_device_memory_mb, the most that tensors have held there, as results.json has
-    them."""
+    """peak_memory_mb, and on a GPU peak_device_memory_mb, as results.json has them.
+
+    peak_device_memory_mb is the most that PyTorch has held there: tensors, and the workspaces of the convolutions that
+    cuDNN tried while it looked for the fastest, which may be gigabytes more than the same run needs with
+    --deterministic.
+    """
     found = {"peak_memory_mb": peak_memory_mb()}
     if device.type == "cuda":
         found["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)

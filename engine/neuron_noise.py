@@ -9,8 +9,8 @@ def start_noise(noises, epsilon, generator):
     """Set the noises, parameters (C,), to uniform random values in [-epsilon, epsilon] from a CPU generator."""
     sizes = [noise.numel() for noise in noises]
     drawn = send(torch.empty(sum(sizes)).uniform_(-epsilon, epsilon, generator=generator), noises[0].device)
-    for noise, values in zip(noises, drawn.split(sizes), strict=True):
-        noise.data.copy_(values)
+    with torch.no_grad():
+        torch._foreach_copy_(noises, drawn.split(sizes))  # one kernel for all: on a GPU each launch costs as much
 
 
 def ascend_noise(model, criterion, noises, noise_opt, images, labels, bound):
@@ -20,13 +20,14 @@ def ascend_noise(model, criterion, noises, noise_opt, images, labels, bound):
     """
     with perturbed(model):
         gradients = torch.autograd.grad(criterion(model(images), labels), noises)
-    for noise, gradient in zip(noises, gradients, strict=True):
-        noise.grad = -gradient.sign()  # optimizers descend
+    for noise, gradient in zip(noises, torch._foreach_neg(torch._foreach_sign(gradients)), strict=True):
+        noise.grad = gradient  # optimizers descend
     noise_opt.step()
     clip(noises, -bound, bound)
 
 
 def clip(parameters, low, high):
     """Clamp parameters in place."""
-    for parameter in parameters:
-        parameter.data.clamp_(low, high)
+    with torch.no_grad():
+        torch._foreach_clamp_min_(parameters, low)
+        torch._foreach_clamp_max_(parameters, high)

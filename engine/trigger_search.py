@@ -6,6 +6,7 @@ from itertools import islice
 import torch
 import torch.nn.functional as F
 
+from data.batches import send
 from data.files import UserError
 from data.triggers import PatternTrigger
 from engine.progress import progress
@@ -66,11 +67,13 @@ class Search:
         """(mask (1, 32, 32), pattern (3, 32, 32)) in [0, 1]."""
         return torch.tanh(self.theta_mask) / 2 + 0.5, torch.tanh(self.theta_pattern) / 2 + 0.5
 
-    def note(self, success, threshold, *before):
-        """Take note of a step that began with the (mask, pattern) `before`, in which `success` reached the label."""
-        now = [part.detach().clone() for part in self.trigger()]
-        mask, pattern = max(before, now, key=lambda trigger: float(trigger[0].sum()))
-        norm = float(mask.sum())
+    def note(self, success, threshold, ends, norms):
+        """Take note of a step in which a share `success` of the images reached the label.
+
+        ends: the (mask, pattern) that the step began with and the one that it ended with. norms: of the two masks,
+        as floats.
+        """
+        norm, (mask, pattern) = max(zip(norms, ends, strict=True), key=lambda end: end[0])
         self.steps, self.stale = self.steps + 1, self.stale + 1
         if success >= threshold and norm < self.norm:
             self.norm, self.mask, self.pattern, self.success, self.stale = norm, mask, pattern, success, 0
@@ -79,6 +82,12 @@ class Search:
     def is_done(self, patience):
         """The weight went both ways and the norm has not fallen for `patience` steps."""
         return self.weight.was_raised and self.weight.was_lowered and self.stale >= patience
+
+
+def snapshot(searches):
+    """[(mask, pattern)] of the searches as they are now, and the norms of their masks (L,), all on the device."""
+    triggers = [[part.detach().clone() for part in search.trigger()] for search in searches]
+    return triggers, torch.stack([mask for mask, _ in triggers]).sum((1, 2, 3))
 
 
 def loss_and_hits(model, images, searches):
@@ -90,9 +99,9 @@ def loss_and_hits(model, images, searches):
     masks, patterns = (torch.stack(parts)[:, None] for parts in zip(*(search.trigger() for search in searches),
                                                                    strict=True))
     stamped = ((1 - masks) * images + masks * patterns).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    labels = torch.tensor([search.label for search in searches], device=images.device).repeat_interleave(len(images))
+    labels = send(torch.tensor([search.label for search in searches]), images.device).repeat_interleave(len(images))
     logits = model(stamped)
-    weights = torch.tensor([search.weight.value for search in searches], device=images.device)
+    weights = send(torch.tensor([search.weight.value for search in searches]), images.device)
     loss = F.cross_entropy(logits, labels, reduction="sum") / len(images) + (weights * masks.sum((1, 2, 3, 4))).sum()
     return loss, (logits.argmax(1) == labels).view(len(searches), -1).sum(1)
 
@@ -115,7 +124,7 @@ def reverse_triggers(model, batches, in_a_step, labels, budget, threshold=0.99, 
             active = [search for search in searches if not search.is_done(patience)]
             if not active:
                 break
-            began_with = [[part.detach().clone() for part in search.trigger()] for search in active]
+            began, norms_before = snapshot(active)
             hits = torch.zeros(len(active), dtype=torch.int64, device=device)
             seen, is_finite = 0, torch.ones((), dtype=torch.bool, device=device)
             for images, _ in islice(batches, in_a_step):
@@ -127,10 +136,14 @@ def reverse_triggers(model, batches, in_a_step, labels, budget, threshold=0.99, 
                     hits[start:start + at_once] += own
                     is_finite &= torch.isfinite(loss.detach())
                 optimizer.step()
-            if not is_finite:
+            ended, norms_after = snapshot(active)
+            columns = [hits, norms_before, norms_after, is_finite.expand(len(active))]
+            # One table, since each value read by itself would make a GPU wait once more.
+            rows = torch.stack([column.double() for column in columns], 1).tolist()
+            if not rows[0][-1]:
                 raise UserError("the model's outputs are no numbers (nan), so no trigger can be found")
-            for search, count, trigger in zip(active, hits.tolist(), began_with, strict=True):
-                search.note(count / seen, threshold, *trigger)
+            for search, (count, *norms, _), *ends in zip(active, rows, began, ended, strict=True):
+                search.note(count / seen, threshold, ends, norms)
     return searches
 
 

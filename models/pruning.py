@@ -14,7 +14,10 @@ def output_masked(model, stage, mask):
     weight decay did to them meanwhile.
     """
     shaped = mask.view(1, -1, 1, 1)
-    handle = model.get_submodule(stage).register_forward_hook(lambda module, inputs, output: output * shaped)
+
+    def mask_output(module, inputs, output):
+        return output * shaped.to(output.dtype)  # bfloat16 times float32 would be float32 from here on
+    handle = model.get_submodule(stage).register_forward_hook(mask_output)
     try:
         yield model
     finally:

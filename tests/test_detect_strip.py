@@ -98,6 +98,25 @@ def test_every_image_meets_its_own_overlays_whatever_the_batches(noise, monkeypa
         assert strip_entropy(Planted(), images, pool, draws, "average") == pytest.approx(by_hand, rel=1e-5)
 
 
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [4, 4, 4, 3]), ("filled", [4, 4, 4, 4])])
+def test_a_gpu_gets_whole_batches_and_the_entropies_are_those_of_the_pairs(noise, monkeypatch, device, sizes):
+    """A verdict would otherwise depend on how many images are inspected with one."""
+    seen = []
+
+    class Counting(Planted):
+        def forward(self, pixels):
+            seen.append(len(pixels))
+            return super().forward(pixels)
+    images, pool = torch.from_numpy(noise[:3]), torch.from_numpy(noise[5:])
+    draws = np.random.default_rng(0).integers(0, 55, (3, 5))
+    by_hand = strip_entropy(Planted(), images, pool, draws, "average")
+    monkeypatch.setattr(detect_strip, "evaluation_batch", lambda device: 4)
+    if device != "cpu":
+        monkeypatch.setattr(detect_strip, "WHOLE_BATCHES", ("cpu",))
+    assert strip_entropy(Counting(), images, pool, draws, "average") == pytest.approx(by_hand, rel=1e-5)
+    assert seen == sizes
+
+
 def test_overlays_follow_from_the_image_and_the_seed_and_are_never_the_image(noise):
     draws = draw_overlays(noise[:5], noise, 59, 0)
     assert all(set(row) == set(range(60)) - {i} for i, row in enumerate(draws))

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL
+from gpu_helpers import host_waits
 from PIL import Image
 from torch import nn
 
 from data.clean_label import CIFAR10CLB
-from data.datasets import load_splits
+from data.datasets import load_digits_32, load_splits
 from data.triggers import build_trigger
 from engine.figures import enlarge
-from generate_clb_attack import attack_pgd, main
+from generate_clb_attack import ascend_all, attack_pgd, main, perturb
+from models import build_model
 from train_backdoor import main as train
 
 EPSILON, STEP = 0.1, 0.03
@@ -83,6 +85,37 @@ def test_a_frozen_sample_is_one_that_is_just_fooled(linear, batch):
     wrong = linear(batch + delta).argmax(1) != y
     full = attack(linear, batch, y, freeze_fooled=False)
     assert wrong.any() and (losses(linear, batch + delta, y)[wrong] < losses(linear, batch + full, y)[wrong]).all()
+
+
+@pytest.mark.parametrize("freeze_fooled", [True, False])
+def test_a_gpu_s_way_through_the_iterations_crafts_the_same_images(monkeypatch, freeze_fooled):
+    torch.manual_seed(0)
+    model, train = build_model("resnet18", 2, 10).eval(), load_digits_32()[0]
+    with torch.no_grad():
+        labels = model(torch.from_numpy(train.data[:30]).permute(0, 3, 1, 2) / 255).argmax(1).numpy()  # all right
+
+    def craft():
+        return perturb(model, train.data[:30], labels, 20, epsilon=0.1, alpha=0.01, max_attack_iters=12, restarts=1,
+                       freeze_fooled=freeze_fooled, generator=torch.Generator().manual_seed(0))
+    ours, calls = craft(), []
+
+    def on_a_gpu(*arguments):
+        calls.append(len(arguments[1]))
+        ascend_all(*arguments)
+    monkeypatch.setattr("generate_clb_attack.ascend", on_a_gpu)
+    assert (craft() == ours).all() and calls == [20, 20, 10, 10]
+    assert (ours != train.data[:30]).any((1, 2, 3)).all()
+
+
+def test_a_gpu_is_waited_for_once_in_ten_iterations(linear, batch, monkeypatch):
+    y = linear(batch).argmax(1)
+    with host_waits(monkeypatch) as waits:
+        ascend_all(linear, batch, y, torch.zeros_like(batch), EPSILON, 1e-6, 40, True)
+        assert waits.count == 4
+        ascend_all(linear, batch, 1 - y, torch.zeros_like(batch), EPSILON, STEP, 40, True)
+        assert waits.count == 5  # all are fooled from the start: it ends where it first looks
+        ascend_all(linear, batch, y, torch.zeros_like(batch), EPSILON, STEP, 40, False)
+        assert waits.count == 5
 
 
 def test_a_zero_loss_does_not_keep_a_zero_delta(batch):

@@ -41,6 +41,17 @@ def test_the_image_counts_for_nothing_at_first_and_then_ever_more():
     assert image_weight(1, 0, 1) == 1
 
 
+def test_a_gpu_draws_its_noise_by_a_generator_that_follows_from_the_run_s(monkeypatch):
+    of_run = torch.Generator().manual_seed(0)
+    assert generate_issba_encoder.on_device(of_run, torch.device("cpu")) is of_run
+    asked, generator_class = [], torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device: asked.append(device) or generator_class())
+    first, second = (generate_issba_encoder.on_device(of_run, torch.device("cuda")) for _ in range(2))
+    again = generate_issba_encoder.on_device(generator_class().manual_seed(0), torch.device("cuda"))
+    assert {device.type for device in asked} == {"cuda"}
+    assert first.initial_seed() == again.initial_seed() != second.initial_seed()
+
+
 def test_feature_distance_is_zero_for_the_same_image_and_grows_with_the_change():
     torch.manual_seed(0)
     model, pixels = build_model("resnet18", 2, 3).eval(), torch.rand(4, 3, 32, 32)

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data.batches import Batches
-from engine.neuron_noise import ascend_noise, start_noise
+from engine.neuron_noise import ascend_noise, clip, start_noise
 from engine.run import Run
 from generate_mask import main, make_masks_trainable, mask_train, save_mask_scores
 from models import build_model
@@ -223,3 +224,11 @@ def test_bad_input_is_one_line(refused, small_run, tmp_path, flags, named):
     error = refused(main, "--checkpoint", small_run / "model_last.th", "--dataset", "digits", "--output-dir",
                     tmp_path / "anp", *flags)
     assert named in error and not (tmp_path / "anp").exists()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.4, 0.4), (-math.inf, math.inf)])
+def test_clipping_all_at_once_is_clamping_each(low, high):
+    drawn = [torch.randn(5), torch.randn(7)]
+    parameters = [nn.Parameter(values.clone()) for values in drawn]
+    clip(parameters, low, high)
+    assert all(torch.equal(found, values.clamp(low, high)) for found, values in zip(parameters, drawn, strict=True))

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from gpu_helpers import host_waits
 from torch import nn
 
 from data.batches import Batches
@@ -122,9 +123,20 @@ def test_outputs_that_are_no_numbers_are_an_error_whichever_label_has_them(dark,
 def test_what_is_kept_of_a_step_is_the_larger_of_its_masks():
     found = Search.start(0, torch.Generator().manual_seed(0), "cpu")
     mask, pattern = (part.detach().clone() for part in found.trigger())
-    found.note(1.0, 0.99, 0.5 * mask, pattern)
+    whole = float(mask.sum())
+
+    def note(success, scale):
+        found.note(success, 0.99, [(scale * mask, pattern), (mask, pattern)], [scale * whole, whole])
+    note(1.0, 0.5)
     assert found.norm == pytest.approx(float(mask.sum()))
-    found.note(1.0, 0.99, mask + 0.1, pattern)
+    note(1.0, 1.1)
     assert found.norm == pytest.approx(float(mask.sum()))  # larger than what is kept already
-    found.note(0.98, 0.99, 0.1 * mask, pattern)
+    note(0.98, 0.1)
     assert found.norm == pytest.approx(float(mask.sum()))
+
+
+def test_a_step_reads_no_number_by_itself_so_that_a_gpu_waits_once(dark, monkeypatch):
+    with host_waits(monkeypatch) as waits:
+        found = search(Corner(), dark, [0, 1, 2], 6)
+    assert [each.steps for each in found] == [6, 6, 6]
+    assert waits.count == 0  # but for the one table of all labels' numbers, which is no operator

@@ -68,3 +68,11 @@ def test_the_least_active_share_is_dormant():
     mask = dormant_mask(torch.tensor([0.5, 0.0, 0.3, 0.1, 0.9]), 0.6)
     assert mask.tolist() == [1, 0, 0, 0, 1]
     assert dormant_mask(torch.zeros(5), 0).tolist() == [1] * 5
+
+
+def test_a_mask_leaves_bfloat16_as_it_is(network, pixels):
+    kinds = []
+    network.layer3.register_forward_hook(lambda module, inputs, output: kinds.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16), output_masked(network, "layer2", half("layer2")):
+        network(pixels)
+    assert kinds == [torch.bfloat16]

@@ -1,0 +1,80 @@
+"""A GPU is stood in for here: torch.cuda answers as one would, and tensors asked for on it are made on the CPU."""
+import logging
+import subprocess
+from argparse import Namespace
+
+import pytest
+import torch
+
+from data.files import UserError
+from engine import machine
+from engine.machine import find_device  # the real one: a fixture of all tests replaces the module's
+
+GPU = torch.device("cuda")
+NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nCompile with TORCH_USE_CUDA_DSA"
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A function that lets torch.cuda report a card, which runs kernels or does not, and lists what becomes current."""
+    zeros, current = torch.zeros, []
+
+    def make(works):
+        def on_the_cpu(*sizes, device):
+            if torch.device(device).type == "cuda" and not works:
+                raise RuntimeError(NO_KERNEL)
+            return zeros(*sizes)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(str(device)))
+        monkeypatch.setattr(torch, "zeros", on_the_cpu)
+        return current
+    return make
+
+
+def test_auto_takes_a_card_that_runs_a_kernel(card):
+    card(works=True)
+    assert find_device("auto") == GPU
+
+
+def test_auto_goes_on_on_the_cpu_with_a_warning_where_the_card_runs_no_kernel(card, caplog):
+    card(works=False)
+    assert find_device("auto") == torch.device("cpu")
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "no kernel image" in warning.getMessage()
+    assert "DSA" not in warning.getMessage()
+
+
+def test_a_named_card_that_runs_no_kernel_is_an_error_of_one_line(card):
+    card(works=False)
+    with pytest.raises(UserError, match=r"--device cuda: CUDA error: no kernel image .* on the device$"):
+        find_device("cuda")
+
+
+@pytest.mark.parametrize(("name", "current"), [("cuda:1", ["cuda:1"]), ("cuda", []), ("auto", []), ("cpu", [])])
+def test_a_device_with_a_number_becomes_the_current_one(card, name, current):
+    found = card(works=True)
+    find_device(name)
+    assert found == current
+
+
+def test_a_card_that_only_reports_itself_is_not_a_working_gpu(card, monkeypatch):
+    card(works=True)  # in this process; the one that is asked sees none
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not machine.has_working_gpu()
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_whether_a_gpu_works_is_asked_of_another_process(card, monkeypatch, status):
+    card(works=True)
+    monkeypatch.setattr(subprocess, "run", lambda *words, **options: subprocess.CompletedProcess(words, status))
+    assert machine.has_working_gpu() is (status == 0)
+
+
+@pytest.mark.parametrize(("capability", "wanted"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_card_trains_in_bfloat16_by_default_from_ampere_on(monkeypatch, capability, wanted):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert machine.multiplies_bfloat16(GPU) is wanted
+    assert machine.trains_in_bfloat16(Namespace(amp=None), GPU) is wanted
+    assert machine.trains_in_bfloat16(Namespace(amp=None, recipe="fast"), GPU) is wanted
+    assert machine.trains_in_bfloat16(Namespace(amp=True), GPU)
+    assert not machine.trains_in_bfloat16(Namespace(amp=False), GPU)
