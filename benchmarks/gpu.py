@@ -28,7 +28,7 @@ from benchmarks.gpu_jobs import chosen, homework
 from benchmarks.gpu_schedule import Schedule
 from data.files import UserError, read_object, write_json
 from engine import flags, machine
-from engine.cells import ROOT, name_failed
+from engine.cells import ROOT
 from engine.command import command
 
 CLEAN_STEP = ("benchmarks/training.py", "--width", "64", "--rounds", "5", "--steps", "20")
@@ -43,7 +43,7 @@ def parse_args(argv=None):
     parser.add_argument("--output-dir", help="folder of all runs (default: output/gpu, output/gpu-rehearsal)")
     parser.add_argument("--limit", type=flags.positive, default=3600, metavar="SECONDS",
                         help="what runs then is stopped; a summary follows")
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="these jobs and what they need")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these jobs and what they need (default: all)")
     parser.add_argument("--jobs", type=flags.integer(1), help="how many at once (default: 2 until the benign model is "
                                                               "there, then 3, or 4 where the card idles)")
     parser.add_argument("--scale", type=flags.positive, default=1.0, help="how much slower than an H100 the card is")
@@ -69,7 +69,7 @@ def from_root(path):
 def planned(args):
     """{name: Job} that the flags ask for."""
     data_dir = None if args.rehearsal else from_root(args.data_dir)
-    return chosen(homework(from_root(args.output_dir), data_dir, args.scale), args.only)
+    return chosen(homework(from_root(args.output_dir), data_dir, args.scale), args.only or ())
 
 
 def check_same(path, jobs):
@@ -155,8 +155,9 @@ def main(argv=None):
 
     with gpu_files.worked_on_in_memory(args.output_dir, args.in_memory):
         schedule = work(args, jobs, started)
-    failed = [f"{name}: see {args.output_dir}/logs" for name in schedule.in_state("failed")]
-    name_failed(failed, len(jobs))
+    failed = schedule.in_state("failed")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}; see {args.output_dir}/logs/")
 
 
 if __name__ == "__main__":

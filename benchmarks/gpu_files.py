@@ -1,4 +1,5 @@
 """Where benchmarks/gpu.py works and what it brings home: memory, the images, the card's use, one archive."""
+import lzma
 import os
 import shutil
 import subprocess
@@ -26,9 +27,9 @@ def has_room():
         return False
 
 
-def new_in_memory():
-    """A new folder in memory that nobody else can read."""
-    return Path(tempfile.mkdtemp(prefix="backdoor-gpu-", dir=MEMORY))
+def place_in_memory(name):
+    """A path of this name in memory, free, in a folder that nobody else can read."""
+    return Path(tempfile.mkdtemp(prefix="backdoor-gpu-", dir=MEMORY)) / name
 
 
 def leads_to_memory(path):
@@ -90,11 +91,13 @@ def restore(folder):
 
 def take_to_memory(folder):
     """Put a link to a copy in memory in the folder's place; the folder itself, if there is one, waits beside it."""
-    memory = new_in_memory()
+    memory = place_in_memory(folder.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
-        shutil.copytree(folder, memory, dirs_exist_ok=True)
+        shutil.copytree(folder, memory)
         folder.rename(beside(folder, "on-disk"))
+    else:
+        memory.mkdir()
     folder.symlink_to(memory, target_is_directory=True)
 
 
@@ -107,7 +110,7 @@ def bring_home(folder):
     copying.rename(home)  # a name that only a whole copy has
     folder.unlink()
     home.rename(folder)
-    for left in (beside(folder, "on-disk"), memory):
+    for left in (beside(folder, "on-disk"), memory.parent):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -121,7 +124,7 @@ def unpack(archive, data_dir, in_memory):
         return
     if leads_to_memory(data_dir):  # which was emptied
         data_dir.unlink()
-    target = new_in_memory() / data_dir.name if in_memory else data_dir
+    target = place_in_memory(data_dir.name) if in_memory else data_dir
     extract(archive, target)
     if in_memory:
         with suppress(FileNotFoundError):
@@ -136,7 +139,7 @@ def extract(archive, target):
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")  # nothing outside of the folder
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
             raise UserError(f"{archive}: not a tar archive of images ({error})") from None
 
 

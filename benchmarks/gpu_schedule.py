@@ -112,7 +112,7 @@ class Schedule:
             log.write(f"{shlex.join(words)}\n")
             log.flush()
             process = subprocess.Popen(words, cwd=ROOT, env=self.environment, stdout=log, stderr=log,
-                                       stdin=subprocess.DEVNULL)
+                                       stdin=subprocess.DEVNULL, start_new_session=True)  # Ctrl-C comes by `stop`
         self.last_start = self.elapsed()
         self.progress[name] = Progress("runs", self.last_start, process=process)
         self.tell(f"{self.last_start:5.0f} s: {name} begins")
