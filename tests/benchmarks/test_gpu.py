@@ -288,6 +288,25 @@ def test_a_killed_call_is_gone_on_with_from_memory_and_after_a_reboot_from_the_d
     assert {path.name for path in folder.iterdir()} == {"old", "new"} and not list(tmp_path.glob(".gpu*"))
 
 
+@pytest.mark.parametrize("left", ["on-disk", "home", "copying"])
+def test_what_a_kill_at_the_very_end_left_is_removed(tmp_path, memory, left):
+    for name, content in (("gpu", "finished"), (f".gpu.{left}", "older")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / content).touch()
+    with gpu_files.worked_on_in_memory(tmp_path / "gpu", True):
+        pass
+    assert [path.name for path in (tmp_path / "gpu").iterdir()] == ["finished"] and not list(tmp_path.glob(".gpu*"))
+
+
+def test_a_whole_copy_that_had_come_home_is_taken_rather_than_the_older_folder(tmp_path, memory):
+    for name in ("home", "on-disk"):
+        (tmp_path / f".gpu.{name}").mkdir()
+        (tmp_path / f".gpu.{name}" / name).touch()
+    with gpu_files.worked_on_in_memory(tmp_path / "gpu", True):
+        assert [path.name for path in (tmp_path / "gpu").iterdir()] == ["home"]
+    assert not list(tmp_path.glob(".gpu*"))
+
+
 def test_a_users_own_link_is_left_as_it_is(tmp_path, memory):
     (tmp_path / "large-disk").mkdir()
     (tmp_path / "gpu").symlink_to(tmp_path / "large-disk")
