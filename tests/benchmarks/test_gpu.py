@@ -57,6 +57,9 @@ def test_what_a_command_reads_is_left_by_a_job_that_it_needs(jobs):
         before = {jobs[need].folder for need in chosen(jobs, [name])} - {job.folder}
         read = [word for word in job.words if word.startswith("out/") and word != job.folder]
         assert all(any(word == folder or word.startswith(f"{folder}/") for folder in before) for word in read), name
+    for attack in ("badnets", "blend", "clean-label"):  # found beside the model, without a flag
+        assert f"{attack}/fine-tune" in jobs[f"{attack}/fine-prune"].needs
+    assert "badnets/nc" in jobs["badnets/unlearn"].needs
 
 
 def test_the_must_haves_are_four_full_trainings_the_crafting_and_anp_on_each():
