@@ -3,6 +3,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,16 +231,20 @@ def test_two_runs_of_one_seed_are_compared_by_their_weights_alone(tmp_path):
     assert "DIFFERENT" in line
 
 
-def test_a_graphed_step_is_compared_where_there_is_a_card_and_its_failure_is_told(monkeypatch):
+def test_without_a_card_no_graphed_step_is_compared(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu_summary.graph_lines() == []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for module, said in ((SimpleNamespace(compare=lambda device: f"equal on {device}"), "equal on cuda"),
-                         (SimpleNamespace(compare=lambda device: 1 / 0), "failed, ZeroDivisionError"),
-                         (SimpleNamespace(), "this version has no")):
+
+
+def test_a_graphed_step_is_compared_on_one_batch_and_its_failure_is_told(monkeypatch):
+    def compare(model, images, labels, amp):
+        assert images.shape == (8, 3, 32, 32) and labels.shape == (8,) and amp and model(images).shape == (8, 10)
+        return {"eager": [1.0, 2.0], "losses_apart": 0.00123, "same_counts": True}
+    for module, said in ((SimpleNamespace(compare_steps=compare), "losses_apart 0.0012, same_counts True"),
+                         (SimpleNamespace(compare_steps=lambda *args, amp: 1 / 0), "failed, ZeroDivisionError: .*"),
+                         (SimpleNamespace(), "not in this version")):
         monkeypatch.setitem(sys.modules, "engine.graphs", module)
-        line, = gpu_summary.graph_lines()
-        assert said in line
+        assert re.fullmatch(said, gpu_summary.graph_verdict(torch.device("cpu"), width=2, count=8))
 
 
 # The files.
