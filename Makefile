@@ -5,17 +5,22 @@ PY := $(VENV)/bin/python
 MATRIX ?= workflow/matrices/digits.yaml
 PROFILE ?= laptop
 SETTINGS ?= workflow/audits/usual.yaml
+DATA_DIR ?= data
+LIMIT ?= 3600
 
-.PHONY: help demo test test-long test-nightly lint benchmark matrix homework audit clean
+.PHONY: help demo test test-long test-nightly lint benchmark matrix homework gpu audit clean
 
 help:
 	@echo "make demo       install, then BadNets on handwritten digits against four defences, a report and a table"
 	@echo "make test       install, then the tests (about five minutes)"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make test-nightly  105,000 made-up mask files, logs and triggers"
-	@echo "make matrix     attacks against defences: MATRIX=workflow/matrices/digits.yaml PROFILE=laptop or slurm"
+	@echo "make matrix     attacks against defences: MATRIX=workflow/matrices/digits.yaml, and PROFILE=laptop,"
+	@echo "                workstation (a fast GPU, three heavy steps at once) or slurm"
 	@echo "make audit      is a model backdoored, and what repairs it: CHECKPOINT=model.th IMAGES=folder of clean images"
 	@echo "make homework   the homework's attacks and ANP at full width; wants a GPU"
+	@echo "make gpu        the same and further defenses side by side on one GPU, as far as LIMIT=3600 seconds allow:"
+	@echo "                DATA_DIR=data; called again, it goes on"
 	@echo "make benchmark  the README's speed figures"
 	@echo "make clean      remove the environment and caches, never a run"
 
@@ -55,7 +60,7 @@ benchmark: $(VENV)/ready
 	$(PY) benchmarks/scaling.py
 
 # What a stopped or killed call left is gone on with. The shell takes names from its environment, so that none is run.
-export MATRIX PROFILE SETTINGS CHECKPOINT IMAGES OUTPUT
+export MATRIX PROFILE SETTINGS CHECKPOINT IMAGES OUTPUT DATA_DIR LIMIT
 matrix: $(VENV)/workflow-ready
 	$(PY) -m workflow matrix "$$MATRIX" --profile "$$PROFILE"
 
@@ -64,6 +69,9 @@ audit: $(VENV)/workflow-ready
 
 homework:
 	$(MAKE) matrix MATRIX=workflow/matrices/homework.yaml
+
+gpu: $(VENV)/ready
+	$(PY) benchmarks/gpu.py --data-dir "$$DATA_DIR" --limit "$$LIMIT" --pack output/gpu.tar.xz
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache
