@@ -1,4 +1,4 @@
-"""What the tests of the pretend GPU share. `--device auto` stays the CPU in tests, so scripts are given --device cuda."""
+"""What the tests of the pretend GPU share. `--device auto` stays the CPU in tests; scripts are given --device cuda."""
 import pytest
 import torch
 from device.pretend import pretend

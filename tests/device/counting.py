@@ -1,8 +1,9 @@
 """What a GPU would have been asked to do, counted by the line of code that asked for it."""
+import inspect
 import os
-import sys
 from collections import Counter
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,11 +49,19 @@ class Counts:
 
 
 def line_of_code():
-    """path:line of the innermost frame that belongs to the repository and not to the pretend device."""
-    frame = sys._getframe(1)
+    """path:line of the innermost frame in the suite's own code."""
+    frame = inspect.currentframe()
     while frame:
-        path = frame.f_code.co_filename
-        if path.startswith(str(ROOT)) and path not in OWN and "site-packages" not in path:
-            return f"{os.path.relpath(path, ROOT)}:{frame.f_lineno}"
+        name = name_of(frame.f_code.co_filename)
+        if name:
+            return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
+
+
+@cache
+def name_of(path):
+    """The path of the suite's own code from the repository's root; None for the pretend device's and others'."""
+    if not path.startswith(str(ROOT)) or path in OWN or "site-packages" in path:
+        return None
+    return os.path.relpath(path, ROOT)

@@ -8,6 +8,7 @@ WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "uniqu
            "bincount", "_linalg_check_errors"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 JOINING = {"cat", "stack"}  # these take no scalar from the CPU
+WHOLE = ("upsample", "_upsample", "native_batch_norm")  # PyTorch takes these apart for compilers alone
 MEMORY_ONLY = ("empty", "new_empty", "set_", "resize_", "detach_", "_local_scalar_dense")  # nothing is launched
 
 
@@ -27,11 +28,12 @@ class Operations(TorchDispatchMode):
         operands = tensors_in((args, kwargs))
         if not any(map(is_there, operands)):
             return func(*args, **kwargs)
-        with self:  # under inference_mode a composite operation arrives whole
-            result = func.decompose(*args, **kwargs)
-        if result is not NotImplemented:
-            return result
         name = func.overloadpacket.__name__
+        if torch.is_inference_mode_enabled() and not name.startswith(WHOLE):  # where composite ones arrive whole
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
         self.check(name, args, kwargs, operands)
         self.count_waits(name, args, kwargs)
         before = {id(storage_of(operand)) for operand in operands}

@@ -1,4 +1,4 @@
-"""Which storages are on the pretend device. A storage carries its place as an attribute, which lasts as long as it does.
+"""Which storages are on the pretend device: a storage carries its place as an attribute for as long as it lasts.
 
 Views, detached tensors and a parameter's data share a storage, so that they are always in one place.
 """
@@ -55,4 +55,4 @@ def tensors_in(value):
 
 def asks_for_device(wanted):
     """Whether what a call names as a device (a torch.device, its name, or a number) is the pretend one."""
-    return torch.device("cuda", wanted).type == "cuda" if isinstance(wanted, int) else torch.device(wanted).type == "cuda"
+    return isinstance(wanted, int) or torch.device(wanted).type == "cuda"
