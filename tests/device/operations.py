@@ -12,6 +12,16 @@ WHOLE = ("upsample", "_upsample", "native_batch_norm")  # PyTorch takes these ap
 MEMORY_ONLY = ("empty", "new_empty", "set_", "resize_", "detach_", "_local_scalar_dense")  # nothing is launched
 
 
+# What raises on CUDA under torch.use_deterministic_algorithms, as its documentation lists it. Linear interpolation,
+# which is listed too, is not: functional.interpolate takes another way then.
+NOT_DETERMINISTIC = {
+    "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "adaptive_max_pool2d_backward",
+    "avg_pool3d_backward", "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "max_unpool2d",
+    "max_unpool3d", "upsample_bicubic2d_backward", "reflection_pad1d_backward", "reflection_pad2d_backward",
+    "reflection_pad3d_backward", "nll_loss2d_forward", "_ctc_loss_backward", "put_", "histc",
+    "grid_sampler_2d_backward", "grid_sampler_3d_backward"}
+
+
 class MixedDevices(RuntimeError):
     """Operands, an index or a generator on another device than CUDA allows."""
 
@@ -42,7 +52,9 @@ class Operations(TorchDispatchMode):
         return result
 
     def check(self, name, args, kwargs, operands):
-        """Raise MixedDevices where CUDA would complain."""
+        """Raise MixedDevices, or what CUDA raises for a result that is not the same each time, where CUDA would."""
+        if name in NOT_DETERMINISTIC and torch.are_deterministic_algorithms_enabled():
+            raise RuntimeError(f"{name} does not have a deterministic implementation")
         if kwargs.get("generator") is not None:  # there is none but the CPU's
             raise MixedDevices(f"{name}: Expected a 'cuda' device type for generator but found 'cpu'")
         if name in INDEXING:

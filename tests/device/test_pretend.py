@@ -4,6 +4,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from device.operations import MixedDevices
 from device.pretend import pretend
 
@@ -119,7 +120,7 @@ def test_mixed_devices_are_refused_under_inference_mode_too(mix, counts):
         mix(torch.arange(3.0, device="cuda"), torch.arange(3.0))
 
 
-@pytest.mark.parametrize("read", [torch.Tensor.numpy, np.asarray, np.array, lambda there: there.detach().numpy(),
+@pytest.mark.parametrize("read", [torch.Tensor.numpy, np.asarray, lambda there: there.detach().numpy(),
                                   lambda there: there[1:].view(-1).numpy()])
 def test_a_tensor_on_the_device_is_no_numpy_array(read, counts):
     with pytest.raises(TypeError, match="to numpy"):
@@ -130,6 +131,20 @@ def test_a_tensor_on_the_device_cannot_be_pinned(counts):
     with pytest.raises(RuntimeError, match="pin"):
         torch.zeros(3, device="cuda").pin_memory()
     assert torch.zeros(3).pin_memory().is_pinned() and not torch.zeros(3).is_pinned()
+
+
+def test_what_is_not_the_same_each_time_is_refused_where_that_is_asked_for(counts):
+    images, grid = torch.ones(1, 1, 4, 4, device="cuda", requires_grad=True), torch.zeros(1, 4, 4, 2, device="cuda")
+    for wanted in (False, True):
+        machine.set_determinism(wanted)
+        warped = F.grid_sample(images, grid, align_corners=False).sum()
+        if wanted:
+            with pytest.raises(RuntimeError, match="deterministic"):
+                warped.backward()
+        else:
+            warped.backward()
+    with torch.inference_mode():
+        F.grid_sample(images, grid, align_corners=False)
 
 
 def test_a_number_from_the_cpu_may_meet_the_device(counts):
