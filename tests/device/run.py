@@ -25,11 +25,9 @@ def main():
     sys.path.insert(0, str(ROOT))
     from device.pretend import pretend
     with pretend() as counts:
-        try:
-            run(sys.argv[1:])
-        finally:
-            for line, times in counts.waits.most_common():
-                print(f"{times:8} {line}", file=sys.stderr)
+        run(sys.argv[1:])
+    for line, times in counts.waits.most_common():
+        print(f"{times:8} {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

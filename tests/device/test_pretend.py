@@ -158,3 +158,11 @@ def test_images_that_do_not_fit_are_streamed(images):
         assert all(pixels.is_cuda and labels.is_cuda for pixels, labels in batches)
     with pretend():
         assert Batches(images, 8, "cuda").images.is_cuda
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_batches_are_the_same_on_every_device(resident, images, counts):
+    def batches(device):
+        return Batches(images, 16, device, torch.Generator().manual_seed(3), 4, True, resident=resident)
+    for (here, label), (there, its_label) in zip(batches("cpu"), batches("cuda"), strict=True):
+        assert there.is_cuda and torch.equal(here, there.cpu()) and torch.equal(label, its_label.cpu())

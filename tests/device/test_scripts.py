@@ -12,7 +12,7 @@ from device.pretend import NAME, pretend
 from device.small import script_of
 from reliability.short_runs import SCRIPTS, filled
 
-from engine import cells, run
+from engine import cells
 
 RUNNER = Path(__file__).with_name("run.py")
 QUICK = ("train", "anp", "strip")  # the others are `long`
@@ -115,40 +115,3 @@ def test_strip_screens_a_folder_on_a_gpu(made, tmp_path, capsys):
     assert ended.value.code in (0, 1) and len(rows) == 1 + pictures and counts.kernels
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("first, second", [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")])
-@pytest.mark.parametrize("name", ["train", "anp", "encoder", "abl", "pruning-aware", "fine-prune"])
-def test_a_run_goes_on_on_another_device(name, first, second, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "KEEPING", 1e9)  # every epoch is saved
-    words = [*filled(made, SCRIPTS[name][1]), "--output-dir", str(tmp_path / "run")]
-
-    def call(device, *more):
-        with pretend():
-            script_of(name).main([*words, "--device", device, *more])
-    rows = epochs_of(name, call, tmp_path / "run")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        stop_in_epoch(rows, patch)
-        call(first, "--overwrite")
-    assert stopped.value.code == 130
-    call(second, "--resume")
-    results, config = (json.loads((tmp_path / f"run/{name}.json").read_text()) for name in ("results", "config"))
-    assert (results["device"] == NAME) == (second == "cuda") and len(config["resumed"]) == 1
-    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == rows
-
-
-def epochs_of(name, call, folder):
-    """How many epochs a run makes."""
-    call("cpu")
-    return len((folder / "metrics.jsonl").read_text().splitlines())
-
-
-def stop_in_epoch(number, patch):
-    """From now on Ctrl-C comes in the epoch of that number, before it is saved."""
-    real, recorded = run.Run.record, []
-
-    def record(self, row):
-        recorded.append(row)
-        if len(recorded) == number:
-            raise KeyboardInterrupt
-        real(self, row)
-    patch.setattr(run.Run, "record", record)
