@@ -7,8 +7,11 @@ import json
 import re
 from statistics import mean
 
+import numpy as np
 import pytest
 from conftest import ROOT
+
+from docs.make_pictures import read_examples
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")), "results/README.md",
          "benchmarks/README.md"]
@@ -97,3 +100,9 @@ def test_the_readme_fits_150_lines_and_shows_two_pictures():
 def test_every_page_is_linked_from_the_readme():
     linked = LINK.findall((ROOT / "README.md").read_text())
     assert set(PAGES) - {"README.md"} <= set(linked)
+
+
+def test_the_picture_of_badnets_shows_a_change_in_the_corner_alone():
+    examples = read_examples(ROOT / "results/cifar10-jpeg-width16/badnets/poisoned_examples.png")
+    changed = np.any([before != after for before, after in examples], axis=(0, 3))
+    assert len(examples) == 8 and changed[-3:, -3:].all() and changed.sum() == 9
