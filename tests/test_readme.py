@@ -84,7 +84,7 @@ def checkout(image_folder, tmp_path, monkeypatch):
 
 
 def test_the_readme_has_commands():
-    assert len(readme_commands("python ")) >= 5
+    assert len(readme_commands("python ")) >= 4
 
 
 def test_every_readme_command_runs_in_the_order_printed(checkout):

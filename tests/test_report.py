@@ -9,7 +9,7 @@ from pypdf import PdfReader
 
 from report import main
 
-RESULTS = ROOT / "results/cifar10-jpeg-width16"
+RESULTS = ROOT / "tests/fixtures/runs"  # real runs, cut to what the report reads
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 BROWSER = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
            "--disable-background-networking", "--disable-component-update", "--disable-sync")

@@ -1,0 +1,108 @@
+"""The pages: every relative link leads somewhere, and every quoted figure is that of its run.
+
+In results/README.md `[ACC / ASR](run)` is one run, `ACC / ASR ([0](run), [1](run))` the mean of several, and
+`low to high / low to high` in the cell after a linked pair its intervals. STRIP's pairs are FRR / FAR.
+"""
+import json
+import re
+from statistics import mean
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from docs.make_pictures import read_examples
+
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")), "results/README.md",
+         "benchmarks/README.md"]
+FIGURES = "results/README.md"
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NUMBER = r"(\d+\.\d+)"
+PAIR = rf"{NUMBER} / {NUMBER}"
+ONE = re.compile(rf"\[{PAIR}\]\(([^)\s]+)\)(?: \| {NUMBER} to {NUMBER} / {NUMBER} to {NUMBER})?")
+MEAN = re.compile(rf"{PAIR} \(((?:\[\d\]\([^)\s]+\)(?:, )?)+)\)")
+
+
+def text_of(page):
+    """The page without blocks of code, and with every paragraph on one line."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"(?<!\n)\n *(?![\n|#-])", " ", text)
+
+
+def anchors(page):
+    """What a # link can name: the headings as GitHub spells them."""
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+            for heading in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)}
+
+
+def shares_of(folder):
+    """The two shares that a linked pair quotes, as results.json has them."""
+    results = json.loads((ROOT / "results" / folder / "results.json").read_text())
+    method = results["method"]
+    return (method["frr"], method["far"]) if method.get("name") == "STRIP" else (results["acc"], results["asr"])
+
+
+def agrees(printed, fraction):
+    """Whether a figure in % is the fraction, at the precision that it is printed with."""
+    return abs(float(printed) - 100 * fraction) <= 0.5 * 10 ** -len(printed.split(".")[1]) + 1e-9
+
+
+def quoted_pairs():
+    return list(ONE.finditer(text_of(FIGURES).replace("**", "")))
+
+
+def quoted_means():
+    return list(MEAN.finditer(text_of(FIGURES).replace("**", "")))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_relative_link_leads_to_a_file_and_a_heading(page):
+    for link in LINK.findall(text_of(page)):
+        if "://" in link:
+            continue
+        target, _, anchor = link.partition("#")
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), link
+        assert not anchor or anchor in anchors(path), link
+
+
+def test_every_pair_that_links_a_run_is_that_of_its_results():
+    assert len(quoted_pairs()) > 60
+    for match in quoted_pairs():
+        first, second, folder, *intervals = match.groups()
+        shares = shares_of(folder)
+        assert agrees(first, shares[0]["value"]) and agrees(second, shares[1]["value"]), match.group()
+        if intervals[0]:
+            ends = [end for share in shares for end in share["interval"]]
+            assert all(map(agrees, intervals, ends)), match.group()
+
+
+def test_every_mean_is_that_of_the_runs_it_links():
+    assert len(quoted_means()) > 15
+    for match in quoted_means():
+        *printed, links = match.groups()
+        runs = [shares_of(folder) for folder in LINK.findall(links)]
+        assert all(agrees(figure, mean(run[place]["value"] for run in runs))
+                   for place, figure in enumerate(printed)), match.group()
+
+
+def test_a_figure_that_is_wrong_in_its_last_digit_is_found():
+    share = shares_of("cifar10-jpeg-width16/badnets")[0]["value"]
+    assert agrees("82.36", share) and not agrees("82.37", share) and agrees("82.4", share)
+
+
+def test_the_readme_fits_150_lines_and_shows_two_pictures():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150 and text.count("![") == 2
+    assert all(path.stat().st_size < 200_000 for path in (ROOT / "docs/pictures").glob("*.png"))
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = LINK.findall((ROOT / "README.md").read_text())
+    assert set(PAGES) - {"README.md"} <= set(linked)
+
+
+def test_the_picture_of_badnets_shows_a_change_in_the_corner_alone():
+    examples = read_examples(ROOT / "results/cifar10-jpeg-width16/badnets/poisoned_examples.png")
+    changed = np.any([before != after for before, after in examples], axis=(0, 3))
+    assert len(examples) == 8 and changed[-3:, -3:].all() and changed.sum() == 9
