@@ -92,7 +92,7 @@ def losses_of(runs):
 
 
 def attack_map(effects):
-    """ACC and ASR of every attack under every defence, as a coloured map: a list of one Picture, or of none."""
+    """ACC and ASR of every attack under every defense, as a colored map: a list of one Picture, or of none."""
     table = {}
     for effect in effects:  # of several settings the one with the most runs, otherwise the first
         own = table.setdefault(effect.attack, {})
@@ -113,6 +113,6 @@ def attack_map(effects):
     axis.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=8, parse_math=False)
     axis.set_yticks(range(len(defended)), list(defended), fontsize=8, parse_math=False)
     axis.tick_params(length=0)
-    axis.set_title("ACC / ASR in %, coloured by ASR", fontsize=9)
-    return [drawn(figure, "Every attack under every defence that was run on it; of a defence with several settings the "
+    axis.set_title("ACC / ASR in %, colored by ASR", fontsize=9)
+    return [drawn(figure, "Every attack under every defense that was run on it; of a defense with several settings the "
                   "one with the most runs, otherwise the first by path. The table has all.", wide=True)]

@@ -17,7 +17,7 @@ PLACES = {"output_dir", "data_dir", "overwrite", "resume", "device", "seed", "ch
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A run's folder and what could be read of it. `why` says what is the matter with one that is not finished."""
 
     folder: Path
@@ -26,7 +26,7 @@ class Run:
     why: str = ""
     results: dict = field(default_factory=dict)
     config: dict = field(default_factory=dict)
-    above: "Run | None" = None  # the nearest run whose folder holds this one's
+    above: "FinishedRun | None" = None  # the nearest run whose folder holds this one's
 
     @property
     def script(self):
@@ -83,7 +83,7 @@ def value_of(share):
 
 
 def read_run(folder, name):
-    """The Run in `folder`, or None if none lies there. `name` is what it is called by."""
+    """The FinishedRun in `folder`, or None if none lies there. `name` is what it is called by."""
     has = {file: (folder / file).is_file() for file in ("results.json", "config.json", "output.log")}
     read, why = {"config.json": {}, "results.json": {}}, []
     for file, check in (("config.json", check_config), ("results.json", check_results)):
@@ -98,24 +98,24 @@ def read_run(folder, name):
     if has["results.json"] and not has["config.json"] and not why:
         why.append("config.json is missing, so what it did is not known")
     if why:
-        return Run(folder, name, BROKEN, "; ".join(why), {}, config)
+        return FinishedRun(folder, name, BROKEN, "; ".join(why), {}, config)
     if has["results.json"]:
-        return Run(folder, name, FINISHED, "", results, config)
+        return FinishedRun(folder, name, FINISHED, "", results, config)
     if has["config.json"]:
-        run = Run(folder, name, UNFINISHED, "", {}, config)
+        run = FinishedRun(folder, name, UNFINISHED, "", {}, config)
         return replace(run, why=f"{len(run.rows)} epochs logged, no results.json")
     return read_foreign(folder, name) if has["output.log"] else None
 
 
 def read_foreign(folder, name):
-    """The Run of a folder that has an output.log and nothing else that we know; None if that is no training's log."""
+    """The FinishedRun of a folder with an output.log and nothing else that we know; None if it is no training's log."""
     try:
         log = read_log(folder / "output.log")
     except UserError as error:
-        return Run(folder, name, BROKEN, str(error))
+        return FinishedRun(folder, name, BROKEN, str(error))
     if log.complaint:
-        return Run(folder, name, BROKEN, f"output.log: {log.complaint}")
-    return Run(folder, name, LOG_ONLY, "no results.json; read from output.log") if log.rows else None
+        return FinishedRun(folder, name, BROKEN, f"output.log: {log.complaint}")
+    return FinishedRun(folder, name, LOG_ONLY, "no results.json; read from output.log") if log.rows else None
 
 
 def folders(root):
@@ -131,7 +131,7 @@ def folders(root):
 
 
 def find_runs(root):
-    """Every Run in the folder `root` and beneath, in the order of their paths. Raises UserError if there is none."""
+    """Every FinishedRun in the folder `root` and beneath, ordered by path. Raises UserError if there is none."""
     if not Path(root).is_dir():
         raise UserError(f"{root}: no such folder; expected one with finished runs, such as output/")
     runs = {}

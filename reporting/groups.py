@@ -1,4 +1,4 @@
-"""Runs side by side: which are the same thing with other seeds, which attack a defence was run on, what it gained."""
+"""Runs side by side: which are the same thing with other seeds, which attack a defense was run on, what it gained."""
 import math
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from reporting.found import FINISHED
 
 SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
 ATTACKERS = ("train_backdoor.py", "train_pruning_aware.py")
-DEFENCES = {"ANP": "ANP", "Fine-Pruning": "Fine-Pruning", "fine-tuning": "fine-tuning", "pruning": "pruning",
+DEFENSES = {"ANP": "ANP", "Fine-Pruning": "Fine-Pruning", "fine-tuning": "fine-tuning", "pruning": "pruning",
             "unlearning": "NC unlearning", "ABL": "ABL"}  # by a result's method name
 # Unlearning's two controls, by what they patch with.
 CONTROLS = {"clean": "NC control, no trigger", "original": "NC control, true trigger"}
@@ -36,10 +36,10 @@ def figures_of(run, holder=None):
     return 100 * run.share("acc", of), 100 * run.share("asr", of)
 
 
-def defence_effect(before, after):
-    """DER, the defence effectiveness rating, in %: ((ASR drop)+ - (ACC drop)+ + 1) / 2, of (ACC, ASR) in % each.
+def defense_effect(before, after):
+    """DER, the defense effectiveness rating, in %: ((ASR drop)+ - (ACC drop)+ + 1) / 2, of (ACC, ASR) in % each.
 
-    50 is a defence that does nothing; 100 one that removes a sure backdoor for nothing. nan where a figure is unknown.
+    50 is a defense that does nothing; 100 one that removes a sure backdoor for nothing. nan where a figure is unknown.
     """
     (acc_before, asr_before), (acc, asr) = before, after
     if any(value != value for value in (*before, *after)):
@@ -54,21 +54,21 @@ def without_seed(name):
 
 
 def base_name(run):
-    """What a run is called beside its rivals: an attack by its folder; a defence by its method, and by what it was run
+    """What a run is called beside its rivals: an attack by its folder; a defense by its method, and by what it was run
     on where that is itself a repaired model."""
     if run.script in ATTACKERS:
         return without_seed(run.name)
     method = run.method.get("name")
-    name = CONTROLS.get(run.method.get("patch_with"), DEFENCES[method])
+    name = CONTROLS.get(run.method.get("patch_with"), DEFENSES[method])
     on = model_above(run)
-    return f"{name} after {base_name(on)}" if on and on.method.get("name") in DEFENCES else name
+    return f"{name} after {base_name(on)}" if on and on.method.get("name") in DEFENSES else name
 
 
 def model_above(run):
     """The nearest run above that leaves a model: past the masks that a pruned model is pruned by."""
     above = run.above
     while above and above.script in ("generate_mask.py", "neural_cleanse.py", "sweep_neuron_noise.py") and (
-            above.method.get("name") not in DEFENCES):
+            above.method.get("name") not in DEFENSES):
         above = above.above
     return above
 
@@ -129,9 +129,9 @@ def attacks(runs):
     return group([run for run in runs if run.state == FINISHED and run.script in ATTACKERS])
 
 
-def defences(runs):
+def defenses(runs):
     """The finished runs that leave a repaired model."""
-    return [run for run in runs if run.state == FINISHED and run.method.get("name") in DEFENCES
+    return [run for run in runs if run.state == FINISHED and run.method.get("name") in DEFENSES
             and run.results.get("acc")]
 
 
@@ -174,9 +174,9 @@ def attack_behind(run, groups):
 
 @dataclass(frozen=True)
 class Effect:
-    """A defence on an attack: its runs, and what was there before each, (ACC, ASR) in %.
+    """A defense on an attack: its runs, and what was there before each, (ACC, ASR) in %.
 
-    kind: the defence; name: the same with the settings that tell it from others of its kind.
+    kind: the defense; name: the same with the settings that tell it from others of its kind.
     """
 
     attack: str
@@ -193,7 +193,7 @@ class Effect:
     @property
     def ratings(self):
         """Each run's DER against its own model."""
-        return [defence_effect(before, figures_of(run)) for run, before in zip(self.runs, self.before, strict=True)]
+        return [defense_effect(before, figures_of(run)) for run, before in zip(self.runs, self.before, strict=True)]
 
     def values(self, name):
         """The runs' shares in %."""
@@ -211,13 +211,13 @@ def before_of(run, attack):
 
 
 def effects(runs):
-    """Every Effect, with the undefended model first for each attack; defences of models whose attack is not here come
+    """Every Effect, with the undefended model first for each attack; defenses of models whose attack is not here come
     under their checkpoint's folder."""
     groups, found = attacks(runs), []
-    behind = {run.name: attack_behind(run, groups) for run in defences(runs)}
+    behind = {run.name: attack_behind(run, groups) for run in defenses(runs)}
     under = {member.name: name for name, own in groups.items() for member in own}
     by_attack = {name: [] for name in groups}
-    for run in defences(runs):
+    for run in defenses(runs):
         attack = behind[run.name]
         parent = run.results.get("parent")
         name = under[attack.name] if attack else f"model in {PurePosixPath(str(parent)).parent}" if parent else (

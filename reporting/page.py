@@ -41,7 +41,7 @@ def formula_png(tex, dpi=300):
 
 @functools.lru_cache
 def svg(tex):
-    """A formula as SVG paths in the colour of the text around it."""
+    """A formula as SVG paths in the color of the text around it."""
     content = io.BytesIO()
     math_to_image(f"${tex}$", content, prop=FontProperties(size=14), format="svg")
     text = content.getvalue().decode()

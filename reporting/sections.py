@@ -2,7 +2,7 @@
 from reporting import words
 from reporting.audit import audit_section, audits_section, own_audit
 from reporting.charts import attack_map, read_picture, training_curves_of
-from reporting.defences import abl_section, anp_section, cleanse_section, fine_pruning_section, strip_section
+from reporting.defenses import abl_section, anp_section, cleanse_section, fine_pruning_section, strip_section
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.found import FINISHED
 from reporting.grade import CRITERIA, percent
@@ -84,7 +84,7 @@ def issba_section(runs):
 def matrix_section(found):
     if not found:
         return None
-    return Section("Attacks against defences", (
+    return Section("Attacks against defenses", (
         *words.DER, *attack_map(found), Table(
             EFFECT_COLUMNS, tuple(map(effect_row, found)),
             "Means over runs that differ in their seeds alone, and the lowest and highest of them; DER of each run "

@@ -5,7 +5,7 @@ from reporting.grade import percent
 from reporting.groups import NONE, mean, run_setting, spread
 
 PERCENT = "{:.2f}"
-EFFECT_COLUMNS = ("attack", "defence", "ACC", "ACC, all", "ASR", "ASR, all", "robust ACC", "DER", "DER, all", "seconds",
+EFFECT_COLUMNS = ("attack", "defense", "ACC", "ACC, all", "ASR", "ASR, all", "robust ACC", "DER", "DER, all", "seconds",
                   "runs")
 
 

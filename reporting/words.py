@@ -1,4 +1,4 @@
-"""How the attacks and defences work, in words and formulas."""
+"""How the attacks and defenses work, in words and formulas."""
 from reporting.document import Formula, Text
 
 ATTACKS = (
@@ -10,8 +10,8 @@ ATTACKS = (
     Text("BadNets stamps a 3x3 checkerboard into the bottom right corner (α = 1) and Blend lays a picture of noise "
          "over the whole image (α = 0.2); both change the labels of the images, which are drawn among those outside "
          "the target class, to the target. Stamping works on whole uint8 arrays before crops and flips, and rounds "
-         "to the nearest grey level. Clean-label changes no label: it takes images of the target class, makes them "
-         "hard to recognise by projected gradient ascent against a clean surrogate, keeps for each the perturbation "
+         "to the nearest gray level. Clean-label changes no label: it takes images of the target class, makes them "
+         "hard to recognize by projected gradient ascent against a clean surrogate, keeps for each the perturbation "
          "of the highest loss, and then stamps all four corners, so that the trigger is what there is to learn:"),
     Formula(r"\delta \leftarrow \mathrm{clip}_{\pm\epsilon}\left(\delta + \eta\,\mathrm{sign}\,"
             r"\nabla_\delta\,\ell(f(x + \delta), y)\right)",
@@ -28,7 +28,7 @@ ANP = (
          "descends a mixture of the clean and the perturbed loss, weighed by α:"),
     Formula(r"\min_{m \in [0,1]^n}\ \alpha\,\mathcal{L}(m \odot w,\ b) + (1 - \alpha)\,\max_{|\delta|,|\xi| \leq"
             r" \epsilon} \mathcal{L}((m + \delta) \odot w,\ (1 + \xi) \odot b)",
-            "minimise over masks m: alpha L(m w, b) + (1 - alpha) max over delta, xi of L((m + delta) w, (1 + xi) b)"),
+            "minimize over masks m: alpha L(m w, b) + (1 - alpha) max over delta, xi of L((m + delta) w, (1 + xi) b)"),
     Text("Only clean images are used. Neurons whose mask is at most the threshold are pruned in the original "
          "checkpoint; the threshold is the largest that costs at most --max-drop of accuracy on other clean images "
          "that the defender holds. A row that the test set would have chosen is called oracle."))
@@ -53,9 +53,9 @@ FINE_PRUNING = (
 
 NEURAL_CLEANSE = (
     Text("Neural Cleanse (Wang et al., 2019): for every label the smallest trigger that sends clean images there is "
-         "optimised, a mask m and a pattern p:"),
+         "optimized, a mask m and a pattern p:"),
     Formula(r"\min_{m,\,p}\ \ell\left(f((1 - m) \odot x + m \odot p),\ y\right) + \lambda\,\|m\|_1",
-            "minimise over m and p: loss(f((1 - m) x + m p), y) + lambda |m|"),
+            "minimize over m and p: loss(f((1 - m) x + m p), y) + lambda |m|"),
     Text("λ rises while 99 % of the images follow and falls when they do not. A label whose norm lies far below the "
          "median of all (by more than 2 times 1.4826 median absolute deviations) is flagged; over several seeds the "
          "majority decides. Unlearning then trains one epoch on clean images, a fifth of them stamped with the "
@@ -76,7 +76,7 @@ ISSBA = (
          "What is read from an image with another image's residual is trained away."),)
 
 DER = (
-    Text("DER, the defence effectiveness rating, weighs what a defence takes off ASR against what it costs in ACC; "
+    Text("DER, the defense effectiveness rating, weighs what a defense takes off ASR against what it costs in ACC; "
          "50 % is nothing gained, 100 % a sure backdoor removed for free:"),
     Formula(r"\mathrm{DER} = \frac{(\Delta\,\mathrm{ASR})^+ - (\Delta\,\mathrm{ACC})^+ + 1}{2}",
             "DER = ((ASR drop)+ - (ACC drop)+ + 1) / 2"))

@@ -3,15 +3,15 @@ import math
 import pytest
 
 from reporting.found import find_runs
-from reporting.groups import attacks, defence_effect, effects, name_apart
+from reporting.groups import attacks, defense_effect, effects, name_apart
 
 
 def test_der_by_hand():
-    assert defence_effect((93, 100), (92, 0)) == pytest.approx((100 - 1 + 100) / 2)
-    assert defence_effect((93, 100), (93, 100)) == 50  # nothing done
-    assert defence_effect((93, 50), (94, 60)) == 50  # what rises instead of falling counts for nothing
-    assert defence_effect((93, 100), (10, 100)) == pytest.approx((100 - 83) / 2)
-    assert math.isnan(defence_effect((93, math.nan), (92, 1)))
+    assert defense_effect((93, 100), (92, 0)) == pytest.approx((100 - 1 + 100) / 2)
+    assert defense_effect((93, 100), (93, 100)) == 50  # nothing done
+    assert defense_effect((93, 50), (94, 60)) == 50  # what rises instead of falling counts for nothing
+    assert defense_effect((93, 100), (10, 100)) == pytest.approx((100 - 83) / 2)
+    assert math.isnan(defense_effect((93, math.nan), (92, 1)))
 
 
 def found(tree):
@@ -24,7 +24,7 @@ def defended(tree, name, script, method, acc, asr, before=None, arguments=None, 
     return tree.run(name, script, arguments, acc=acc, asr=asr, method={"name": method, "before": before}, **more)
 
 
-def test_a_defence_is_set_against_the_attack_above_it(tree):
+def test_a_defense_is_set_against_the_attack_above_it(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
     defended(tree, "badnets/fine-prune", "fine_prune.py", "Fine-Pruning", 0.90, 0.1, (0.93, 1.0))
     effect = found(tree)["badnets", "Fine-Pruning"]
@@ -99,7 +99,7 @@ def test_seeds_are_told_by_a_folders_end_too(tree):
     assert len(found(tree)["badnets", "none"].runs) == 2
 
 
-def test_a_defence_of_a_repaired_model_is_no_seed_of_the_models_own(tree):
+def test_a_defense_of_a_repaired_model_is_no_seed_of_the_models_own(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
     tree.pruned("badnets/anp", 0.5, 0.92)
     defended(tree, "badnets/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0))

@@ -1,4 +1,4 @@
-"""What a report says of each defence."""
+"""What a report says of each defense."""
 from reporting import words
 from reporting.charts import losses_of, picture_of, read_picture, strip_bars
 from reporting.document import Cell, Section, Table, Text, cell
