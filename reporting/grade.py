@@ -3,8 +3,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.training import Share
-from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, folders
+from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, USUAL_ARCH, folders
 from reporting.log import read_log, read_pruning
+from reporting.scripts import PRUNING
 
 HOMEWORK_WIDTH = 64
 TEST_IMAGES, TRIGGERED_IMAGES = 10_000, 9_000  # CIFAR-10's, assumed where a log does not say
@@ -75,7 +76,7 @@ def attack_of(run):
     """The homework's name of the attack that a run is of; None for another. A foreign log is told by its arguments,
     and where it has none by the names of its folder and the one above."""
     if run.state != LOG_ONLY:
-        named = run.arguments.get("poison_type") if run.script == "train_backdoor.py" else None
+        named = run.arguments.get("poison_type") if run.script == "train_backdoor" else None
         return named if named in ATTACKS else None
     named = read_log(run.folder / "output.log").poison_type
     words = [named] if named else [run.folder.name, run.folder.parent.name]
@@ -89,10 +90,11 @@ def attack_of(run):
 
 def remarks(run):
     """(what a reader must know of a run of ours, whether its figures may meet the homework's criteria at all)."""
-    dataset, width = run.results.get("dataset"), run.results.get("width")
+    dataset, arch, width = run.setting
     if not str(dataset).startswith("cifar10"):
         return [f"measured on {dataset}, and the criteria are for CIFAR-10"], False
-    return ([] if width == HOMEWORK_WIDTH else [f"width {width}, the homework's is {HOMEWORK_WIDTH}"]), True
+    notes = [] if arch == USUAL_ARCH else [f"{arch}, the homework's is {USUAL_ARCH}"]
+    return notes + ([] if width == HOMEWORK_WIDTH else [f"width {width}, the homework's is {HOMEWORK_WIDTH}"]), True
 
 
 def measure_attack(run):
@@ -206,7 +208,7 @@ def grade(root, runs):
         own = [measure_attack(run) for run in runs if attack_of(run) == attack]
         has_backdoor |= any(one.asr and one.asr["value"] >= BACKDOORED for one in own)
         lines += lines_for(attack, own, attack)
-    pruned = [measure_pruning(run) for run in runs if run.script == "prune_network.py"]
+    pruned = [measure_pruning(run) for run in runs if run.script == PRUNING]
     foreign = [measure_foreign_pruning(folder, name, has_backdoor) for folder, name in find_foreign_prunings(root)]
     return lines + lines_for("anp", [one for one in (*pruned, *foreign) if one], "badnets")
 

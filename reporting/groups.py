@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from reporting.found import FINISHED
+from reporting.found import FINISHED, USUAL_ARCH
+from reporting.scripts import LEAVES_NO_MODEL, MASKS, PRUNING
 
 SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
-ATTACKERS = ("train_backdoor.py", "train_pruning_aware.py")
 DEFENSES = {"ANP": "ANP", "Fine-Pruning": "Fine-Pruning", "fine-tuning": "fine-tuning", "pruning": "pruning",
             "unlearning": "NC unlearning", "ABL": "ABL"}  # by a result's method name
 # Unlearning's two controls, by what they patch with.
@@ -56,7 +56,7 @@ def without_seed(name):
 def base_name(run):
     """What a run is called beside its rivals: an attack by its folder; a defense by its method, and by what it was run
     on where that is itself a repaired model."""
-    if run.script in ATTACKERS:
+    if run.is_attack:
         return without_seed(run.name)
     method = run.method.get("name")
     name = CONTROLS.get(run.method.get("patch_with"), DEFENSES[method])
@@ -67,8 +67,7 @@ def base_name(run):
 def model_above(run):
     """The nearest run above that leaves a model: past the masks that a pruned model is pruned by."""
     above = run.above
-    while above and above.script in ("generate_mask.py", "neural_cleanse.py", "sweep_neuron_noise.py") and (
-            above.method.get("name") not in DEFENSES):
+    while above and above.script in LEAVES_NO_MODEL:
         above = above.above
     return above
 
@@ -79,7 +78,7 @@ def settings(run):
     Of a pruned model also how its masks were made.
     """
     own = {name: value for name, value in run.did.items() if name not in HIDDEN}
-    if run.script == "prune_network.py" and run.above and run.above.script == "generate_mask.py":
+    if run.script == PRUNING and run.above and run.above.script == MASKS:
         own = {**{name: value for name, value in run.above.did.items() if name not in HIDDEN}, **own}
     if isinstance(own.get("clb_dir"), str):  # crafted for each seed anew
         own["clb_dir"] = without_seed(own["clb_dir"])
@@ -119,14 +118,15 @@ def group(runs):
 
 
 def run_setting(run):
-    """A run's data set and width in words."""
-    dataset, width = run.setting
-    return f"{dataset or '?'}, width {width if width is not None else '?'}"
+    """A run's data set, network and width in words; the network is named where it is another than ResNet-18."""
+    dataset, arch, width = run.setting
+    named = "" if arch == USUAL_ARCH else f"{arch}, "
+    return f"{dataset or '?'}, {named}width {width if width is not None else '?'}"
 
 
 def attacks(runs):
     """{name: [runs]} of the finished attacks."""
-    return group([run for run in runs if run.state == FINISHED and run.script in ATTACKERS])
+    return group([run for run in runs if run.is_attack])
 
 
 def defenses(runs):
@@ -149,12 +149,12 @@ def attack_behind(run, groups):
     """The attack's run that made the model which `run` defends; None if it is not among `groups` for certain.
 
     The nearest folder above that holds an attack; otherwise, as for a model of the zoo, the attack of the same data
-    set and width whose path ends most like the checkpoint's. ABL is given no model: it is set against the attack with
-    the same poison and augmentation, of those the one whose number of epochs is nearest.
+    set, network and width whose path ends most like the checkpoint's. ABL is given no model: it is set against the
+    attack with the same poison and augmentation, of those the one whose number of epochs is nearest.
     """
     members = [member for own in groups.values() for member in own]
     if run.method.get("name") == "ABL":
-        same = [one for one in members if one.script == "train_backdoor.py" and one.setting == run.setting
+        same = [one for one in members if one.script == "train_backdoor" and one.setting == run.setting
                 and run.arguments and one.arguments
                 and all(one.arguments.get(name) == run.arguments.get(name) for name in ABL_SHARED)]
         same = [one for one in same if one.results.get("seed") == run.results.get("seed")] or same

@@ -6,7 +6,7 @@ from reporting.defenses import abl_section, anp_section, cleanse_section, fine_p
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.found import FINISHED
 from reporting.grade import CRITERIA, percent
-from reporting.groups import ATTACKERS, effects
+from reporting.groups import effects
 from reporting.tables import EFFECT_COLUMNS, PERCENT, conditions, effect_row, share_cell, shares, with_method
 
 
@@ -41,7 +41,7 @@ def graded(lines):
 
 
 def attack_section(runs):
-    own = [run for run in runs if run.state == FINISHED and run.script in ATTACKERS]
+    own = [run for run in runs if run.is_attack]
     if not own:
         return None
     targets = {name: f"{asr.text} / {acc.text}" for name, (asr, acc) in CRITERIA.items()}

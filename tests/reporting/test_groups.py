@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -136,3 +137,42 @@ def test_clean_label_runs_whose_images_were_crafted_for_each_seed_are_one_attack
         tree.attack(f"clean-label/seed-{seed}", "clean-label", 0.9, 0.8, seed, clb_dir=f"output/m/crafted/seed-{seed}")
     tree.attack("clean-label-other", "clean-label", 0.9, 0.8, 0, clb_dir="output/m/others/seed-0")
     assert sorted(map(len, attacks(find_runs(tree.root)).values())) == [1, 2]
+
+
+def test_two_networks_are_never_averaged(tree):
+    tree.attack("badnets-a", "badnets", 0.93, 1.0, arch="resnet18")
+    tree.attack("badnets-b", "badnets", 0.83, 0.5, arch="vgg16")
+    for name in ("a", "b"):
+        tree.attack(f"same/seed-{'ab'.index(name)}", "badnets", 0.9, 1.0, arch="resnet18" if name == "a" else "vgg16")
+    by_name = attacks(find_runs(tree.root))
+    assert sorted(map(len, by_name.values())) == [1, 1, 1, 1]
+    assert {"same (data cifar10, width 64)", "same (data cifar10, vgg16, width 64)"} <= by_name.keys()
+
+
+def test_a_result_names_its_network_and_a_defense_has_that_of_the_model_above(tree):
+    tree.attack("told", "badnets", 0.93, 1.0, arch="resnet18")
+    path = tree.root / "told/results.json"
+    path.write_text(path.read_text().replace('"width": 64', '"spec": {"arch": "vgg16", "width": 8, "num_classes": 10}'))
+    defended(tree, "told/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0), width=8)
+    tree.attack("silent", "blend", 0.93, 1.0)
+    assert {run.name: run.setting for run in find_runs(tree.root)} == {
+        "told": ("cifar10", "vgg16", 8), "told/fp": ("cifar10", "vgg16", 8), "silent": ("cifar10", "resnet18", 64)}
+
+
+@pytest.mark.parametrize("old, new, task", [
+    ("detect_strip.py", "defenses.strip", None), ("neural_cleanse.py", "defenses.neural_cleanse", "detect"),
+    ("neural_cleanse.py", "defenses.unlearn_trigger", "unlearn"), ("train_pruning_aware.py", "attacks.pruning_aware",
+                                                                    None)])
+def test_a_script_that_moved_is_the_same_script(tree, old, new, task):
+    tree.run("old", old, {"task": task})
+    tree.run("new", new)
+    assert len({run.script for run in find_runs(tree.root)}) == 1
+
+
+def test_an_attack_of_a_new_script_is_an_attack_and_an_ingredient_is_none(tree):
+    tree.run("warped", "attacks.wanet", method={"name": "WaNet"})
+    tree.run("encoder", "attacks.issba_encoder", acc=0.5, method={"name": "ISSBA encoder"})
+    path = tree.root / "encoder/results.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "acc"}))
+    defended(tree, "warped/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0))
+    assert set(found(tree)) == {("warped", "none"), ("warped", "Fine-Pruning")}
