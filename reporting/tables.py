@@ -1,5 +1,5 @@
 """The tables' rows that several sections have."""
-from reporting.document import Cell, cell
+from reporting.document import Cell, Table, cell
 from reporting.found import FINISHED
 from reporting.grade import percent
 from reporting.groups import NONE, mean, run_setting, spread
@@ -38,9 +38,30 @@ def shares(run, *names):
     return [share_cell(run.results.get(name)) for name in names]
 
 
+def effect_table(effects, caption=""):
+    """A row for each Effect. The columns of what runs of several seeds reached are there where there are several."""
+    rows = [effect_row(effect) for effect in effects]
+    shown = [place for place in range(len(EFFECT_COLUMNS)) if any(row[place].text for row in rows)]
+    return Table(tuple(EFFECT_COLUMNS[place] for place in shown),
+                 tuple(tuple(row[place] for place in shown) for row in rows), caption)
+
+
 def effect_row(effect):
     acc, asr = effect.after
     rating = () if effect.kind == NONE else effect.ratings
-    return (Cell(effect.attack), Cell(effect.name), cell(acc, PERCENT), Cell(spread(effect.values("acc"))),
-            cell(asr, PERCENT), Cell(spread(effect.values("asr"))), cell(mean(effect.values("robust_acc")), PERCENT),
-            cell(mean(rating), "{:.1f}"), Cell(spread(rating)), cell(effect.seconds, "{:.0f}"), cell(len(effect.runs)))
+    return (Cell(effect.attack), Cell(effect.name), cell(acc, PERCENT), spread_cell(effect.values("acc")),
+            cell(asr, PERCENT), spread_cell(effect.values("asr")), cell(mean(effect.values("robust_acc")), PERCENT),
+            cell(mean(rating), "{:.1f}"), spread_cell(rating), cell(effect.seconds, "{:.0f}"), cell(len(effect.runs)))
+
+
+def spread_cell(values):
+    """A Cell of the lowest and the highest value, which sorts by the lowest; an empty one where there are not two."""
+    said = spread(values)
+    return Cell(said, min(value for value in values if value == value)) if said else Cell("")
+
+
+def audit_verdict(method):
+    """An audit's verdict with its targets."""
+    named = ", ".join(str(label) if name == str(label) else f"{label} ({name})" for label, name in zip(
+        method["targets"], method["target_classes"], strict=False))
+    return f"{method['verdict']}, target {named}" if named else method["verdict"]
