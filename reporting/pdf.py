@@ -67,11 +67,13 @@ def picture_sized(png, width, height=math.inf):
 def column_widths(table, rows):
     """Widths in points: what the longest word of each column takes, and the rest of the page by the length of the text.
 
-    Folders' names are broken at their slashes, so only what lies between them counts as a word.
+    Folders' names are broken at their slashes, so only what lies between them counts as a word. A number with its
+    interval is one word.
     """
     texts = [[name, *(row[i].text for row in rows)] for i, name in enumerate(table.columns)]
-    words = [max((pdfmetrics.stringWidth(word, "Sans-Bold", 6) for text in own for word in WORD.split(text)), default=0)
-             for own in texts]
+    words = [max(pdfmetrics.stringWidth(word, "Sans-Bold", 6) for word in (
+        *WORD.split(own[0]), *(own[1:] if right else (word for text in own[1:] for word in WORD.split(text)))))
+        for own, right in zip(texts, table.holds_numbers, strict=True)]
     least = [min(word + 5, WIDTH / 3) for word in words]
     wanted = [max(0, min(max(map(len, own)), 60) * 3.6 - low) for own, low in zip(texts, least, strict=True)]
     rest = max(0, WIDTH - sum(least))
