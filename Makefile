@@ -39,7 +39,7 @@ demo: $(VENV)/ready
 	$(PY) neural_cleanse.py detect --checkpoint output/demo/model_last.th --dataset digits --seeds 1 --batches 2 \
 		--budget 120 --overwrite
 	$(PY) report.py output/demo --title "Demo on handwritten digits"
-	$(PY) -m engine.summary output/demo output/demo/anp/pruned output/demo/strip output/demo/fine-prune \
+	$(PY) -m reporting.summary output/demo output/demo/anp/pruned output/demo/strip output/demo/fine-prune \
 		output/demo/neural-cleanse
 
 test: $(VENV)/ready lint

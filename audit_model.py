@@ -39,7 +39,7 @@ def judge(method):
 
 
 def finished_run(checkpoint, name):
-    """The reporting.found.Run that a script left under `name` of this very model; None where none is finished."""
+    """The FinishedRun that a script left under `name` of this very model; None where none is finished."""
     run = read_run(find_run(checkpoint, name), name)
     if not run or run.state != FINISHED:
         return None

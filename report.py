@@ -27,7 +27,7 @@ def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     parser.add_argument("folder", nargs="?", default="output", help="where the runs lie")
     parser.add_argument("--grade", action="store_true", help="print the homework's criteria, and write nothing")
-    parser.add_argument("--title", default="Backdoor attacks and defences", help="what the report is headed")
+    parser.add_argument("--title", default="Backdoor attacks and defenses", help="what the report is headed")
     parser.add_argument("--max-pages", type=flags.integer(1), default=8, help="of the PDF; the homework allows 8")
     parser.add_argument("--output-dir", help="where to write; by default into the folder itself")
     args = parser.parse_args(argv)

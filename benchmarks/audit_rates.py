@@ -17,7 +17,6 @@ from engine.command import command
 from engine.evidence import how_searched, noise_evidence
 from neural_cleanse import flagging_bound
 from reporting.found import FINISHED, find_runs
-from reporting.groups import ATTACKERS
 
 COLUMNS = ("data", "width", "test", "model_kind", "models", "wrong", "undecided", "searches", "searches_wrong", "how")
 LEARNED = 0.5  # ASR from which a model counts as backdoored
@@ -62,7 +61,7 @@ def count(folders):
     for run in (run for folder in folders for run in find_runs(folder)):
         counters = {"Neural Cleanse": count_cleanse, "neuron noise": count_noise}
         test, above = run.method.get("name"), run.above
-        if run.state != FINISHED or test not in counters or not above or above.script not in ATTACKERS:
+        if run.state != FINISHED or test not in counters or not above or not above.is_attack:
             continue
         kind = above.arguments["poison_type"]
         if kind != "benign" and above.share("asr") < LEARNED:

@@ -1,6 +1,7 @@
 """The report's pictures: those that runs left, and those that show several runs."""
 import io
 import math
+from dataclasses import replace
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -30,9 +31,15 @@ def picture_of(path, caption, wide=False):
     return Picture(clean.getvalue(), caption, wide)
 
 
-def read_picture(run, name, caption, wide=False):
-    """A picture that a run left; None if it left none."""
-    return picture_of(run.folder / name, caption, wide)
+def pictures_of(runs, name, what):
+    """The PNG of this name that each of the runs left, where it left one; `what` is what it shows."""
+    found = [picture_of(run.folder / name, f"{run.name}: {what}") for run in runs if run.state == FINISHED]
+    return list(filter(None, found))
+
+
+def grids_of(runs, name, what):
+    """The same of rows of images, which are shown large enough to look at each image."""
+    return [replace(picture, wide=True, is_grid=True) for picture in pictures_of(runs, name, what)]
 
 
 def drawn(figure, caption, wide=False):
@@ -81,13 +88,11 @@ def strip_bars(runs):
 
 def losses_of(runs):
     """The loss curves that trainings with --track-losses left, as Pictures."""
-    found = [read_picture(run, "losses.png", f"{run.name}: losses of clean and of poisoned training images")
-             for run in runs if run.state == FINISHED]
-    return [picture for picture in found if picture]
+    return pictures_of(runs, "losses.png", "losses of clean and of poisoned training images")
 
 
 def attack_map(effects):
-    """ACC and ASR of every attack under every defence, as a coloured map: a list of one Picture, or of none."""
+    """ACC and ASR of every attack under every defense, as a colored map: a list of one Picture, or of none."""
     table = {}
     for effect in effects:  # of several settings the one with the most runs, otherwise the first
         own = table.setdefault(effect.attack, {})
@@ -108,6 +113,6 @@ def attack_map(effects):
     axis.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=8, parse_math=False)
     axis.set_yticks(range(len(defended)), list(defended), fontsize=8, parse_math=False)
     axis.tick_params(length=0)
-    axis.set_title("ACC / ASR in %, coloured by ASR", fontsize=9)
-    return [drawn(figure, "Every attack under every defence that was run on it; of a defence with several settings the "
+    axis.set_title("ACC / ASR in %, colored by ASR", fontsize=9)
+    return [drawn(figure, "Every attack under every defense that was run on it; of a defense with several settings the "
                   "one with the most runs, otherwise the first by path. The table has all.", wide=True)]

@@ -23,7 +23,7 @@ class Cell:
 
     text: str
     value: float | None = None
-    mark: str = ""  # "good" or "bad"
+    mark: str = ""  # "good", "bad" or "soft"
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,26 @@ class Table:
     rows: tuple
     caption: str = ""
 
+    @property
+    def holds_numbers(self):
+        """For each column whether it holds numbers, which stand under one another at the right, with their heading."""
+        return tuple(is_numeric([row[place] for row in self.rows]) for place in range(len(self.columns)))
+
+
+def is_numeric(cells):
+    """Whether a column's Cells are numbers, but for those that are not known."""
+    known = [cell for cell in cells if cell.text not in ("", "–")]
+    return bool(known) and all(cell.value is not None and cell.text[0] in "-0123456789" for cell in known)
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG. `wide` is one that wants the page's whole width."""
+    """A PNG. `wide`: shown over the page's whole width. `is_grid`: rows of images, each of which is to be seen."""
 
     png: bytes
     caption: str
     wide: bool = False
+    is_grid: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,18 @@ from functools import cached_property
 from pathlib import Path
 
 from data.files import MAX_JSON, UserError, read_object, read_text
-from reporting.checks import check_config, check_results, is_number
 from reporting.log import read_log
+from reporting.scripts import script_name, trains_attack
 
 FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "log only"
 # Where a run read and wrote, on what machine, and how often it was looked at: no part of what it did.
 PLACES = {"output_dir", "data_dir", "overwrite", "resume", "device", "seed", "checkpoint", "trigger_info", "mask_file",
           "encoder", "compile", "graph", "test_every"}
+USUAL_ARCH = "resnet18"  # of runs from before there was a choice
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A run's folder and what could be read of it. `why` says what is the matter with one that is not finished."""
 
     folder: Path
@@ -26,11 +27,17 @@ class Run:
     why: str = ""
     results: dict = field(default_factory=dict)
     config: dict = field(default_factory=dict)
-    above: "Run | None" = None  # the nearest run whose folder holds this one's
+    above: "FinishedRun | None" = None  # the nearest run whose folder holds this one's
 
     @property
     def script(self):
-        return self.results.get("script") or self.config.get("script") or ""
+        """The script's name as reporting.scripts has it; "" where no file says."""
+        return script_name(self.results.get("script") or self.config.get("script") or "", self.arguments.get("task"))
+
+    @property
+    def is_attack(self):
+        """Whether this is a finished training of an attack."""
+        return self.state == FINISHED and trains_attack(self.script) and bool(self.results.get("acc"))
 
     @property
     def arguments(self):
@@ -43,13 +50,14 @@ class Run:
     @cached_property
     def rows(self):
         """The rows of metrics.jsonl; none where it is missing or damaged."""
+        from reporting.schema import Epoch, check
         try:
             rows = [json.loads(line) for line in read_text(self.folder / "metrics.jsonl", MAX_JSON).splitlines()]
+            for row in rows:
+                check(Epoch, row)
         except (OSError, ValueError, RecursionError):
             return []
-        shown = ("epoch", "clean_acc", "poison_acc")
-        sound = all(isinstance(row, dict) and all(is_number(row.get(name)) for name in shown) for row in rows)
-        return rows if sound else []
+        return rows
 
     @property
     def has_damaged_metrics(self):
@@ -61,9 +69,30 @@ class Run:
         return value_of((self.results if of is None else of).get(name))
 
     @property
+    def spec(self):
+        """What results.json says of the network; {} in older ones."""
+        return self.results.get("spec") or {}
+
+    @property
+    def arch(self):
+        """The network's architecture: what the run says of it, else the nearest run above that says something."""
+        run = self
+        while run:
+            said = run.spec.get("arch") or run.arguments.get("arch")
+            if said:
+                return said
+            run = run.above
+        return USUAL_ARCH
+
+    @property
+    def width(self):
+        """The network's width; None if the run does not say."""
+        return self.results.get("width", self.spec.get("width"))
+
+    @property
     def setting(self):
-        """What its figures hold for: (data set, width); None for what the run does not say."""
-        return self.results.get("dataset"), self.results.get("width")
+        """What its figures hold for: (data set, architecture, width); None for what the run does not say."""
+        return self.results.get("dataset"), self.arch, self.width
 
     @property
     def did(self):
@@ -82,40 +111,46 @@ def value_of(share):
     return share["value"] if share else math.nan
 
 
+def read_checked(path):
+    """(the object in config.json or results.json, or {} if there is none that is sound; what is wrong with it)."""
+    from reporting.schema import CHECKS
+    if not path.is_file():
+        return {}, []
+    try:
+        found = read_object(path)
+        CHECKS[path.name](found)
+    except (OSError, ValueError) as error:
+        return {}, [f"{path.name}: {printable(str(error))}"]
+    return found, []
+
+
 def read_run(folder, name):
-    """The Run in `folder`, or None if none lies there. `name` is what it is called by."""
+    """The FinishedRun in `folder`, or None if none lies there. `name` is what it is called by."""
     has = {file: (folder / file).is_file() for file in ("results.json", "config.json", "output.log")}
-    read, why = {"config.json": {}, "results.json": {}}, []
-    for file, check in (("config.json", check_config), ("results.json", check_results)):
-        try:
-            if has[file]:
-                found = read_object(folder / file)
-                check(found)
-                read[file] = found
-        except (OSError, ValueError) as error:
-            why.append(f"{file}: {error}")
-    config, results = read.values()
+    config, wrong_config = read_checked(folder / "config.json")
+    results, wrong_results = read_checked(folder / "results.json")
+    why = wrong_config + wrong_results
     if has["results.json"] and not has["config.json"] and not why:
         why.append("config.json is missing, so what it did is not known")
     if why:
-        return Run(folder, name, BROKEN, "; ".join(why), {}, config)
+        return FinishedRun(folder, name, BROKEN, "; ".join(why), {}, config)
     if has["results.json"]:
-        return Run(folder, name, FINISHED, "", results, config)
+        return FinishedRun(folder, name, FINISHED, "", results, config)
     if has["config.json"]:
-        run = Run(folder, name, UNFINISHED, "", {}, config)
+        run = FinishedRun(folder, name, UNFINISHED, "", {}, config)
         return replace(run, why=f"{len(run.rows)} epochs logged, no results.json")
     return read_foreign(folder, name) if has["output.log"] else None
 
 
 def read_foreign(folder, name):
-    """The Run of a folder that has an output.log and nothing else that we know; None if that is no training's log."""
+    """The FinishedRun of a folder with an output.log and nothing else that we know; None if it is no training's log."""
     try:
         log = read_log(folder / "output.log")
     except UserError as error:
-        return Run(folder, name, BROKEN, str(error))
+        return FinishedRun(folder, name, BROKEN, str(error))
     if log.complaint:
-        return Run(folder, name, BROKEN, f"output.log: {log.complaint}")
-    return Run(folder, name, LOG_ONLY, "no results.json; read from output.log") if log.rows else None
+        return FinishedRun(folder, name, BROKEN, f"output.log: {log.complaint}")
+    return FinishedRun(folder, name, LOG_ONLY, "no results.json; read from output.log") if log.rows else None
 
 
 def folders(root):
@@ -131,7 +166,7 @@ def folders(root):
 
 
 def find_runs(root):
-    """Every Run in the folder `root` and beneath, in the order of their paths. Raises UserError if there is none."""
+    """Every FinishedRun in the folder `root` and beneath, ordered by path. Raises UserError if there is none."""
     if not Path(root).is_dir():
         raise UserError(f"{root}: no such folder; expected one with finished runs, such as output/")
     runs = {}

@@ -3,11 +3,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.training import Share
-from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, folders
+from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, USUAL_ARCH, folders
 from reporting.log import read_log, read_pruning
+from reporting.scripts import PRUNING
 
 HOMEWORK_WIDTH = 64
 TEST_IMAGES, TRIGGERED_IMAGES = 10_000, 9_000  # CIFAR-10's, assumed where a log does not say
+PASSED, FAILED, NOT_MEASURED = "pass", "fail", "not measured"
 BACKDOORED = 0.5  # ASR from which there is a backdoor to prune away
 ATTACKS = ("badnets", "blend", "clean-label")
 NAMES = {"badnets": "BadNets", "blend": "Blend", "clean-label": "Clean-label", "anp": "ANP"}
@@ -44,11 +46,15 @@ class Measured:
     source: str
     note: str = ""
     sound: bool = True
+    is_comparable: bool = True  # False on other images than CIFAR-10's
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the grade: a criterion, what is required, what was measured, and whether it is met."""
+    """One line of the grade: a criterion, what is required, what was measured, and whether it is met.
+
+    could_be_met: whether there is a run that the criterion is for.
+    """
 
     criterion: str
     figure: str
@@ -57,6 +63,14 @@ class Line:
     passed: bool
     source: str
     note: str
+    could_be_met: bool = True
+
+    @property
+    def state(self):
+        """PASSED, FAILED or NOT_MEASURED."""
+        if self.passed:
+            return PASSED
+        return FAILED if self.could_be_met and self.measured else NOT_MEASURED
 
 
 def measured_share(share):
@@ -75,7 +89,7 @@ def attack_of(run):
     """The homework's name of the attack that a run is of; None for another. A foreign log is told by its arguments,
     and where it has none by the names of its folder and the one above."""
     if run.state != LOG_ONLY:
-        named = run.arguments.get("poison_type") if run.script == "train_backdoor.py" else None
+        named = run.arguments.get("poison_type") if run.script == "train_backdoor" else None
         return named if named in ATTACKS else None
     named = read_log(run.folder / "output.log").poison_type
     words = [named] if named else [run.folder.name, run.folder.parent.name]
@@ -87,18 +101,26 @@ def attack_of(run):
     return None
 
 
+def is_comparable(run):
+    """Whether a run is on CIFAR-10, as far as one that is not finished says."""
+    dataset = run.results.get("dataset") if run.state == FINISHED else run.arguments.get("dataset", "cifar10")
+    return str(dataset).startswith("cifar10")
+
+
 def remarks(run):
     """(what a reader must know of a run of ours, whether its figures may meet the homework's criteria at all)."""
-    dataset, width = run.results.get("dataset"), run.results.get("width")
-    if not str(dataset).startswith("cifar10"):
+    dataset, arch, width = run.setting
+    if not is_comparable(run):
         return [f"measured on {dataset}, and the criteria are for CIFAR-10"], False
-    return ([] if width == HOMEWORK_WIDTH else [f"width {width}, the homework's is {HOMEWORK_WIDTH}"]), True
+    notes = [] if arch == USUAL_ARCH else [f"{arch}, the homework's is {USUAL_ARCH}"]
+    return notes + ([] if width == HOMEWORK_WIDTH else [f"width {width}, the homework's is {HOMEWORK_WIDTH}"]), True
 
 
 def measure_attack(run):
     """What a training run's last tested epoch measured."""
     if run.state in (UNFINISHED, BROKEN):
-        return Measured(run.name, None, None, f"{run.name}/", f"{run.state}: {run.why}", False)
+        return Measured(run.name, None, None, f"{run.name}/", f"{run.state}: {run.why}", False,
+                        is_comparable(run))
     log = read_log(run.folder / "output.log") if (run.folder / "output.log").is_file() else None
     last = log.last if log else None
     where = f"{run.name}/{(last and 'output.log, line {line} (epoch {epoch})'.format(**last)) or 'results.json'}"
@@ -107,12 +129,13 @@ def measure_attack(run):
                         logged_share(last["clean_acc"], TEST_IMAGES), where,
                         f"interval for {TRIGGERED_IMAGES} and {TEST_IMAGES} images, as of CIFAR-10")
     asr, acc = measured_share(run.results.get("asr")), measured_share(run.results.get("acc"))
-    notes, sound = remarks(run)
+    notes, comparable = remarks(run)
     if not last:
-        notes, sound = [*notes, "no line an epoch in output.log"], False
+        notes.append("no line an epoch in output.log")
     elif not agrees(last, asr, acc):
-        notes, sound = [*notes, "results.json says something else than the log's last line"], False
-    return Measured(run.name, asr, acc, where, "; ".join(notes), sound)
+        notes.append("results.json says something else than the log's last line")
+    sound = comparable and bool(last) and agrees(last, asr, acc)
+    return Measured(run.name, asr, acc, where, "; ".join(notes), sound, comparable)
 
 
 def agrees(row, asr, acc):
@@ -125,7 +148,8 @@ def measure_pruning(run):
     """What a pruned model is left with: the row that prune_network.py kept. None if there was no backdoor to prune, by
     the table's row before pruning."""
     if run.state != FINISHED:
-        return Measured(run.name, None, None, f"{run.name}/", f"{run.state}: {run.why}", False)
+        return Measured(run.name, None, None, f"{run.name}/", f"{run.state}: {run.why}", False,
+                        is_comparable(run))
     chosen = run.method.get("chosen") or {}
     name = f"pruning_by_{run.arguments.get('pruning_by') or 'threshold'}.txt"
     rows = read_pruning(run.folder / name) if (run.folder / name).is_file() else []
@@ -135,10 +159,11 @@ def measure_pruning(run):
     asr, acc = measured_share(run.results.get("asr")), measured_share(run.results.get("acc"))
     own = [row for row in rows if row["pruned"] == chosen.get("pruned") and agrees(row, asr, acc)]
     where = f"{run.name}/{name}" + (f", line {own[-1]['line']}" if own else "")
-    notes, sound = remarks(run)
+    notes, comparable = remarks(run)
     notes += [] if own else ["no row of the table says what results.json says"]
     notes += [] if before is not None else ["no row before pruning, so no backdoor is shown to have been there"]
-    return Measured(run.name, asr, acc, where, "; ".join(notes), sound and bool(own) and before is not None)
+    sound = comparable and bool(own) and before is not None
+    return Measured(run.name, asr, acc, where, "; ".join(notes), sound, comparable)
 
 
 def measure_foreign_pruning(folder, name, has_backdoor):
@@ -165,10 +190,10 @@ def measure_foreign_pruning(folder, name, has_backdoor):
 
 
 def pick(candidates, wanted):
-    """(the measured run that is graded, names of the others): the one in a folder of the attack's name, then finished
-    ones, then the one in the fewest folders, then by name. Never by what it scored."""
-    ranked = sorted(candidates, key=lambda one: (wanted not in one.name.split("/"), one.asr is None,
-                                                 one.name.count("/"), one.name))
+    """(the measured run that is graded, names of the others): one on CIFAR-10, then the one in a folder of the attack's
+    name, then finished ones, then the one in the fewest folders, then by name. Never by what it scored."""
+    ranked = sorted(candidates, key=lambda one: (
+        not one.is_comparable, wanted not in one.name.split("/"), one.asr is None, one.name.count("/"), one.name))
     return ranked[0], [one.name for one in ranked[1:]]
 
 
@@ -176,7 +201,7 @@ def lines_for(criterion, candidates, wanted):
     """The two Lines, ASR's and ACC's, of a criterion."""
     bounds = dict(zip(("ASR", "ACC"), CRITERIA[criterion], strict=True))
     if not candidates:
-        return [Line(NAMES[criterion], figure, bound.text, None, False, "", "no run found")
+        return [Line(NAMES[criterion], figure, bound.text, None, False, "", "no run found", could_be_met=False)
                 for figure, bound in bounds.items()]
     graded, others = pick(candidates, wanted)
     notes = [graded.note] if graded.note else []
@@ -189,7 +214,7 @@ def lines_for(criterion, candidates, wanted):
         near = share is not None and len({bound.holds(100 * end) for end in share["interval"]}) > 1
         more = [*notes, "the interval crosses the bound"] if near else notes
         lines.append(Line(NAMES[criterion], figure, bound.text, share, inside and graded.sound, graded.source,
-                          "; ".join(more)))
+                          "; ".join(more), graded.is_comparable))
     return lines
 
 
@@ -206,7 +231,7 @@ def grade(root, runs):
         own = [measure_attack(run) for run in runs if attack_of(run) == attack]
         has_backdoor |= any(one.asr and one.asr["value"] >= BACKDOORED for one in own)
         lines += lines_for(attack, own, attack)
-    pruned = [measure_pruning(run) for run in runs if run.script == "prune_network.py"]
+    pruned = [measure_pruning(run) for run in runs if run.script == PRUNING]
     foreign = [measure_foreign_pruning(folder, name, has_backdoor) for folder, name in find_foreign_prunings(root)]
     return lines + lines_for("anp", [one for one in (*pruned, *foreign) if one], "badnets")
 
@@ -219,10 +244,15 @@ def percent(share):
     return f"{100 * share['value']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
+def in_text(line):
+    """A line's result for a terminal: a figure that does not count, such as one of other images, is a failure there."""
+    return NOT_MEASURED if line.measured is None else PASSED if line.passed else FAILED.upper()
+
+
 def as_text(lines):
     """The grade as lines of text for a terminal."""
     table = [("criterion", "", "required", "measured, %", "", "where"),
-             *((line.criterion, line.figure, line.required, percent(line.measured), "pass" if line.passed else "FAIL",
+             *((line.criterion, line.figure, line.required, percent(line.measured), in_text(line),
                 "; ".join(part for part in (line.source, line.note) if part)) for line in lines)]
     widths = [max(len(row[column]) for row in table) for column in range(5)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip()

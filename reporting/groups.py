@@ -1,14 +1,14 @@
-"""Runs side by side: which are the same thing with other seeds, which attack a defence was run on, what it gained."""
+"""Runs side by side: which are the same thing with other seeds, which attack a defense was run on, what it gained."""
 import math
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from reporting.found import FINISHED
+from reporting.found import FINISHED, USUAL_ARCH
+from reporting.scripts import LEAVES_NO_MODEL, MASKS, PRUNING
 
 SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
-ATTACKERS = ("train_backdoor.py", "train_pruning_aware.py")
-DEFENCES = {"ANP": "ANP", "Fine-Pruning": "Fine-Pruning", "fine-tuning": "fine-tuning", "pruning": "pruning",
+DEFENSES = {"ANP": "ANP", "Fine-Pruning": "Fine-Pruning", "fine-tuning": "fine-tuning", "pruning": "pruning",
             "unlearning": "NC unlearning", "ABL": "ABL"}  # by a result's method name
 # Unlearning's two controls, by what they patch with.
 CONTROLS = {"clean": "NC control, no trigger", "original": "NC control, true trigger"}
@@ -36,10 +36,10 @@ def figures_of(run, holder=None):
     return 100 * run.share("acc", of), 100 * run.share("asr", of)
 
 
-def defence_effect(before, after):
-    """DER, the defence effectiveness rating, in %: ((ASR drop)+ - (ACC drop)+ + 1) / 2, of (ACC, ASR) in % each.
+def defense_effect(before, after):
+    """DER, the defense effectiveness rating, in %: ((ASR drop)+ - (ACC drop)+ + 1) / 2, of (ACC, ASR) in % each.
 
-    50 is a defence that does nothing; 100 one that removes a sure backdoor for nothing. nan where a figure is unknown.
+    50 is a defense that does nothing; 100 one that removes a sure backdoor for nothing. nan where a figure is unknown.
     """
     (acc_before, asr_before), (acc, asr) = before, after
     if any(value != value for value in (*before, *after)):
@@ -54,21 +54,20 @@ def without_seed(name):
 
 
 def base_name(run):
-    """What a run is called beside its rivals: an attack by its folder; a defence by its method, and by what it was run
+    """What a run is called beside its rivals: an attack by its folder; a defense by its method, and by what it was run
     on where that is itself a repaired model."""
-    if run.script in ATTACKERS:
+    if run.is_attack:
         return without_seed(run.name)
     method = run.method.get("name")
-    name = CONTROLS.get(run.method.get("patch_with"), DEFENCES[method])
+    name = CONTROLS.get(run.method.get("patch_with"), DEFENSES[method])
     on = model_above(run)
-    return f"{name} after {base_name(on)}" if on and on.method.get("name") in DEFENCES else name
+    return f"{name} after {base_name(on)}" if on and on.method.get("name") in DEFENSES else name
 
 
 def model_above(run):
     """The nearest run above that leaves a model: past the masks that a pruned model is pruned by."""
     above = run.above
-    while above and above.script in ("generate_mask.py", "neural_cleanse.py", "sweep_neuron_noise.py") and (
-            above.method.get("name") not in DEFENCES):
+    while above and above.script in LEAVES_NO_MODEL:
         above = above.above
     return above
 
@@ -79,7 +78,7 @@ def settings(run):
     Of a pruned model also how its masks were made.
     """
     own = {name: value for name, value in run.did.items() if name not in HIDDEN}
-    if run.script == "prune_network.py" and run.above and run.above.script == "generate_mask.py":
+    if run.script == PRUNING and run.above and run.above.script == MASKS:
         own = {**{name: value for name, value in run.above.did.items() if name not in HIDDEN}, **own}
     if isinstance(own.get("clb_dir"), str):  # crafted for each seed anew
         own["clb_dir"] = without_seed(own["clb_dir"])
@@ -119,19 +118,20 @@ def group(runs):
 
 
 def run_setting(run):
-    """A run's data set and width in words."""
-    dataset, width = run.setting
-    return f"{dataset or '?'}, width {width if width is not None else '?'}"
+    """A run's data set, network and width in words; the network is named where it is another than ResNet-18."""
+    dataset, arch, width = run.setting
+    named = "" if arch == USUAL_ARCH else f"{arch}, "
+    return f"{dataset or '?'}, {named}width {width if width is not None else '?'}"
 
 
 def attacks(runs):
     """{name: [runs]} of the finished attacks."""
-    return group([run for run in runs if run.state == FINISHED and run.script in ATTACKERS])
+    return group([run for run in runs if run.is_attack])
 
 
-def defences(runs):
+def defenses(runs):
     """The finished runs that leave a repaired model."""
-    return [run for run in runs if run.state == FINISHED and run.method.get("name") in DEFENCES
+    return [run for run in runs if run.state == FINISHED and run.method.get("name") in DEFENSES
             and run.results.get("acc")]
 
 
@@ -149,12 +149,12 @@ def attack_behind(run, groups):
     """The attack's run that made the model which `run` defends; None if it is not among `groups` for certain.
 
     The nearest folder above that holds an attack; otherwise, as for a model of the zoo, the attack of the same data
-    set and width whose path ends most like the checkpoint's. ABL is given no model: it is set against the attack with
-    the same poison and augmentation, of those the one whose number of epochs is nearest.
+    set, network and width whose path ends most like the checkpoint's. ABL is given no model: it is set against the
+    attack with the same poison and augmentation, of those the one whose number of epochs is nearest.
     """
     members = [member for own in groups.values() for member in own]
     if run.method.get("name") == "ABL":
-        same = [one for one in members if one.script == "train_backdoor.py" and one.setting == run.setting
+        same = [one for one in members if one.script == "train_backdoor" and one.setting == run.setting
                 and run.arguments and one.arguments
                 and all(one.arguments.get(name) == run.arguments.get(name) for name in ABL_SHARED)]
         same = [one for one in same if one.results.get("seed") == run.results.get("seed")] or same
@@ -174,9 +174,9 @@ def attack_behind(run, groups):
 
 @dataclass(frozen=True)
 class Effect:
-    """A defence on an attack: its runs, and what was there before each, (ACC, ASR) in %.
+    """A defense on an attack: its runs, and what was there before each, (ACC, ASR) in %.
 
-    kind: the defence; name: the same with the settings that tell it from others of its kind.
+    kind: the defense; name: the same with the settings that tell it from others of its kind.
     """
 
     attack: str
@@ -193,7 +193,7 @@ class Effect:
     @property
     def ratings(self):
         """Each run's DER against its own model."""
-        return [defence_effect(before, figures_of(run)) for run, before in zip(self.runs, self.before, strict=True)]
+        return [defense_effect(before, figures_of(run)) for run, before in zip(self.runs, self.before, strict=True)]
 
     def values(self, name):
         """The runs' shares in %."""
@@ -211,13 +211,13 @@ def before_of(run, attack):
 
 
 def effects(runs):
-    """Every Effect, with the undefended model first for each attack; defences of models whose attack is not here come
+    """Every Effect, with the undefended model first for each attack; defenses of models whose attack is not here come
     under their checkpoint's folder."""
     groups, found = attacks(runs), []
-    behind = {run.name: attack_behind(run, groups) for run in defences(runs)}
+    behind = {run.name: attack_behind(run, groups) for run in defenses(runs)}
     under = {member.name: name for name, own in groups.items() for member in own}
     by_attack = {name: [] for name in groups}
-    for run in defences(runs):
+    for run in defenses(runs):
         attack = behind[run.name]
         parent = run.results.get("parent")
         name = under[attack.name] if attack else f"model in {PurePosixPath(str(parent)).parent}" if parent else (

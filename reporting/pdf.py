@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image as PillowImage
 from reportlab.lib import colors
+from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
@@ -18,14 +19,16 @@ from reportlab.platypus import Table as Grid
 
 from data.files import UserError, whole_file
 from reporting.document import Formula, Picture, Table, Text
-from reporting.page import formula_png, runs_of_a_kind
+from reporting.page import DPI, formula_png, runs_of_a_kind
 
 MARGIN = 15 * mm
 WIDTH = A4[0] - 2 * MARGIN
 # (rows a table, pictures a section, pictures side by side): from all that fits to the least, until the pages suffice
 TIERS = ((60, 12, 2), (40, 9, 3), (25, 6, 3), (18, 4, 3), (12, 3, 3), (8, 3, 3), (5, 3, 3), (3, 1, 3), (1, 0, 3))
 WORD = re.compile(r"[\s/]+")
-GOOD, BAD = colors.HexColor("#17703a"), colors.HexColor("#b3261e")
+INKS = {"": "#000000", "good": "#17703a", "bad": "#b3261e", "soft": "#6a7078"}
+TEXT_POINTS, FORMULA_DPI = 8, 300
+TALLEST, TALLEST_GRID = 62 * mm, 80 * mm  # of a wide picture
 
 
 def load_fonts():
@@ -38,12 +41,15 @@ def load_fonts():
 
 def styles():
     load_fonts()
-    base = ParagraphStyle("base", fontName="Sans", fontSize=8, leading=10.6, spaceAfter=3)
+    base = ParagraphStyle("base", fontName="Sans", fontSize=TEXT_POINTS, leading=10.6, spaceAfter=3)
     return {"text": base, "title": ParagraphStyle("title", base, fontName="Sans-Bold", fontSize=14, leading=17),
             "heading": ParagraphStyle("heading", base, fontName="Sans-Bold", fontSize=10.5, leading=13, spaceBefore=7,
                                       keepWithNext=1),
             "cell": ParagraphStyle("cell", base, fontSize=6, leading=7.2, spaceAfter=0),
             "head": ParagraphStyle("head", base, fontName="Sans-Bold", fontSize=6, leading=7.2, spaceAfter=0),
+            "number": ParagraphStyle("number", base, fontSize=6, leading=7.2, spaceAfter=0, alignment=TA_RIGHT),
+            "number head": ParagraphStyle("number head", base, fontName="Sans-Bold", fontSize=6, leading=7.2,
+                                          spaceAfter=0, alignment=TA_RIGHT),
             "caption": ParagraphStyle("caption", base, fontSize=6.3, leading=7.8, textColor=colors.HexColor("#555555"))}
 
 
@@ -52,20 +58,22 @@ def paragraph(text, style):
 
 
 def picture_sized(png, width, height=math.inf):
-    """A flowable of a PNG that is at most so large, in points."""
+    """A flowable of a PNG that is at most so large, in points, and no larger than it was drawn."""
     with PillowImage.open(io.BytesIO(png)) as image:
-        scale = min(width / image.width, height / image.height)
+        scale = min(width / image.width, height / image.height, 72 / DPI)
         return Image(io.BytesIO(png), image.width * scale, image.height * scale)
 
 
 def column_widths(table, rows):
     """Widths in points: what the longest word of each column takes, and the rest of the page by the length of the text.
 
-    Folders' names are broken at their slashes, so only what lies between them counts as a word.
+    Folders' names are broken at their slashes, so only what lies between them counts as a word. A number with its
+    interval is one word.
     """
     texts = [[name, *(row[i].text for row in rows)] for i, name in enumerate(table.columns)]
-    words = [max((pdfmetrics.stringWidth(word, "Sans-Bold", 6) for text in own for word in WORD.split(text)), default=0)
-             for own in texts]
+    words = [max(pdfmetrics.stringWidth(word, "Sans-Bold", 6) for word in (
+        *WORD.split(own[0]), *(own[1:] if right else (word for text in own[1:] for word in WORD.split(text)))))
+        for own, right in zip(texts, table.holds_numbers, strict=True)]
     least = [min(word + 5, WIDTH / 3) for word in words]
     wanted = [max(0, min(max(map(len, own)), 60) * 3.6 - low) for own, low in zip(texts, least, strict=True)]
     rest = max(0, WIDTH - sum(least))
@@ -81,12 +89,12 @@ def broken(text):
 
 def draw_table(table, most, style):
     """A table's flowables: the first `most` rows, and how many there are beside them."""
-    rows, left = table.rows[:most], len(table.rows) - most
-    content = [[paragraph(name, style["head"]) for name in table.columns]]
-    content += [[Paragraph(f'<font color="{(GOOD if cell.mark == "good" else BAD).hexval().replace("0x", "#")}">'
-                           f"{broken(cell.text)}</font>", style["cell"]) if cell.mark else Paragraph(broken(cell.text),
-                                                                                                    style["cell"])
-                 for cell in row] for row in rows]
+    rows, left, numeric = table.rows[:most], len(table.rows) - most, table.holds_numbers
+    content = [[paragraph(name, style["number head" if right else "head"])
+                for name, right in zip(table.columns, numeric, strict=True)]]
+    content += [[Paragraph(f'<font color="{INKS[cell.mark]}">{broken(cell.text)}</font>',
+                           style["number" if right else "cell"]) for cell, right in zip(row, numeric, strict=True)]
+                for row in rows]
     grid = Grid(content, column_widths(table, rows), repeatRows=1, hAlign="LEFT")
     grid.setStyle([("LINEBELOW", (0, 0), (-1, 0), 0.6, colors.black), ("VALIGN", (0, 0), (-1, -1), "TOP"),
                    ("LINEBELOW", (0, 1), (-1, -1), 0.25, colors.HexColor("#cccccc")),
@@ -103,8 +111,9 @@ def draw_pictures(pictures, side_by_side, style):
     narrow = [picture for picture in pictures if not picture.wide]
     flow = []
     for picture in wide:
-        flow.append(KeepTogether([picture_sized(picture.png, WIDTH, 62 * mm), paragraph(picture.caption,
-                                                                                        style["caption"])]))
+        tallest = TALLEST_GRID if picture.is_grid else TALLEST
+        flow.append(KeepTogether([picture_sized(picture.png, WIDTH, tallest),
+                                  paragraph(picture.caption, style["caption"])]))
     room = WIDTH / side_by_side
     rows = [narrow[start:start + side_by_side] for start in range(0, len(narrow), side_by_side)]
     cells = [[[picture_sized(picture.png, room - 6, 52 * mm), paragraph(picture.caption, style["caption"])]
@@ -115,6 +124,16 @@ def draw_pictures(pictures, side_by_side, style):
                        ("RIGHTPADDING", (0, 0), (-1, -1), 6), ("TOPPADDING", (0, 0), (-1, -1), 2)])
         flow.append(grid)
     return flow
+
+
+def draw_formula(formula):
+    """A formula's flowable, in letters as large as those of the text, but for one that would be wider than the page."""
+    png = formula_png(formula.tex, FORMULA_DPI, TEXT_POINTS)
+    with PillowImage.open(io.BytesIO(png)) as image:
+        scale = min(72 / FORMULA_DPI, WIDTH / image.width)
+        drawn = Image(io.BytesIO(png), image.width * scale, image.height * scale, hAlign="LEFT")
+    drawn.spaceBefore, drawn.spaceAfter = 2, 5
+    return drawn
 
 
 def draw_section(section, tier, style):
@@ -130,10 +149,7 @@ def draw_section(section, tier, style):
             if isinstance(block, Text):
                 flow.append(paragraph(block.words, style["text"]))
             elif isinstance(block, Formula):
-                with PillowImage.open(io.BytesIO(formula_png(block.tex))) as image:
-                    width = image.width * 72 / 300
-                flow.append(picture_sized(formula_png(block.tex), min(width, WIDTH)))
-                flow[-1].hAlign = "LEFT"
+                flow.append(draw_formula(block))
             elif isinstance(block, Table):
                 flow += draw_table(block, most_rows, style)
     return flow

@@ -1,11 +1,11 @@
 """The tables' rows that several sections have."""
-from reporting.document import Cell, cell
+from reporting.document import Cell, Table, cell
 from reporting.found import FINISHED
 from reporting.grade import percent
 from reporting.groups import NONE, mean, run_setting, spread
 
 PERCENT = "{:.2f}"
-EFFECT_COLUMNS = ("attack", "defence", "ACC", "ACC, all", "ASR", "ASR, all", "robust ACC", "DER", "DER, all", "seconds",
+EFFECT_COLUMNS = ("attack", "defense", "ACC", "ACC, all", "ASR", "ASR, all", "robust ACC", "DER", "DER, all", "seconds",
                   "runs")
 
 
@@ -20,7 +20,7 @@ def conditions(runs):
         found = {str(value) for value in values if value is not None}
         return ", ".join(sorted(found, key=lambda text: (len(text), text)))
     seeds = [source.results.get("seed") for run in runs for source in (run, run.above) if source]
-    known = sorted({run_setting(run) for run in runs if run.results.get("width") is not None})
+    known = sorted({run_setting(run) for run in runs if run.width is not None})
     parts = ["; ".join(known or sorted({run_setting(run) for run in runs})),
              *(f"{label} {text}" for label, text in (
                  ("epochs", seen(run.results.get("epochs") for run in runs)), ("seeds", seen(seeds)),
@@ -38,9 +38,30 @@ def shares(run, *names):
     return [share_cell(run.results.get(name)) for name in names]
 
 
+def effect_table(effects, caption=""):
+    """A row for each Effect. The columns of what runs of several seeds reached are there where there are several."""
+    rows = [effect_row(effect) for effect in effects]
+    shown = [place for place in range(len(EFFECT_COLUMNS)) if any(row[place].text for row in rows)]
+    return Table(tuple(EFFECT_COLUMNS[place] for place in shown),
+                 tuple(tuple(row[place] for place in shown) for row in rows), caption)
+
+
 def effect_row(effect):
     acc, asr = effect.after
     rating = () if effect.kind == NONE else effect.ratings
-    return (Cell(effect.attack), Cell(effect.name), cell(acc, PERCENT), Cell(spread(effect.values("acc"))),
-            cell(asr, PERCENT), Cell(spread(effect.values("asr"))), cell(mean(effect.values("robust_acc")), PERCENT),
-            cell(mean(rating), "{:.1f}"), Cell(spread(rating)), cell(effect.seconds, "{:.0f}"), cell(len(effect.runs)))
+    return (Cell(effect.attack), Cell(effect.name), cell(acc, PERCENT), spread_cell(effect.values("acc")),
+            cell(asr, PERCENT), spread_cell(effect.values("asr")), cell(mean(effect.values("robust_acc")), PERCENT),
+            cell(mean(rating), "{:.1f}"), spread_cell(rating), cell(effect.seconds, "{:.0f}"), cell(len(effect.runs)))
+
+
+def spread_cell(values):
+    """A Cell of the lowest and the highest value, which sorts by the lowest; an empty one where there are not two."""
+    said = spread(values)
+    return Cell(said, min(value for value in values if value == value)) if said else Cell("")
+
+
+def audit_verdict(method):
+    """An audit's verdict with its targets."""
+    named = ", ".join(str(label) if name == str(label) else f"{label} ({name})" for label, name in zip(
+        method["targets"], method["target_classes"], strict=False))
+    return f"{method['verdict']}, target {named}" if named else method["verdict"]

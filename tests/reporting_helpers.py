@@ -12,7 +12,7 @@ def grades(root):
     return {(line.criterion, line.figure): line for line in grade(root, find_runs(root))}
 
 
-def png(colour=(255, 0, 0), size=(40, 20)):
+def png(color=(255, 0, 0), size=(40, 20)):
     content = io.BytesIO()
-    Image.new("RGB", size, colour).save(content, "PNG")
+    Image.new("RGB", size, color).save(content, "PNG")
     return content.getvalue()

@@ -38,7 +38,7 @@ def test_the_page_has_the_figures_that_the_runs_have(report):
     text = text_of(report / "report.html")
     logged = json.loads((RESULTS / "badnets/results.json").read_text())
     assert f"{100 * logged['acc']['value']:.2f}" in text and f"{100 * logged['asr']['value']:.2f}" in text
-    for title in ("Attacks", "Attacks against defences", "Adversarial Neuron Pruning", "STRIP", "Fine-Pruning",
+    for title in ("Attacks", "Attacks against defenses", "Adversarial Neuron Pruning", "STRIP", "Fine-Pruning",
                   "Neural Cleanse", "Anti-Backdoor Learning", "All runs"):
         assert title in text
 
@@ -126,7 +126,7 @@ def test_text_stands_out_in_both_schemes(browser, report, scheme):
     """WCAG's contrast of text and ground is at least 4.5, of soft text too."""
     page = opened(browser, report, scheme=scheme)
     ratio = page.execute_script("""
-        const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(c => c / 255)
+        const light = color => color.match(/[\\d.]+/g).slice(0, 3).map(c => c / 255)
             .map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
             .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
         const ground = light(getComputedStyle(document.body).backgroundColor);

@@ -87,10 +87,10 @@ def test_audits_among_other_runs_are_a_section_beside_the_grade(tree):
 
 
 def test_pictures_are_the_audits_own(tree):
-    for name, colour in (("one", (255, 0, 0)), ("two", (0, 255, 0))):
+    for name, color in (("one", (255, 0, 0)), ("two", (0, 255, 0))):
         tree.run(f"{name}/verdict", "audit_model.py", method=METHOD)
         folder = tree.run(f"{name}/neural-cleanse", "neural_cleanse.py", method={"name": "Neural Cleanse"})
-        (folder / "norms.png").write_bytes(png(colour))
+        (folder / "norms.png").write_bytes(png(color))
     first = sections(tree, "two")[0]
     picture, = (block for block in first.blocks if isinstance(block, Picture))
     assert picture.caption.startswith("neural-cleanse: norms")

@@ -77,7 +77,7 @@ def test_what_is_graded_is_never_chosen_by_its_score(tree):
     assert line.measured["value"] == 0.93 and "not graded: a-first, badnets-better" in line.note
 
 
-def test_pruning_a_benign_model_is_no_defence(tree):
+def test_pruning_a_benign_model_is_no_defense(tree):
     tree.attack("benign", "benign", 0.94, 0.01)
     tree.pruned("benign/anp", 0.01, 0.93, before=0.01)
     assert grades(tree.root)["ANP", "ASR"].note == "no run found"

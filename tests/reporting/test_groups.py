@@ -1,17 +1,18 @@
+import json
 import math
 
 import pytest
 
 from reporting.found import find_runs
-from reporting.groups import attacks, defence_effect, effects, name_apart
+from reporting.groups import attacks, defense_effect, effects, name_apart
 
 
 def test_der_by_hand():
-    assert defence_effect((93, 100), (92, 0)) == pytest.approx((100 - 1 + 100) / 2)
-    assert defence_effect((93, 100), (93, 100)) == 50  # nothing done
-    assert defence_effect((93, 50), (94, 60)) == 50  # what rises instead of falling counts for nothing
-    assert defence_effect((93, 100), (10, 100)) == pytest.approx((100 - 83) / 2)
-    assert math.isnan(defence_effect((93, math.nan), (92, 1)))
+    assert defense_effect((93, 100), (92, 0)) == pytest.approx((100 - 1 + 100) / 2)
+    assert defense_effect((93, 100), (93, 100)) == 50  # nothing done
+    assert defense_effect((93, 50), (94, 60)) == 50  # what rises instead of falling counts for nothing
+    assert defense_effect((93, 100), (10, 100)) == pytest.approx((100 - 83) / 2)
+    assert math.isnan(defense_effect((93, math.nan), (92, 1)))
 
 
 def found(tree):
@@ -24,7 +25,7 @@ def defended(tree, name, script, method, acc, asr, before=None, arguments=None, 
     return tree.run(name, script, arguments, acc=acc, asr=asr, method={"name": method, "before": before}, **more)
 
 
-def test_a_defence_is_set_against_the_attack_above_it(tree):
+def test_a_defense_is_set_against_the_attack_above_it(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
     defended(tree, "badnets/fine-prune", "fine_prune.py", "Fine-Pruning", 0.90, 0.1, (0.93, 1.0))
     effect = found(tree)["badnets", "Fine-Pruning"]
@@ -99,7 +100,7 @@ def test_seeds_are_told_by_a_folders_end_too(tree):
     assert len(found(tree)["badnets", "none"].runs) == 2
 
 
-def test_a_defence_of_a_repaired_model_is_no_seed_of_the_models_own(tree):
+def test_a_defense_of_a_repaired_model_is_no_seed_of_the_models_own(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
     tree.pruned("badnets/anp", 0.5, 0.92)
     defended(tree, "badnets/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0))
@@ -136,3 +137,42 @@ def test_clean_label_runs_whose_images_were_crafted_for_each_seed_are_one_attack
         tree.attack(f"clean-label/seed-{seed}", "clean-label", 0.9, 0.8, seed, clb_dir=f"output/m/crafted/seed-{seed}")
     tree.attack("clean-label-other", "clean-label", 0.9, 0.8, 0, clb_dir="output/m/others/seed-0")
     assert sorted(map(len, attacks(find_runs(tree.root)).values())) == [1, 2]
+
+
+def test_two_networks_are_never_averaged(tree):
+    tree.attack("badnets-a", "badnets", 0.93, 1.0, arch="resnet18")
+    tree.attack("badnets-b", "badnets", 0.83, 0.5, arch="vgg16")
+    for name in ("a", "b"):
+        tree.attack(f"same/seed-{'ab'.index(name)}", "badnets", 0.9, 1.0, arch="resnet18" if name == "a" else "vgg16")
+    by_name = attacks(find_runs(tree.root))
+    assert sorted(map(len, by_name.values())) == [1, 1, 1, 1]
+    assert {"same (data cifar10, width 64)", "same (data cifar10, vgg16, width 64)"} <= by_name.keys()
+
+
+def test_a_result_names_its_network_and_a_defense_has_that_of_the_model_above(tree):
+    tree.attack("told", "badnets", 0.93, 1.0, arch="resnet18")
+    path = tree.root / "told/results.json"
+    path.write_text(path.read_text().replace('"width": 64', '"spec": {"arch": "vgg16", "width": 8, "num_classes": 10}'))
+    defended(tree, "told/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0), width=8)
+    tree.attack("silent", "blend", 0.93, 1.0)
+    assert {run.name: run.setting for run in find_runs(tree.root)} == {
+        "told": ("cifar10", "vgg16", 8), "told/fp": ("cifar10", "vgg16", 8), "silent": ("cifar10", "resnet18", 64)}
+
+
+@pytest.mark.parametrize("old, new, task", [
+    ("detect_strip.py", "defenses.strip", None), ("neural_cleanse.py", "defenses.neural_cleanse", "detect"),
+    ("neural_cleanse.py", "defenses.unlearn_trigger", "unlearn"), ("train_pruning_aware.py", "attacks.pruning_aware",
+                                                                    None)])
+def test_a_script_that_moved_is_the_same_script(tree, old, new, task):
+    tree.run("old", old, {"task": task})
+    tree.run("new", new)
+    assert len({run.script for run in find_runs(tree.root)}) == 1
+
+
+def test_an_attack_of_a_new_script_is_an_attack_and_an_ingredient_is_none(tree):
+    tree.run("warped", "attacks.wanet", method={"name": "WaNet"})
+    tree.run("encoder", "attacks.issba_encoder", acc=0.5, method={"name": "ISSBA encoder"})
+    path = tree.root / "encoder/results.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "acc"}))
+    defended(tree, "warped/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0))
+    assert set(found(tree)) == {("warped", "none"), ("warped", "Fine-Pruning")}

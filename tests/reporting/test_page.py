@@ -43,3 +43,29 @@ def test_a_formula_is_drawn_and_read_out():
 
 def test_an_unknown_figure_is_a_dash_and_sorts_as_none():
     assert cell(float("nan")) == cell(None) == Cell("–") and cell(2.0, "{:.1f}") == Cell("2.0", 2.0)
+
+
+def test_a_formula_is_as_large_as_the_text(page):
+    """A letter without anything above or below is less than a line high, a fraction some two lines."""
+    heights = [float(re.search(r'<svg style="height: ([\d.]+)em"', page(Formula(tex, "x"))).group(1))
+               for tex in ("x", r"\frac{a}{b}")]
+    assert 0.4 < heights[0] < 1 < heights[1] < 2
+
+
+def test_numbers_and_their_heading_stand_at_the_same_side(page):
+    table = Table(("name", "figure", "kind", "unknown"), (
+        (Cell("a"), Cell("1.00 [0.5, 2]", 1.0), Cell("pass", 1), Cell("–")), (Cell("b"), Cell("–"), Cell("fail", 0),
+                                                                              Cell("–"))))
+    assert table.holds_numbers == (False, True, False, False)
+    text = page(table)
+    assert re.findall(r'<th scope="col"( class="number")?>', text) == ["", ' class="number"', "", ""]
+    assert len(re.findall(r'<td[^>]* class="number', text)) == 2
+
+
+def test_images_of_a_grid_have_64_pixels_on_the_narrowest_page(page):
+    """engine.figures.image_grid draws 8 images and a label 10.9 inches wide, at 150 dots an inch."""
+    text = page(Picture(png(size=(1635, 435)), "examples", wide=True, is_grid=True))
+    least, most = (int(re.search(rf"[^a-z]{name}-width: (\d+)px", text.split("<figure")[1]).group(1))
+                   for name in ("min", "max"))
+    image = 1.25 * 0.92  # inches, without its margins
+    assert least / 10.9 * image >= 63.5 and most == 1046

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from pypdf import PdfReader
 from reporting_helpers import png
@@ -45,3 +47,12 @@ def test_the_same_report_has_the_same_bytes(tmp_path):
     for name in ("a.pdf", "b.pdf"):
         write_pdf(tmp_path / name, "A title", "below", [Section("One", (LONG, Picture(png(), "x")))], 8)
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
+
+
+def test_images_of_a_grid_have_64_css_pixels(tmp_path):
+    """8 images and a label, 10.9 inches wide as engine.figures.image_grid draws them."""
+    path = tmp_path / "report.pdf"
+    write_pdf(path, "A title", "below", [Section("One", (Picture(png(size=(1635, 435)), "x", True, True),))], 8)
+    drawn = [float(word) for word in re.findall(rb"([\d.]+) 0 0 [\d.]+ 0 0 cm", PdfReader(path).pages[0].get_contents(
+        ).get_data())]
+    assert max(drawn) / 10.9 * 1.25 * 0.92 >= 64 * 72 / 96

@@ -1,7 +1,7 @@
-"""What a run left, in a table: `python -m engine.summary output/badnets [output/blend ...]`."""
+"""What a run left, in a table: `python -m reporting.summary output/badnets [output/blend ...]`."""
 from pathlib import Path
 
-from data.files import UserError, read_json
+from data.files import UserError, read_object
 from engine import flags
 from engine.command import command
 
@@ -13,7 +13,7 @@ EXPLAINED = {
     "results.json": "the final figures with their intervals",
     "model_init.th": "the weights before training",
     "model_last.th": "the weights after it",
-    "trigger_info.th": "the trigger, for the defences",
+    "trigger_info.th": "the trigger, for the defenses",
     "poisoned_examples.png": "originals and their poisoned versions",
     "curves.png": "ACC and ASR over epochs",
     "mask_values.txt": "a mask for each neuron",
@@ -44,25 +44,34 @@ def summary(folder):
 
     Raises UserError where the run is not finished or its results.json is damaged.
     """
+    from reporting.schema import check_results
     path = Path(folder) / "results.json"
     try:
-        return figure_lines(folder, read_json(path)) + file_lines(folder)
+        results = read_object(path)
+        check_results(results)
     except FileNotFoundError:
         raise UserError(f"{folder}: no finished run (no results.json)") from None
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise UserError(f"{path}: not a result") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a result: {error}") from None
+    return [heading(folder, results), *share_lines(results), *file_lines(folder)]
 
 
-def figure_lines(folder, results):
-    lines = [f"{folder}: {results['script']} on {results['dataset']}, {results['seconds']:.0f} s on "
-             f"{results['device']}"]
+def heading(folder, results):
+    """What was run, on what, and for how long, as far as results.json says."""
+    parts = [results["script"]]
+    parts += [f"on {results['dataset']}"] if results.get("dataset") else []
+    device = f" on {results['device']}" if results.get("device") else ""
+    return f"{folder}: {' '.join(parts)}, {results['seconds']:.0f} s{device}"
+
+
+def share_lines(results):
+    """A line for each share that the run measured."""
     for name, key in SHARES:
         share = results.get(key) or results.get("method", {}).get(key)
         if share:
             low, high = share["interval"]
-            lines.append(f"  {name:<11}{100 * share['value']:6.2f} %   [{100 * low:.2f}, {100 * high:.2f}]   "
-                         f"of {share['n']} images")
-    return lines
+            yield (f"  {name:<11}{100 * share['value']:6.2f} %   [{100 * low:.2f}, {100 * high:.2f}]   "
+                   f"of {share['n']} images")
 
 
 def file_lines(folder):

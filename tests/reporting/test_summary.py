@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
 from data.files import UserError
-from engine.summary import EXPLAINED, summary
+from reporting.summary import EXPLAINED, summary
 
 
 def test_it_names_the_figures_and_every_file(small_run):
@@ -22,3 +24,16 @@ def test_damaged_results_are_said_to_be_none(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(UserError, match=r"results\.json: not a result"):
         summary(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["dataset", "device", "acc", "asr", "method", "width"])
+def test_a_finished_run_that_lacks_an_entry_is_told_by_what_is_there(tree, missing):
+    folder = tree.run("compared", "compare_strip.py")
+    results = json.loads((folder / "results.json").read_text())
+    del results[missing]
+    (folder / "results.json").write_text(json.dumps(results))
+    lines = summary(folder)
+    assert lines[0] == f"{folder}: compare_strip.py{'' if missing == 'dataset' else ' on cifar10'}, 10 s" + (
+        "" if missing == "device" else " on CPU")
+    assert sum("images" in line for line in lines) == (2 if missing in ("acc", "asr") else 3)
+    assert any("results.json" in line for line in lines)

@@ -1,57 +1,42 @@
 """The verdict that the report of an audit opens with."""
-from pathlib import Path
-
 from engine.training import Share
-from reporting import words
-from reporting.charts import read_picture
+from reporting.charts import grids_of, pictures_of
 from reporting.document import Cell, Section, Table, Text, cell
-from reporting.tables import conditions, share_cell, with_method
+from reporting.tables import audit_verdict, conditions, share_cell, with_method
+from reporting.words import words
 
+ORDER = 0
 GONE = 0.1  # ASR up to which a reversed trigger counts as broken: chance among ten classes
-PICTURES = (("Neural Cleanse", "reversed_triggers.png", "the smallest triggers found"),
-            ("Neural Cleanse", "norms.png", "norms of the reversed masks of all labels"),
-            ("neuron noise", "neuron_noise.png", "errors under noise on the neurons"),
-            ("STRIP", "entropy.png", "entropies of clean images, and the boundary"))
+PICTURES = ((grids_of, "Neural Cleanse", "reversed_triggers.png", "the smallest triggers found"),
+            (pictures_of, "Neural Cleanse", "norms.png", "norms of the reversed masks of all labels"),
+            (pictures_of, "neuron noise", "neuron_noise.png", "errors under noise on the neurons"),
+            (pictures_of, "STRIP", "entropy.png", "entropies of clean images, and the boundary"))
 
 
-def own_audit(runs, root):
-    """The audit that the folder `root` is of; None if it is of none."""
-    return next((run for run in with_method(runs, "audit") if run.folder.parent == Path(root)), None)
-
-
-def audit_section(run, runs):
-    """The Section that the report of an audit opens with; `run` is audit_model.py's."""
-    method = run.method
-    blocks = [*map(Text, opening(method)), evidence_table(method), Text(
-        "No trigger was known. ACC is measured on the half of the clean images that no step used, and the reversed "
-        f"trigger's ASR on those of them whose label is another. {conditions([run])}"), repaired_table(method)]
-    beside = [other for other in runs if other.folder.parent == run.folder.parent]
-    pictures = [read_picture(other, file, f"{other.name}: {what}", wide=file == "reversed_triggers.png")
-                for name, file, what in PICTURES for other in with_method(beside, name)]
+def section(report):
+    if not report.audit:
+        return None
+    run, method = report.audit, report.audit.method
     rates = [rates_table(method)] if method.get("rates") else []
-    return Section("Verdict", (*blocks, *rates, *words.AUDIT, *filter(None, pictures)))
+    return Section("Verdict", (
+        *map(Text, opening(method)), evidence_table(method),
+        Text("No trigger was known. ACC is measured on the half of the clean images that no step used, and the "
+             f"reversed trigger's ASR on those of them whose label is another. {conditions([run])}"),
+        repaired_table(method), *rates, *words("audit"), *pictures(report)))
 
 
-def audits_section(runs):
-    """A row for each audit that lies among the runs; None if there is none."""
-    rows = tuple((Cell(run.name), Cell(str(run.results.get("parent"))), Cell(verdict_of(run.method)),
-                  Cell(" and ".join(run.method["least_lost"]) or "–")) for run in with_method(runs, "audit"))
-    return Section("Audits", (Table(("run", "model", "verdict", "least clean accuracy lost"), rows,
-                                    "The report of each audit is beside it."),)) if rows else None
-
-
-def verdict_of(method):
-    """The verdict with its targets."""
-    named = ", ".join(str(label) if name == str(label) else f"{label} ({name})" for label, name in zip(
-        method["targets"], method["target_classes"], strict=False))
-    return f"{method['verdict']}, target {named}" if named else method["verdict"]
+def pictures(report):
+    """What the tests of this audit left."""
+    beside = [run for run in report.runs if run.folder.parent == report.root]
+    return [picture for show, name, file, what in PICTURES
+            for picture in show(with_method(beside, name), file, what)]
 
 
 def opening(method):
     """The verdict, how often it is wrong, and the repaired model that costs least, a paragraph each."""
     said = {"suspect": "SUSPECT: this model shows a sign of a backdoor",
             "no sign of a backdoor": "NO SIGN OF A BACKDOOR was found, which is no proof that there is none"}
-    target = verdict_of(method).partition(", target ")[2]
+    target = audit_verdict(method).partition(", target ")[2]
     yield said.get(method["verdict"], "UNDECIDED: most searches could flag no label, whatever the model is") + (
         f" to label {target}." if target else ".")
     yield error_rates(method)

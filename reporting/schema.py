@@ -1,0 +1,221 @@
+"""What the JSON files of a run must hold for a report to be made of it; a stranger's files need not hold it.
+
+Entries that no report reads are not checked. Importing pydantic takes a tenth of a second, so this module is imported
+where a file is read.
+"""
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+LARGEST = 1e15  # no figure of ours lies beyond it
+Number = Annotated[float, Field(allow_inf_nan=False, gt=-LARGEST, lt=LARGEST)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Pair = Annotated[list[Number | None], Field(min_length=2, max_length=2)]
+Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
+
+
+class Checked(BaseModel):
+    """A JSON object. Nothing is converted: "3" is no number, and neither is true."""
+
+    model_config = ConfigDict(strict=True, protected_namespaces=())
+
+
+class Share(Checked):
+    """A share with its 95 % interval, of `n` images."""
+
+    value: Fraction
+    interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+    n: Annotated[Number, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def value_in_interval(self):
+        if not self.interval[0] <= self.value <= self.interval[1]:
+            raise ValueError("the value lies outside its interval")
+        return self
+
+
+class Shares(Checked):
+    """Figures of one model."""
+
+    acc: Share | None = None
+    asr: Share | None = None
+    robust_acc: Share | None = None
+
+
+class Pruned(Shares):
+    """Figures of a model at one place of a pruning sweep."""
+
+    threshold: Number | None = None
+    pruned: Number | None = None
+
+
+class Label(Checked):
+    """What Neural Cleanse found for one label: norm and anomaly index from the lowest to the highest over seeds."""
+
+    label: Number | None = None
+    flagged_in: Number | None = None
+    seeds: Number | None = None
+    norm: Pair | None = None
+    index: Pair | None = None
+
+
+class Method(Checked):
+    """A method's own figures: results.json's "method"."""
+
+    name: str = ""
+    before: Shares | None = None
+    chosen: Pruned | None = None
+    filtered: Shares | None = None
+    sweep: list[Pruned] | None = None
+    labels: list[Label] | None = None
+    targets: list[Number | None] | None = None
+    superimpose: str | None = None
+    patch_with: str | None = None
+    frr: Share | None = None
+    far: Share | None = None
+    precision: Share | None = None
+    recall: Share | None = None
+    mean_entropy: dict[str, Number | None] = {}
+    asr_with_residual: dict[str, Share | None] = {}
+    poisoned: Number | None = None
+    auroc: Number | None = None
+    overlays: Number | None = None
+    isolated: Number | None = None
+    bits: Number | None = None
+    bit_accuracy: Number | None = None
+    bit_accuracy_swapped: Number | None = None
+    psnr: Number | None = None
+    shared_energy: Number | None = None
+
+
+class Evidence(Checked):
+    """What one test of an audit found."""
+
+    test: str
+    points_to: Number | None
+    words: str
+
+
+class Repaired(Checked):
+    """A repaired model of an audit beside the model as it is."""
+
+    name: str
+    changed: bool
+    acc: Share
+    lost: Number
+    lost_interval: Interval
+    asr_of_reversed: dict[str, Share | None]
+
+
+class Rate(Checked):
+    """How often a test of an audit was wrong on models of ours."""
+
+    data: str
+    width: str
+    test: str
+    model_kind: str
+    how: str
+    models: Annotated[float, Field(ge=1, lt=1e6)]
+    wrong: Annotated[Number, Field(ge=0)]
+    undecided: Number
+    searches: Number
+    searches_wrong: Number
+
+    @model_validator(mode="after")
+    def wrong_on_some_of_them(self):
+        if self.wrong > self.models:
+            raise ValueError("wrong on more models than there are")
+        return self
+
+
+class Audit(Method):
+    """The "method" of an audit."""
+
+    verdict: str
+    targets: list[Number | None]
+    target_classes: list[str]
+    evidence: list[Evidence]
+    repaired: list[Repaired]
+    least_lost: list[str]
+    missing: list[str] | None = None
+    rates: list[Rate] | None = None
+
+
+class Spec(Checked):
+    """The network that was run."""
+
+    arch: str | None = None
+    width: Number | None = None
+
+
+class Results(Shares):
+    """results.json."""
+
+    script: str
+    seconds: Number
+    method: Method = Method()
+    parent: str | None = None
+    dataset: str | None = None
+    device: str | None = None
+    spec: Spec | None = None
+    width: Number | None = None
+    epochs: Number | None = None
+    seed: Number | None = None
+
+
+class AuditResults(Results):
+    """results.json of an audit."""
+
+    method: Audit
+
+
+class Arguments(Checked):
+    """The flags that a report reads."""
+
+    arch: str | None = None
+    poison_type: str | None = None
+    pruning_by: str | None = None
+    epochs: Number | None = None
+    anp_alpha: Number | None = None
+    nb_iter: Number | None = None
+    max_drop: Number | None = None
+
+
+class Config(Checked):
+    """config.json."""
+
+    script: str = ""
+    arguments: Arguments
+
+
+class Epoch(Checked):
+    """A line of metrics.jsonl."""
+
+    epoch: Number | None = None
+    clean_acc: Number | None = None
+    poison_acc: Number | None = None
+
+
+def check(schema, value):
+    """Raise ValueError, in one line that names the field, unless `value` is what the schema says."""
+    try:
+        schema.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "all of it"
+        raise ValueError(f"{place[:80]}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def check_config(config):
+    """Raise ValueError unless config.json's object is what the schema says."""
+    check(Config, config)
+
+
+def check_results(results):
+    """Raise ValueError unless results.json's object is what the schema says."""
+    check(Results, results)
+    if results.get("method", {}).get("name") == "audit":
+        check(AuditResults, results)
+
+
+CHECKS = {"config.json": check_config, "results.json": check_results}

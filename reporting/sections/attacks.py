@@ -1,0 +1,35 @@
+"""The attacks."""
+from reporting.charts import grids_of, training_curves_of
+from reporting.document import Cell, Section, Table, Text, cell
+from reporting.grade import CRITERIA
+from reporting.tables import conditions, shares
+from reporting.words import words
+
+ORDER = 40
+
+
+def section(report):
+    own = [run for run in report.runs if run.is_attack]
+    if not own:
+        return None
+    targets = {name: f"{asr.text} / {acc.text}" for name, (asr, acc) in CRITERIA.items()}
+    rows = tuple((Cell(run.name), *shares(run, "asr", "acc", "robust_acc"),
+                  cell(run.method.get("poisoned")), Cell(targets.get(run.arguments.get("poison_type"), "–")),
+                  cell(run.results.get("epochs"), "{:.0f}")) for run in own)
+    return Section("Attacks", (
+        *words("attacks"), Text(conditions(own)),
+        Table(("attack", "ASR", "ACC", "robust ACC", "poisoned", "homework's ASR / ACC", "epochs"), rows),
+        *pictures(own, report.runs)))
+
+
+def pictures(attacks, runs):
+    """The first curves, an example of each attack, and then the rest, since the PDF shows only the first few."""
+    curves, first, others = training_curves_of(attacks), {}, []
+    poisoned = [run for run in attacks if run.arguments.get("poison_type") != "benign"]
+    for run in poisoned:
+        for grid in grids_of([run], "poisoned_examples.png", "originals and what the attack makes of them"):
+            kind = run.arguments.get("poison_type") or run.script
+            others += [grid] if kind in first else []
+            first.setdefault(kind, grid)
+    return (*curves[:1], *first.values(), *curves[1:], *others,
+            *grids_of(runs, "clean_label_examples.png", "original, perturbed, stamped"))

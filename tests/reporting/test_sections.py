@@ -1,0 +1,101 @@
+"""Which sections a report has, and in what order."""
+import sys
+
+import pytest
+from reporting_helpers import png
+
+from reporting import sections
+from reporting.document import Formula, Picture, Table, Text
+from reporting.found import find_runs
+from reporting.grade import grade
+from reporting.sections import section_files, write_report
+from reporting.words import FOLDER, words
+
+TITLE = "Against the homework's criteria"
+
+
+def written(tree, beneath=""):
+    root = tree.root / beneath
+    runs = find_runs(root)
+    return {section.title: section for section in write_report(runs, grade(root, runs), root)}
+
+
+def test_a_method_of_its_own_file_is_a_section_where_its_order_says(tree, tmp_path, monkeypatch):
+    """A defense that is nobody's yet: one file in a folder of sections, and its section is in the report."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/attention.py").write_text(
+        "from reporting.document import Section, Text\nORDER = 65\n\n\ndef section(report):\n"
+        "    own = report.with_method('NAD')\n    return Section('Attention', (Text(own[0].name),)) if own else None\n")
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path / "more")])
+    tree.homework()
+    assert "Attention" not in written(tree)
+    tree.run("badnets/nad", "defenses.nad", method={"name": "NAD"})
+    tree.run("badnets/strip", "defenses.strip", method={"name": "STRIP"})
+    found = written(tree)
+    titles = list(found)
+    assert found["Attention"].blocks[0].words == "badnets/nad"
+    assert titles.index("Adversarial Neuron Pruning") < titles.index("Attention") < titles.index("STRIP")
+    sys.modules.pop("reporting.sections.attention")
+
+
+def test_no_two_sections_have_the_same_place():
+    orders = [module.ORDER for module in section_files()]
+    assert orders == sorted(set(orders)) and len(orders) > 10
+
+
+def test_what_no_run_could_meet_is_no_failure_and_a_report_of_other_images_has_no_criteria(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    path = tree.root / "badnets/results.json"
+    states = [row[3].text for row in written(tree)[TITLE].blocks[1].rows]
+    assert states == ["pass", "pass", *["not measured"] * 6]
+    path.write_text(path.read_text().replace('"dataset": "cifar10"', '"dataset": "digits"'))
+    assert TITLE not in written(tree)
+
+
+def test_a_run_on_other_images_beside_one_on_cifar10_is_not_measured_and_has_no_figure_there(tree):
+    tree.attack("badnets", "badnets", 0.93, 0.3)
+    tree.attack("blend", "blend", 0.93, 1.0)
+    path = tree.root / "blend/results.json"
+    path.write_text(path.read_text().replace('"dataset": "cifar10"', '"dataset": "digits"'))
+    rows = {row[0].text: row for row in written(tree)[TITLE].blocks[1].rows}
+    assert (rows["BadNets ASR"][3].text, rows["BadNets ASR"][3].mark) == ("fail", "bad")
+    assert [cell.text for cell in rows["Blend ACC"][2:4]] == ["–", "not measured"]
+    assert rows["Blend ACC"][3].mark == "soft" and "measured on digits" in rows["Blend ACC"][5].text
+
+
+def test_an_example_of_each_attack_comes_before_a_second_of_one(tree):
+    for name, kind in (("badnets", "badnets"), ("badnets-10", "badnets"), ("blend", "blend")):
+        folder = tree.attack(name, kind, 0.93, 1.0)
+        (folder / "poisoned_examples.png").write_bytes(png())
+    grids = [block for block in written(tree)["Attacks"].blocks if isinstance(block, Picture) and block.is_grid]
+    assert [grid.caption.split(":")[0] for grid in grids] == ["badnets", "blend", "badnets-10"]
+
+
+def test_a_network_is_named_among_the_runs_where_one_is_no_resnet18(tree):
+    def columns():
+        return written(tree)["All runs"].blocks[0].columns
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    assert "network" not in columns()
+    tree.attack("vgg", "badnets", 0.93, 1.0, arch="vgg16")
+    assert "network" in columns()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.md")))
+def test_words_are_paragraphs_and_formulas_that_can_be_set_and_read_out(name):
+    from reporting.page import formula_png
+    blocks = words(name)
+    assert blocks and all(isinstance(block, (Text, Formula)) for block in blocks)
+    for block in blocks:
+        assert "$$" not in block.words and block.words
+        if isinstance(block, Formula):
+            formula_png(block.tex)
+
+
+def test_a_column_of_spreads_is_there_where_runs_have_several_seeds(tree):
+    def columns():
+        return next(block for block in written(tree)["Attacks against defenses"].blocks
+                    if isinstance(block, Table)).columns
+    tree.attack("badnets/seed-0", "badnets", 0.93, 1.0)
+    assert "ASR, all" not in columns()
+    tree.attack("badnets/seed-1", "badnets", 0.93, 0.9, seed=1)
+    assert "ASR, all" in columns()
