@@ -2,8 +2,9 @@
 
     python benchmarks/all.py
 
-Each runs the two sides in turn and takes medians; the share is of the machine's own rate of large matrix products. On
-two CPU cores some ten minutes. Reads and writes nothing.
+Each runs the two sides in turn and takes medians; the share is of the machine's own rate of large matrix products, a
+target on a CPU alone (benchmarks/breakdown.py gives both bounds of a GPU). On two CPU cores some ten minutes. Reads and
+writes nothing.
 """
 import contextlib
 import io

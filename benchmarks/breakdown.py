@@ -19,9 +19,17 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.bounds import (
+    MATRIX,
+    add_matrix_flag,
+    bytes_per_image,
+    copy_rate,
+    matrix_products,
+    matrix_rate,
+    operations_per_image,
+)
 from benchmarks.plain import measured_device, random_images, seconds, setting
 from benchmarks.scaling import cleanse, strip, train
-from benchmarks.training import MATRIX, add_matrix_flag, matrix_products, matrix_rate, operations_per_image
 from data.batches import Batches
 from engine import flags
 from engine.command import command
@@ -35,9 +43,6 @@ from train_abl import local_gradient_ascent
 # Operators by what their names hold, the first that fits.
 KINDS = {"convolutions": ("conv", "fprop", "dgrad", "wgrad"), "batch norm": ("batch_norm", "batchnorm", "bn_"),
          "ReLU": ("relu", "threshold", "clamp_min", "launch_clamp")}
-# How often batch norm, ReLU and addition move an activation in a step, forward and backward: batch norm reads it for
-# its statistics, reads and writes it, then reads it and its gradient twice and writes one; and so on.
-MOVES = {"norm": 3 + 5, "relu": 2 + 3, "add": 3}
 BATCH = 128
 KIND = {"cpu": torch.float32, "cuda": torch.bfloat16}  # what a step calculates in by default
 
@@ -62,32 +67,6 @@ def shares(work, device):
             time = entry.self_cpu_time_total
         found[kind_of(entry.key) or "other operators"] += time / 1e6 / whole
     return {**found, "outside": 1 - sum(found.values())}
-
-
-def bytes_per_image(width, size=4):
-    """Bytes, `size` to a number, that batch norms, ReLUs and additions of a training step move, at least, per image."""
-    model, moved = build_model("resnet18", width, 10), 0
-
-    def count(module, inputs, output):
-        nonlocal moved
-        moved += MOVES["norm"] * output[0].numel()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        model.eval()(torch.rand(1, 3, 32, 32))
-    blocks = [32 * 32 * width, 16 * 16 * 2 * width, 8 * 8 * 4 * width, 4 * 4 * 8 * width]  # a block's output, by stage
-    relus = blocks[0] + 4 * sum(blocks)  # the stem's and two in each of a stage's two blocks
-    additions = 2 * sum(blocks)
-    return size * (moved + MOVES["relu"] * relus + MOVES["add"] * additions)
-
-
-def copy_rate(device):
-    """Bytes a second that a copy of an array reads and writes that no cache holds."""
-    size = 2**30 if device.type == "cuda" else 2**26
-    source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
-    target.copy_(source)
-    return 8 * 2 * size / seconds(device, lambda: [target.copy_(source) for _ in range(8)])
 
 
 def bounds(width, device, matrix):

@@ -5,28 +5,33 @@
 Both train the same ResNet-18 with the same SGD on the same images. Plain: torchvision transforms on one image at a
 time, DataLoader(num_workers=0), NCHW, fp32. Ours: data/batches.py, channels_last (and bfloat16 on CUDA). The share
 is of the machine's own rate of large matrix products, by the faster of its libraries, measured in the same rounds;
-operations are counted by torch.utils.flop_counter. Then a pass of predictions. Reads and writes nothing.
+operations are counted by torch.utils.flop_counter. It is a target on a CPU alone; on a GPU read it beside the time that
+memory needs (see benchmarks/bounds.py). Then a pass of predictions. Reads and writes nothing.
 """
 import sys
-import warnings
 from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.mkldnn import to_mkldnn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.bounds import (
+    MATRIX,
+    add_matrix_flag,
+    bytes_per_image,
+    copy_rate,
+    matrix_products,
+    matrix_rate,
+    operations_per_image,
+)
 from benchmarks.plain import PlainImages, Row, add_timing_flags, measured_device, random_images, seconds
 from data.batches import Batches
 from engine import flags, machine
 from engine.command import command
 from engine.training import compile_for, evaluation_batches, predict
 from models import build_model
-
-MATRIX = {"cpu": 2048, "cuda": 8192}  # large enough to be as fast as any
 
 
 def steps(loader, model, optimizer, device, amp):
@@ -47,51 +52,11 @@ def take(stepper, count):
         next(stepper)
 
 
-def matrix_products(device, dtype, size):
-    """{name: function that multiplies two square matrices} of the libraries that may do it best here.
-
-    On a CPU that is torch.mm's BLAS or oneDNN, which does the convolutions; on some processors the one is twice as
-    fast as the other, and a share of the slower one's rate would pass 100 %.
-    """
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    products = {"torch.mm": lambda: a @ b}
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the converter itself uses what PyTorch calls deprecated
-            linear, mkldnn_a = to_mkldnn(torch.nn.Linear(size, size, bias=False).eval()), a.to_mkldnn()
-        products["oneDNN"] = torch.inference_mode()(lambda: linear(mkldnn_a))
-    return products
-
-
-def matrix_rate(product, size, device):
-    """Floating-point operations a second of a square matrix product."""
-    repeats = 50 if device.type == "cuda" else 8
-    return repeats * 2 * size**3 / seconds(device, lambda: [product() for _ in range(repeats)])
-
-
-def operations_per_image(width, count=8, backward=True):
-    """Floating-point operations of a training step, per image (2 for a multiply-add; weight updates not counted).
-
-    Of a prediction without `backward`.
-    """
-    model = build_model("resnet18", width, 10)
-    with FlopCounterMode(display=False) as counter:
-        logits = model(torch.rand(count, 3, 32, 32))
-        if backward:
-            logits.sum().backward()
-    return counter.get_total_flops() / count
-
-
 @torch.no_grad()
 def plain_predictions(model, loader, device):
     """A pass over test images as it is usually written."""
     model.eval()
     return torch.cat([model(images.to(device)) for images, _ in loader])
-
-
-def add_matrix_flag(parser):
-    sizes = ", ".join(f"{size} on {device}" for device, size in MATRIX.items())
-    parser.add_argument("--matrix", type=flags.integer(1), help=f"size of the square matrices (default: {sizes})")
 
 
 def parse_args(argv=None):
@@ -146,6 +111,7 @@ def main(argv=None):
     best = {kind: max((rate, name) for (own, name), rate in rates.items() if own == kind) for kind in kinds}
     rate, library = best[kinds[-1]]
     share = operations_per_image(args.width) * count / our_time / rate
+    moving = bytes_per_image(args.width, kinds[-1].itemsize) * count / copy_rate(device)
     test_share = operations_per_image(args.width, backward=False) * count / our_test / best[torch.float32][0]
 
     print(f"ResNet-18 width {args.width}, batch {args.batch_size}, {machine.device_name(device)}, "
@@ -156,6 +122,7 @@ def main(argv=None):
     print(f"ratio                 {plain_time / our_time:8.2f}x")
     print(f"matrix products       {rate / 1e9:8.0f} GFLOP/s ({matrix} x {matrix}, {library})")
     print(f"share of that rate    {100 * share:8.0f} %")
+    print(f"memory's bound        {100 * moving / our_time:8.0f} % of a step, at the rate of a copy")
     print(f"making the batches    {100 * making / our_time:8.1f} % of a step")
     print(f"predictions           {plain_test / our_test:8.2f}x")
     print(f"share of that rate    {100 * test_share:8.0f} % (float32)")

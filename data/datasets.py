@@ -5,14 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torchvision.datasets import CIFAR10
 
 from data.files import UserError
 from data.image_folder import SPLITS, WHOLE, is_sorted_into_classes, read_image_folder
 from data.poison_cifar import split_dataset
 
+# torchvision and scikit-learn are imported where they are used: each takes longer than the rest of a script's start.
 DATASETS = ("cifar10", "digits")
 SHUFFLE_FILE = Path(__file__).with_name("cifar_shuffle.txt")
 SPLIT_SEED = 0
@@ -101,6 +99,7 @@ def halve(images):
     if counts.min() < 2:
         raise UserError(f"{images.name}: one image of the class {images.classes[counts.argmin()]}, and the defence and "
                         "its test need one each")
+    from sklearn.model_selection import train_test_split
     halves = train_test_split(np.arange(len(images)), test_size=0.5, random_state=SPLIT_SEED, stratify=images.targets)
     return tuple(images.subset(half) for half in halves)
 
@@ -136,6 +135,7 @@ def load_train_and_test(dataset, data_dir):
 
 def load_cifar10(data_dir):
     """(train, test) of CIFAR-10 by torchvision, downloaded to `data_dir` on first use."""
+    from torchvision.datasets import CIFAR10
     sets = []
     for train in (True, False):
         try:
@@ -150,6 +150,8 @@ def load_cifar10(data_dir):
 
 def load_digits_32():
     """(train, test) of scikit-learn's 1,797 handwritten digits, enlarged from 8x8 to 32x32x3; 360 for testing."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
     digits = load_digits()
     small = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     grey = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC)) for image in small])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets.folder import find_classes
 
 from data.archives import read_archive
 from data.files import UserError, whole_file
@@ -62,9 +61,10 @@ def check_classes(data_dir, splits):
     found = {}
     for split in splits:
         try:
-            found[split] = [name for name in find_classes(data_dir / split)[0] if not name.startswith(".")]
+            folders = [entry.name for entry in os.scandir(data_dir / split) if entry.is_dir()]
         except FileNotFoundError:
-            found[split] = []
+            folders = []
+        found[split] = sorted(name for name in folders if not name.startswith("."))
         if not found[split]:
             raise UserError(f"{data_dir / split}: expected one folder per class with PNG or JPEG files in it, found "
                             "none")

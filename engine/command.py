@@ -5,8 +5,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import torch
-
 from data.files import UserError
 
 MAX_LINE = 2000  # letters
@@ -28,18 +26,24 @@ def command(main):
         except (UserError, OSError) as error:
             print(f"{called()}: error: {shortened(' '.join(describe(error).split()))}", file=sys.stderr)
             raise SystemExit(2) from None
-        except torch.OutOfMemoryError as error:
-            print(f"{called()}: error: {str(error).splitlines()[0]}; take a smaller --batch-size or "
-                  "--width", file=sys.stderr)
-            raise SystemExit(2) from None
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            if is_out_of_memory(error):
+                print(f"{called()}: error: {str(error).splitlines()[0]}; take a smaller --batch-size or "
+                      "--width", file=sys.stderr)
+            else:
+                traceback.print_exc()
             raise SystemExit(2) from None
         except KeyboardInterrupt as stopped:
             raise SystemExit(128 + (stopped.args[0] if stopped.args else signal.SIGINT)) from None
         finally:
             signal.signal(signal.SIGTERM, before)
     return wrapped
+
+
+def is_out_of_memory(error):
+    """Whether an error is PyTorch's, of a GPU that is full; a script that has not loaded PyTorch need not for that."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def shortened(line):

@@ -4,12 +4,16 @@ import warnings
 from itertools import cycle, pairwise
 
 import numpy as np
-from matplotlib.figure import Figure
-from scipy.stats import norm
 
 from data.files import whole_file
 
 MAX_RATE_LINES = 4  # of training_curves; a rate that changes more often is a curve of its own
+
+
+def new_figure(width, height):
+    """A matplotlib figure of so many inches. Imported here, so that a script starts without waiting for it."""
+    from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def write_figure(path, figure):
@@ -28,7 +32,7 @@ def save_png(file, figure, **options):
 def image_grid(path, rows, titles):
     """Rows of images under one another: `rows` is [(label, uint8 (K, 32, 32, 3))], `titles` K texts."""
     columns = len(titles)
-    figure = Figure(figsize=(1.25 * columns + 0.9, 1.3 * len(rows) + 0.3), layout="constrained")
+    figure = new_figure(1.25 * columns + 0.9, 1.3 * len(rows) + 0.3)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (label, images) in zip(axes, rows, strict=True):
         for axis, image in zip(line, images, strict=True):
@@ -55,7 +59,7 @@ def known_shares(rows, key):
 def training_curves(path, metrics, title):
     """ACC and ASR over the epochs that were tested; `metrics` is the rows of metrics.jsonl."""
     epochs = [row["epoch"] for row in metrics]
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = new_figure(6, 3.6)
     axis = figure.subplots()
     for key, label, style in (("clean_acc", "ACC", "o-"), ("poison_acc", "ASR", "s-")):
         axis.plot(*known_shares(metrics, key), style, markersize=3.5, label=label)
@@ -80,7 +84,7 @@ def training_curves(path, metrics, title):
 
 def loss_curves(path, rows, title):
     """Training losses over epochs: means, with bands between quantiles; rows as train_backdoor.loss_rows makes them."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = new_figure(6, 3.6)
     axis = figure.subplots()
     for name, color in (("clean", "tab:blue"), ("poisoned", "tab:red")):
         own = [row for row in rows if row["images"] == name]
@@ -103,7 +107,7 @@ def pruning_curve(path, rows, chosen, axis_name, label):
 
     axis_name: the entry of a row that the sweep goes over. label: that in words.
     """
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = new_figure(6, 3.6)
     axis = figure.subplots()
     swept = [row for row in rows if row[axis_name] is not None]
     dot = 3.5 if len(swept) < 50 else 0
@@ -121,7 +125,7 @@ def pruning_curve(path, rows, chosen, axis_name, label):
 
 def spread_curves(path, panels, x_name, title):
     """Panels side by side, {name: [(x, share)]} each: the mean at each x, a band from lowest to highest."""
-    figure = Figure(figsize=(5.4 * len(panels), 3.6), layout="constrained")
+    figure = new_figure(5.4 * len(panels), 3.6)
     for axis, curves in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for (name, points), marker in zip(curves.items(), cycle("os^vD*"), strict=False):
             places = sorted({x for x, _ in points})
@@ -138,7 +142,8 @@ def spread_curves(path, panels, x_name, title):
 
 def entropy_histogram(path, clean, triggered, mean, sd, boundaries):
     """Entropies in bits of clean and triggered images, the normal (mean, sd) fitted to clean ones, and boundaries."""
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    from scipy.stats import norm
+    figure = new_figure(6.4, 3.8)
     axis = figure.subplots()
     top = max(np.max(clean), np.max(triggered, initial=0), 1e-3)
     bins = np.linspace(0, 1.02 * top, 61)
@@ -158,7 +163,7 @@ def entropy_histogram(path, clean, triggered, mean, sd, boundaries):
 
 def entropy_bars(names, rows):
     """A figure of mean entropies of clean and triggered images; rows: dicts of both, in bits, None where unknown."""
-    figure = Figure(figsize=(max(5, 1.3 * len(names)), 3.6), layout="constrained")
+    figure = new_figure(max(5, 1.3 * len(names)), 3.6)
     axis, places = figure.subplots(), np.arange(len(names))
     for shift, key, color in ((-0.2, "clean", "tab:blue"), (0.2, "triggered", "tab:red")):
         values = [math.nan if row[key] is None else row[key] for row in rows]
@@ -173,7 +178,7 @@ def entropy_bars(names, rows):
 
 def frr_curves(path, rows):
     """What the FRR asked for really gives; rows as detect_strip.sweep_frr makes them."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = new_figure(6, 3.6)
     axis = figure.subplots()
     for name, marker in (("empirical", "o"), ("normal", "s")):
         own = [row for row in rows if row["boundary"] == name]
@@ -193,7 +198,7 @@ def norm_bars(path, classes, norms, bound):
     norms: (seeds, labels), inf where none was found. bound: (seeds,), the norm below which a seed flags a label.
     """
     norms, places = np.where(np.isfinite(norms), norms, np.nan), np.arange(len(classes))
-    figure = Figure(figsize=(max(5, 0.7 * len(classes)), 3.8), layout="constrained")
+    figure = new_figure(max(5, 0.7 * len(classes)), 3.8)
     axis = figure.subplots()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a label without a trigger in any seed has no mean

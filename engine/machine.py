@@ -5,12 +5,12 @@ import platform
 import resource
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
-import torchvision
 
 from data.files import UserError
 
@@ -98,7 +98,8 @@ def device_name(device):
 
 def versions():
     """The releases that figures may depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
+    return {"python": platform.python_version(), "torch": torch.__version__,
+            "torchvision": metadata.version("torchvision"),  # to import it takes a second
             "numpy": np.__version__, "pillow": PIL.__version__}
 
 

@@ -1,7 +1,9 @@
+import weakref
+
 import pytest
 import torch
 
-from benchmarks import breakdown
+from benchmarks import bounds, breakdown
 
 
 def test_operators_are_counted_as_what_they_are():
@@ -19,11 +21,11 @@ def test_a_convolution_is_mostly_convolution_and_all_shares_are_one():
 
 
 def test_what_is_moved_grows_with_the_width_as_the_activations_do():
-    assert breakdown.bytes_per_image(8) == 2 * breakdown.bytes_per_image(4)
+    assert bounds.bytes_per_image(8) == 2 * bounds.bytes_per_image(4)
     # Width 1: a stage's output has 1024, 512, 256, 128 numbers; five norms act on each but for stage 1's, also five
     # with the stem's; as many ReLUs less the shortcuts' three; two additions.
     outputs = 1024 + 512 + 256 + 128
-    assert breakdown.bytes_per_image(1) == 4 * (8 * 5 * outputs + 5 * (4 * outputs + 1024) + 3 * 2 * outputs)
+    assert bounds.bytes_per_image(1) == 4 * (8 * 5 * outputs + 5 * (4 * outputs + 1024) + 3 * 2 * outputs)
 
 
 def test_every_script_has_a_row_that_sums_to_all(capsys):
@@ -33,3 +35,20 @@ def test_every_script_has_a_row_that_sums_to_all(capsys):
     for row in rows:
         figures = [float(cell.strip().removesuffix(" %")) for cell in row[1:]]
         assert sum(figures) == pytest.approx(100, abs=0.3) and figures[0] > 0
+
+
+def test_products_are_let_go_before_the_next_is_made():
+    """50 kept products of a GPU's size would not fit many cards."""
+    alive, most = weakref.WeakSet(), 0
+
+    class Product:
+        pass
+
+    def product():
+        nonlocal most
+        made = Product()
+        alive.add(made)
+        most = max(most, len(alive))
+        return made
+    assert bounds.matrix_rate(product, 64, torch.device("cpu")) > 0
+    assert most == 1

@@ -3,7 +3,6 @@ import urllib.error
 import numpy as np
 import pytest
 
-from data import datasets
 from data.datasets import fixed_permutation, load_splits
 from data.files import UserError
 from data.make_fixed_files import shuffled_indices
@@ -39,7 +38,7 @@ def test_a_mistyped_data_dir_is_not_downloaded_into(tmp_path):
 def test_no_network_and_no_data_names_the_ways_out(monkeypatch, tmp_path):
     def offline(**_):
         raise urllib.error.URLError("no route to host")
-    monkeypatch.setattr(datasets, "CIFAR10", offline)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", offline)
     with pytest.raises(UserError, match=r"(?s)--data-dir.*no route to host.*--dataset digits"):
         load_splits("cifar10", tmp_path)
 
@@ -52,7 +51,7 @@ def test_cifar_by_torchvision_becomes_image_sets(monkeypatch, tmp_path):
             count = 20 if train else 10
             self.data = np.zeros((count, 32, 32, 3), dtype=np.uint8)
             self.targets = [i % 10 for i in range(count)]
-    monkeypatch.setattr(datasets, "CIFAR10", Fake)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Fake)
     train, held_out, test = load_splits("cifar10", tmp_path)
     assert (len(train), len(held_out), len(test)) == (18, 2, 10)
     assert train.targets.dtype == np.int64 and train.name == "cifar10" and train.num_classes == 10

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from data.files import UserError
 from engine.command import command
@@ -13,3 +14,14 @@ def test_a_name_of_any_length_is_a_short_line(capsys):
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.count("\n") == 1 and len(error) < 2200
     assert "model.th: begins" in error and error.endswith("and ends\n")
+
+
+def test_a_full_gpu_is_one_line_with_what_to_do(capsys):
+    @command
+    def main(argv=None):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB.\nIt would help to ...")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and len(said) == 1
+    assert "Tried to allocate 8 GiB.; take a smaller --batch-size or --width" in said[0]

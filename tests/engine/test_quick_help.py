@@ -1,4 +1,6 @@
 """Every script's help with stand-ins for what takes long to import, beside its help with the real packages."""
+from engine.quick_help import SLOW, asks_for_help
+
 import importlib
 import os
 import subprocess
@@ -6,8 +8,6 @@ import sys
 
 import pytest
 from conftest import ROOT
-
-from engine.quick_help import SLOW, asks_for_help
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 # Runs a script as the command line does, then prints which of the slow packages were really loaded.
@@ -54,7 +54,7 @@ def test_a_package_of_scripts_needs_it_in_its_init_alone(tmp_path, flag, base):
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies/__init__.py").write_text("import engine.quick_help\n")
     (tmp_path / "studies/script.py").write_text(
-        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n    pass\n\n\nprint(Net.__bases__[0].__name__)\n")
+        "import torch\nfrom torch import nn\n\nclass Net(nn.Module):\n    pass\n\nprint(Net.__bases__[0].__name__)\n")
     done = run("-m", "studies.script", flag, cwd=tmp_path)
     assert (done.stdout, done.stderr) == (f"{base}\n", "")
 
