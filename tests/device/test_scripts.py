@@ -33,7 +33,6 @@ VARIANTS = {
     "abl, the batch's loss": ("abl", "--lga batch", {}),
     "abl, flooding": ("abl", "--flooding", {}),
     "abl, streamed": ("abl", "", STREAMED),
-    "pruning-aware, a benign model given": ("pruning-aware", "--checkpoint {model}", {}),
     "anp, two ascents": ("anp", "--anp-steps 2 --no-project", {}),
     "anp, deterministic": ("anp", "--deterministic", {}),
     "anp, streamed": ("anp", "", STREAMED),
