@@ -173,8 +173,9 @@ def test_formulas_are_as_large_as_the_text(browser, report):
 def test_numbers_stand_beneath_their_headings_side(browser, report):
     page = opened(browser, report)
     off = page.execute_script("""
-        return [...document.querySelectorAll('table')].flatMap(t => [...t.tHead.rows[0].cells].flatMap(h =>
-            [...t.tBodies[0].rows].slice(0, 5).map(r => [h.textContent, getComputedStyle(h.firstChild).textAlign.replace(
-                'start', 'left'), getComputedStyle(r.cells[h.cellIndex]).textAlign.replace('start', 'left')])))
-            .filter(([, a, b]) => a !== b);""")
+        const side = cell => getComputedStyle(cell).textAlign.replace('start', 'left');
+        return [...document.querySelectorAll('table')].flatMap(table => [...table.tHead.rows[0].cells].flatMap(
+            head => [...table.tBodies[0].rows].slice(0, 5).map(row => [head.textContent, side(head.firstChild),
+                                                                       side(row.cells[head.cellIndex])])))
+            .filter(([, heading, cell]) => heading !== cell);""")
     assert off == []
