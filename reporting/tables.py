@@ -20,7 +20,7 @@ def conditions(runs):
         found = {str(value) for value in values if value is not None}
         return ", ".join(sorted(found, key=lambda text: (len(text), text)))
     seeds = [source.results.get("seed") for run in runs for source in (run, run.above) if source]
-    known = sorted({run_setting(run) for run in runs if run.width is not None})
+    known = sorted({run_setting(run) for run in runs if None not in run.setting})
     parts = ["; ".join(known or sorted({run_setting(run) for run in runs})),
              *(f"{label} {text}" for label, text in (
                  ("epochs", seen(run.results.get("epochs") for run in runs)), ("seeds", seen(seeds)),

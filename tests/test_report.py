@@ -150,3 +150,32 @@ def test_a_click_on_a_heading_sorts_the_table_and_a_second_turns_it_round(browse
     assert order == "ascending" and rising == sorted(rising) and len(set(rising)) > 5
     order, falling = page.execute_script(column)
     assert order == "descending" and falling == rising[::-1]
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_every_image_of_an_example_is_large_enough_to_see(browser, report, width):
+    """engine.figures.image_grid gives an image some 1.15 inches, at 150 dots an inch."""
+    page = opened(browser, report, width)
+    images = page.execute_script("""
+        return [...document.querySelectorAll('img')].filter(i => i.alt.includes('what the attack makes of them'))
+            .map(i => i.getBoundingClientRect().width / (i.getAttribute('width') / 150) * 1.15);""")
+    assert len(images) >= 2 and min(images) >= 64
+
+
+def test_formulas_are_as_large_as_the_text(browser, report):
+    page = opened(browser, report)
+    lines = page.execute_script("""
+        const text = parseFloat(getComputedStyle(document.querySelector('p')).fontSize);
+        return [...document.querySelectorAll('.formula svg')].map(s => s.getBoundingClientRect().height / text);""")
+    assert len(lines) >= 5 and 0.8 < min(lines) < 1.6 and max(lines) < 4
+
+
+def test_numbers_stand_beneath_their_headings_side(browser, report):
+    page = opened(browser, report)
+    off = page.execute_script("""
+        const side = cell => getComputedStyle(cell).textAlign.replace('start', 'left');
+        return [...document.querySelectorAll('table')].flatMap(table => [...table.tHead.rows[0].cells].flatMap(
+            head => [...table.tBodies[0].rows].slice(0, 5).map(row => [head.textContent, side(head.firstChild),
+                                                                       side(row.cells[head.cellIndex])])))
+            .filter(([, heading, cell]) => heading !== cell);""")
+    assert off == []

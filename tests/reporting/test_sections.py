@@ -99,3 +99,9 @@ def test_a_column_of_spreads_is_there_where_runs_have_several_seeds(tree):
     assert "ASR, all" not in columns()
     tree.attack("badnets/seed-1", "badnets", 0.93, 0.9, seed=1)
     assert "ASR, all" in columns()
+
+
+def test_a_run_that_does_not_say_its_data_set_is_no_condition_of_the_others(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    tree.run("compared", "compare_strip.py", dataset=None)
+    assert "Measured on cifar10, width 64; epochs" in written(tree)["What lies here"].blocks[0].words
