@@ -11,17 +11,17 @@ LIMIT ?= 3600
 .PHONY: help demo test test-long test-nightly lint benchmark matrix homework gpu audit clean
 
 help:
-	@echo "make demo       install, then BadNets on handwritten digits against four defences, a report and a table"
+	@echo "make demo       install, then BadNets on handwritten digits against four defenses, a report and a table"
 	@echo "make test       install, then the tests (about five minutes)"
 	@echo "make test-long  the tests that take minutes"
 	@echo "make test-nightly  105,000 made-up mask files, logs and triggers"
-	@echo "make matrix     attacks against defences: MATRIX=workflow/matrices/digits.yaml, and PROFILE=laptop,"
+	@echo "make matrix     attacks against defenses: MATRIX=workflow/matrices/digits.yaml, and PROFILE=laptop,"
 	@echo "                workstation (a fast GPU, three heavy steps at once) or slurm"
 	@echo "make audit      is a model backdoored, and what repairs it: CHECKPOINT=model.th IMAGES=folder of clean images"
-	@echo "make homework   the homework's attacks and ANP at full width; wants a GPU"
+	@echo "make homework   the homework's attacks and ANP at full width; needs a GPU"
 	@echo "make gpu        the same and further defenses side by side on one GPU, as far as LIMIT=3600 seconds allow:"
 	@echo "                DATA_DIR=data; called again, it goes on"
-	@echo "make benchmark  the README's speed figures"
+	@echo "make benchmark  the figures of benchmarks/README.md"
 	@echo "make clean      remove the environment and caches, never a run"
 
 # A fifth of the non-target digits, not augmented: with less, whether 20 short epochs learn the corner is up to the seed.
@@ -33,10 +33,10 @@ demo: $(VENV)/ready
 	$(PY) generate_mask.py --checkpoint output/demo/model_last.th --dataset digits --val-frac 0.05 --nb-iter 100 \
 		--print-every 50 --crop-padding 0 --no-flip --overwrite
 	$(PY) prune_network.py --mask-file output/demo/anp/mask_values.txt --val-frac 0.05 --overwrite
-	$(PY) detect_strip.py --checkpoint output/demo/model_last.th --dataset digits --overlays 50 --frr 0.02 --overwrite
-	$(PY) fine_prune.py --checkpoint output/demo/model_last.th --dataset digits --val-frac 0.05 --crop-padding 0 \
+	$(PY) -m defenses.strip --checkpoint output/demo/model_last.th --dataset digits --overlays 50 --frr 0.02 --overwrite
+	$(PY) -m defenses.fine_prune --checkpoint output/demo/model_last.th --dataset digits --val-frac 0.05 --crop-padding 0 \
 		--no-flip --overwrite
-	$(PY) neural_cleanse.py detect --checkpoint output/demo/model_last.th --dataset digits --seeds 1 --batches 2 \
+	$(PY) -m defenses.neural_cleanse --checkpoint output/demo/model_last.th --dataset digits --seeds 1 --batches 2 \
 		--budget 120 --overwrite
 	$(PY) report.py output/demo --title "Demo on handwritten digits"
 	$(PY) -m reporting.summary output/demo output/demo/anp/pruned output/demo/strip output/demo/fine-prune \
@@ -55,9 +55,9 @@ lint: $(VENV)/ready
 	$(PY) -m ruff check .
 
 benchmark: $(VENV)/ready
-	$(PY) benchmarks/all.py
-	$(PY) benchmarks/training.py --width 64
-	$(PY) benchmarks/scaling.py
+	$(PY) -m benchmarks.all
+	$(PY) -m benchmarks.training --width 64
+	$(PY) -m benchmarks.scaling
 
 # What a stopped or killed call left is gone on with. The shell takes names from its environment, so that none is run.
 export MATRIX PROFILE SETTINGS CHECKPOINT IMAGES OUTPUT DATA_DIR LIMIT
@@ -71,7 +71,7 @@ homework:
 	$(MAKE) matrix MATRIX=workflow/matrices/homework.yaml
 
 gpu: $(VENV)/ready
-	$(PY) benchmarks/gpu.py --data-dir "$$DATA_DIR" --limit "$$LIMIT" --pack output/gpu.tar.xz
+	$(PY) -m benchmarks.gpu --data-dir "$$DATA_DIR" --limit "$$LIMIT" --pack output/gpu.tar.xz
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

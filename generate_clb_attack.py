@@ -17,18 +17,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from common.errors import UserError
 from data.batches import Batches, to_pixels
 from data.clean_label import save_clean_label
 from data.datasets import ImageSet, load_splits
-from data.files import UserError
 from data.triggers import build_trigger
 from engine import flags
 from engine.checkpoint import load_model
 from engine.command import command
+from engine.evaluation import frozen, score
 from engine.figures import enlarge, image_grid
 from engine.progress import progress
 from engine.run import Run
-from engine.training import frozen, score
 
 LEAVES = ("data.npy", "label.npy", "backdoor_list.npy", "trigger.npz", "manifest.json", "clean_label_examples.png")
 LOOK_EVERY = 10  # iterations of PGD, after which a GPU is asked whether anything still moves
@@ -106,7 +106,7 @@ def step_up(model, X, y, delta, epsilon, alpha):
 
 
 def perturb(model, images, labels, batch_size, **pgd):
-    """uint8 (n, 32, 32, 3): `images` after attack_pgd, rounded to the nearest grey level."""
+    """uint8 (n, 32, 32, 3): `images` after attack_pgd, rounded to the nearest gray level."""
     device, result = next(model.parameters()).device, []
     for start in progress(range(0, len(images), batch_size), "perturb"):
         batch = slice(start, start + batch_size)
@@ -184,7 +184,7 @@ def main(argv=None):
         figures = measure(surrogate, clean, perturbed, stamped, labels, args.batch_size)
         log.info("surrogate right on %(surrogate_right_clean)d of them before, %(surrogate_right_perturbed)d once "
                  "perturbed, %(surrogate_right_stamped)d once stamped too", figures)
-        log.info("change of a pixel before stamping: at most %(largest_change)d grey levels, %(mean_change).2f on "
+        log.info("change of a pixel before stamping: at most %(largest_change)d gray levels, %(mean_change).2f on "
                  "average", figures)
 
         data, flagged = train.data.copy(), np.zeros(len(train), dtype=bool)

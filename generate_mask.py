@@ -1,4 +1,4 @@
-"""ANP, step 1: find the neurons that an adversary would perturb, by optimising a mask on clean images.
+"""ANP, step 1: find the neurons that an adversary would perturb, by optimizing a mask on clean images.
 
     python generate_mask.py --checkpoint output/badnets/model_last.th
 
@@ -15,15 +15,16 @@ import math
 import torch
 import torch.nn.functional as F
 
+from common.files import atomic_file
 from data.batches import Batches
-from data.files import whole_file
 from engine import flags
 from engine.command import command
-from engine.neuron_noise import ascend_noise, clip, start_noise
+from engine.evaluation import Proportion, Score, evaluate
+from engine.inputs import default_folder, inputs_of, load_suspect, split_defender
 from engine.progress import progress
 from engine.run import HEADER, Run
-from engine.suspect import default_folder, inputs_of, load_suspect, split_defender
-from engine.training import Score, Share, check_finite, evaluate
+from engine.training import check_finite
+from methods.neuron_noise import ascend_noise, clip, start_noise
 from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, parameters_named, perturbed
 
 LEAVES = ("mask_values.txt",)
@@ -79,7 +80,7 @@ def save_mask_scores(state_dict, file_name):
             layer = name.removesuffix(".neuron_mask")
             for index, value in enumerate(values.tolist()):
                 rows.append(f"{len(rows) - 1} \t {layer} \t {index} \t {value:.4f} \n")
-    with whole_file(file_name) as file:
+    with atomic_file(file_name) as file:
         file.write("".join(rows).encode())
 
 
@@ -117,7 +118,7 @@ def main(argv=None):
         noise_opt = torch.optim.SGD(parameters_named(model, "neuron_noise"), args.anp_eps / args.anp_steps)
 
         run.begin(inputs_of(args.checkpoint, clean))
-        log.info("optimising %d masks on %d clean images", sum(mask.numel() for mask in masks), len(clean))
+        log.info("optimizing %d masks on %d clean images", sum(mask.numel() for mask in masks), len(clean))
         before = evaluate(model, images)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
         # One step a pass, so that what is drawn does not depend on how often a line is logged.
@@ -130,7 +131,7 @@ def main(argv=None):
             loss, accuracy = mask_train(model, F.cross_entropy, mask_opt, noise_opt, repeat_passes(batches, steps),
                                         args.anp_eps, args.anp_steps, args.anp_alpha, args.project, run.generator)
             after = evaluate(model, images)
-            share = Share(round(accuracy * steps * args.batch_size), steps * args.batch_size)
+            share = Proportion(round(accuracy * steps * args.batch_size), steps * args.batch_size)
             run.log((i - 1) * args.print_every + steps, args.lr, Score(loss, share, share), after)
 
         after = after or evaluate(model, images)

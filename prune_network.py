@@ -15,17 +15,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.errors import UserError
+from common.files import atomic_file, hash_file
+from common.untrusted import read_object, read_text
 from data.datasets import DATASETS
-from data.files import UserError, hash_file, read_object, read_text, whole_file
 from data.image_folder import SPLITS, is_sorted_into_classes
 from engine import flags
 from engine.checkpoint import load_model, save_model
 from engine.command import command
+from engine.evaluation import Evaluation, Score, evaluate, evaluation_batches, score
 from engine.figures import pruning_curve
+from engine.inputs import last_within, load_suspect, split_defender
 from engine.progress import progress
 from engine.run import Run
-from engine.suspect import last_within, load_suspect, split_defender
-from engine.training import Score, TestScore, evaluate, evaluation_batches, score
 
 MAX_MASKS = 64 * 2**20  # bytes
 HOMEWORK_HEADER = "No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
@@ -41,7 +43,7 @@ class Row:
     count: int
     neuron: tuple
     threshold: float | None
-    test: TestScore
+    test: Evaluation
     held_out: Score
 
 
@@ -115,7 +117,7 @@ def rank_neurons(model, mask_values):
 def evaluate_by_threshold(model, mask_values, thresholds, measure):
     """Prune all neurons with a mask value of at most each of the rising `thresholds`. Returns [Row].
 
-    measure: model -> (TestScore, held-out Score), called again only where more neurons fall. The first row is the
+    measure: model -> (Evaluation, held-out Score), called again only where more neurons fall. The first row is the
     model as it is (threshold None). `model` is left with the last threshold's neurons pruned.
     """
     values = np.sort([value for _, _, value in mask_values])
@@ -290,7 +292,7 @@ def main(argv=None):
         run.begin()
         rows = sweep(model, mask_values, args.pruning_by, args.threshold, args.pruning_max, args.pruning_step,
                      lambda model: (evaluate(model, images), score(model, choosing)))
-        with whole_file(run.folder / f"{table}.txt") as file:
+        with atomic_file(run.folder / f"{table}.txt") as file:
             file.write("\n".join([HOMEWORK_HEADER, *map(homework_row, rows), ""]).encode())
         chosen = rows[-1] if args.threshold is not None else choose(rows, args.max_drop)
         report("before", rows[0])

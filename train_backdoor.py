@@ -12,28 +12,21 @@ import logging
 
 import numpy as np
 
+from common.files import write_table
 from data.batches import Batches
 from data.datasets import load_splits
-from data.files import write_table
 from data.poison_cifar import stamp_all
-from data.triggers import HIDES_EVERYTHING
+from data.triggers import COVERS_IMAGE
 from engine import flags
 from engine.attack import poison_by
 from engine.checkpoint import save_model, save_trigger
 from engine.command import command
+from engine.evaluation import EvalSets, evaluate, sample_losses, warn_of_chance
 from engine.figures import image_grid, loss_curves, training_curves
 from engine.graphs import check_graph
 from engine.run import Run
 from engine.schedules import check_one_cycle
-from engine.training import (
-    TestImages,
-    compile_for,
-    evaluate,
-    sample_losses,
-    sgd,
-    train_stage,
-    warn_of_chance,
-)
+from engine.training import compile_for, sgd, train_stage
 from models import build_model
 
 LEAVES = ("model_init.th", "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
@@ -124,7 +117,7 @@ def main(argv=None):
         train, _, test = load_splits(args.dataset, args.data_dir)
         poisoned, trigger = poison_by(args, train)
         shares = poisoned_shares(poisoned, trigger.target)
-        images = TestImages.on(run.device, test, stamp_all(test, trigger))
+        images = EvalSets.on(run.device, test, stamp_all(test, trigger))
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         is_fast = args.recipe == "fast"
         if is_fast:
@@ -140,8 +133,8 @@ def main(argv=None):
                  "%(of_candidates).4f of the %(candidates)d candidates", shares)
         if is_fast:
             log.info("--recipe fast: arithmetic in %s", "bfloat16" if run.amp else "float32")
-        if trigger.hides_everything:
-            log.info(HIDES_EVERYTHING)
+        if trigger.covers_image:
+            log.info(COVERS_IMAGE)
         save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
         save_model(run.folder / "model_init.th", model, vars(args), {}, train.classes)
         image_grid(run.folder / "poisoned_examples.png", *example_rows(train, poisoned, trigger))

@@ -1,26 +1,24 @@
 """What ABL's stage 1 and its per-sample losses cost beside an epoch of plain training, alternating in one run.
 
-    python benchmarks/abl.py --width 16
+    python -m benchmarks.abl --width 16
 
 One epoch of local gradient ascent against one of cross-entropy (train_backdoor.py's), both on images as they are; and
 the losses of all images against the same number of predictions. Random images: they do not change the work. Reads and
 writes nothing.
 """
-import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.plain import add_timing_flags, compare, heading, measured_device, random_images
 from data.batches import Batches
+from defenses.abl import local_gradient_ascent
 from engine import flags
 from engine.command import command
-from engine.training import evaluation_batches, predict, sample_losses, step_of, train_epoch
+from engine.evaluation import evaluation_batches, predict, sample_losses
+from engine.training import step_of, train_epoch
 from models import build_model
-from train_abl import local_gradient_ascent
 
 
 def parse_args(argv=None):

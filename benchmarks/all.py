@@ -1,6 +1,6 @@
 """Every benchmark in turn, as the table of the README: what the plain way takes over what ours takes.
 
-    python benchmarks/all.py
+    python -m benchmarks.all
 
 Each runs the two sides in turn and takes medians; the share is of the machine's own rate of large matrix products, a
 target on a CPU alone (benchmarks/breakdown.py gives both bounds of a GPU). On two CPU cores some ten minutes. Reads and
@@ -8,18 +8,15 @@ writes nothing.
 """
 import contextlib
 import io
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import abl, anp, neural_cleanse, strip, training
 from benchmarks.plain import add_timing_flags, heading, measured_device
 from engine import flags, machine
 from engine.command import command
 
 RUNS = (("train_backdoor.py", training, ("--steps", "2")), ("generate_mask.py, prune_network.py", anp, (
-    "--iterations", "2", "--test-images", "500")), ("detect_strip.py", strip, ("--images", "20")),
-    ("train_abl.py", abl, ("--images", "1280")), ("neural_cleanse.py detect", neural_cleanse, ("--labels", "5")))
+    "--iterations", "2", "--test-images", "500")), ("defenses.strip", strip, ("--images", "20")),
+    ("defenses.abl", abl, ("--images", "1280")), ("defenses.neural_cleanse", neural_cleanse, ("--labels", "5")))
 OWN = {neural_cleanse: ["--rounds", "1"]}  # a model of its own, so no --width; a round takes minutes
 
 

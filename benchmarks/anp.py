@@ -1,26 +1,23 @@
 """Speed of ANP here against its straightforward form, alternating in one run.
 
-    python benchmarks/anp.py --width 16
+    python -m benchmarks.anp --width 16
 
 A mask iteration: all weights requiring gradients, NCHW, and a DataLoader with transforms on one image at a time,
 against generate_mask.py's. A sweep of 20 thresholds: a state_dict copied and reloaded for every neuron pruned, and a
 DataLoader, against prune_network.py's; once with the pruning alone and once with its tests on clean and triggered
 images. Random images and masks: neither changes the work. Reads and writes nothing.
 """
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, RandomSampler
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.plain import PlainImages, add_timing_flags, compare, heading, measured_device, random_images
 from data.batches import Batches
 from engine import flags
 from engine.command import command
-from engine.training import UNKNOWN, TestScore, evaluation_batches, score
+from engine.evaluation import UNKNOWN, Evaluation, evaluation_batches, score
 from generate_mask import make_masks_trainable, mask_train
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
@@ -114,7 +111,7 @@ def compare_sweeps(args, device):
     tested = compare("20 thresholds with their tests", max(1, args.rounds // 2), device,
                      lambda: plain_sweep(plain, ordered, thresholds, lambda: plain_test(plain, loader, device)),
                      lambda: evaluate_by_threshold(ours, neurons, thresholds, lambda model: (
-                         TestScore(score(model, batches), UNKNOWN), UNKNOWN)))
+                         Evaluation(score(model, batches), UNKNOWN), UNKNOWN)))
     return [alone, tested]
 
 

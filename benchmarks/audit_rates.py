@@ -1,21 +1,17 @@
 """How often the audit's tests are wrong, counted on models of ours whose attack is known.
 
-    python benchmarks/audit_rates.py output/matrix-digits results/cifar10-jpeg-width16 --write results/audit-rates.csv
+    python -m benchmarks.audit_rates output/matrix-digits results/cifar10-jpeg-width16 --write results/audit-rates.csv
 
-Reads every finished run of neural_cleanse.py detect and sweep_neuron_noise.py beneath the folders, if the training of
+Reads every finished run of defenses.neural_cleanse and studies.neuron_noise beneath the folders, if the training of
 its model lies above it, and prints a row for each data set, width, attack and way of testing.
 """
 import math
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data.files import write_table
+from common.files import write_table
+from defenses.neural_cleanse import flagging_bound
 from engine import flags
 from engine.command import command
-from engine.evidence import how_searched, noise_evidence
-from neural_cleanse import flagging_bound
+from methods.evidence import how_searched, noise_evidence
 from reporting.found import FINISHED, find_runs
 
 COLUMNS = ("data", "width", "test", "model_kind", "models", "wrong", "undecided", "searches", "searches_wrong", "how")

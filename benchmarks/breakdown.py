@@ -1,7 +1,7 @@
 """Where the time of each script goes: convolutions, batch norm, the rest, and what is no operator at all.
 
-    python benchmarks/breakdown.py --width 16
-    python benchmarks/breakdown.py --width 64
+    python -m benchmarks.breakdown --width 16
+    python -m benchmarks.breakdown --width 64
 
 A small piece of each script's work under torch.profiler, once to warm up and once to count, by the time in operators
 themselves (on a GPU: in their kernels). "Outside" is the rest of the clock's time: Python, on a GPU also waiting. First
@@ -9,8 +9,6 @@ the two bounds of a training step: its operations over the measured rate of matr
 batch norms, ReLUs and additions move over the measured rate of copying. Random images: they do not change the work.
 Reads and writes nothing.
 """
-import sys
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -18,7 +16,6 @@ import torch.nn.functional as F
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.bounds import (
     MATRIX,
     add_matrix_flag,
@@ -31,14 +28,14 @@ from benchmarks.bounds import (
 from benchmarks.plain import measured_device, random_images, seconds, setting
 from benchmarks.scaling import cleanse, strip, train
 from data.batches import Batches
+from defenses.abl import local_gradient_ascent
 from engine import flags
 from engine.command import command
-from engine.training import evaluation_batches, predict
+from engine.evaluation import evaluation_batches, predict
 from generate_clb_attack import perturb
 from generate_mask import make_masks_trainable, mask_train
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
-from train_abl import local_gradient_ascent
 
 # Operators by what their names hold, the first that fits.
 KINDS = {"convolutions": ("conv", "fprop", "dgrad", "wgrad"), "batch norm": ("batch_norm", "batchnorm", "bn_"),
@@ -97,14 +94,14 @@ def works(width, device):
     return {
         "train_backdoor.py": train(width, device, 2 * BATCH),
         "the test after an epoch": lambda: predict(model, tested),
-        "train_abl.py, stage 1": train(width, device, 2 * BATCH, objective=lambda logits, labels: (
+        "defenses.abl, stage 1": train(width, device, 2 * BATCH, objective=lambda logits, labels: (
             local_gradient_ascent(logits, labels, 0.5))),
         "generate_clb_attack.py": lambda: perturb(
             model, images.data[:32], images.targets[:32], 32, epsilon=16 / 255, alpha=2 / 255, max_attack_iters=4,
             restarts=1, freeze_fooled=False),
         "generate_mask.py": lambda: mask_train(noisy, F.cross_entropy, mask_opt, noise_opt, trained, 0.4, 1, 0.2),
-        "detect_strip.py": strip(width, device, 20),
-        "neural_cleanse.py": cleanse(width, device, 4),
+        "defenses.strip": strip(width, device, 20),
+        "defenses.neural_cleanse": cleanse(width, device, 4),
     }
 
 

@@ -1,7 +1,7 @@
 """The homework's table and as many defenses as a time limit holds, side by side on one GPU.
 
-    python benchmarks/gpu.py --rehearsal --only badnets/anp
-    python benchmarks/gpu.py --data-dir data/cifar10-jpeg --limit 510 --pack output/gpu.tar.xz
+    python -m benchmarks.gpu --rehearsal --only badnets/anp
+    python -m benchmarks.gpu --data-dir data/cifar10-jpeg --limit 510 --pack output/gpu.tar.xz
 
 Must-haves come first: benign, BadNets, clean-label and Blend at full width, then ANP on each; STRIP, Neural Cleanse,
 Fine-Pruning, ABL, ISSBA and others follow as they fit. No job begins that cannot end before the limit; what runs at
@@ -22,11 +22,12 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import gpu_files, gpu_summary
 from benchmarks.gpu_jobs import chosen, homework
 from benchmarks.gpu_schedule import Schedule
-from data.files import UserError, read_object, write_json
+from common.errors import UserError
+from common.files import write_json
+from common.untrusted import read_object
 from engine import flags, machine
 from engine.cells import ROOT
 from engine.command import command

@@ -8,8 +8,10 @@ import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from common.errors import UserError
+from common.files import atomic_file, atomic_folder
+from common.locks import lock_folder
 from data.datasets import load_splits
-from data.files import UserError, hold_folder, whole_file, whole_folder
 
 MEMORY = Path("/dev/shm")
 ROOM = 20e9  # bytes that must be free there: images, and some 40 runs with weights and saved states of 90 MB
@@ -40,7 +42,7 @@ def leads_to_memory(path):
 @contextmanager
 def held(folder):
     """Have the folder for this process alone. Raises UserError if another call works on it."""
-    lock = hold_folder(folder, "another call")
+    lock = lock_folder(folder, "another call")
     try:
         yield
     finally:
@@ -135,7 +137,7 @@ def unpack(archive, data_dir, in_memory):
 
 def extract(archive, target):
     """Extract a tar archive into the folder `target`, whole or not at all. Raises UserError for another file."""
-    with whole_folder(target) as folder:
+    with atomic_folder(target) as folder:
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")  # nothing outside of the folder
@@ -183,7 +185,7 @@ def is_kept(path, suffixes):
 
 def write_archive(path, folder, suffixes):
     """Write the files of `folder` that have these suffixes into the .tar.xz `path`."""
-    with whole_file(path) as file, tarfile.open(fileobj=file, mode="w:xz", preset=3) as tar:
+    with atomic_file(path) as file, tarfile.open(fileobj=file, mode="w:xz", preset=3) as tar:
         for found in sorted(folder.rglob("*")):
             if found.is_file() and is_kept(found, suffixes):
                 tar.add(found, Path(folder.name) / found.relative_to(folder))

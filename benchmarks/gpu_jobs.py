@@ -1,23 +1,23 @@
 """The jobs of benchmarks/gpu.py: which script runs with which flags, what it needs, and how long it takes."""
 from dataclasses import dataclass
 
-from data.files import UserError
-from workflow.steps import RESUMABLE
+from common.errors import UserError
+from engine.catalogue import BY_MODULE
 
-# What stands after `python`. This table alone names the scripts.
+# The modules of engine.catalogue. This table alone names them.
 SCRIPTS = {
-    "train": "train_backdoor.py",
-    "craft": "generate_clb_attack.py",
-    "masks": "generate_mask.py",
-    "prune": "prune_network.py",
-    "strip": "detect_strip.py",
-    "search": "neural_cleanse.py detect",
-    "unlearn": "neural_cleanse.py unlearn",
-    "fine-prune": "fine_prune.py",
-    "abl": "train_abl.py",
-    "noise": "sweep_neuron_noise.py",
-    "encoder": "generate_issba_encoder.py",
-    "pruning-aware": "train_pruning_aware.py",
+    "train": "train_backdoor",
+    "craft": "generate_clb_attack",
+    "masks": "generate_mask",
+    "prune": "prune_network",
+    "strip": "defenses.strip",
+    "search": "defenses.neural_cleanse",
+    "unlearn": "defenses.unlearn_trigger",
+    "fine-prune": "defenses.fine_prune",
+    "abl": "defenses.abl",
+    "noise": "studies.neuron_noise",
+    "encoder": "attacks.issba_encoder",
+    "pruning-aware": "attacks.pruning_aware",
 }
 # Seconds on an H100 beside two other jobs, estimated from the operations and launches of each; --scale multiplies them.
 SECONDS = {"train": 150, "craft": 22, "masks": 60, "prune": 20, "strip": 28, "search": 55, "unlearn": 20,
@@ -84,8 +84,8 @@ class Jobs(dict):
     def add(self, name, kind, folder, *flags, needs=(), must=False, seconds=None):
         """A job that runs the script SCRIPTS[kind] with `flags`, and in a rehearsal with SMALL[kind] too."""
         small = SMALL.get(kind, ()) if self.small else ()
-        again = "--resume" if resumes(kind) else "--overwrite"
-        words = (*SCRIPTS[kind].split(), *flags, *small, "--output-dir", folder, again)
+        again = BY_MODULE[SCRIPTS[kind]].again
+        words = (*BY_MODULE[SCRIPTS[kind]].words(), *flags, *small, "--output-dir", folder, again)
         estimate = self.seconds(kind) if self.small or seconds is None else seconds
         self[name] = Job(name, words, folder, tuple(needs), self.scale * estimate, must)
 
@@ -113,11 +113,6 @@ class Jobs(dict):
         """Fine-Pruning, and fine-tuning alone, which its report compares with."""
         self.on(attack, "fine-tune", "fine-prune", "fine-tune", "--mode", "fine-tune")
         self.on(attack, "fine-prune", "fine-prune", "fine-prune", needs=[f"{attack}/fine-tune"])
-
-
-def resumes(kind):
-    """Whether the script of this kind goes on from what a stopped call left."""
-    return SCRIPTS[kind].replace(".py", "") in RESUMABLE
 
 
 def homework(output, data_dir, scale=1.0):

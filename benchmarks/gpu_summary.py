@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.gpu_jobs import DETERMINISTIC
 from benchmarks.plain import random_images
+from common.untrusted import read_json
 from data.batches import to_pixels
-from data.files import read_json
 from engine import checkpoint
 from engine.cells import ROOT
 from models import build_model

@@ -1,29 +1,27 @@
 """Which settings serve --recipe fast best, on images that are neither trained nor tested on.
 
-    python benchmarks/held_out.py --vary lr 0.1 0.2 0.4 -- --width 8 --data-dir data/cifar10-jpeg
-    python benchmarks/held_out.py --vary crop-padding 0 1 2 4 --seeds 2 -- --width 8 --data-dir data/cifar10-jpeg
+    python -m benchmarks.held_out --vary lr 0.1 0.2 0.4 -- --width 8 --data-dir data/cifar10-jpeg
+    python -m benchmarks.held_out --vary crop-padding 0 1 2 4 --seeds 2 -- --width 8 --data-dir data/cifar10-jpeg
 
 Trains by train_backdoor.py's flags, which stand behind `--`, on the attacker's images with each value of one more flag
 and from each seed, and counts on the defender's tenth, which the training never sees: a default must not be fitted to
 the test set. Prints a row as soon as it has it. Reads the data set and writes nothing.
 """
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_backdoor
 from benchmarks.plain import measured_device, setting
+from common.errors import UserError
 from data.batches import Batches
 from data.datasets import load_splits
-from data.files import UserError
 from data.poison_cifar import stamp_all
 from engine import flags, machine
 from engine.attack import poison_by
 from engine.command import command
+from engine.evaluation import EvalSets, evaluate
 from engine.schedules import one_cycle_of
-from engine.training import TestImages, evaluate, sgd, train_epoch
+from engine.training import sgd, train_epoch
 from models import build_model
 
 
@@ -40,7 +38,7 @@ def parse_args(argv=None):
 
 
 def held_out_score(args, attacker, defender):
-    """(TestScore on the defender's images, name of the arithmetic) of a model trained by train_backdoor.py's `args`."""
+    """(Evaluation on the defender's images, name of the arithmetic) of a model trained by train_backdoor's `args`."""
     device, generator = measured_device(args.device), torch.Generator().manual_seed(args.seed)
     torch.manual_seed(args.seed)
     poisoned, trigger = poison_by(args, attacker)
@@ -50,7 +48,7 @@ def held_out_score(args, attacker, defender):
     scheduler, amp = one_cycle_of(optimizer, args.epochs * len(batches)), machine.trains_in_bfloat16(args, device)
     for _ in range(args.epochs):
         train_epoch(model, batches, optimizer, amp, after_step=scheduler.step)
-    held_out = TestImages.on(device, defender, stamp_all(defender, trigger))
+    held_out = EvalSets.on(device, defender, stamp_all(defender, trigger))
     return evaluate(model, held_out), "bfloat16" if amp else "float32"
 
 

@@ -1,27 +1,25 @@
 """Speed of Neural Cleanse's search here against its straightforward form, alternating in one run.
 
-    python benchmarks/neural_cleanse.py
+    python benchmarks/defenses.neural_cleanse
 
 Straightforward: one label after the other, gradients of every weight, NCHW, batch norms as they are, and every step of
 the budget made whether or not a label is done. The same start and the same images on both sides, so that the norms can
 be compared too. By default zoo/badnets on random images. Reads a checkpoint; writes nothing.
 """
 import math
-import sys
 from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.plain import add_timing_flags, compare, heading, measured_device, random_images
+from common.errors import UserError
 from data.batches import Batches
-from data.files import UserError
 from engine import flags
 from engine.checkpoint import load_model
 from engine.command import command
-from engine.trigger_search import Search, reverse_triggers
+from methods.trigger_search import Search, reverse_triggers
 
 ROOT = Path(__file__).resolve().parent.parent
 

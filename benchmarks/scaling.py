@@ -1,6 +1,6 @@
 """How time and memory grow with the images, the width, the classes, the overlays, the labels and the thresholds.
 
-    python benchmarks/scaling.py
+    python -m benchmarks.scaling
 
 For each axis the same work at three sizes, in turn; the growth is the exponent between the least and the largest size,
 1 for work that is as large as the axis. Memory is the most that a process of its own held above what it held before
@@ -10,7 +10,6 @@ Writes a temporary file alone.
 """
 import math
 import multiprocessing
-import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -21,14 +20,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.plain import add_timing_flags, heading, measured_device, random_images, seconds
 from data.batches import Batches
-from detect_strip import Strip
+from defenses.strip import Strip
 from engine import flags
 from engine.command import command
-from engine.training import UNKNOWN, TestScore, evaluation_batches, score, step_of, train_epoch
-from engine.trigger_search import reverse_triggers
+from engine.evaluation import UNKNOWN, Evaluation, evaluation_batches, score
+from engine.training import step_of, train_epoch
+from methods.trigger_search import reverse_triggers
 from models import build_model
 from prune_network import evaluate_by_threshold, norm_layers
 
@@ -87,7 +86,7 @@ def prune(width, device, thresholds):
                for i in range(layer.num_features)]
     batches, points = evaluation_batches(random_images(256), device), np.linspace(0, 0.95, thresholds).tolist()
     return lambda: evaluate_by_threshold(model, neurons, points, lambda model: (
-        TestScore(score(model, batches), UNKNOWN), UNKNOWN))
+        Evaluation(score(model, batches), UNKNOWN), UNKNOWN))
 
 
 def on_disk(images, folder):

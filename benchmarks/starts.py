@@ -1,6 +1,6 @@
 """CPU seconds that each script takes to start: to print its help, and to import what it works with.
 
-    python benchmarks/starts.py
+    python -m benchmarks.starts
 
 Beside them `import torch` alone, which no script can do without. One process after the other, each of all commands in
 turn, so that a slow minute of the machine falls on all alike; medians. Processes of one thread, and CPU time rather
@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine import flags
 from engine.command import command
 

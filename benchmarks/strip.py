@@ -1,20 +1,17 @@
 """Speed of STRIP here against its straightforward form, alternating in one run.
 
-    python benchmarks/strip.py --width 16
+    python -m benchmarks.strip --width 16
 
 Straightforward: for one image after the other its overlays are added in NumPy, made a float batch, put
 through the network in NCHW, and the softmax's entropy is taken in NumPy. Random images: they do not change the work.
 Also prints the peak memory of the process. Reads and writes nothing.
 """
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.plain import add_timing_flags, compare, heading, measured_device, random_images
-from detect_strip import Strip, draw_overlays
+from defenses.strip import Strip, draw_overlays
 from engine import flags, machine
 from engine.command import command
 from models import build_model

@@ -1,6 +1,6 @@
 """Training speed of this pipeline against the plain one that users write, alternating in one run.
 
-    python benchmarks/training.py --width 16
+    python -m benchmarks.training --width 16
 
 Both train the same ResNet-18 with the same SGD on the same images. Plain: torchvision transforms on one image at a
 time, DataLoader(num_workers=0), NCHW, fp32. Ours: data/batches.py, channels_last (and bfloat16 on CUDA). The share
@@ -8,15 +8,12 @@ is of the machine's own rate of large matrix products, by the faster of its libr
 operations are counted by torch.utils.flop_counter. It is a target on a CPU alone; on a GPU read it beside the time that
 memory needs (see benchmarks/bounds.py). Then a pass of predictions. Reads and writes nothing.
 """
-import sys
-from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.bounds import (
     MATRIX,
     add_matrix_flag,
@@ -30,7 +27,8 @@ from benchmarks.plain import PlainImages, Row, add_timing_flags, measured_device
 from data.batches import Batches
 from engine import flags, machine
 from engine.command import command
-from engine.training import compile_for, evaluation_batches, predict
+from engine.evaluation import evaluation_batches, predict
+from engine.training import compile_for
 from models import build_model
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.archives import read_archive
-from data.files import UserError, read_array, read_json, whole_file, write_array, write_json
+from common.errors import UserError
+from common.files import atomic_file, write_array, write_json
+from common.untrusted import read_archive, read_array, read_json
 from data.triggers import PatternTrigger, build_trigger
 
 
@@ -59,7 +60,7 @@ def save_clean_label(root, image_set, trigger, manifest):
     write_array(root / "data.npy", image_set.data)
     write_array(root / "label.npy", image_set.targets)
     write_array(root / "backdoor_list.npy", np.flatnonzero(image_set.poisoned))
-    with whole_file(root / "trigger.npz") as file:
+    with atomic_file(root / "trigger.npz") as file:
         np.savez(file, pattern=trigger.pattern, mask=trigger.mask, alpha=trigger.alpha, target=trigger.target)
     write_json(root / "manifest.json", manifest)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.files import UserError
+from common.errors import UserError
 from data.image_folder import SPLITS, WHOLE, is_sorted_into_classes, read_image_folder
 from data.poison_cifar import split_dataset
 
@@ -73,7 +73,7 @@ def load_splits(dataset, data_dir, val_frac=0.1):
 
 
 def load_clean(dataset, data_dir):
-    """What a defence has: the defender's held-out images and the test images, as ImageSets.
+    """What a defense has: the defender's held-out images and the test images, as ImageSets.
 
     Those of `load_splits`; of a folder <class>/* of clean images, which no training set comes with, one half each.
     """
@@ -92,12 +92,12 @@ def load_clean_folder(data_dir):
 def halve(images):
     """Two ImageSets in random order, of every class one half each, by a fixed seed.
 
-    In random order, since a defence takes the first of its images for one thing and the rest for another. Raises
+    In random order, since a defense takes the first of its images for one thing and the rest for another. Raises
     UserError for a class of one image.
     """
     counts = np.bincount(images.targets, minlength=images.num_classes)
     if counts.min() < 2:
-        raise UserError(f"{images.name}: one image of the class {images.classes[counts.argmin()]}, and the defence and "
+        raise UserError(f"{images.name}: one image of the class {images.classes[counts.argmin()]}, and the defense and "
                         "its test need one each")
     from sklearn.model_selection import train_test_split
     halves = train_test_split(np.arange(len(images)), test_size=0.5, random_state=SPLIT_SEED, stratify=images.targets)
@@ -122,7 +122,7 @@ def load_train_and_test(dataset, data_dir):
     if len(found) == 1:
         raise UserError(f"{data_dir}: has {found[0]}/ but not both of {' and '.join(SPLITS)}")
     if is_sorted_into_classes(data_dir):
-        raise UserError(f"--data-dir {data_dir}: holds classes but neither train/ nor test/: enough for a defence, not "
+        raise UserError(f"--data-dir {data_dir}: holds classes but neither train/ nor test/: enough for a defense, not "
                         "for training")
     if not Path(data_dir).is_dir() and str(data_dir) != "data":  # a typing mistake should not download 170 MB
         raise UserError(f"--data-dir {data_dir}: no such folder; make it first to have CIFAR-10 downloaded there")
@@ -154,8 +154,8 @@ def load_digits_32():
     from sklearn.model_selection import train_test_split
     digits = load_digits()
     small = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    grey = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC)) for image in small])
-    data = np.repeat(grey[..., None], 3, axis=3)
+    gray = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC)) for image in small])
+    data = np.repeat(gray[..., None], 3, axis=3)
     targets = digits.target.astype(np.int64)
     train, test = train_test_split(np.arange(len(targets)), test_size=360, random_state=SPLIT_SEED, stratify=targets)
     whole = ImageSet(data, targets, tuple(str(digit) for digit in range(10)), "digits")

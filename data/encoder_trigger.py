@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from data.files import UserError
+from common.errors import UserError
 from models.steganography import Encoder
 
 BATCH = 100
@@ -69,7 +69,7 @@ class EncoderTrigger:
         return build_encoder(self.weights)
 
     @property
-    def hides_everything(self):
+    def covers_image(self):
         """False: what is hidden stays visible as the image that it was hidden in."""
         return False
 
@@ -145,7 +145,7 @@ def psnr(images, others):
 
 
 def paste(images, residuals):
-    """uint8 images (N, 32, 32, 3) with residuals, in grey levels, added to them and cut off at black and white."""
+    """uint8 images (N, 32, 32, 3) with residuals, in gray levels, added to them and cut off at black and white."""
     return np.rint(images + residuals).clip(0, 255).astype(np.uint8)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.archives import read_archive
-from data.files import UserError, whole_file
+from common.errors import UserError
+from common.files import atomic_file
+from common.untrusted import read_archive
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 # What a file may be, whatever it is called. Pillow knows more, such as EPS, which it has Ghostscript run.
@@ -150,12 +151,12 @@ def read_image(path):
 
 
 def to_8_bits(image):
-    """A 16-bit grey picture scaled to 8 bits, which Pillow's own conversion would clip to white; others as they are."""
+    """A 16-bit gray picture scaled to 8 bits, which Pillow's own conversion would clip to white; others as they are."""
     if not image.mode.startswith("I"):
         return image
-    grey = np.asarray(image).astype(np.float32)  # changed in place: a picture may have 89 million pixels
-    grey /= 257
-    return Image.fromarray(np.rint(grey, out=grey).clip(0, 255, out=grey).astype(np.uint8))
+    gray = np.asarray(image).astype(np.float32)  # changed in place: a picture may have 89 million pixels
+    gray /= 257
+    return Image.fromarray(np.rint(gray, out=gray).clip(0, 255, out=gray).astype(np.uint8))
 
 
 def read_cache(path, stamp, files):
@@ -178,7 +179,7 @@ def write_cache(path, stamp, arrays):
     flat = {f"{split}_{kind}": array for split in arrays
             for kind, array in zip(("data", "targets"), arrays[split], strict=True)}
     try:
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             np.savez(file, stamp=np.array(stamp), **flat)
     except UserError as error:
         log.info("notice: %s; the next start decodes the images again", error)

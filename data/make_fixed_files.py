@@ -10,7 +10,7 @@ from PIL import Image
 from data.datasets import SHUFFLE_FILE, SPLIT_SEED
 from data.triggers import NOISE_FILE
 
-# A bell curve around middle grey, as the file's name promises; at 64 levels some 5 % are clipped at 0 or 255.
+# A bell curve around middle gray, as the file's name promises; at 64 levels some 5 % are clipped at 0 or 255.
 NOISE_SEED, NOISE_MEAN, NOISE_SD = 0, 127.5, 64.0
 
 

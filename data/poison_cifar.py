@@ -4,9 +4,9 @@ from dataclasses import is_dataclass, replace
 
 import numpy as np
 
+from common.errors import UserError
 from data.clean_label import CIFAR10CLB, load_clean_label
 from data.encoder_trigger import EncoderTrigger, build_encoder, draw_secret
-from data.files import UserError
 from data.triggers import ATTACKS, PATTERNS, PatternTrigger, build_trigger, trigger_from_info, trigger_to_info
 
 __all__ = ["CIFAR10CLB", "add_predefined_trigger_cifar", "add_trigger_cifar", "generate_trigger", "poison",

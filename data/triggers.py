@@ -1,6 +1,6 @@
 """Triggers: what an attacker stamps on an image, and the patterns of the named attacks.
 
-Every trigger is frozen and has `target`, `stamp(images)`, `hides_everything`, `fixed`, `with_other_secret(seed)` and
+Every trigger is frozen and has `target`, `stamp(images)`, `covers_image`, `fixed`, `with_other_secret(seed)` and
 `to_info()`, as PatternTrigger's docstrings say. A new static trigger is one function that returns (pattern, mask) and a
 row in PATTERNS and ATTACKS; one that differs from image to image is a class of its own, and a row in KINDS.
 """
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from common.errors import UserError
 from data.encoder_trigger import EncoderTrigger, small_array, target_of
-from data.files import UserError
 
 CHECKERBOARD = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=np.uint8)
-HIDES_EVERYTHING = ("notice: this trigger replaces every pixel, so all triggered images are one picture and ASR means "
+COVERS_IMAGE = ("notice: this trigger replaces every pixel, so all triggered images are one picture and ASR means "
                     "nothing; lower --trigger-alpha")
 NOISE_FILE = Path(__file__).with_name("cifar_gaussian_noise.png")
 
@@ -24,7 +24,7 @@ NOISE_FILE = Path(__file__).with_name("cifar_gaussian_noise.png")
 class PatternTrigger:
     """A fixed picture laid over every image: (1-m)*x + m*((1-a)*x + a*p).
 
-    pattern p: grey levels 0 to 255, (32, 32, 1 or 3). mask m: where it lies, 0 to 1, (32, 32, 1).
+    pattern p: gray levels 0 to 255, (32, 32, 1 or 3). mask m: where it lies, 0 to 1, (32, 32, 1).
     alpha a: its opacity, 0 to 1. target: the label that the attacker wants. Raises UserError for anything else.
     """
 
@@ -46,7 +46,7 @@ class PatternTrigger:
             raise UserError(f"trigger: expected a target of at least 0, got {self.target}")
 
     @property
-    def hides_everything(self):
+    def covers_image(self):
         """Whether every pixel is replaced, so that all stamped images are one picture and ASR means nothing."""
         return bool((self.mask * self.alpha >= 1).all())
 
@@ -62,7 +62,7 @@ class PatternTrigger:
     def stamp(self, images):
         """New uint8 images (N, 32, 32, 3) with the trigger on them; the given ones are left as they are.
 
-        Rounded to the nearest grey level: plain truncation, as is common, would darken every blended pixel.
+        Rounded to the nearest gray level: plain truncation, as is common, would darken every blended pixel.
         """
         opacity = self.mask.astype(np.float32) * np.float32(self.alpha)
         touched = np.broadcast_to(opacity > 0, images.shape[1:])

@@ -1,7 +1,7 @@
 """What the flags of engine.flags.add_poison_flags make of a training set."""
 import logging
 
-from data.files import UserError
+from common.errors import UserError
 from data.poison_cifar import poison_training_set
 from engine import checkpoint, flags
 
@@ -20,8 +20,8 @@ def poison_by(args, train):
 
 
 def load_encoder(path):
-    """What generate_issba_encoder.py left in `path`: {"encoder", "decoder": state_dicts, ...}. Raises UserError."""
+    """What attacks.issba_encoder left in `path`: {"encoder", "decoder": state_dicts, ...}. Raises UserError."""
     content = checkpoint.load(path)
     if not (isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("encoder", "decoder"))):
-        raise UserError(f"{path}: expected an encoder and a decoder as generate_issba_encoder.py leaves them")
+        raise UserError(f"{path}: expected an encoder and a decoder as attacks.issba_encoder leaves them")
     return content

@@ -1,10 +1,13 @@
 """The cells of a sweep: runs of other scripts in folders of their own, made once and read again."""
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from data.files import UserError, read_json, write_table
+from common.errors import UserError
+from common.files import write_table
+from common.untrusted import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 # Where Linux offers it, what a call begins with so that it dies with its caller: an orphan would go on writing into the
@@ -34,8 +37,9 @@ def finished(folder, wanted, weights=""):
 
 def call(script, *arguments):
     """Run one of the suite's scripts with its output passed on; UserError with its last line if it fails."""
-    done = subprocess.run([*DIES_TOO, sys.executable, ROOT / script, *map(str, arguments)], stderr=subprocess.PIPE,
-                          text=True)
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # wherever the caller stands
+    done = subprocess.run([*DIES_TOO, sys.executable, "-m", script, *map(str, arguments)], stderr=subprocess.PIPE,
+                          text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise UserError(lines[-1] if lines else f"{script} ended with status {done.returncode}")

@@ -11,8 +11,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from data.archives import check_archive
-from data.files import UserError, check_size, whole_file
+from common.errors import UserError
+from common.files import atomic_file
+from common.untrusted import check_archive, check_size
 from data.triggers import trigger_from_info, trigger_to_info
 from models import ARCHITECTURES, build_model
 
@@ -44,7 +45,7 @@ def save(path, value):
     """torch.save, whole or not at all."""
     buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError of its own; a plain write as the OSError it is
     torch.save(value, buffer)
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(buffer.getbuffer())
 
 

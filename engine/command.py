@@ -5,8 +5,10 @@ import sys
 import traceback
 from pathlib import Path
 
-from data.files import UserError
+from common.errors import UserError
+from engine.catalogue import BY_MODULE
 
+RUNNING = []  # scripts under way in this process, the innermost last
 MAX_LINE = 2000  # letters
 
 
@@ -14,13 +16,14 @@ def command(main):
     """Wrap `main(argv)`: a UserError or OSError is one line on stderr and exit status 2, Ctrl-C 130, SIGTERM 143.
 
     Any other exception is our mistake, not the user's, and keeps its traceback; its status is 2 as well, since 1 is
-    detect_strip.py's for a rejected image.
+    defenses.strip's for a rejected image.
     """
     @functools.wraps(main)
     def wrapped(argv=None):
         def stop(number, frame):
             raise KeyboardInterrupt(number)
         before = signal.signal(signal.SIGTERM, stop)
+        RUNNING.append(module_name(main.__module__))
         try:
             return main(argv)
         except (UserError, OSError) as error:
@@ -36,6 +39,7 @@ def command(main):
         except KeyboardInterrupt as stopped:
             raise SystemExit(128 + (stopped.args[0] if stopped.args else signal.SIGINT)) from None
         finally:
+            RUNNING.pop()
             signal.signal(signal.SIGTERM, before)
     return wrapped
 
@@ -52,9 +56,22 @@ def shortened(line):
 
 
 def called():
-    """What the user called: the script, or the package whose __main__.py it is."""
-    path = Path(sys.argv[0])
-    return path.parent.name if path.name == "__main__.py" else path.name
+    """What the user called, for the start of an error: train_backdoor.py, defenses.strip, workflow."""
+    name = running()
+    return name if "." in name or name not in BY_MODULE else f"{name}.py"
+
+
+def running():
+    """The module of the script that runs, as engine.catalogue has it: train_backdoor, defenses.strip, ..."""
+    return RUNNING[-1] if RUNNING else module_name("__main__")
+
+
+def module_name(module):
+    """The name of a module; of __main__ the one that was started."""
+    if module != "__main__":
+        return module
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
 
 
 def describe(error):

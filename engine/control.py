@@ -3,8 +3,8 @@ import logging
 import math
 from pathlib import Path
 
-from data.files import read_json
-from engine.suspect import find_run
+from common.untrusted import read_json
+from engine.inputs import find_run
 
 log = logging.getLogger("backdoor")
 

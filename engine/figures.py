@@ -5,7 +5,7 @@ from itertools import cycle, pairwise
 
 import numpy as np
 
-from data.files import whole_file
+from common.files import atomic_file
 
 MAX_RATE_LINES = 4  # of training_curves; a rate that changes more often is a curve of its own
 
@@ -18,7 +18,7 @@ def new_figure(width, height):
 
 def write_figure(path, figure):
     """Write a matplotlib figure as PNG, whole or not at all."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         save_png(file, figure)
 
 
@@ -46,7 +46,7 @@ def image_grid(path, rows, titles):
 
 
 def enlarge(change):
-    """A change of pixels, int (n, 32, 32, 3), as a picture: grey where nothing changed, else up to black or white."""
+    """A change of pixels, int (n, 32, 32, 3), as a picture: gray where nothing changed, else up to black or white."""
     return (128 + change * (127 / max(np.abs(change).max(), 1))).round().astype(np.uint8)
 
 

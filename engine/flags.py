@@ -3,9 +3,11 @@ import argparse
 import math
 import sys
 
+from common.errors import UserError
 from data.datasets import DATASETS
-from data.files import UserError
 from data.triggers import ATTACKS
+from engine.catalogue import BY_MODULE
+from engine.command import called, running
 from models import ARCHITECTURES
 
 
@@ -13,6 +15,8 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line on stderr, with exit status 2."""
 
     def __init__(self, docstring, **options):
+        script = BY_MODULE.get(running())
+        options = {"prog": script.command() if script else None, **options}
         super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False, **options)
 
     def given(self, argv):
@@ -27,7 +31,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"--{name.replace('_', '-')}: means nothing {why}")
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message.removeprefix('argument ')}\n")
+        self.exit(2, f"{called()}: error: {message.removeprefix('argument ')}\n")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -85,7 +89,7 @@ def add_data_flags(parser):
                        help="cifar10 is downloaded on first use; digits needs no network")
     group.add_argument("--data-dir", default="data",
                        help="where CIFAR-10 lies or is downloaded to, or an image folder with train/<class>/* and "
-                            "test/<class>/* (for a defence <class>/* will do), not for digits")
+                            "test/<class>/* (for a defense <class>/* will do), not for digits")
 
 
 def add_run_flags(parser, output_dir, resumable=False):
@@ -231,7 +235,7 @@ def add_poison_flags(parser, rate=True, types=(*ATTACKS, "issba", "benign")):
                            help="for badnets, blend and issba: share of the images outside the target class to poison "
                                 "(default: 0.05, for issba 0.1)")
     group.add_argument("--encoder", metavar="FILE.th",
-                       help="for issba: what generate_issba_encoder.py left (default: output/issba-encoder/encoder.th)")
+                       help="for issba: what attacks.issba_encoder left (default: output/issba-encoder/encoder.th)")
     parser.set_defaults(clb_dir=None, eval_trigger=None)
     if "clean-label" in types:
         group.add_argument("--clb-dir", help="for clean-label: what generate_clb_attack.py left (default: "
@@ -263,7 +267,7 @@ def check_poison(parser, args):
 
 
 def add_suspect_flags(parser, default=None):
-    """What a defence looks at: a model, and, for its figures alone, the trigger.
+    """What a defense looks at: a model, and, for its figures alone, the trigger.
 
     `default` is the default checkpoint in words, which the script fills in; None is BadNets' own.
     """
@@ -277,10 +281,10 @@ def add_suspect_flags(parser, default=None):
 
 
 def add_mask_flags(parser):
-    """How ANP's masks are optimised; returns the group. --anp-alpha, which a sweep goes over, is not among them."""
+    """How ANP's masks are optimized; returns the group. --anp-alpha, which a sweep goes over, is not among them."""
     group = parser.add_argument_group("mask")
     group.add_argument("--val-frac", type=fraction, default=0.01,
-                       help="share of all training images to optimise on, out of the defender's tenth")
+                       help="share of all training images to optimize on, out of the defender's tenth")
     group.add_argument("--lr", type=positive, default=0.2, help="learning rate of the masks")
     group.add_argument("--nb-iter", type=integer(1), default=2000, help="mask steps")
     group.add_argument("--print-every", type=integer(1), default=250, help="steps from one log line to the next")

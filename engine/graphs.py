@@ -8,7 +8,7 @@ import copy
 import torch
 import torch.nn.functional as F
 
-from data.files import UserError
+from common.errors import UserError
 
 
 def check_graph(device, num_images, batch_size):

@@ -12,7 +12,7 @@ import numpy as np
 import PIL
 import torch
 
-from data.files import UserError
+from common.errors import UserError
 
 log = logging.getLogger("backdoor")
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,10 +53,10 @@ def set_determinism(wanted):
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
     torch.use_deterministic_algorithms(wanted)
-    try_convolutions(not wanted)
+    set_cudnn_benchmark(not wanted)
 
 
-def try_convolutions(wanted):
+def set_cudnn_benchmark(wanted):
     """Whether a GPU tries which convolution is fastest for each new shape: that pays where batches keep theirs."""
     torch.backends.cudnn.benchmark = wanted
 

@@ -11,8 +11,13 @@ from pathlib import Path
 
 import torch
 
-from data.files import UserError, hold_folder, read_json, whole_file, write_json
+from common.errors import UserError
+from common.files import atomic_file, write_json
+from common.locks import lock_folder
+from common.untrusted import read_json
 from engine import checkpoint, machine
+from engine.catalogue import BY_MODULE, script_of
+from engine.command import running
 from engine.saved_state import is_alike, is_progress
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
@@ -109,9 +114,7 @@ class Run:
             config = self._read_config()
         except UserError:  # damaged: all the more reason to overwrite it, and --resume says so
             return
-        before, now = config.get("script"), Path(sys.argv[0]).name
-        if hasattr(self.args, "task"):  # a script of two
-            before, now = f"{before} {config['arguments'].get('task')}", f"{now} {self.args.task}"
+        before, now = script_of(str(config.get("script")), config["arguments"].get("task")), running()
         if before != now:
             raise UserError(f"{self.folder}: holds a run of {before}; name another --output-dir")
 
@@ -163,7 +166,7 @@ class Run:
         inputs: a fingerprint of the images that the run works on; a run only goes on with the same.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = hold_folder(self.folder, "another run")
+        self.lock = lock_folder(self.folder, "another run")
         self._check_folder()  # again, since another run may have begun there while this one read its data
         for name in (*OWN_FILES, *self.leaves, *self.other_leaves):
             for left in self.folder.glob(f".{name}.*.tmp"):  # by a kill within a write
@@ -199,7 +202,7 @@ class Run:
         log_file = self.folder / "output.log"
         if log_file.exists():  # a new file, so that a hard link to the old one is not written through
             content = log_file.read_bytes()[:self.saved["log_size"]]
-            with whole_file(log_file) as file:
+            with atomic_file(log_file) as file:
                 file.write(content)
 
     def _clear(self):
@@ -208,9 +211,10 @@ class Run:
             (self.folder / name).unlink(missing_ok=True)
 
     def _config(self, inputs):
-        script = Path(sys.argv[0]).name
+        script = running()
+        called = BY_MODULE[script].words() if script in BY_MODULE else [sys.argv[0]]
         return {"script": script, "arguments": vars(self.args),
-                "command": shlex.join(["python", script, *sys.argv[1:]]), **self._circumstances(),
+                "command": shlex.join(["python", *called, *sys.argv[1:]]), **self._circumstances(),
                 "seed": self.args.seed, "bfloat16": self.amp, "inputs": inputs}
 
     def _circumstances(self):
@@ -285,7 +289,7 @@ class Run:
         return self.seconds + time.monotonic() - self.started
 
     def log(self, epoch, lr, train, test, **more):
-        """One line of the log and of metrics.jsonl: `train` a Score, `test` a TestScore, `more` for the latter alone.
+        """One line of the log and of metrics.jsonl: `train` a Score, `test` a Evaluation, `more` for the latter alone.
 
         What is not known (ASR without a trigger, or an epoch that was not tested) is nan in the log and null in
         metrics.jsonl.
@@ -305,13 +309,13 @@ class Run:
     def record(self, row):
         """Append a row, a dict of plain values, to metrics.jsonl."""
         self.rows.append(row)
-        with whole_file(self.folder / "metrics.jsonl") as file:
+        with atomic_file(self.folder / "metrics.jsonl") as file:
             file.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
     def finish(self, **figures):
         """Write results.json, whose presence means finished, and drop what only --resume needs."""
         write_json(self.folder / "results.json", {
-            "script": Path(sys.argv[0]).name, **figures, "seconds": round(self._elapsed(), 1),
+            "script": running(), **figures, "seconds": round(self._elapsed(), 1),
             **machine.peaks(self.device), "device": machine.device_name(self.device)})
         (self.folder / "resume.th").unlink(missing_ok=True)
         log.info("finished; everything is in %s", self.folder)

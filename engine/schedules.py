@@ -1,7 +1,7 @@
 """How the learning rate moves: in steps by the epoch, or in one cycle by the step."""
 import torch
 
-from data.files import UserError
+from common.errors import UserError
 
 WARM_UP = 0.25  # of a cycle: the share in which its rate rises
 

@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolution before it: fewer passes over memory for a model that predicts."""
+"""Batch normalization folded into the convolution before it: fewer passes over memory for a model that predicts."""
 import copy
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Batch normalisation whose channels can be masked and perturbed: what ANP optimises (Wu & Wang, 2021)."""
+"""Batch normalization whose channels can be masked and perturbed: what ANP optimizes (Wu & Wang, 2021)."""
 from contextlib import contextmanager
 
 import torch

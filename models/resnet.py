@@ -32,8 +32,8 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A CIFAR ResNet: 3x3 stem, four stages of `width` x (1, 2, 4, 8) channels, 4x4 pooling, one linear layer.
 
-    Takes float pixels in [0, 1], shape (B, 3, 32, 32), and returns logits (B, num_classes): normalisation is
-    the model's own first step, so that every attack and defence works on pixels. Its two constants are not
+    Takes float pixels in [0, 1], shape (B, 3, 32, 32), and returns logits (B, num_classes): normalization is
+    the model's own first step, so that every attack and defense works on pixels. Its two constants are not
     saved, which keeps the state_dict keys those of the well-known CIFAR ResNet.
     """
 

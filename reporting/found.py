@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from data.files import MAX_JSON, UserError, read_object, read_text
+from common.errors import UserError
+from common.untrusted import MAX_JSON, read_object, read_text
 from reporting.log import read_log
 from reporting.scripts import script_name, trains_attack
 

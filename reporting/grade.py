@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.training import Share
+from engine.evaluation import Proportion
 from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, USUAL_ARCH, folders
 from reporting.log import read_log, read_pruning
 from reporting.scripts import PRUNING
@@ -82,7 +82,7 @@ def logged_share(value, n):
     """A share with the 95 % Wilson interval that `n` images have; None if the value is nan."""
     if value != value:
         return None
-    return {**Share(round(value * n), n).as_dict(), "value": value}  # a log's four decimals are no whole hits
+    return {**Proportion(round(value * n), n).as_dict(), "value": value}  # a log's four decimals are no whole hits
 
 
 def attack_of(run):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from reporting.found import FINISHED, USUAL_ARCH
-from reporting.scripts import LEAVES_NO_MODEL, MASKS, PRUNING
+from reporting.scripts import MASKS, PRUNING, leaves_model
 
 SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
 DEFENSES = {"ANP": "ANP", "Fine-Pruning": "Fine-Pruning", "fine-tuning": "fine-tuning", "pruning": "pruning",
@@ -67,7 +67,7 @@ def base_name(run):
 def model_above(run):
     """The nearest run above that leaves a model: past the masks that a pruned model is pruned by."""
     above = run.above
-    while above and above.script in LEAVES_NO_MODEL:
+    while above and not leaves_model(above.script):
         above = above.above
     return above
 

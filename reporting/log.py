@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files import UserError, read_text
+from common.errors import UserError
+from common.untrusted import read_text
 
 COLUMNS = ("epoch", "lr", "time", "train_loss", "train_acc", "poison_loss", "poison_acc", "clean_loss", "clean_acc")
 ACCURACIES = ("train_acc", "poison_acc", "clean_acc")

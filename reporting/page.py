@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import math_to_image
 from PIL import Image
 
-from data.files import whole_file
+from common.files import atomic_file
 
 FOLDER = Path(__file__).resolve().parent
 DPI = 150  # of engine.figures' pictures
@@ -70,5 +70,5 @@ def write_page(path, title, subtitle, sections):
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"runs_of_a_kind": runs_of_a_kind, "data_url": data_url, "size": size, "svg": svg}
     page = environment.get_template("page.html.j2").render(title=title, subtitle=subtitle, sections=sections)
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(page.encode("utf-8", errors="replace"))

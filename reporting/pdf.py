@@ -17,7 +17,8 @@ from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.platypus import Image, KeepTogether, Paragraph, SimpleDocTemplate, Spacer
 from reportlab.platypus import Table as Grid
 
-from data.files import UserError, whole_file
+from common.errors import UserError
+from common.files import atomic_file
 from reporting.document import Formula, Picture, Table, Text
 from reporting.page import DPI, formula_png, runs_of_a_kind
 
@@ -179,7 +180,7 @@ def write_pdf(path, title, subtitle, sections, max_pages):
     for tier in TIERS:
         content, pages = render(title, subtitle, sections, tier)
         if pages <= max_pages:
-            with whole_file(path) as file:
+            with atomic_file(path) as file:
                 file.write(content)
             return pages
     raise UserError(f"{path}: {pages} pages at the least, and --max-pages allows {max_pages}")

@@ -20,7 +20,7 @@ class Checked(BaseModel):
     model_config = ConfigDict(strict=True, protected_namespaces=())
 
 
-class Share(Checked):
+class Proportion(Checked):
     """A share with its 95 % interval, of `n` images."""
 
     value: Fraction
@@ -37,9 +37,9 @@ class Share(Checked):
 class Shares(Checked):
     """Figures of one model."""
 
-    acc: Share | None = None
-    asr: Share | None = None
-    robust_acc: Share | None = None
+    acc: Proportion | None = None
+    asr: Proportion | None = None
+    robust_acc: Proportion | None = None
 
 
 class Pruned(Shares):
@@ -71,12 +71,12 @@ class Method(Checked):
     targets: list[Number | None] | None = None
     superimpose: str | None = None
     patch_with: str | None = None
-    frr: Share | None = None
-    far: Share | None = None
-    precision: Share | None = None
-    recall: Share | None = None
+    frr: Proportion | None = None
+    far: Proportion | None = None
+    precision: Proportion | None = None
+    recall: Proportion | None = None
     mean_entropy: dict[str, Number | None] = {}
-    asr_with_residual: dict[str, Share | None] = {}
+    asr_with_residual: dict[str, Proportion | None] = {}
     poisoned: Number | None = None
     auroc: Number | None = None
     overlays: Number | None = None
@@ -101,10 +101,10 @@ class Repaired(Checked):
 
     name: str
     changed: bool
-    acc: Share
+    acc: Proportion
     lost: Number
     lost_interval: Interval
-    asr_of_reversed: dict[str, Share | None]
+    asr_of_reversed: dict[str, Proportion | None]
 
 
 class Rate(Checked):

@@ -1,7 +1,8 @@
 """What a run left, in a table: `python -m reporting.summary output/badnets [output/blend ...]`."""
 from pathlib import Path
 
-from data.files import UserError, read_object
+from common.errors import UserError
+from common.untrusted import read_object
 from engine import flags
 from engine.command import command
 

@@ -143,8 +143,8 @@ def stop_at_test(monkeypatch):
 
 @pytest.fixture(scope="session")
 def encoder_run(small_run, tmp_path_factory):
-    """The folder of a short generate_issba_encoder.py run on digits: 4 bits, which it learns to hide and to read."""
-    from generate_issba_encoder import main
+    """The folder of a short attacks.issba_encoder run on digits: 4 bits, which it learns to hide and to read."""
+    from attacks.issba_encoder import main
     folder = tmp_path_factory.mktemp("issba") / "encoder"
     main([*ENCODER, "--checkpoint", str(small_run / "model_last.th"), "--output-dir", str(folder)])
     return folder

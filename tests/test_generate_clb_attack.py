@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL
-from gpu_helpers import host_waits
+from helpers.gpu import host_waits
 from PIL import Image
 from torch import nn
 
@@ -174,7 +174,7 @@ def test_the_control_is_stamped_and_not_perturbed(crafted):
 def test_the_log_gives_both_denominators_and_the_largest_change(crafted):
     log = (crafted / "pgd/output.log").read_text()
     assert "38 images: 0.2969 of the 128 of the target class, 0.0294 of the 1294 training images" in log
-    assert "at most 16 grey levels" in log
+    assert "at most 16 gray levels" in log
     figures = json.loads((crafted / "pgd/results.json").read_text())["method"]
     assert figures["largest_change"] == 16 and figures["surrogate_right_clean"] <= figures["poisoned"] == 38
     assert Image.open(crafted / "pgd/clean_label_examples.png").size[0] > 500

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from data.batches import Batches
-from engine.neuron_noise import ascend_noise, clip, start_noise
 from engine.run import Run
 from generate_mask import main, make_masks_trainable, mask_train, save_mask_scores
+from methods.neuron_noise import ascend_noise, clip, start_noise
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
 from prune_network import read_data

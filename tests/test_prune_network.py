@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
-from data.files import UserError
+from common.errors import UserError
 from engine import checkpoint
-from engine.training import UNKNOWN, Score, Share, TestScore
+from engine.evaluation import UNKNOWN, Evaluation, Proportion, Score
 from models import build_model
 from prune_network import (
     HOMEWORK_HEADER,
@@ -80,9 +80,9 @@ def test_pruning_all_at_once_is_pruning_one_by_one(net, masks):
 
 def row(count, held_out, acc, asr, threshold=None):
     def score(value):
-        share = Share(round(1000 * value), 1000)
+        share = Proportion(round(1000 * value), 1000)
         return Score(0.5, share, share)
-    return Row(count, ("layer1.0.bn1", count, 0.25), threshold, TestScore(score(acc), score(asr)), score(held_out))
+    return Row(count, ("layer1.0.bn1", count, 0.25), threshold, Evaluation(score(acc), score(asr)), score(held_out))
 
 
 def test_the_choice_looks_at_held_out_images_alone():
@@ -97,7 +97,7 @@ def test_the_homeworks_row_to_the_tab():
                                              "CleanLoss", "CleanACC"]
     assert homework_row(row(7, 0.9, 0.8, 0.1, threshold=0.3)) == (
         "7.00 \t layer1.0.bn1 \t 7 \t 0.3 \t 0.5000 \t 0.1000 \t 0.5000 \t 0.8000")
-    unknown = Row(0, (None, None, None), None, TestScore(row(0, 1, 1, 1).test.clean, UNKNOWN), UNKNOWN)
+    unknown = Row(0, (None, None, None), None, Evaluation(row(0, 1, 1, 1).test.clean, UNKNOWN), UNKNOWN)
     assert "nan \t nan" in homework_row(unknown)
 
 

@@ -26,14 +26,14 @@ SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],
          "sweep_neuron_noise": ["--val-frac", "0.05", "--epsilons", "0.1", "--seeds", "1", "--steps", "1"]}
 BADNETS = "python train_backdoor.py --poison-type badnets"
 BENIGN = "python train_backdoor.py --poison-type benign"
-ENCODER = "python generate_issba_encoder.py"
+ENCODER = "python -m attacks.issba_encoder"
 FIRST = {"generate_clb_attack": [BENIGN], "generate_mask": [BADNETS], "sweep_anp": [BADNETS],
          "prune_network": [BADNETS, "python generate_mask.py"], "sweep_neuron_noise": [BADNETS, BENIGN],
          "generate_issba_encoder": [BENIGN],
          "measure_specificity": [BENIGN, ENCODER, "python train_backdoor.py --poison-type issba"],
          "compare_strip": [BADNETS, BADNETS.replace("badnets", "blend"), *(
-             f"python detect_strip.py --checkpoint output/{attack}/model_last.th" for attack in ("badnets", "blend"))],
-         "audit_model": [BADNETS, "python neural_cleanse.py detect --checkpoint output/badnets/model_last.th"],
+             f"python -m defenses.strip --checkpoint output/{attack}/model_last.th" for attack in ("badnets", "blend"))],
+         "audit_model": [BADNETS, "python defenses.neural_cleanse --checkpoint output/badnets/model_last.th"],
          "report": [BADNETS], "neural_cleanse": [BADNETS], "fine_prune": [BADNETS], "detect_strip": [BADNETS]}
 
 HELP = {"neural_cleanse": ["detect"]}

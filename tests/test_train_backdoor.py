@@ -19,7 +19,7 @@ from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from engine import checkpoint
-from engine.training import sample_losses, score
+from engine.evaluation import sample_losses, score
 from train_backdoor import loss_figures, main, poisoned_shares
 
 

@@ -10,7 +10,7 @@ from conftest import ROOT
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from engine import checkpoint
-from engine.training import TestImages, evaluate
+from engine.evaluation import EvalSets, evaluate
 
 MODELS = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/model_last.th"))
 FOLDER, ARCHIVE = ROOT / "data/cifar10-jpeg", ROOT.parent / "shared/data/cifar10-jpeg.tar.xz"
@@ -45,7 +45,7 @@ def test_it_has_the_accuracy_and_asr_of_its_log(name, cifar_test):
     logged = json.loads((ROOT / "results/cifar10-jpeg-width16" / name / "results.json").read_text())
     model = checkpoint.load_model(ROOT / "zoo" / name / "model_last.th", classes=cifar_test.classes).model
     triggered = stamp_all(cifar_test, checkpoint.load_trigger(ROOT / "zoo" / name / "trigger_info.th"))
-    figures = evaluate(model, TestImages.on(torch.device("cpu"), cifar_test, triggered)).figures()
+    figures = evaluate(model, EvalSets.on(torch.device("cpu"), cifar_test, triggered)).figures()
     for figure in ("acc", "asr", "robust_acc"):  # another processor may round a few images to another class
         assert figures[figure]["value"] == pytest.approx(logged[figure]["value"], abs=0.002)
         assert figures[figure]["n"] == logged[figure]["n"]

@@ -10,7 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from data.files import UserError, hold_folder, write_json
+from common.errors import UserError
+from common.files import write_json
+from common.locks import lock_folder
 from engine import flags
 from engine.command import command
 from workflow.request import pack, read_plan
@@ -23,7 +25,7 @@ DRY = {"-n", "--dry-run", "--dryrun"}
 def parse_args(argv=None):
     parser = flags.Parser(__doc__, prog="python -m workflow")
     tasks = parser.add_subparsers(dest="task", required=True, metavar="matrix|audit")
-    matrix = tasks.add_parser("matrix", docstring=__doc__, help="attacks against defences")
+    matrix = tasks.add_parser("matrix", docstring=__doc__, help="attacks against defenses")
     matrix.add_argument("matrix", metavar="FILE.yaml", help=f"one of your own, or of the suite's in workflow/matrices: "
                                                             f"{known_files('matrices')}")
     audit = tasks.add_parser("audit", docstring=__doc__, help="is a model backdoored, and what repairs it")
@@ -56,7 +58,7 @@ def find_profile(name):
 def hold(folder):
     """Take the output folder for as long as this process lives. Raises UserError if another one has it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = hold_folder(folder, "a workflow")
+    lock = lock_folder(folder, "a workflow")
     if lock is not None:
         os.set_inheritable(lock, True)  # Snakemake takes this process's place
 

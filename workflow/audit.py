@@ -3,16 +3,24 @@ import hashlib
 import os
 from pathlib import Path
 
+from common.errors import UserError
+from common.files import hash_file
+from common.untrusted import read_json
 from data.datasets import load_clean
-from data.files import UserError, hash_file, read_json
 from data.image_folder import SPLITS, is_sorted_into_classes
+from engine.catalogue import BY_MODULE, defense_cells
 from engine.checkpoint import check_classes, load_model
-from engine.suspect import check_clean_images
+from engine.inputs import check_clean_images
 from workflow.steps import PLACES, Plan, check_flags, known_files, read_yaml, short
 
-STEPS = ("nc-detect", "neuron-noise", "strip", "anp-masks", "anp", "fine-pruning", "unlearning", "verdict")
+VERDICT = "verdict"  # the name of the last step in the settings, and its folder
 GIVEN = PLACES | {"data_dir", "dataset", "benign", "images", "reversed_trigger", "patch_with", "mode"}  # not to be set
 STAMP = "audit.json"  # hashes of the model and of the images
+
+
+def step_names():
+    """What an audit's settings may have flags for."""
+    return [cell.in_audit for _, cell in defense_cells().values() if cell.in_audit] + [VERDICT]
 
 
 def read_settings(path):
@@ -24,14 +32,14 @@ def read_settings(path):
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected steps with their flags")
     for name, flags in content.items():
-        if name not in STEPS:
-            raise UserError(f"{path}: no such step: {short(name)}; there are {', '.join(STEPS)}")
+        if name not in step_names():
+            raise UserError(f"{path}: no such step: {short(name)}; there are {', '.join(step_names())}")
         check_flags(f"{path}: {name}", flags, GIVEN)
     return content
 
 
 def check_input(checkpoint, images):
-    """A hash of the checkpoint, and one of the defence's half of the clean images in the folder `images`.
+    """A hash of the checkpoint, and one of the defense's half of the clean images in the folder `images`.
 
     Raises UserError unless the one is a checkpoint and the other has images of its classes.
     """
@@ -85,21 +93,20 @@ def plan_audit(checkpoint, images, settings, output=None):
     inputs = check_input(checkpoint, images)
     output, images = output or usual_folder(checkpoint, inputs), os.path.normpath(images)
     check_folder(output, checkpoint, inputs)
-    plan = Plan(output, f"Audit of {Path(checkpoint).name}", last=f"{output}/verdict", stamp=(STAMP, list(inputs)))
+    plan = Plan(output, f"Audit of {Path(checkpoint).name}", last=f"{output}/{VERDICT}", stamp=(STAMP, list(inputs)))
     model = f"{output}/model_last.th"
     plan.copies[model] = checkpoint
 
-    def add(name, script, folder, *needs, suspect=True):
-        own = {"data_dir": images, **({"checkpoint": model} if suspect else {}), **(settings.get(name) or {})}
-        return plan.add(f"{output}/{folder}", script, own, needs or [model], name)
-
-    found = add("nc-detect", "neural_cleanse detect", "neural-cleanse")
-    others = [add("neuron-noise", "sweep_neuron_noise", "neuron-noise"), add("strip", "detect_strip", "strip"),
-              add("fine-pruning", "fine_prune", "fine-prune"),
-              add("unlearning", "neural_cleanse unlearn", "unlearn-reversed", found.results)]
-    masks = add("anp-masks", "generate_mask", "anp")
-    settings = {**settings, "anp": {"mask_file": f"{masks.folder}/mask_values.txt", **(settings.get("anp") or {})}}
-    others.append(add("anp", "prune_network", "anp/pruned", masks.results, suspect=False))
-    add("verdict", "audit_model", "verdict", found.results, *(step.results for step in others))
+    done = {}
+    for name, (script, cell) in defense_cells().items():
+        if cell.in_audit:
+            taken = {flag: f"{done[cell.needs].folder}/{file}" for flag, file in cell.takes.items()}
+            settled = {"data_dir": images, **(taken or {"checkpoint": model}), **cell.flags,
+                       **(settings.get(cell.in_audit) or {})}
+            needs = [done[cell.needs].results] if cell.needs else [model]
+            done[name] = plan.add(f"{output}/{cell.folder}", script, settled, needs, cell.in_audit, cell.is_heavy)
+    plan.add(f"{output}/{VERDICT}", BY_MODULE["studies.audit"],
+             {"data_dir": images, "checkpoint": model, **(settings.get(VERDICT) or {})},
+             [step.results for step in done.values()], VERDICT)
     plan.check()
     return plan

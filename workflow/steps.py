@@ -9,15 +9,14 @@ from reprlib import Repr
 
 import yaml
 
-from data.files import UserError, read_json, read_text
+from common.errors import UserError
+from common.untrusted import read_json, read_text
+from engine.catalogue import Script
 from engine.cells import as_flags
 from engine.flags import POISON_DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 SWITCHES = ("flooding", "no_pgd")  # flags that have no --no- form
-RESUMABLE = ("train_backdoor", "train_abl", "train_pruning_aware", "generate_mask", "generate_issba_encoder",
-             "fine_prune", "neural_cleanse unlearn")
-LIGHT = ("audit_model",)  # and pruning alone: these stay on the CPU beside a step that has the GPU
 # Where a run reads and writes, and how it was called: no part of what it did, since a run may have been put there.
 PLACES = {"output_dir", "overwrite", "resume", "device", "checkpoint", "trigger_info", "mask_file", "encoder",
           "clb_dir"}
@@ -28,19 +27,15 @@ MAX_FILE = 2**20  # bytes
 class Step:
     """One call of a script. `folder` is what it leaves results.json in, `needs` the files that it waits for.
 
-    `cell` names what fails if it fails: in a matrix attack, defence and seed.
+    `cell` names what fails if it fails: in a matrix attack, defense and seed.
     """
 
     folder: str
-    script: str  # with the task of a script that has two: "neural_cleanse detect"
+    script: Script
     flags: tuple
     needs: tuple
     cell: str
-
-    @property
-    def is_heavy(self):
-        """Whether it is worth a GPU, which it then has for itself."""
-        return self.script not in LIGHT and ("--mode", "prune") not in zip(self.flags, self.flags[1:], strict=False)
+    is_heavy: bool  # worth a GPU, which it then has for itself
 
     @property
     def results(self):
@@ -49,9 +44,11 @@ class Step:
 
     def words(self):
         """The words after `python`."""
-        name, *task = self.script.split()
-        again = "--resume" if self.script in RESUMABLE else "--overwrite"
-        return [f"{name}.py", *task, *self.flags, "--output-dir", self.folder, again]
+        return [*self.script.words(), *self.own_words()]
+
+    def own_words(self):
+        """The words behind the script's name."""
+        return [*self.flags, "--output-dir", self.folder, self.script.again]
 
 
 @dataclass
@@ -69,11 +66,11 @@ class Plan:
     last: str | None = None
     stamp: tuple | None = None
 
-    def add(self, folder, script, settings, needs, cell):
-        """Plan a Step with the flags {name: value} unless it is planned already; returns it."""
+    def add(self, folder, script, settings, needs, cell, is_heavy=True):
+        """Plan a Step of a Script with the flags {name: value} unless it is planned already; returns it."""
         if folder not in self.steps:
             flags = tuple(map(str, as_flags(settings, SWITCHES)))
-            self.steps[folder] = Step(folder, script, flags, tuple(needs), cell)
+            self.steps[folder] = Step(folder, script, flags, tuple(needs), cell, is_heavy and script.is_heavy)
         return self.steps[folder]
 
     def check(self):
@@ -89,16 +86,15 @@ class Plan:
 
 def parse(step):
     """The step's words as its script parses them. Raises UserError with the script's own line if it refuses them."""
-    script, *words = step.words()
-    complaint = io.StringIO()
+    module, complaint = step.script.module, io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
-            return importlib.import_module(script.removesuffix(".py")).parse_args(words)
+            return importlib.import_module(module).parse_args(step.own_words())
     except SystemExit:
         said = complaint.getvalue().strip().split(": error: ", 1)[-1] or "one of its flags only prints"
-        raise UserError(f"{step.cell}: {script}: {said}") from None
+        raise UserError(f"{step.cell}: {module}: {said}") from None
     except UserError as error:
-        raise UserError(f"{step.cell}: {script}: {error}") from None
+        raise UserError(f"{step.cell}: {module}: {error}") from None
 
 
 def check_made_alike(step, args):

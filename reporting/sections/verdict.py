@@ -1,5 +1,5 @@
 """The verdict that the report of an audit opens with."""
-from engine.training import Share
+from engine.evaluation import Proportion
 from reporting.charts import grids_of, pictures_of
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.tables import audit_verdict, conditions, share_cell, with_method
@@ -62,7 +62,7 @@ def error_rates(method):
 
 def interval(row):
     """The 95 % Wilson interval of the share of models that a test is wrong on, in words."""
-    low, high = Share(round(row["wrong"]), round(row["models"])).as_dict()["interval"]
+    low, high = Proportion(round(row["wrong"]), round(row["models"])).as_dict()["interval"]
     return f"{100 * low:.0f} to {100 * high:.0f} %"
 
 

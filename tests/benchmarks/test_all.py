@@ -21,8 +21,8 @@ def test_the_table_has_every_benchmark_with_its_own_ratio(monkeypatch, capsys):
     monkeypatch.setattr(everything.machine, "multiplies_bfloat16", lambda device: False)
     everything.main(["--width", "2", "--rounds", "1", "--device", "cpu"])
     rows = rows_of(capsys.readouterr().out)
-    assert [row[0].strip("`") for row in rows] == ["train_backdoor.py"] * 2 + [runs[1][0]] * 3 + ["detect_strip.py"] + [
-        "train_abl.py"] * 3
+    assert [row[0].strip("`") for row in rows] == ["train_backdoor.py"] * 2 + [runs[1][0]] * 3 + ["defenses.strip"] + [
+        "defenses.abl"] * 3
     for row in rows:
         ours, plain, ratio = map(float, row[2:5])
         assert (plain - 5e-4) / (ours + 5e-4) - 0.006 <= ratio <= (plain + 5e-4) / max(ours - 5e-4, 1e-9) + 0.006

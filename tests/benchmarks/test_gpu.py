@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from benchmarks import gpu, gpu_jobs
 from benchmarks.gpu_jobs import Job, chosen, homework
-from data.files import UserError
+from common.errors import UserError
 
 SIZES = {"full": "data/images", "rehearsal": None}
 FULL, SMALL = (homework("out", data_dir) for data_dir in SIZES.values())

@@ -5,7 +5,7 @@ import tarfile
 import pytest
 
 from benchmarks import gpu_files
-from data.files import UserError
+from common.errors import UserError
 
 
 @pytest.fixture

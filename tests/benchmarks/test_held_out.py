@@ -26,7 +26,7 @@ def test_a_rate_that_explodes_is_a_row_that_says_so(capsys):
 
 
 def test_a_flag_that_train_backdoor_does_not_know_is_its_error(refused):
-    assert "--colour" in refused(held_out.main, "--", "--colour", "red")
+    assert "--color" in refused(held_out.main, "--", "--color", "red")
 
 
 def test_another_recipe_is_refused(refused):

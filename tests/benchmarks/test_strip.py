@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.plain import random_images
 from benchmarks.strip import main, plain_entropies
-from detect_strip import Strip, draw_overlays
+from defenses.strip import Strip, draw_overlays
 from models import build_model
 
 

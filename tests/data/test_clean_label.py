@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from data.clean_label import CIFAR10CLB, load_clean_label, save_clean_label
-from data.files import UserError
 from data.triggers import build_trigger
 
 

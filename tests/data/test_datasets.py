@@ -3,8 +3,8 @@ import urllib.error
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from data.datasets import fixed_permutation, load_splits
-from data.files import UserError
 from data.make_fixed_files import shuffled_indices
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from data.encoder_trigger import EncoderTrigger, build_encoder, draw_secret, psnr
-from data.files import UserError
 from data.triggers import build_trigger, trigger_from_info, trigger_to_info
 from models.steganography import Encoder
 
@@ -51,7 +51,7 @@ def test_it_travels_in_trigger_info_and_comes_back_the_same(trigger, images):
     back = trigger_from_info(trigger_to_info(trigger, [3, 1]))
     assert back.target == 2 and (back.stamp(images.data) == trigger.stamp(images.data)).all()
     assert trigger_to_info(trigger, [3, 1])["data_index"].tolist() == [3, 1]
-    assert back.fixed is None and not back.hides_everything
+    assert back.fixed is None and not back.covers_image
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from data import image_folder as reader
 from data.datasets import load_clean, load_splits, load_train_and_test
-from data.files import UserError
 
 
 def test_folder_is_read_in_sorted_order_with_its_class_names(image_folder):
@@ -139,7 +139,7 @@ def clean_folder(image_folder):
     return lambda **options: image_folder(**options) / "train"
 
 
-def test_clean_images_by_class_are_halved_for_a_defence(clean_folder):
+def test_clean_images_by_class_are_halved_for_a_defense(clean_folder):
     folder = clean_folder(classes=("zebra", "ant", "bee"), count=7)
     defender, test = load_clean("cifar10", folder)
     assert defender.classes == test.classes == ("ant", "bee", "zebra") and defender.name == "train"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from data.datasets import SHUFFLE_FILE, ImageSet
-from data.files import UserError
 from data.poison_cifar import (
     add_predefined_trigger_cifar,
     add_trigger_cifar,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.files import UserError
+from common.errors import UserError
 from data.make_fixed_files import noise_picture
 from data.triggers import (
     PatternTrigger,
@@ -69,8 +69,8 @@ def test_four_corners_are_mirrored_and_survive_flip_and_every_crop():
 
 
 def test_a_trigger_that_hides_everything_knows(tmp_path):
-    assert build_trigger("blend", 0, alpha=1.0).hides_everything
-    assert not build_trigger("blend", 0).hides_everything and not build_trigger("badnets", 0).hides_everything
+    assert build_trigger("blend", 0, alpha=1.0).covers_image
+    assert not build_trigger("blend", 0).covers_image and not build_trigger("badnets", 0).covers_image
 
 
 def test_committed_noise_picture_is_what_its_seed_gives():

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from device.small import network, random_images, script_of, shuffled
 
 from engine import training
-from engine.training import TestImages, evaluate, frozen, sgd, train_epoch
-from engine.trigger_search import reverse_triggers
+from engine.evaluation import EvalSets, evaluate, frozen
+from engine.training import sgd, train_epoch
+from methods.trigger_search import reverse_triggers
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
 from models.steganography import Decoder, Encoder
 
@@ -63,7 +64,7 @@ def test_a_test_waits_equally_often_for_any_number_of_batches(counts, monkeypatc
     found = []
     for size in (8, 24):
         monkeypatch.setitem(training.EVALUATION_BATCH, "cuda", size)
-        test = TestImages.on(torch.device("cuda"), images, images)
+        test = EvalSets.on(torch.device("cuda"), images, images)
         found.append(counts.waits_in(lambda test=test: evaluate(model, test)).total())
     assert found == [TEST, TEST]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from data.files import UserError
+from common.errors import UserError
 from data.triggers import build_trigger, trigger_to_info
 from engine import checkpoint
 from models import build_model

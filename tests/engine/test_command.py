@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from data.files import UserError
+from common.errors import UserError
 from engine.command import command
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from conftest import DEVICE, SMALL
 
-import train_abl
 import train_backdoor
-import train_pruning_aware
+from attacks import pruning_aware as train_pruning_aware
+from common.errors import UserError
 from data.batches import Batches
-from data.files import UserError
+from defenses import abl as train_abl
 from engine.graphs import GraphedModel, check_graph, compare_steps, graphed_forward
 from engine.training import train_epoch
 from models import build_model

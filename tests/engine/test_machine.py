@@ -6,7 +6,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from data.files import UserError
+from common.errors import UserError
 from engine import machine
 from engine.machine import find_device  # the real one: a fixture of all tests replaces the module's
 

@@ -4,8 +4,8 @@ import torch
 from data.batches import Batches
 from data.datasets import ImageSet
 from engine import memory
+from engine.evaluation import EvalSets, evaluate, predict
 from engine.memory import HalvingForward
-from engine.training import TestImages, evaluate, predict
 from models import build_model
 
 
@@ -54,7 +54,7 @@ def test_below_the_smallest_batch_it_is_the_error_that_it_was(images, cheap):
 def test_figures_of_a_halved_test_are_those_of_a_whole_one(images, monkeypatch):
     torch.manual_seed(0)
     model = build_model("resnet18", 2, 4)
-    whole = evaluate(model, TestImages.on("cpu", images))
+    whole = evaluate(model, EvalSets.on("cpu", images))
     calls, real = [], torch.nn.Linear.forward
 
     def forward(self, features):
@@ -64,6 +64,6 @@ def test_figures_of_a_halved_test_are_those_of_a_whole_one(images, monkeypatch):
         return real(self, features)
     monkeypatch.setattr(memory, "SMALLEST_BATCH", 4)
     monkeypatch.setattr(torch.nn.Linear, "forward", forward)
-    halved = evaluate(model, TestImages.on("cpu", ImageSet(images.data, images.targets, images.classes)))
+    halved = evaluate(model, EvalSets.on("cpu", ImageSet(images.data, images.targets, images.classes)))
     assert calls == [40, 20, 20] and halved.clean.accuracy == whole.clean.accuracy
     assert halved.clean.loss == pytest.approx(whole.clean.loss, rel=1e-5)

@@ -28,7 +28,7 @@ def run(*words, **options):
 
 
 @pytest.mark.parametrize(("script", "words"), [
-    *((script, []) for script in SCRIPTS), ("neural_cleanse.py", ["detect"]), ("neural_cleanse.py", ["unlearn"])])
+    *((script, []) for script in SCRIPTS), ("defenses.neural_cleanse", ["detect"]), ("defenses.neural_cleanse", ["unlearn"])])
 def test_help_is_the_same_without_pytorch_and_the_other_slow_packages(script, words, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "argv", [script, *words, "--help"])

@@ -8,11 +8,11 @@ import time
 import pytest
 import torch
 
-from data.files import UserError
+from common.errors import UserError
 from engine import checkpoint, machine
+from engine.evaluation import Evaluation, Proportion, Score
 from engine.run import HEADER, Run
 from engine.saved_state import is_alike
-from engine.training import Score, Share, TestScore
 
 ROW = {"epoch": 1, "lr": 0.1, "poison_acc": None, "clean_acc": 0.5}
 log = logging.getLogger("backdoor")
@@ -41,7 +41,7 @@ def arguments(tmp_path):
 
 
 def score(hits):
-    share = Share(hits, 100)
+    share = Proportion(hits, 100)
     return Score(0.5, share, share)
 
 
@@ -52,7 +52,7 @@ def go(args, epochs=3, stop_in=None, inputs="these images"):
         run.begin(inputs)
         for epoch in run.epochs(epochs, counter=counter):
             counter.count += torch.rand(1, generator=run.generator)
-            run.log(epoch, 0.1, score(50), TestScore(score(90), score(99)))
+            run.log(epoch, 0.1, score(50), Evaluation(score(90), score(99)))
             if epoch == stop_in:
                 raise KeyboardInterrupt
         (run.folder / "model_last.th").write_text("weights")
@@ -121,7 +121,7 @@ def test_a_gpus_short_epochs_are_saved_once_in_a_while_and_at_the_end(arguments,
         run.begin("these images")
         for epoch in run.epochs(8, counter=counter):
             counter.count += torch.rand(1, generator=run.generator)
-            run.log(epoch, 0.1, score(50), TestScore(score(90), score(99)))
+            run.log(epoch, 0.1, score(50), Evaluation(score(90), score(99)))
             if epoch == 5:
                 raise KeyboardInterrupt
     assert kept == [1]
@@ -278,7 +278,7 @@ def test_a_state_of_another_kind_is_not_alike(spoil):
 
 
 def test_another_scripts_run_is_not_gone_on_with(arguments, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train_abl.py"])
+    monkeypatch.setattr(sys, "argv", ["defenses.abl"])
     with pytest.raises(KeyboardInterrupt):
         go(arguments(), stop_in=2)
     monkeypatch.setattr(sys, "argv", ["train_backdoor.py"])

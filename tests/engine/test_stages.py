@@ -15,8 +15,9 @@ from data.datasets import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
 from engine import training
+from engine.evaluation import EvalSets, evaluate
 from engine.run import Run
-from engine.training import TestImages, evaluate, is_tested, step_of, train_epoch, train_stage
+from engine.training import is_tested, step_of, train_epoch, train_stage
 from models import build_model
 
 
@@ -26,10 +27,10 @@ def words(folder, **changes):
 
 
 def stage(folder, images, trigger=None, epochs=5, lr=0.05, **options):
-    """Train on `images`, test on them and, if given, on what `trigger` makes of them; (model, rows, last TestScore)."""
+    """Train on `images`, test on them and, if given, on what `trigger` makes of them; (model, rows, last Evaluation)."""
     with Run(words(folder, amp=options.pop("amp", False), resume=folder.exists())) as run:
         model = build_model("resnet18", 2, images.num_classes)
-        test = TestImages.on("cpu", images, trigger and stamp_all(images, trigger))
+        test = EvalSets.on("cpu", images, trigger and stamp_all(images, trigger))
         run.begin()
         optimizer = torch.optim.SGD(model.parameters(), lr, 0.9)
         tested = train_stage(run, model, Batches(images, 16, "cpu", run.generator), test, epochs, optimizer, **options)
@@ -88,8 +89,8 @@ def test_only_the_last_test_of_a_bfloat16_training_is_in_float32(tmp_path, image
     stage(tmp_path / "b", images, epochs=2)
     assert seen[3:] == [False, False]
     monkeypatch.undo()
-    assert last == evaluate(model, TestImages.on("cpu", images)) and rows[-1]["clean_loss"] == last.clean.loss
-    coarse = evaluate(model, TestImages.on("cpu", images), amp=True)
+    assert last == evaluate(model, EvalSets.on("cpu", images)) and rows[-1]["clean_loss"] == last.clean.loss
+    coarse = evaluate(model, EvalSets.on("cpu", images), amp=True)
     assert coarse.clean.loss != last.clean.loss and coarse.clean.loss == pytest.approx(last.clean.loss, rel=0.05)
 
 

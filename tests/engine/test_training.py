@@ -6,26 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.errors import UserError
 from data.batches import Batches
 from data.datasets import ImageSet
-from data.files import UserError
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
-from engine.training import (
+from engine.evaluation import (
+    EvalSets,
+    Evaluation,
+    Proportion,
     Score,
-    Share,
-    TestImages,
-    TestScore,
-    check_finite,
     evaluate,
     frozen,
     predict,
     predict_each,
     sample_losses,
     score,
-    train_epoch,
     warn_of_chance,
 )
+from engine.training import check_finite, train_epoch
 from models import build_model
 
 
@@ -48,7 +47,7 @@ def test_set():
 
 
 def test_acc_asr_and_robust_accuracy_are_three_different_counts(test_set):
-    images = TestImages.on("cpu", test_set, stamp_all(test_set, build_trigger("badnets", 0)))
+    images = EvalSets.on("cpu", test_set, stamp_all(test_set, build_trigger("badnets", 0)))
     figures = evaluate(Answers(), images).figures()
     assert figures["acc"]["value"] == 1 and figures["acc"]["n"] == 40
     assert figures["asr"]["value"] == pytest.approx(2 / 3) and figures["asr"]["n"] == 30
@@ -56,13 +55,13 @@ def test_acc_asr_and_robust_accuracy_are_three_different_counts(test_set):
 
 
 def test_wilson_interval_against_known_values():
-    assert Share(50, 100).as_dict()["interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
-    assert Share(0, 100).as_dict()["interval"] == pytest.approx([0, 0.0370], abs=1e-4)
-    assert Share(0, 0).as_dict() is None
+    assert Proportion(50, 100).as_dict()["interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
+    assert Proportion(0, 100).as_dict()["interval"] == pytest.approx([0, 0.0370], abs=1e-4)
+    assert Proportion(0, 0).as_dict() is None
 
 
 def test_without_a_trigger_asr_is_unknown_not_invented(test_set):
-    result = evaluate(Answers(), TestImages.on("cpu", test_set))
+    result = evaluate(Answers(), EvalSets.on("cpu", test_set))
     assert result.figures()["asr"] is None and result.figures()["robust_acc"] is None
     assert np.isnan(result.triggered.loss) and np.isnan(result.triggered.accuracy.value)
     assert result.figures()["acc"]["value"] == 1
@@ -133,18 +132,18 @@ def test_no_images_are_an_error_and_no_share(test_set):
     with pytest.raises(UserError, match="no images to predict"):
         predict(Answers(), Batches(test_set.subset(slice(0)), 16))
     with pytest.raises(UserError, match="no test images, so nothing"):
-        TestImages.on("cpu", test_set.subset(slice(0)))
+        EvalSets.on("cpu", test_set.subset(slice(0)))
     only_the_target = test_set.subset(test_set.targets == 0)
     with pytest.raises(UserError, match="no test images of other classes"):
-        TestImages.on("cpu", only_the_target, stamp_all(only_the_target, build_trigger("badnets", 0)))
+        EvalSets.on("cpu", only_the_target, stamp_all(only_the_target, build_trigger("badnets", 0)))
 
 
 def test_a_trigger_that_changes_no_pixel_is_noticed(test_set, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("backdoor"), "propagate", True)
     with caplog.at_level("INFO", logger="backdoor"):
-        TestImages.on("cpu", test_set, stamp_all(test_set, build_trigger("badnets", 0)))
+        EvalSets.on("cpu", test_set, stamp_all(test_set, build_trigger("badnets", 0)))
         assert "changes no pixel" not in caplog.text
-        TestImages.on("cpu", test_set, stamp_all(test_set, build_trigger("blend", 0, 0.0)))
+        EvalSets.on("cpu", test_set, stamp_all(test_set, build_trigger("blend", 0, 0.0)))
         assert "notice: the trigger changes no pixel of any test image" in caplog.text
 
 
@@ -153,9 +152,9 @@ def test_a_trigger_that_changes_no_pixel_is_noticed(test_set, caplog, monkeypatc
     (19, 19, True, "")])
 def test_what_guessing_would_give_is_noticed(caplog, monkeypatch, acc, asr, is_attacked, noticed):
     monkeypatch.setattr(logging.getLogger("backdoor"), "propagate", True)
-    clean, triggered = (Score(0.0, Share(hits, 100), Share(0, 100)) for hits in (acc, asr))
+    clean, triggered = (Score(0.0, Proportion(hits, 100), Proportion(0, 100)) for hits in (acc, asr))
     with caplog.at_level("INFO", logger="backdoor"):
-        warn_of_chance(TestScore(clean, triggered), 10, is_attacked)
+        warn_of_chance(Evaluation(clean, triggered), 10, is_attacked)
     assert (noticed in caplog.text) if noticed else not caplog.text
 
 

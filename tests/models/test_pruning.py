@@ -4,7 +4,7 @@ import torch
 
 from data.batches import Batches
 from data.datasets import ImageSet
-from engine.training import predict
+from engine.evaluation import predict
 from models import build_model
 from models.pruning import STAGES, dormant_mask, fold_mask, output_masked, stage_means
 

@@ -19,7 +19,7 @@ def test_full_width_is_the_well_known_cifar_resnet18():
     assert all(m.bias is None for m in net.modules() if isinstance(m, nn.Conv2d))
 
 
-def test_normalisation_is_the_models_first_step_and_not_saved():
+def test_normalization_is_the_models_first_step_and_not_saved():
     net, seen = models.resnet18(width=4), []
     net.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     net(torch.tensor(MEAN).view(1, 3, 1, 1).expand(2, 3, 32, 32))

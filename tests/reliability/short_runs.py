@@ -5,37 +5,14 @@ import numpy as np
 from PIL import Image
 
 from data.datasets import load_splits
+from engine import catalogue
 
 DIGITS = ["--dataset", "digits"]
-TRAIN = [*DIGITS, "--width", "4", "--epochs", "2", "--batch-size", "64", "--crop-padding", "2"]
-SUSPECT = [*DIGITS, "--checkpoint", "{model}"]
 FOLDER = ["--dataset", "cifar10", "--data-dir", "{pictures}"]
-# The module, and a short run of it. {names} are files that make_inputs makes.
-SCRIPTS = {
-    "train": ("train_backdoor", TRAIN),
-    "abl": ("train_abl", [*TRAIN, "--isolation-epochs", "2", "--unlearn-epochs", "2", "--isolation-rate", "0.05",
-                          "--max-drop", "1", "--unlearn-lr", "0.01"]),
-    "pruning-aware": ("train_pruning_aware", TRAIN),
-    "anp": ("generate_mask", [*SUSPECT, "--val-frac", "0.05", "--nb-iter", "8", "--print-every", "4", "--batch-size",
-                              "32"]),
-    "prune": ("prune_network", ["--mask-file", "{masks}"]),
-    "fine-prune": ("fine_prune", [*SUSPECT, "--epochs", "1", "--batch-size", "16"]),
-    "craft": ("generate_clb_attack", [*SUSPECT, "--poison-rate", "0.3", "--iterations", "3", "--step", "4/255"]),
-    "encoder": ("generate_issba_encoder", [*SUSPECT, "--bits", "4", "--width", "4", "--epochs", "3", "--batch-size",
-                                           "64", "--min-psnr", "0", "--min-bit-accuracy", "0", "--ramp-epochs", "1"]),
-    "neural-cleanse": ("neural_cleanse", ["detect", *SUSPECT, "--seeds", "1", "--budget", "20", "--batches", "2"]),
-    "unlearn": ("neural_cleanse", ["unlearn", *SUSPECT, "--reversed-trigger", "{trigger}", "--batch-size", "32"]),
-    "strip": ("detect_strip", [*SUSPECT, "--overlays", "3", "--calibration", "60", "--inspect", "40"]),
-    "noise": ("sweep_neuron_noise", [*SUSPECT, "--val-frac", "0.05", "--epsilons", "0.3", "--seeds", "1", "--steps",
-                                     "2"]),
-    "specificity": ("measure_specificity", SUSPECT),
-    "audit": ("audit_model", ["--checkpoint", "{audited}", *DIGITS]),
-    "sweep-anp": ("sweep_anp", [*SUSPECT, "--alphas", "0.2", "--seeds", "1", "--val-frac", "0.05", "--nb-iter", "8",
-                                "--print-every", "4", "--batch-size", "32"]),
-    "sweep-abl": ("sweep_abl", [*TRAIN, "--isolation-epochs", "2", "--unlearn-epochs", "2", "--isolation-rates", "0.05",
-                                "--max-drop", "1", "--seeds", "1"]),
-}
-SEEDLESS = {"prune", "audit"}  # nothing in them is drawn; the seed tells their results apart
+# {name: (module, words)}: a short run of every script that leaves one. {names} are files that make_inputs makes.
+SCRIPTS = {script.name: (script.module, [*DIGITS, *script.reads.split(), *script.small.split()])
+           for script in catalogue.SCRIPTS if script.leaves_run}
+SEEDLESS = {"prune_network", "audit"}  # nothing in them is drawn; the seed tells their results apart
 
 
 def make_inputs(root):
@@ -53,14 +30,14 @@ def make_inputs(root):
         run("generate_mask", *DIGITS, "--checkpoint", paths["model"], "--val-frac", "0.05", "--nb-iter", 6 + i,
             "--batch-size", 32, "--output-dir", root / f"anp{end}")
         paths[f"masks{end}"] = root / f"anp{end}/mask_values.txt"
-        run("generate_issba_encoder", *suspect, "--bits", 4, "--width", 4, "--epochs", 1, "--seed", i, "--min-psnr", 0,
+        run("attacks.issba_encoder", *suspect, "--bits", 4, "--width", 4, "--epochs", 1, "--seed", i, "--min-psnr", 0,
             "--min-bit-accuracy", 0, "--output-dir", root / f"encoder{end}")
         paths[f"encoder{end}"] = root / f"encoder{end}/encoder.th"
         paths[f"clb{end}"] = root / f"clb{end}"
         run("generate_clb_attack", *suspect, "--poison-rate", "0.8", "--iterations", 1, "--seed", i, "--output-dir",
             paths[f"clb{end}"])
         paths[f"audited{end}"] = paths[f"model{end}"]
-        run("neural_cleanse", "detect", *suspect, "--seeds", 1, "--budget", 10, "--batches", 1, "--output-dir",
+        run("defenses.neural_cleanse", *suspect, "--seeds", 1, "--budget", 10, "--batches", 1, "--output-dir",
             root / f"run{end}/neural-cleanse")
         paths[f"pictures{end}"] = root / f"pictures{end}"
         write_pictures(paths[f"pictures{end}"], first=i)

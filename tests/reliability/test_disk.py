@@ -16,8 +16,8 @@ from PIL import Image
 from reliability.kill import compare
 from reliability.short_runs import SCRIPTS, filled
 
-from data import files
-from data.files import UserError
+from common import files
+from common.errors import UserError
 
 pytestmark = pytest.mark.long
 STATELESS = {  # scripts that leave no run: they are called again as they were

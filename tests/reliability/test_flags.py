@@ -5,7 +5,7 @@ import pytest
 from reliability.kill import compare
 from reliability.short_runs import FOLDER, SCRIPTS, SEEDLESS, filled
 
-from data.files import UserError
+from common.errors import UserError
 from engine import flags
 
 pytestmark = pytest.mark.long
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.long
 # What another value is: words, or (more words for the run it is compared with, words); all of its words after a "=".
 OTHER = {
     "poison_target": "1", "trigger_alpha": "0.5", "trigger_image": "{png}", "poison_type": "blend",
-    "poison_rate": "0.4", "encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
+    "poison_rate": "0.4", "issba_encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
     "clb_dir": ("--poison-type clean-label --clb-dir {clb}", "{clb2}"),
     "eval_trigger": ("--poison-type benign", "blend"), "data_dir": (" ".join(FOLDER), "{pictures2}"),
     "dataset": ("--data-dir {pictures}", "cifar10"), "width": "5", "epochs": "3", "batch_size": "48", "lr": "0.03",
@@ -37,18 +37,18 @@ OTHER = {
     "overlays": "5", "superimpose": "average", "calibration": "90", "frr": "0.2", "boundary": "normal",
     "inspect": "60", "benign": "{model2}", "epsilons": "0.5", "steps": "4"}
 OTHER_OF = {
-    ("fine-prune", "trigger_info"): "{trigger2}", ("fine-prune", "epochs"): "2",
-    ("fine-prune", "max_drop"): "0.9", ("fine-prune", "prune_fraction"): "0.9",
-    ("abl", "max_drop"): ("--unlearn-lr 1", "0"), ("prune", "checkpoint"): ("--mask-file {bare-masks} --dataset digits "
+    ("fine_prune", "trigger_info"): "{trigger2}", ("fine_prune", "epochs"): "2",
+    ("fine_prune", "max_drop"): "0.9", ("fine_prune", "prune_fraction"): "0.9",
+    ("abl", "max_drop"): ("--unlearn-lr 1", "0"), ("prune_network", "checkpoint"): ("--mask-file {bare-masks} --dataset digits "
                                                                             "--checkpoint {model}", "{model2}"),
-    ("prune", "dataset"): ("--mask-file {bare-masks} --checkpoint {model} --data-dir {pictures} --val-frac 0.05 "
+    ("prune_network", "dataset"): ("--mask-file {bare-masks} --checkpoint {model} --data-dir {pictures} --val-frac 0.05 "
                            "--dataset digits", "cifar10"),
-    ("prune", "data_dir"): (f"--mask-file {{bare-masks}} --checkpoint {{model}} --val-frac 0.05 {' '.join(FOLDER)}",
+    ("prune_network", "data_dir"): (f"--mask-file {{bare-masks}} --checkpoint {{model}} --val-frac 0.05 {' '.join(FOLDER)}",
                             "{pictures2}"),
-    ("prune", "max_drop"): "0.9", ("audit", "checkpoint"): "{audited2}", ("craft", "batch_size"): "7",
-    ("prune", "pruning_step"): "0.4", ("encoder", "epochs"): "2", ("fine-prune", "mode"): "fine-tune",
-    ("pruning-aware", "checkpoint"): ("= --dataset digits --epochs 1 --checkpoint {model}", "{model2}"),
-    ("unlearn", "patch_with"): ("= unlearn --dataset digits --checkpoint {model} --patch-with original", "clean"),
+    ("prune_network", "max_drop"): "0.9", ("audit", "checkpoint"): "{audited2}", ("generate_clb_attack", "batch_size"): "7",
+    ("prune_network", "pruning_step"): "0.4", ("issba_encoder", "epochs"): "2", ("fine_prune", "mode"): "fine-tune",
+    ("pruning_aware", "checkpoint"): ("= --dataset digits --epochs 1 --checkpoint {model}", "{model2}"),
+    ("unlearn_trigger", "patch_with"): ("= --dataset digits --checkpoint {model} --patch-with original", "clean"),
     ("strip", "boundary"): ("--frr 0.3", "normal"),
 }
 SWITCHES = {"amp": "--amp", "flip": "--no-flip", "track_losses": "--track-losses", "flooding": "--flooding",
@@ -99,7 +99,7 @@ def calls_of(name, made, tmp_path, monkeypatch, *words):
 
     def stop(folder, *arguments):
         calls.append(arguments)
-        if name == "sweep-anp":
+        if name == "sweep_anp":
             raise UserError("not run")
         return {}, ""  # as if it had left nothing, which ends the cell
     monkeypatch.setattr(module, "run_cell", stop)
@@ -127,7 +127,7 @@ def differing(one, other, dest):
 
 
 @pytest.mark.parametrize("name, dest", [
-    (name, dest) for name in SCRIPTS if not name.startswith("sweep-") for dest in flags_of(name) if dest not in SAME
+    (name, dest) for name in SCRIPTS if not name.startswith("sweep_") for dest in flags_of(name) if dest not in SAME
     and not (dest == "seed" and name in SEEDLESS)])
 def test_a_flag_changes_what_the_run_leaves(name, dest, left):
     before, words = other_words(name, dest)
@@ -138,13 +138,13 @@ def test_a_flag_changes_what_the_run_leaves(name, dest, left):
 
 
 @pytest.mark.parametrize("name, dest", [
-    (name, dest) for name in SCRIPTS if not name.startswith("sweep-") for dest in flags_of(name)
+    (name, dest) for name in SCRIPTS if not name.startswith("sweep_") for dest in flags_of(name)
     if (dest in SAME and dest != "compile") or (dest == "seed" and name in SEEDLESS)])
 def test_a_flag_that_is_to_change_nothing_changes_nothing(name, dest, left):
     assert differing(left(name), left(name, *SAME.get(dest, ["--seed", "1"])), dest) == []
 
 
-@pytest.mark.parametrize("name, dest", [(name, dest) for name in ("sweep-anp", "sweep-abl") for dest in flags_of(name)])
+@pytest.mark.parametrize("name, dest", [(name, dest) for name in ("sweep_anp", "sweep_abl") for dest in flags_of(name)])
 def test_a_flag_of_a_sweep_reaches_its_cells(name, dest, made, tmp_path, monkeypatch):
     before, words = ([], SAME[dest]) if dest in SAME else other_words(name, dest)
     calls = [calls_of(name, made, tmp_path, monkeypatch, *before, *more) for more in ([], words)]

@@ -20,19 +20,20 @@ import torch
 from conftest import ROOT, SMALL
 from PIL import Image
 
-import detect_strip
-import fine_prune
 import prune_network
 import train_backdoor
+from common.errors import UserError
+from common.untrusted import read_array, read_json
 from data.clean_label import load_clean_label
 from data.datasets import load_splits
-from data.files import UserError, read_array, read_json
 from data.image_folder import read_image
 from data.poison_cifar import poison_training_set
 from data.triggers import read_trigger_image
+from defenses import fine_prune
+from defenses import strip as detect_strip
 from engine.attack import load_encoder
 from engine.checkpoint import load_model, load_trigger
-from engine.screening import read_calibration
+from methods.screening import read_calibration
 from reporting.found import find_runs
 from reporting.log import read_log
 from workflow.audit import read_settings
@@ -221,7 +222,7 @@ def test_keys_that_are_paths_are_only_names(spoilt, whole, tmp_path):
     for kind in ("clean-label trigger", "checkpoint"):
         assert spoilt(kind, archive.getvalue()) is not None
     assert spoilt("masks", b"No \t Layer Name \t Neuron Idx \t Mask Score\n0 \t ../../escaped \t 0 \t 0.5\n")
-    assert spoilt("matrix", b"output: out\nseeds: [0]\nattacks: {../../escaped: {}}\ndefences: {anp: {}}\n")
+    assert spoilt("matrix", b"output: out\nseeds: [0]\nattacks: {../../escaped: {}}\ndefenses: {anp: {}}\n")
     assert not list(tmp_path.rglob("*escaped*"))
 
 

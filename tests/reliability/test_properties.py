@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.files import UserError
+from common.errors import UserError
 from data.triggers import trigger_from_info, trigger_to_info
 from prune_network import read_data
 from reporting.log import COLUMNS, read_log, read_pruning

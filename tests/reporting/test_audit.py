@@ -2,8 +2,8 @@
 import io
 
 import pytest
+from helpers.reporting import png
 from PIL import Image
-from reporting_helpers import png
 
 from reporting.document import Picture, Table, Text
 from reporting.found import BROKEN, find_runs
@@ -39,7 +39,7 @@ def said(section):
 
 
 def test_the_report_opens_with_the_verdict_its_errors_and_the_cheapest_repair(tree):
-    tree.run("stranger/verdict", "audit_model.py", method=METHOD)
+    tree.run("stranger/verdict", "studies.audit", method=METHOD)
     first, *others = sections(tree)
     assert first.title == "Verdict" and "homework" not in " ".join(section.title for section in others)
     opening = [block.words for block in first.blocks[:3]]
@@ -61,7 +61,7 @@ def test_the_report_opens_with_the_verdict_its_errors_and_the_cheapest_repair(tr
 
 
 def test_without_a_sign_it_says_that_this_is_no_proof(tree):
-    tree.run("stranger/verdict", "audit_model.py", method={
+    tree.run("stranger/verdict", "studies.audit", method={
         **METHOD, "verdict": "no sign of a backdoor", "targets": [], "target_classes": [], "missing": ["strip"],
         "repaired": [{**row, "asr_of_reversed": {}} for row in METHOD["repaired"]], "rates": []})
     text = said(sections(tree)[0])
@@ -72,14 +72,14 @@ def test_without_a_sign_it_says_that_this_is_no_proof(tree):
 
 
 def test_rates_of_other_settings_are_not_this_ones(tree):
-    tree.run("stranger/verdict", "audit_model.py", method={**METHOD, "how": "--seeds 9"})
+    tree.run("stranger/verdict", "studies.audit", method={**METHOD, "how": "--seeds 9"})
     assert "has not been measured; the table below has other settings" in said(sections(tree)[0])
 
 
 def test_audits_among_other_runs_are_a_section_beside_the_grade(tree):
     tree.attack("badnets", "badnets", 0.9, 1.0)
     for name, verdict in (("one", "suspect"), ("two", "undecided")):
-        tree.run(f"audits/{name}/verdict", "audit_model.py", method={**METHOD, "verdict": verdict})
+        tree.run(f"audits/{name}/verdict", "studies.audit", method={**METHOD, "verdict": verdict})
     found = {section.title: section for section in sections(tree, "")}
     assert "Verdict" not in found and "Against the homework's criteria" in found
     table, = found["Audits"].blocks
@@ -88,8 +88,8 @@ def test_audits_among_other_runs_are_a_section_beside_the_grade(tree):
 
 def test_pictures_are_the_audits_own(tree):
     for name, color in (("one", (255, 0, 0)), ("two", (0, 255, 0))):
-        tree.run(f"{name}/verdict", "audit_model.py", method=METHOD)
-        folder = tree.run(f"{name}/neural-cleanse", "neural_cleanse.py", method={"name": "Neural Cleanse"})
+        tree.run(f"{name}/verdict", "studies.audit", method=METHOD)
+        folder = tree.run(f"{name}/neural-cleanse", "defenses.neural_cleanse", method={"name": "Neural Cleanse"})
         (folder / "norms.png").write_bytes(png(color))
     first = sections(tree, "two")[0]
     picture, = (block for block in first.blocks if isinstance(block, Picture))
@@ -107,7 +107,7 @@ def test_no_audit_no_verdict(tree):
 @pytest.mark.parametrize("name", sorted(METHOD.keys() - {"name"}))
 @pytest.mark.parametrize("value", [None, 3, "x", [3], [{}], {"a": 1}, [None], [[]]])
 def test_a_damaged_verdict_is_a_broken_run_or_still_a_report(tree, name, value):
-    tree.run("stranger/verdict", "audit_model.py", method={**METHOD, name: value})
+    tree.run("stranger/verdict", "studies.audit", method={**METHOD, name: value})
     run, = find_runs(tree.root)
     if run.state != BROKEN:
         sections(tree)
@@ -119,12 +119,12 @@ def test_a_damaged_verdict_is_a_broken_run_or_still_a_report(tree, name, value):
 @pytest.mark.parametrize("value", [None, "x", [1], {}, [[]], {"3": 0.5}])
 def test_a_damaged_row_is_a_broken_run_or_still_a_report(tree, holder, name, value):
     rows = [{**METHOD[holder][0], name: value}, *METHOD[holder][1:]]
-    tree.run("stranger/verdict", "audit_model.py", method={**METHOD, holder: rows})
+    tree.run("stranger/verdict", "studies.audit", method={**METHOD, holder: rows})
     run, = find_runs(tree.root)
     if run.state != BROKEN:
         sections(tree)
 
 
 def test_a_missing_entry_is_a_broken_run(tree):
-    tree.run("verdict", "audit_model.py", method={name: value for name, value in METHOD.items() if name != "repaired"})
+    tree.run("verdict", "studies.audit", method={name: value for name, value in METHOD.items() if name != "repaired"})
     assert find_runs(tree.root)[0].state == BROKEN

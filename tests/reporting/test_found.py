@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data.files import UserError
+from common.errors import UserError
 from reporting.found import find_runs
 
 

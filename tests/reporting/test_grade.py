@@ -2,7 +2,7 @@ import math
 import shutil
 
 import pytest
-from reporting_helpers import grades
+from helpers.reporting import grades
 
 from reporting.found import find_runs
 from reporting.grade import CRITERIA, as_text, grade, logged_share
@@ -103,11 +103,11 @@ def test_an_interval_that_crosses_the_bound_is_named(tree):
 
 
 def test_the_interval_of_a_logged_share_is_wilsons():
-    found = logged_share(0.9, 100)  # by hand: centre (p + z^2/2n)/(1 + z^2/n), z = 1.95996
+    found = logged_share(0.9, 100)  # by hand: center (p + z^2/2n)/(1 + z^2/n), z = 1.95996
     z, p, n = 1.959964, 0.9, 100
     scale = 1 + z * z / n
-    centre, half = (p + z * z / 2 / n) / scale, z * math.sqrt(p * (1 - p) / n + z * z / 4 / n**2) / scale
-    assert found["interval"] == pytest.approx([centre - half, centre + half], abs=1e-6)
+    center, half = (p + z * z / 2 / n) / scale, z * math.sqrt(p * (1 - p) / n + z * z / 4 / n**2) / scale
+    assert found["interval"] == pytest.approx([center - half, center + half], abs=1e-6)
 
 
 def test_the_text_has_a_line_for_each_and_says_fail_in_capitals(tree):

@@ -27,7 +27,7 @@ def defended(tree, name, script, method, acc, asr, before=None, arguments=None, 
 
 def test_a_defense_is_set_against_the_attack_above_it(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
-    defended(tree, "badnets/fine-prune", "fine_prune.py", "Fine-Pruning", 0.90, 0.1, (0.93, 1.0))
+    defended(tree, "badnets/fine-prune", "defenses.fine_prune", "Fine-Pruning", 0.90, 0.1, (0.93, 1.0))
     effect = found(tree)["badnets", "Fine-Pruning"]
     assert effect.before == ((93, 100),) and effect.after == pytest.approx((90, 10))
     assert effect.ratings == pytest.approx([(90 - 3 + 100) / 2])
@@ -37,7 +37,7 @@ def test_a_defense_is_set_against_the_attack_above_it(tree):
 def test_seeds_are_one_row_with_their_mean(tree):
     for seed, asr in enumerate((0.1, 0.2, 0.6)):
         tree.attack(f"badnets/seed-{seed}", "badnets", 0.93, 1.0, seed=seed)
-        defended(tree, f"badnets/seed-{seed}/fp", "fine_prune.py", "Fine-Pruning", 0.9, asr, (0.93, 1.0),
+        defended(tree, f"badnets/seed-{seed}/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, asr, (0.93, 1.0),
                  {"seed": seed, "lr": 0.01})
     effect = found(tree)["badnets", "Fine-Pruning"]
     assert len(effect.runs) == 3 and effect.after[1] == pytest.approx(30)
@@ -47,7 +47,7 @@ def test_seeds_are_one_row_with_their_mean(tree):
 def test_other_settings_are_other_rows_named_by_what_differs(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
     for lr in (0.01, 0.1):
-        defended(tree, f"badnets/fp-{lr}", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0),
+        defended(tree, f"badnets/fp-{lr}", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0),
                  {"lr": lr, "epochs": 10})
     assert {name for _, name in found(tree)} == {"none", "Fine-Pruning (lr 0.01)", "Fine-Pruning (lr 0.1)"}
     assert name_apart([("a", {"x": 1}), ("b", {"x": 2})]) == ["a", "b"]
@@ -62,16 +62,16 @@ def test_a_pruned_model_is_told_by_the_alpha_of_its_masks(tree):
 
 def test_a_model_of_the_zoo_is_known_by_its_folders_name(tree):
     tree.attack("blend", "blend", 0.93, 1.0)
-    defended(tree, "zoo/blend/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0),
+    defended(tree, "zoo/blend/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0),
              parent="zoo/blend/model_last.th")
-    defended(tree, "x/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0), parent="strange/model.th")
+    defended(tree, "x/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0), parent="strange/model.th")
     assert set(found(tree)) == {("blend", "none"), ("blend", "Fine-Pruning"), ("model in strange", "Fine-Pruning")}
 
 
 def test_abl_is_set_against_the_undefended_training_with_the_same_poison(tree):
     tree.attack("badnets", "badnets", 0.94, 1.0, poison_rate=0.05)
     tree.attack("badnets-10", "badnets", 0.93, 0.99, poison_rate=0.1)
-    defended(tree, "abl", "train_abl.py", "ABL", 0.88, 0.03,
+    defended(tree, "abl", "defenses.abl", "ABL", 0.88, 0.03,
              arguments={"poison_type": "badnets", "poison_rate": 0.1, "epochs": 2})
     effect = found(tree)["badnets-10", "ABL"]
     assert effect.before[0] == pytest.approx((93, 99)) and effect.ratings == pytest.approx([(96 - 5 + 100) / 2])
@@ -80,7 +80,7 @@ def test_abl_is_set_against_the_undefended_training_with_the_same_poison(tree):
 def test_der_is_the_mean_of_each_seeds_own_not_of_the_means(tree):
     for seed, acc in enumerate((0.91, 0.95)):  # 2 points lost, 2 won: half the first's cost stays
         tree.attack(f"badnets/seed-{seed}", "badnets", 0.93, 1.0, seed=seed)
-        defended(tree, f"badnets/seed-{seed}/fp", "fine_prune.py", "Fine-Pruning", acc, 0.0, (0.93, 1.0))
+        defended(tree, f"badnets/seed-{seed}/fp", "defenses.fine_prune", "Fine-Pruning", acc, 0.0, (0.93, 1.0))
     assert found(tree)["badnets", "Fine-Pruning"].ratings == pytest.approx([(100 - 2 + 100) / 2, 100])
 
 
@@ -103,7 +103,7 @@ def test_seeds_are_told_by_a_folders_end_too(tree):
 def test_a_defense_of_a_repaired_model_is_no_seed_of_the_models_own(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
     tree.pruned("badnets/anp", 0.5, 0.92)
-    defended(tree, "badnets/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0))
+    defended(tree, "badnets/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0))
     tree.pruned("badnets/fp/anp", 0.01, 0.92)
     assert {name for _, name in found(tree)} == {"none", "ANP", "Fine-Pruning", "ANP after Fine-Pruning"}
 
@@ -111,10 +111,10 @@ def test_a_defense_of_a_repaired_model_is_no_seed_of_the_models_own(tree):
 def test_a_checkpoint_is_matched_by_its_path_and_by_nothing_if_two_fit(tree):
     for name in ("badnets", "blend"):
         tree.attack(f"{name}/seed-1", name, 0.93, 1.0)
-    defended(tree, "x/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0),
+    defended(tree, "x/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0),
              parent="output/blend/seed-1/model_last.th")
-    defended(tree, "y/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.2, (0.93, 1.0), parent="output/seed-1/model_last.th")
-    defended(tree, "z/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.3, (0.93, 1.0), width=16,
+    defended(tree, "y/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.2, (0.93, 1.0), parent="output/seed-1/model_last.th")
+    defended(tree, "z/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.3, (0.93, 1.0), width=16,
              parent="output/blend/seed-1/model_last.th")
     effects = found(tree)
     assert effects["blend", "Fine-Pruning"].after[1] == pytest.approx(10)
@@ -125,7 +125,7 @@ def test_a_checkpoint_is_matched_by_its_path_and_by_nothing_if_two_fit(tree):
 def test_unlearnings_controls_are_kinds_of_their_own(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
     for patch in ("reversed", "clean", "original"):
-        folder = defended(tree, f"badnets/unlearn-{patch}", "neural_cleanse.py", "unlearning", 0.9, 0.1, (0.93, 1.0))
+        folder = defended(tree, f"badnets/unlearn-{patch}", "defenses.neural_cleanse", "unlearning", 0.9, 0.1, (0.93, 1.0))
         path = folder / "results.json"
         path.write_text(path.read_text().replace('"unlearning"', f'"unlearning", "patch_with": "{patch}"'))
     assert {effect.kind for effect in found(tree).values()} == {
@@ -153,15 +153,15 @@ def test_a_result_names_its_network_and_a_defense_has_that_of_the_model_above(tr
     tree.attack("told", "badnets", 0.93, 1.0, arch="resnet18")
     path = tree.root / "told/results.json"
     path.write_text(path.read_text().replace('"width": 64', '"spec": {"arch": "vgg16", "width": 8, "num_classes": 10}'))
-    defended(tree, "told/fp", "fine_prune.py", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0), width=8)
+    defended(tree, "told/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0), width=8)
     tree.attack("silent", "blend", 0.93, 1.0)
     assert {run.name: run.setting for run in find_runs(tree.root)} == {
         "told": ("cifar10", "vgg16", 8), "told/fp": ("cifar10", "vgg16", 8), "silent": ("cifar10", "resnet18", 64)}
 
 
 @pytest.mark.parametrize("old, new, task", [
-    ("detect_strip.py", "defenses.strip", None), ("neural_cleanse.py", "defenses.neural_cleanse", "detect"),
-    ("neural_cleanse.py", "defenses.unlearn_trigger", "unlearn"), ("train_pruning_aware.py", "attacks.pruning_aware",
+    ("defenses.strip", "defenses.strip", None), ("defenses.neural_cleanse", "defenses.neural_cleanse", "detect"),
+    ("defenses.neural_cleanse", "defenses.unlearn_trigger", "unlearn"), ("attacks.pruning_aware", "attacks.pruning_aware",
                                                                     None)])
 def test_a_script_that_moved_is_the_same_script(tree, old, new, task):
     tree.run("old", old, {"task": task})

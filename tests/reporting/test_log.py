@@ -1,6 +1,6 @@
 import pytest
 
-from data.files import UserError
+from common.errors import UserError
 from reporting.log import read_log, read_pruning
 
 ROW = "3 \t 0.100 \t 20.0 \t 0.5 \t 0.8 \t 0.1 \t 0.9912 \t 0.4 \t 0.9001"

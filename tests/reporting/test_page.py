@@ -2,8 +2,8 @@ import io
 import re
 
 import pytest
+from helpers.reporting import png
 from PIL import Image
-from reporting_helpers import png
 
 from reporting.document import Cell, Formula, Picture, Section, Table, Text, cell
 from reporting.page import formula_png, write_page

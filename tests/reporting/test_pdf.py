@@ -1,10 +1,10 @@
 import re
 
 import pytest
+from helpers.reporting import png
 from pypdf import PdfReader
-from reporting_helpers import png
 
-from data.files import UserError
+from common.errors import UserError
 from reporting.document import Cell, Formula, Picture, Section, Table, Text
 from reporting.pdf import write_pdf
 

@@ -2,7 +2,7 @@
 import sys
 
 import pytest
-from reporting_helpers import png
+from helpers.reporting import png
 
 from reporting import sections
 from reporting.document import Formula, Picture, Table, Text

@@ -2,11 +2,11 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from data.files import UserError
+from common.errors import UserError
 from workflow.plan import plan, read_matrix
 
 SMALL = {"output": "out", "seeds": [0, 1], "data": {"dataset": "digits"}, "training": {"width": 4, "epochs": 1},
-         "attacks": {"badnets": {}, "issba": {}}, "defences": {"anp": {"val_frac": 0.05}, "abl": {}}}
+         "attacks": {"badnets": {}, "issba": {}}, "defenses": {"anp": {"val_frac": 0.05}, "abl": {}}}
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_flags_of_the_file_reach_their_script_alone():
 
 @pytest.mark.parametrize("changes, complaint", [
     ({"attacks": {"badnet": {}}}, "no such attack: 'badnet'; there are benign, badnets"),
-    ({"defences": {"magic": {}}}, "no such defence: 'magic'; there are fine-tuning"),
+    ({"defenses": {"magic": {}}}, "no such defense: 'magic'; there are fine-tuning"),
     ({"seeds": []}, "seeds: expected a list of whole numbers"),
     ({"seeds": [True]}, "seeds: expected"),
     ({"attacks": ["badnets"]}, "attacks: expected names with their flags"),
@@ -69,7 +69,7 @@ def test_flags_of_the_file_reach_their_script_alone():
     ({"training": {True: 3}}, "training: expected a flag's name, got True; YAML reads on"),
     ({"output": " "}, "output: expected a folder"),
     ({"training": {"width": {"a": 1}}}, "training: width: expected a value or a list of values"),
-    ({"nonsense": 1}, "expected output, seeds, attacks and defences"),
+    ({"nonsense": 1}, "expected output, seeds, attacks and defenses"),
     ({"output": 3}, "output: expected a folder")])
 def test_a_mistake_is_named_before_anything_starts(written, changes, complaint):
     with pytest.raises(UserError, match=r"matrix\.yaml") as error:
@@ -80,7 +80,7 @@ def test_a_mistake_is_named_before_anything_starts(written, changes, complaint):
 @pytest.mark.parametrize("changes, complaint", [
     ({"attacks": {"badnets": {"poison_rate": 5}}}, "badnets, seed 0: .*expected a fraction"),
     ({"attacks": {"badnets": {"poison_rat": 0.1}}}, "badnets, seed 0: .*unrecognized arguments: --poison-rat"),
-    ({"defences": {"anp": {"max_drop": "x"}}}, "anp on badnets, seed 0: .*--max-drop")])
+    ({"defenses": {"anp": {"max_drop": "x"}}}, "anp on badnets, seed 0: .*--max-drop")])
 def test_a_flag_that_a_script_refuses_is_named_with_its_cell(written, changes, complaint):
     with pytest.raises(UserError, match=complaint):
         plan(read_matrix(written(**changes)))
@@ -91,7 +91,7 @@ LAUGHS = ", ".join(f"&a{i} [{', '.join([f'*a{i - 1}' if i else 'lol'] * 10)}]" f
 
 @pytest.mark.parametrize("key", ["output", "seeds", "attacks", "data", "training"])
 def test_a_few_lines_that_stand_for_gigabytes_are_one_short_line(tmp_path, key):
-    text = {"seeds": "[0]", "attacks": "{badnets: {}}", "defences": "{}", "output": "out"}
+    text = {"seeds": "[0]", "attacks": "{badnets: {}}", "defenses": "{}", "output": "out"}
     text[key] = f"{{badnets: [{LAUGHS}]}}"
     (tmp_path / "matrix.yaml").write_text("\n".join(f"{name}: {value}" for name, value in text.items()))
     with pytest.raises(UserError) as error:

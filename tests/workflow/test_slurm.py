@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from workflow_helpers import NEEDS_SNAKEMAKE, start_snakemake
+from helpers.workflow import NEEDS_SNAKEMAKE, start_snakemake
 
 CLUSTER = Path(__file__).with_name("slurm_cluster.sh")
 MISSING = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if not shutil.which(name)]

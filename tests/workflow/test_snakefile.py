@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 from conftest import ROOT
-from workflow_helpers import NEEDS_SNAKEMAKE, start_snakemake
+from helpers.workflow import NEEDS_SNAKEMAKE, start_snakemake
 
 pytestmark = [pytest.mark.long, NEEDS_SNAKEMAKE]
 
@@ -38,7 +38,7 @@ def test_killed_and_started_again_it_runs_nothing_twice_and_ends_with_the_report
 def test_a_cell_that_fails_leaves_the_others_going_and_is_named(start):
     """More images than the defender has: that is seen only once the data is there."""
     for _ in range(2):  # the report that the first call leaves does not pass for the end
-        process, out = start(defences={"fine-tuning": {"val_frac": 0.2}, "pruning": {"val_frac": 0.05}})
+        process, out = start(defenses={"fine-tuning": {"val_frac": 0.2}, "pruning": {"val_frac": 0.05}})
         text, _ = process.communicate(timeout=280)
         assert process.returncode != 0 and "not finished: fine-tuning on badnets, seed 0" in text
     assert (out / "badnets/seed-0/prune/results.json").exists() and (out / "report.html").exists()

@@ -1,0 +1,209 @@
+"""Anti-Backdoor Learning: train a clean model from poisoned data by unlearning what is learned too fast.
+
+    python -m defenses.abl --poison-type badnets
+
+ABL (Li et al., 2021). Stage 1 trains on everything but lets the loss not fall below gamma, where the backdoor's images
+alone have less; the lowest losses are isolated. Stage 2 trains on the rest, stage 3 climbs the loss of the isolated
+images, as long as accuracy on a few clean images holds (--max-drop). Reads a data set, which it poisons as
+train_backdoor.py does. Writes into output/badnets-abl/: isolated.npy (indices into the training images),
+model_filtered.th (after stage 2), model_last.th, trigger_info.th, curves.png, output.log, metrics.jsonl, config.json
+and results.json.
+"""
+import logging
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from common.errors import UserError
+from common.files import write_array
+from common.untrusted import read_array
+from data.batches import Batches
+from data.datasets import load_splits
+from data.poison_cifar import stamp_all
+from data.triggers import COVERS_IMAGE
+from engine import flags
+from engine.attack import poison_by
+from engine.checkpoint import load_weights, save_model, save_trigger
+from engine.command import command
+from engine.evaluation import (
+    UNTESTED,
+    EvalSets,
+    Proportion,
+    evaluate,
+    evaluation_batches,
+    sample_losses,
+    score,
+    warn_of_chance,
+)
+from engine.figures import training_curves
+from engine.graphs import check_graph
+from engine.run import Run
+from engine.training import is_tested, sgd, step_of, train_epoch, train_stage
+from models import build_model
+
+LEAVES = ("isolated.npy", "model_filtered.th", "model_last.th", "trigger_info.th", "curves.png")
+log = logging.getLogger("backdoor")
+
+
+def local_gradient_ascent(logits, labels, gamma, over="batch"):
+    """Mean of sign(l - gamma) * l over the losses l (equation 5): falls above gamma, climbs below it.
+
+    over: "sample" takes each image's own loss, "batch" the batch's mean. On the mean it is one and the same update as
+    `flooding`, since the gradients of sign(l - gamma) * l and |l - gamma| + gamma are equal; the authors' code does
+    both on the mean. On each image's own it holds those that are learned first, the backdoor's, at gamma, so that the
+    lowest losses are others'.
+    """
+    losses = F.cross_entropy(logits, labels, reduction="none" if over == "sample" else "mean")
+    return (torch.sign(losses.detach() - gamma) * losses).mean()
+
+
+def flooding(logits, labels, level):
+    """|mean loss - level| + level (Ishida et al., 2020)."""
+    return (F.cross_entropy(logits, labels) - level).abs() + level
+
+
+def climb(logits, labels):
+    """The mean loss with its sign turned: what unlearning descends."""
+    return -F.cross_entropy(logits, labels)
+
+
+def isolate(losses, rate):
+    """Indices int64 (round(rate * N),) of the lowest losses, lowest first."""
+    return np.argsort(losses, kind="stable")[:round(rate * len(losses))]
+
+
+def read_isolated(path, count, rate):
+    """What `isolate` found of `count` losses. Raises UserError unless it is as many different indices."""
+    isolated, wanted = read_array(path), round(rate * count)
+    if isolated.shape != (wanted,) or isolated.dtype.kind not in "iu" or (
+            (isolated < 0) | (isolated >= count)).any() or len(np.unique(isolated)) != wanted:
+        raise UserError(f"{path}: expected {wanted} different indices below {count}; --overwrite starts anew")
+    return isolated
+
+
+def isolation_figures(isolated, poisoned):
+    """Precision and recall against what is really poisoned (bool (N,)), which only the report knows."""
+    hits = int(poisoned[isolated].sum())
+    return {"isolated": len(isolated), "precision": Proportion(hits, len(isolated)).as_dict(),
+            "recall": Proportion(hits, int(poisoned.sum())).as_dict()}
+
+
+def copy_weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, max_drop, test_every=1):
+    """Climb the loss of `batches` for `epochs` after the `before` that the run has made, while clean accuracy holds.
+
+    Once it falls by more than `max_drop` on `held_out` (Batches), the last epoch that kept to it is what is left.
+    Tested as a stage of train_stage is. Returns the number of epochs that count.
+    """
+    floor = score(model, held_out).accuracy.value - max_drop - 1e-9
+    for epoch in run.epochs(before + epochs, model=model, optimizer=optimizer):
+        kept = copy_weights(model)
+        train_score = train_epoch(model, batches, optimizer, run.amp, step_of(climb))
+        accuracy, tested = score(model, held_out).accuracy.value, UNTESTED
+        last = epoch if accuracy < floor else before + epochs
+        if is_tested(epoch, last, test_every):
+            tested = evaluate(model, images, run.amp and epoch < last)
+        run.log(epoch, optimizer.param_groups[0]["lr"], train_score, tested)
+        log.info("unlearning, epoch %d: held-out ACC %.4f", epoch - before, accuracy)
+        if accuracy < floor:
+            model.load_state_dict(kept)
+            log.info("held-out accuracy fell by more than %g: stopped, and the epoch before is kept", max_drop)
+            return epoch - before - 1
+    return epochs
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_poison_flags(parser)
+    flags.add_data_flags(parser)
+    flags.add_model_flags(parser)
+    group = flags.add_abl_flags(parser)
+    group.add_argument("--isolation-epochs", type=flags.integer(1), default=20, help="epochs of stage 1")
+    group.add_argument("--isolation-rate", type=flags.isolation_rate, default=0.01,
+                       help="share of the training images that is isolated")
+    flags.add_loop_flags(flags.add_training_flags(parser, 60))
+    flags.add_augmentation_flags(parser)
+    flags.add_run_flags(parser, "output/<attack>-abl", resumable=True)
+    args = parser.parse_args(argv)
+    flags.check_abl(parser, args, argv)
+    flags.check_milestones(parser, args)
+    flags.check_loop(parser, args)
+    flags.check_poison(parser, args)
+    args.output_dir = args.output_dir or f"output/{args.poison_type}-abl"
+    return args
+
+
+def isolation_objective(gamma, lga, is_flooding):
+    """(logits, labels) -> what stage 1 descends."""
+    if is_flooding:
+        return lambda logits, labels: flooding(logits, labels, gamma)
+    return lambda logits, labels: local_gradient_ascent(logits, labels, gamma, lga)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES) as run:
+        train, defender, test = load_splits(args.dataset, args.data_dir)
+        poisoned, trigger = poison_by(args, train)
+        images = EvalSets.on(run.device, test, stamp_all(test, trigger))
+        held_out = evaluation_batches(defender, run.device)
+        if args.graph:  # of stage 2, whose images are fewer
+            check_graph(run.device, len(poisoned) - round(args.isolation_rate * len(poisoned)), args.batch_size)
+        model = build_model(args.arch, args.width, train.num_classes).to(run.device)
+
+        def batches(image_set, **augmentation):
+            return Batches(image_set, args.batch_size, run.device, run.generator, **augmentation)
+
+        run.begin(poisoned.fingerprint())
+        if trigger.covers_image:
+            log.info(COVERS_IMAGE)
+        save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
+        train_stage(run, model, batches(poisoned), images, args.isolation_epochs, sgd(model, args), [],
+                    step_of(isolation_objective(args.gamma, args.lga, args.flooding)), test_every=args.test_every,
+                    graph=args.graph)
+        run.check_left("isolated.npy", args.isolation_epochs)
+        if not (run.folder / "isolated.npy").exists():  # else the run goes on after stage 1
+            write_array(run.folder / "isolated.npy",
+                        isolate(sample_losses(model, poisoned, run.device), args.isolation_rate))
+        isolated = read_isolated(run.folder / "isolated.npy", len(poisoned), args.isolation_rate)
+        figures = isolation_figures(isolated, poisoned.poisoned)
+        log.info("isolated %d images, %d of them poisoned (of %d)", len(isolated), poisoned.poisoned[isolated].sum(),
+                 poisoned.poisoned.sum())
+
+        is_left = np.ones(len(poisoned), dtype=bool)
+        is_left[isolated] = False
+        trained = args.isolation_epochs + args.epochs
+        rest = batches(poisoned.subset(is_left), crop_padding=args.crop_padding, flip=args.flip)
+        train_stage(run, model, rest, images, trained, sgd(model, args), args.milestones, test_every=args.test_every,
+                    graph=args.graph)
+        run.check_left("model_filtered.th", trained)
+        if (run.folder / "model_filtered.th").exists():  # the run goes on in stage 3
+            load_weights(run.folder / "model_filtered.th", model)
+        filtered = evaluate(model, images)
+        save_model(run.folder / "model_filtered.th", model, vars(args), filtered.figures(), train.classes)
+        log.info("without the isolated images: ASR %.4f, ACC %.4f", filtered.triggered.accuracy.value,
+                 filtered.clean.accuracy.value)
+        climbed = 0
+        if args.unlearn_epochs and len(isolated):
+            climbed = unlearn(run, model, batches(poisoned.subset(isolated)), images, held_out, trained,
+                              args.unlearn_epochs, sgd(model, args, args.unlearn_lr), args.max_drop,
+                              args.test_every)
+        final = evaluate(model, images)
+        log.info("after %d epochs of unlearning: ASR %.4f, ACC %.4f", climbed, final.triggered.accuracy.value,
+                 final.clean.accuracy.value)
+        warn_of_chance(final, train.num_classes, is_attacked=False)  # ASR at chance is what it is for
+        save_model(run.folder / "model_last.th", model, vars(args), final.figures(), train.classes)
+        training_curves(run.folder / "curves.png", run.rows, f"ABL on {args.poison_type}, {train.name}")
+        run.finish(**final.figures(), parent=None, dataset=train.name, width=args.width, epochs=trained + climbed,
+                   seed=args.seed, method={"name": "ABL", "poison_type": args.poison_type, **figures,
+                                           "poisoned": int(poisoned.poisoned.sum()), "filtered": filtered.figures(),
+                                           "unlearning_epochs": climbed})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Fine-Pruning: prune the channels that clean images leave dormant, then fine-tune what is left.
+
+    python -m defenses.fine_prune --checkpoint output/badnets/model_last.th
+
+Fine-Pruning (Liu et al., 2018); --mode prune and --mode fine-tune are its two halves by themselves. Reads a model, the
+defender's clean images (half rank and fine-tune, half choose how much to prune), and the trigger beside the model, if
+there is one, for ASR alone. Writes into output/badnets/fine-prune/: model_last.th (the same network, with zeros where
+it was pruned), pruning_curve.csv and .png, output.log, metrics.jsonl, config.json and results.json.
+"""
+import logging
+from dataclasses import dataclass
+
+from common.files import write_table
+from data.batches import Batches
+from engine import flags
+from engine.checkpoint import save_model
+from engine.command import command
+from engine.control import read_control, report_control
+from engine.evaluation import UNKNOWN, Evaluation, Score, evaluate, evaluation_batches, score, score_logits
+from engine.figures import pruning_curve
+from engine.inputs import default_folder, inputs_of, last_within, load_suspect, split_defender
+from engine.progress import progress
+from engine.run import Run
+from engine.training import sgd, train_stage
+from models.pruning import STAGES, fold_mask, mask_of, output_masked, stage_means
+
+CURVE = ("pruning_curve.csv", "pruning_curve.png")
+COLUMNS = ("pruned", "channel", "activation", "acc", "asr", "robust_acc", "held_out_acc")
+NAMES = {"prune": "pruning", "fine-tune": "fine-tuning", "fine-prune": "Fine-Pruning"}
+POINTS = 20  # of the curve at a stage that has no linear layer behind it
+log = logging.getLogger("backdoor")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The model with its `count` least active channels pruned; `channel` is the last of them."""
+
+    count: int
+    channel: int | None
+    activation: float | None
+    test: Evaluation
+    held_out: Score
+
+    def as_dict(self):
+        """The row as results.json has it."""
+        return {"pruned": self.count, "channel": self.channel, "activation": self.activation, **self.test.figures(),
+                "held_out_acc": self.held_out.accuracy.as_dict()}
+
+
+def usual_counts(stage, channels):
+    """Every number of channels at the last stage, where each costs a matrix product; POINTS of them elsewhere."""
+    if stage == STAGES[-1]:
+        return range(channels)
+    return [round(channels * step / POINTS) for step in range(POINTS)]
+
+
+def last_stage_curve(model, order, sets):
+    """score(i, count) of sets[i] with `count` channels pruned, for the last stage: from one pass over its outputs f.
+
+    sets: the Batches to be scored, None where there are none. The logits are W[:, keep] @ f[keep] + b.
+    """
+    features = [batches and stage_means(model, batches, STAGES[-1]) for batches in sets]
+    weight, bias = model.linear.weight.detach(), model.linear.bias.detach()
+
+    def measure(i, count):
+        mask = mask_of(order, count)
+        return score_logits((features[i] * mask) @ weight.T + bias, sets[i]) if sets[i] else UNKNOWN
+    return measure
+
+
+def earlier_stage_curve(model, order, sets, stage):
+    """The same for a stage with layers behind it, by a whole pass over the images each time."""
+    def measure(i, count):
+        with output_masked(model, stage, mask_of(order, count)):
+            return score(model, sets[i]) if sets[i] else UNKNOWN
+    return measure
+
+
+def sweep(model, stage, order, activations, test, held_out, counts):
+    """[Row] for each of `counts` channels pruned, the first of `order` (C,); activations (C,)."""
+    sets = (test.clean, test.triggered, held_out)
+    measure = last_stage_curve(model, order, sets) if stage == STAGES[-1] else \
+        earlier_stage_curve(model, order, sets, stage)
+    rows = []
+    for count in progress(sorted(counts), "prune"):
+        clean, triggered, own = (measure(i, count) for i in range(3))
+        last = int(order[count - 1]) if count else None
+        rows.append(Row(count, last, float(activations[last]) if count else None, Evaluation(clean, triggered), own))
+    return rows
+
+
+def describe(title, row):
+    log.info("%s: %d channels pruned, ASR %.4f, ACC %.4f, held-out ACC %.4f", title, row.count,
+             row.test.triggered.accuracy.value, row.test.clean.accuracy.value, row.held_out.accuracy.value)
+
+
+def write_curve(folder, rows, chosen):
+    """pruning_curve.csv and pruning_curve.png."""
+    dicts = [row.as_dict() for row in rows]
+    write_table(folder / "pruning_curve.csv", COLUMNS, [
+        {name: value["value"] if isinstance(value, dict) else value for name, value in row.items()} for row in dicts])
+    pruning_curve(folder / "pruning_curve.png", dicts, chosen.as_dict(), "pruned", "channels pruned")
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    flags.add_data_flags(parser)
+    group = parser.add_argument_group("pruning")
+    group.add_argument("--mode", choices=("prune", "fine-tune", "fine-prune"), default="fine-prune",
+                       help="both halves, or one alone")
+    group.add_argument("--layer", choices=STAGES, default=STAGES[-1], help="stage whose output channels are pruned")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--max-drop", type=flags.fraction, default=0.04,
+                        help="largest loss of held-out accuracy that pruning may cost")
+    either.add_argument("--prune-fraction", type=flags.number(0, 0.9999, "a fraction in [0, 1)"),
+                        help="prune this share of the channels in place of as many as --max-drop allows")
+    group.add_argument("--val-frac", type=flags.fraction, default=0.05,
+                       help="share of all training images that rank the channels and fine-tune, out of the defender's "
+                            "tenth; the rest of the tenth choose")
+    flags.add_sgd_flags(parser, 10, 0.01)
+    flags.add_augmentation_flags(parser)
+    flags.add_run_flags(parser, "the mode's name beneath the model's run", resumable=True)
+    args = parser.parse_args(argv)
+    if args.mode == "fine-tune":
+        parser.refuse(argv, ["layer", "max_drop", "prune_fraction"], "for --mode fine-tune, which prunes nothing")
+    if args.mode == "prune":
+        unused = (*flags.SGD_FLAGS, "crop_padding", "flip", "seed")
+        parser.refuse(argv, unused, "for --mode prune, which trains nothing")
+    if args.prune_fraction is not None or args.mode == "fine-tune":
+        args.max_drop = None
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, args.mode)
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    pruned, tuned = args.mode != "fine-tune", args.mode != "prune"
+    leaves, others = (("model_last.th", *CURVE), ()) if pruned else (("model_last.th",), CURVE)
+    with Run(args, leaves, others) as run:
+        suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
+                                               run.device)
+        model, (own, held_out) = suspect.model, split_defender(defender, args.val_frac)
+        choosing = evaluation_batches(held_out, run.device)
+
+        batches = Batches(own, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+        optimizer = sgd(model, args)
+
+        run.begin(inputs_of(args.checkpoint, own))
+        activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)
+        order = activations.argsort(stable=True)
+        asked = 0 if args.prune_fraction is None else int(args.prune_fraction * len(order))
+        counts = {asked, *usual_counts(args.layer, len(order))} if pruned else {0}
+        rows = sweep(model, args.layer, order, activations, test, choosing, counts)
+        chosen = rows[0]
+        if args.prune_fraction is not None:
+            chosen = next(row for row in rows if row.count == asked)
+        elif pruned:
+            chosen = rows[last_within([row.held_out.accuracy.value for row in rows], args.max_drop)]
+        describe("before", rows[0])
+        if pruned:
+            describe("pruned", chosen)
+            write_curve(run.folder, rows, chosen)
+        mask, after = mask_of(order, chosen.count), chosen.test
+        if tuned:
+            with output_masked(model, args.layer, mask):
+                after = train_stage(run, model, batches, test, args.epochs, optimizer) or evaluate(model, test)
+        fold_mask(model, args.layer, mask)
+        describe("after", Row(chosen.count, None, None, after, score(model, choosing)))
+        control = read_control(args.checkpoint, "fine-tune") if args.mode == "fine-prune" else None
+        if args.mode == "fine-prune":
+            report_control(control, "--mode fine-tune")
+        save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
+        run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
+                   epochs=args.epochs if tuned else 0, seed=args.seed, method={
+                       "name": NAMES[args.mode], "layer": args.layer, "max_drop": args.max_drop,
+                       "prune_fraction": args.prune_fraction, "control": control,
+                       "channels": len(order), "images": len(own), "before": rows[0].as_dict(),
+                       "chosen": chosen.as_dict(), "sweep": [row.as_dict() for row in rows]})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Neural Cleanse: rebuild the smallest trigger of every label, and flag the one that is far too small.
+
+    python -m defenses.neural_cleanse --checkpoint output/badnets/model_last.th
+
+Wang et al. (2019). A backdoor is a short cut: few pixels send every image to its target. Reads a model and the
+defender's clean images (and the trigger beside the model, if there is one, to compare with). Writes into
+output/badnets/neural-cleanse/: reversed_trigger_<label>.th, which defenses.unlearn_trigger unlearns and every defense
+takes as --trigger-info, norms.csv, norms.png, reversed_triggers.png, output.log, config.json and results.json.
+"""
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+from common.files import write_table
+from data.batches import Batches
+from engine import flags, machine
+from engine.checkpoint import save_trigger
+from engine.command import command
+from engine.evaluation import evaluate
+from engine.figures import norm_bars, trigger_grid
+from engine.inputs import asr_of, check_clean_images, default_folder, find_trigger, inputs_of, load_suspect
+from engine.run import Run
+from methods.trigger_search import as_trigger, reverse_triggers
+
+COLUMNS = ("seed", "label", "class", "norm", "index", "flagged", "success", "steps")
+BOUND = 2.0  # anomaly index above which a label is flagged
+log = logging.getLogger("backdoor")
+
+
+def anomaly_indices(norms):
+    """(index of each norm, which are flagged): its distance from the median in normal-consistent MADs, flagged if that
+    is above BOUND on the left.
+
+    A norm that is infinite, of a label for which no trigger was found, takes no part and has index nan; with fewer than
+    three others all have, and nothing is flagged. Raises UserError for fewer than three labels, whose outliers have no
+    meaning, and for nan.
+    """
+    norms = np.asarray(norms, dtype=np.float64)
+    if len(norms) < 3:
+        raise UserError(f"the outlier test has no meaning for fewer than 3 labels, got {len(norms)}")
+    if np.isnan(norms).any():
+        raise UserError("the outlier test got a norm that is no number (nan)")
+    median, spread = center(norms)
+    distance = np.where(np.isfinite(norms), norms - median, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a spread of 0 makes whatever is apart infinitely far
+        indices = np.where(distance == 0, 0, np.abs(distance) / spread)
+    return indices, (distance < 0) & (indices > BOUND)
+
+
+def center(norms):
+    """(median, normal-consistent MAD) of the norms that are finite; nan for fewer than three of them."""
+    found = np.asarray(norms, dtype=np.float64)[np.isfinite(norms)]
+    if len(found) < 3:
+        return math.nan, math.nan
+    from scipy.stats import median_abs_deviation  # half a second, which no script's start should take
+    return float(np.median(found)), float(median_abs_deviation(found, scale="normal"))
+
+
+def flagging_bound(norms):
+    """The norm below which a label is flagged; nan where nothing can be."""
+    median, spread = center(norms)
+    return median - BOUND * spread
+
+
+def overlap(found, true):
+    """IoU of the pixels that each trigger covers by more than half of its own most; and the share of `found`'s mask
+    that lies on the true one's pixels."""
+    covered = [trigger.mask[..., 0] > trigger.mask.max() / 2 for trigger in (found, true)]
+    inside = found.mask[..., 0][true.mask[..., 0] > 0].sum() / max(found.mask.sum(), 1e-12)
+    return {"iou": float((covered[0] & covered[1]).sum() / (covered[0] | covered[1]).sum()),
+            "inside": float(inside)}
+
+
+def describe_seed(seed, searches, indices, flagged, classes):
+    """Log what a seed found, and return its rows of norms.csv."""
+    rows = []
+    for search, index, is_flagged in zip(searches, indices, flagged, strict=True):
+        found = math.isfinite(search.norm)
+        rows.append({"seed": seed, "label": search.label, "class": classes[search.label],
+                     "norm": search.norm if found else None, "index": float(index) if np.isfinite(index) else None,
+                     "flagged": int(is_flagged), "success": search.success if found else None, "steps": search.steps})
+        what = f"norm {search.norm:.2f}, index {index:.2f}" if found else "no trigger found within the budget"
+        log.info("seed %d, label %d (%s): %s, %d steps%s", seed, search.label, classes[search.label], what,
+                 search.steps, ", flagged" if is_flagged else "")
+    bound = flagging_bound([search.norm for search in searches])
+    if math.isnan(bound):
+        log.info("seed %d: no verdict, triggers were found for fewer than 3 labels; a larger --budget may do", seed)
+    elif bound <= 0:
+        log.info("seed %d: no norm could be flagged, since the norms lie too far apart (bound %.2f)", seed, bound)
+    return rows
+
+
+def judge(by_seed):
+    """[label] that more than half of the seeds flag; `by_seed` is a bool (seeds, labels)."""
+    return np.flatnonzero(np.mean(by_seed, axis=0) > 0.5).tolist()
+
+
+def spread_of(rows, label):
+    """A label over all seeds: how many flag it, and the lowest and highest norm and index, None where there is none."""
+    own = [row for row in rows if row["label"] == label]
+    ranges = {name: [row[name] for row in own if row[name] is not None] for name in ("norm", "index")}
+    return {"label": label, "class": own[0]["class"], "seeds": len(own), "flagged_in": sum(r["flagged"] for r in own),
+            **{name: [min(values), max(values)] if values else None for name, values in ranges.items()}}
+
+
+def report(targets, infected, labels, best):
+    """Log the verdict, none where `infected` is None; and how steady it is, for the labels that any seed flagged and
+    the one of smallest norm."""
+    named = ", ".join(f"{label['label']} ({label['class']})" for label in labels if label["label"] in targets)
+    verdicts = {True: f"infected, target {named}", False: "clean", None: "none, since most searches could flag nothing"}
+    log.info("verdict: %s", verdicts[infected])
+    closest = min(best, key=lambda label: best[label].norm, default=None)
+    for label in labels:
+        if label["flagged_in"] or label["label"] == closest:
+            norm, index = ("-".join(f"{end:.2f}" for end in label[name]) if label[name] else "nan"
+                           for name in ("norm", "index"))
+            log.info("label %d (%s): flagged in %d of %d seeds, norm %s, index %s", label["label"], label["class"],
+                     label["flagged_in"], label["seeds"], norm, index)
+
+
+def smallest(by_seed):
+    """{label: the Search of smallest norm over the seeds}, of the labels that any seed found a trigger for."""
+    best = {}
+    for search in (search for searches in by_seed for search in searches if math.isfinite(search.norm)):
+        if search.label not in best or search.norm < best[search.label].norm:
+            best[search.label] = search
+    return best
+
+
+def reversed_figures(model, test, trigger, true):
+    """What results.json says of a reversed trigger: its norm, its own ASR on the test images (which needs no true
+    trigger), and how it lies over the true one, None where that is not known, has another target or lies everywhere."""
+    comparable = true is not None and true.target == trigger.target and not (true.mask > 0).all()
+    return {"label": trigger.target, "norm": float(trigger.mask.sum()),
+            "asr_of_reversed_trigger": asr_of(model, test, trigger),
+            "overlap": overlap(trigger, true) if comparable else None}
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    flags.add_data_flags(parser)
+    group = parser.add_argument_group("search")
+    group.add_argument("--seeds", type=flags.integer(1), default=3, help="searches; most of them decide")
+    group.add_argument("--budget", type=flags.integer(1), default=300, help="largest number of steps for each label")
+    group.add_argument("--batches", type=flags.integer(1), default=4, help="batches of clean images in a step")
+    group.add_argument("--batch-size", type=flags.integer(1), default=32, help="clean images for each label at a time")
+    group.add_argument("--success", type=flags.number(0.01, 1, "a share in [0.01, 1]"), default=0.99,
+                       help="share of a step's images that must reach the label")
+    group.add_argument("--patience", type=flags.integer(1), default=25,
+                       help="steps without a smaller norm after which a label is done")
+    group.add_argument("--lr", type=flags.positive, default=0.1, help="learning rate of Adam")
+    flags.add_run_flags(parser, "neural-cleanse/ beneath the model's run")
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, "neural-cleanse")
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    reversed_before = [path.name for path in Path(args.output_dir).glob("reversed_trigger_[0-9]*.th")]
+    with Run(args, ("norms.csv", "norms.png", "reversed_triggers.png"), reversed_before) as run:
+        suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
+                                               run.device)
+        check_clean_images(defender)
+        model, classes, true = suspect.model, defender.classes, find_trigger(args.checkpoint, args.trigger_info)
+        true = true and true.fixed  # one that differs from image to image has no mask to compare with
+
+        run.begin(inputs_of(args.checkpoint, defender))
+        machine.set_cudnn_benchmark(False)  # labels that are done leave the batch, so that it takes up to ten sizes
+        by_seed, rows, flags_by_seed = [], [], []
+        for seed in range(args.seed, args.seed + args.seeds):
+            generator = torch.Generator().manual_seed(seed)
+            batches = Batches(defender, args.batch_size, run.device, generator)
+            searches = reverse_triggers(model, batches, args.batches, range(len(classes)), args.budget, args.success,
+                                        args.patience, args.lr, generator)
+            indices, flagged = anomaly_indices([search.norm for search in searches])
+            rows += describe_seed(seed, searches, indices, flagged, classes)
+            write_table(run.folder / "norms.csv", COLUMNS, rows)
+            by_seed.append(searches)
+            flags_by_seed.append(flagged)
+        norms = [[search.norm for search in searches] for searches in by_seed]
+        bounds = list(map(flagging_bound, norms))
+        targets, best = judge(flags_by_seed), smallest(by_seed)
+        able = sum(bound > 0 for bound in bounds)  # of nan and of less than 0 nothing could come
+        infected = True if targets else False if able > args.seeds / 2 else None
+        labels = [spread_of(rows, label) for label in range(len(classes))]
+        report(targets, infected, labels, best)
+        triggers = {label: as_trigger(search) for label, search in best.items()}
+        for label, trigger in triggers.items():
+            save_trigger(run.folder / f"reversed_trigger_{label}.th", trigger)
+        norm_bars(run.folder / "norms.png", classes, norms, bounds)
+        closest = targets or sorted(best, key=lambda label: best[label].norm)[:1]
+        found = [reversed_figures(model, test, triggers[label], true) for label in closest]
+        for figures in found:
+            log.info("reversed trigger of label %d: norm %.2f, its own ASR %.4f%s", figures["label"], figures["norm"],
+                     figures["asr_of_reversed_trigger"]["value"], "" if figures["overlap"] is None else
+                     ", IoU with the true one {iou:.2f}, {inside:.2f} of its mask inside".format(**figures["overlap"]))
+        columns = [(f"{label}: {classes[label]}\nL1 {best[label].norm:.1f}", trigger)
+                   for label, trigger in sorted(triggers.items())]
+        if true:
+            columns.append((f"true, to {true.target}\nL1 {float((true.mask * true.alpha).sum()):.1f}", true))
+        trigger_grid(run.folder / "reversed_triggers.png", columns)
+        run.finish(**evaluate(model, test).figures(), parent=args.checkpoint, dataset=defender.name,
+                   width=model.spec["width"], seed=args.seed, method={
+                       "name": "Neural Cleanse", "infected": infected, "searches_able_to_flag": able,
+                       "targets": targets, "labels": labels,
+                       "flagged_by_seed": [np.flatnonzero(flagged).tolist() for flagged in flags_by_seed],
+                       "seeds_with_a_flag": sum(bool(flagged.any()) for flagged in flags_by_seed),
+                       "reversed": found, "norms": rows})
+
+
+if __name__ == "__main__":
+    main()

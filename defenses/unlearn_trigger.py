@@ -1,0 +1,116 @@
+"""Unlearn a trigger: fine-tune a model on clean images, a fifth of them stamped with it under their own labels.
+
+    python -m defenses.unlearn_trigger --checkpoint output/badnets/model_last.th
+
+The repair of Neural Cleanse (Wang et al., 2019): what is stamped no longer says anything about the label. Reads a
+model, the defender's clean images, and what defenses.neural_cleanse flagged; where it flagged nothing, the model stays
+as it is. --patch-with original stamps the true trigger and --patch-with clean nothing: the two controls. Writes into
+output/badnets/unlearn-reversed/: model_last.th, output.log, metrics.jsonl, config.json and results.json.
+"""
+import logging
+
+from common.errors import UserError
+from common.files import hash_file
+from common.untrusted import read_json
+from data.batches import Batches
+from data.poison_cifar import stamp_share
+from engine import flags
+from engine.checkpoint import load_trigger, save_model
+from engine.command import command
+from engine.control import read_control, report_control
+from engine.evaluation import evaluate
+from engine.inputs import asr_of, default_folder, find_run, find_trigger, inputs_of, load_suspect
+from engine.run import Run
+from engine.training import sgd, train_stage
+
+log = logging.getLogger("backdoor")
+
+
+def flagged_triggers(checkpoint):
+    """The files of the triggers that detect flagged in this very model, none where it flagged none.
+
+    Raises UserError where detect has not been run on it.
+    """
+    folder = find_run(checkpoint, "neural-cleanse")
+    try:
+        targets = read_json(folder / "results.json")["method"]["targets"]
+        inputs = read_json(folder / "config.json")["inputs"]
+        names = [f"reversed_trigger_{int(target)}.th" for target in list(targets)]
+        is_same = inputs.startswith(hash_file(checkpoint))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder}: no finished run of defenses.neural_cleanse; name a --reversed-trigger") from None
+    if not is_same:
+        raise UserError(f"{folder}: Neural Cleanse looked at other weights than {checkpoint}; run it again")
+    return [str(folder / name) for name in names]
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    flags.add_data_flags(parser)
+    group = parser.add_argument_group("patch")
+    group.add_argument("--patch-with", choices=("reversed", "original", "clean"), default="reversed",
+                       help="what is stamped on a share of the images: what Neural Cleanse flagged, the true "
+                            "trigger (as a control), or nothing (as another)")
+    group.add_argument("--reversed-trigger", metavar="FILE.th", nargs="+",
+                       help="what to unlearn (default: what defenses.neural_cleanse flagged)")
+    group.add_argument("--stamp-share", type=flags.fraction, default=0.2, help="share of the images that is stamped")
+    flags.add_sgd_flags(parser, 1, 0.01)
+    flags.add_augmentation_flags(parser)
+    flags.add_run_flags(parser, "unlearn-<patch>/ beneath the model's run", resumable=True)
+    args = parser.parse_args(argv)
+    if args.patch_with != "reversed":
+        parser.refuse(argv, ["reversed_trigger"], f"for --patch-with {args.patch_with}")
+    if args.patch_with == "clean":
+        parser.refuse(argv, ["stamp_share"], "for --patch-with clean")
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, f"unlearn-{args.patch_with}")
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, ("model_last.th",)) as run:
+        suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
+                                               run.device)
+        model, true = suspect.model, find_trigger(args.checkpoint, args.trigger_info)
+        files, triggers, epochs = [], [], args.epochs
+        if args.patch_with == "reversed":
+            files = args.reversed_trigger or flagged_triggers(args.checkpoint)
+            triggers = [load_trigger(file) for file in files]
+            epochs = args.epochs if files else 0
+        elif args.patch_with == "original":
+            if true is None:
+                raise UserError("--patch-with original: no trigger is known; name one with --trigger-info")
+            triggers = [true]
+        patched = stamp_share(defender, triggers, args.stamp_share, args.seed)
+        batches = Batches(patched, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+        optimizer = sgd(model, args)
+
+        run.begin(inputs_of(args.checkpoint, patched))
+        log.info("%d clean images, %d of them stamped under their own label", len(patched), patched.poisoned.sum())
+        if epochs == 0:
+            log.info("Neural Cleanse flagged no label, so there is nothing to unlearn: the model is left as it is; "
+                     "--reversed-trigger names one to unlearn all the same")
+        before = evaluate(model, test)
+        log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
+        own_before = [asr_of(model, test, trigger) for trigger in triggers]
+        after = train_stage(run, model, batches, test, epochs, optimizer) or evaluate(model, test)
+        own_after = [asr_of(model, test, trigger) for trigger in triggers]
+        for trigger, a, b in zip(triggers, own_before, own_after, strict=True):
+            log.info("the stamped trigger of label %d has itself ASR %.4f before, %.4f after", trigger.target,
+                     a["value"], b["value"])
+        control = None
+        if args.patch_with != "clean":
+            control = read_control(args.checkpoint, "unlearn-clean")
+            report_control(control, "--patch-with clean")
+        save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
+        run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
+                   epochs=epochs, seed=args.seed, method={
+                       "name": "unlearning", "patch_with": args.patch_with, "before": before.figures(),
+                       "images": len(patched), "stamped": int(patched.poisoned.sum()), "triggers": files,
+                       "asr_of_stamped_triggers": {"before": own_before, "after": own_after}, "control": control})
+
+
+if __name__ == "__main__":
+    main()

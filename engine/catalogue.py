@@ -1,0 +1,194 @@
+"""Every script of the suite, a row each.
+
+Whatever goes over scripts reads this table: workflow, report, summary, grade and the tests. Nothing else keeps a list.
+A new script is its file and its row here.
+"""
+from dataclasses import dataclass, field
+
+from data.triggers import ATTACKS
+
+POISON_TYPES = ("benign", *ATTACKS, "issba")
+
+ATTACK, INGREDIENT, REPAIR, VERDICT, STUDY, REPORT = "attack", "ingredient", "repair", "verdict", "study", "report"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way in which a matrix runs a script: an attack, or a defense on an attack's model.
+
+    name: as matrix files have it. folder: where it writes, beneath the model's run. flags: that make it this cell.
+    needs: the cell that must have run on the same model before. takes: {flag: file that `needs` left}, given in place
+    of --checkpoint. is_prepared: it has its flags under `prepare`, not among the defenses. draws: whether anything in
+    it is drawn, so that it takes a seed. in_audit: its name in an audit's settings, "" where it has no part in one.
+    """
+
+    name: str
+    folder: str = ""
+    flags: dict = field(default_factory=dict)
+    needs: str = ""
+    takes: dict = field(default_factory=dict)
+    is_prepared: bool = False
+    is_heavy: bool = True
+    draws: bool = True
+    in_audit: str = ""
+
+
+@dataclass(frozen=True)
+class Gift:
+    """What an ingredient makes for an attack, with the benign model's help.
+
+    attack: the one that needs it. name: of its flags under `prepare` in a matrix. folder: where a matrix has it made.
+    flag, file: the attack's flag that takes it, and the file in the folder ("" for the folder itself).
+    """
+
+    attack: str
+    name: str
+    folder: str
+    flag: str
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script.
+
+    module: what `python -m` runs; one without a dot stands at the top and is run as module.py. title: as it is
+    printed. kind: attack (leaves a model with a backdoor), ingredient (what another script needs), repair (leaves a
+    model without one), verdict, study or report. again: what the same call has in addition to go on after a stop:
+    --resume, --overwrite (it starts over) or "" (the call itself goes on). is_heavy: whether it is worth a GPU.
+    trains: whether it trains on an attack's data, and so takes the attack's flags in place of a model. leaves_run:
+    whether it leaves a folder with results.json (a sweep leaves folders of them).
+
+    reads, small, lasting are for tests. reads: what a run on handwritten digits is given; {names} are files that
+    tests/helpers makes. small: flags that make a run short on any images. lasting: flags of a run that lasts long
+    enough to be killed within. after: command lines that must have run before the docstring's own.
+    """
+
+    module: str
+    title: str
+    kind: str
+    again: str = "--overwrite"
+    is_heavy: bool = True
+    trains: bool = False
+    leaves_run: bool = True
+    cells: tuple = ()
+    gives: Gift | None = None
+    reads: str = ""
+    small: str = ""
+    lasting: str = ""
+    after: tuple = ()
+
+    @property
+    def resumes(self) -> bool:
+        return self.again == "--resume"
+
+    @property
+    def leaves_model(self) -> bool:
+        return self.kind in (ATTACK, REPAIR)
+
+    @property
+    def name(self) -> str:
+        """The last part of the module's name."""
+        return self.module.rpartition(".")[2]
+
+    def words(self) -> list[str]:
+        """The words behind `python` that call it."""
+        return ["-m", self.module] if "." in self.module else [f"{self.module}.py"]
+
+    def command(self) -> str:
+        """How a user calls it."""
+        return " ".join(["python", *self.words()])
+
+
+TRAIN = "--width 4 --epochs 2 --batch-size 64 --crop-padding 2"
+ABL = f"{TRAIN} --isolation-epochs 2 --unlearn-epochs 2 --max-drop 1"
+MASK = "--val-frac 0.05 --nb-iter 8 --print-every 4 --batch-size 32"
+SUSPECT = "--checkpoint {model}"
+TRAIN_BADNETS, TRAIN_BENIGN, TRAIN_BLEND, TRAIN_ISSBA = (
+    f"train_backdoor --poison-type {attack}" for attack in ("badnets", "benign", "blend", "issba"))
+
+SCRIPTS = (
+    Script("train_backdoor", "training", ATTACK, "--resume", trains=True, small=TRAIN,
+           cells=tuple(Cell(name, flags={"poison_type": name}) for name in POISON_TYPES),
+           lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --epochs 12"),
+    Script("generate_clb_attack", "clean-label crafting", INGREDIENT,
+           gives=Gift("clean-label", "clean-label", "crafted", "clb_dir"),
+           reads=f"{SUSPECT} --poison-rate 0.3", small="--iterations 3 --step 4/255",
+           lasting="--poison-rate 0.5 --iterations 60", after=(TRAIN_BENIGN,)),
+    Script("generate_mask", "ANP masks", INGREDIENT, "--resume", reads=SUSPECT, small=MASK,
+           cells=(Cell("anp-masks", "anp", is_prepared=True, in_audit="anp-masks"),),
+           lasting="--val-frac 0.05 --nb-iter 60 --print-every 5 --batch-size 32", after=(TRAIN_BADNETS,)),
+    Script("prune_network", "ANP", REPAIR, reads="--mask-file {masks}", after=(TRAIN_BADNETS, "generate_mask"),
+           cells=(Cell("anp", "anp/pruned", needs="anp-masks", takes={"mask_file": "mask_values.txt"},
+                       in_audit="anp"),)),
+    Script("attacks.issba_encoder", "ISSBA's encoder", INGREDIENT, "--resume",
+           gives=Gift("issba", "issba-encoder", "issba-encoder", "encoder", "/encoder.th"), reads=SUSPECT,
+           small="--bits 4 --width 4 --epochs 3 --batch-size 64 --min-psnr 0 --min-bit-accuracy 0 --ramp-epochs 1",
+           lasting="--bits 4 --width 4 --epochs 4 --batch-size 32 --min-psnr 0 --min-bit-accuracy 0",
+           after=(TRAIN_BENIGN,)),
+    Script("attacks.pruning_aware", "the pruning-aware attack", ATTACK, "--resume", trains=True, small=TRAIN,
+           cells=(Cell("pruning-aware-badnets", flags={"poison_type": "badnets"}),),
+           lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --clean-epochs 4 --epochs 4"),
+    Script("defenses.strip", "STRIP", VERDICT, reads=f"{SUSPECT} --calibration 60", small="--overlays 3 --inspect 40",
+           cells=(Cell("strip", "strip", in_audit="strip"),), after=(TRAIN_BADNETS, TRAIN_ISSBA)),
+    Script("defenses.neural_cleanse", "Neural Cleanse", VERDICT, reads=SUSPECT,
+           small="--seeds 1 --budget 20 --batches 2", lasting="--seeds 1 --budget 12 --batches 1",
+           cells=(Cell("nc-detect", "neural-cleanse", in_audit="nc-detect"),), after=(TRAIN_BADNETS,)),
+    Script("defenses.unlearn_trigger", "unlearning", REPAIR, "--resume",
+           reads=f"{SUSPECT} --reversed-trigger {{trigger}}", small="--batch-size 32",
+           cells=(Cell("nc-unlearning", "unlearn-reversed", needs="nc-detect", in_audit="unlearning"),),
+           after=(TRAIN_BADNETS, "defenses.neural_cleanse --checkpoint output/badnets/model_last.th")),
+    Script("defenses.fine_prune", "Fine-Pruning", REPAIR, "--resume", reads=SUSPECT, small="--epochs 1 --batch-size 16",
+           cells=(Cell("fine-tuning", "fine-tune", {"mode": "fine-tune"}),
+                  Cell("pruning", "prune", {"mode": "prune"}, is_heavy=False, draws=False),
+                  Cell("fine-pruning", "fine-prune", {"mode": "fine-prune"}, in_audit="fine-pruning")),
+           lasting="--val-frac 0.05 --epochs 12 --batch-size 8", after=(TRAIN_BADNETS,)),
+    Script("defenses.abl", "ABL", REPAIR, "--resume", trains=True, cells=(Cell("abl", "abl"),),
+           small=f"{ABL} --isolation-rate 0.05 --unlearn-lr 0.01",
+           lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --isolation-epochs 4 --epochs 4 "
+                   "--unlearn-epochs 3 --isolation-rate 0.05 --max-drop 1"),
+    Script("studies.neuron_noise", "neuron noise", STUDY, reads=SUSPECT,
+           small="--val-frac 0.05 --epsilons 0.3 --seeds 1 --steps 2",
+           cells=(Cell("neuron-noise", "neuron-noise", in_audit="neuron-noise"),), after=(TRAIN_BADNETS, TRAIN_BENIGN)),
+    Script("studies.specificity", "sample specificity", STUDY, reads=SUSPECT,
+           after=(TRAIN_BENIGN, "attacks.issba_encoder", TRAIN_ISSBA)),
+    Script("studies.audit", "audit", STUDY, is_heavy=False, reads="--checkpoint {audited}",
+           after=(TRAIN_BADNETS, "defenses.neural_cleanse --checkpoint output/badnets/model_last.th")),
+    Script("studies.sweep_anp", "ANP's sweep", STUDY, "", reads=SUSPECT, small=f"{MASK} --alphas 0.2 --seeds 1",
+           lasting="--val-frac 0.05 --nb-iter 40 --print-every 5 --batch-size 32 --alphas 0.2 0.8 --seeds 1",
+           after=(TRAIN_BADNETS,)),
+    Script("studies.sweep_abl", "ABL's sweep", STUDY, "", trains=True, small=f"{ABL} --isolation-rates 0.05 --seeds 1",
+           lasting="--width 4 --batch-size 32 --crop-padding 2 --poison-rates 0.2 --isolation-rates 0.05 0.1 "
+                   "--isolation-epochs 3 --epochs 2 --unlearn-epochs 1 --max-drop 1 --seeds 1"),
+    Script("studies.export_images", "images as files", STUDY, is_heavy=False, leaves_run=False),
+    Script("report", "report", REPORT, is_heavy=False, leaves_run=False, after=(TRAIN_BADNETS,)),
+)
+BY_MODULE = {script.module: script for script in SCRIPTS}
+
+# What results.json and config.json of earlier versions call a script.
+FORMER = {"detect_strip.py": "defenses.strip", "fine_prune.py": "defenses.fine_prune", "train_abl.py": "defenses.abl",
+          "neural_cleanse.py": "defenses.neural_cleanse", "neural_cleanse.py unlearn": "defenses.unlearn_trigger",
+          "generate_issba_encoder.py": "attacks.issba_encoder", "train_pruning_aware.py": "attacks.pruning_aware",
+          "sweep_neuron_noise.py": "studies.neuron_noise", "measure_specificity.py": "studies.specificity",
+          "sweep_anp.py": "studies.sweep_anp", "sweep_abl.py": "studies.sweep_abl", "audit_model.py": "studies.audit",
+          "export_clean_images.py": "studies.export_images"}
+
+
+def script_of(name: str, task: str | None = None) -> str:
+    """The module of a run whose files call its script `name`; task: of a former script that had two tasks."""
+    return FORMER.get(f"{name} {task}") or FORMER.get(name) or name.removesuffix(".py")
+
+
+def attack_cells() -> dict[str, tuple[Script, Cell]]:
+    """{name in a matrix: (Script, Cell)} of all attacks."""
+    return {cell.name: (script, cell) for script in SCRIPTS if script.kind == ATTACK for cell in script.cells}
+
+
+def defense_cells() -> dict[str, tuple[Script, Cell]]:
+    """The same of all that runs on an attack's model or data."""
+    return {cell.name: (script, cell) for script in SCRIPTS if script.kind != ATTACK for cell in script.cells}
+
+
+def gifts() -> dict[str, tuple[Script, Gift]]:
+    """{attack: (Script, Gift)} of what attacks need made before them."""
+    return {script.gives.attack: (script, script.gives) for script in SCRIPTS if script.gives}

@@ -1,0 +1,1 @@
+"""The cores of algorithms that more than one script calls."""

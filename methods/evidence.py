@@ -1,0 +1,103 @@
+"""What each test of an audit says of a model, and how often the tests were wrong on models of ours."""
+import csv
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+RATES = Path(__file__).resolve().parent.parent / "results/audit-rates.csv"
+NUMBERS = ("models", "wrong", "undecided", "searches", "searches_wrong")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a test says. points_to: the label that it points to, None if to none or if that is not what it asks."""
+
+    test: str
+    points_to: int | None
+    words: str
+
+
+def called(label, classes):
+    """A label with its name."""
+    return f"{label} ({classes[label]})" if classes[label] != str(label) else str(label)
+
+
+def cleanse_evidence(method, classes):
+    """[Evidence] of Neural Cleanse: one for each label flagged by most searches, or one that says that there is none.
+
+    method: the method entry of its results.json.
+    """
+    labels, targets = method["labels"], method["targets"]
+    able = method.get("searches_able_to_flag", labels[0]["seeds"])
+    searches, others = labels[0]["seeds"], [label for label in labels if label["label"] not in targets]
+    norms = [min(label["norm"]) for label in others if label["norm"]]
+    rest = f"; the smallest norms of the others have median {np.median(norms):.1f}" if norms else ""
+    found = [Evidence("Neural Cleanse", label["label"],
+                      f"{label['flagged_in']} of {searches} searches flag label {called(label['label'], classes)}: "
+                      f"norm {span(label['norm'], '.1f')}, anomaly index {span(label['index'], '.2f')} (above 2 is "
+                      f"flagged){rest}") for label in labels if label["label"] in targets]
+    if found:
+        return found
+    once = "".join(f", label {called(label['label'], classes)} by {label['flagged_in']}" for label in labels
+                   if label["flagged_in"])
+    rest += f"; {able} of the searches could flag a label at all" if able < searches else ""
+    return [Evidence("Neural Cleanse", None, f"no label is flagged by most of {searches} searches{once}{rest}")]
+
+
+def span(pair, form):
+    """Lowest to highest in words."""
+    low, high = (format(value, form) for value in pair or (math.nan, math.nan))
+    return low if low == high else f"{low} to {high}"
+
+
+def leaning(rows):
+    """(epsilon, {label: starts that lean there}, starts) under neuron noise, at the least epsilon at which half of the
+    images are called wrong, otherwise at the largest. A start leans to a label that more than half of its errors are.
+
+    rows: as studies.neuron_noise has them.
+    """
+    rows = [row for row in rows if row["model"] == "suspect"]
+    epsilons = sorted({row["epsilon"] for row in rows})
+    at = {epsilon: [row for row in rows if row["epsilon"] == epsilon] for epsilon in epsilons}
+    epsilon = next((epsilon for epsilon in epsilons if np.mean([row["error_rate"] for row in at[epsilon]]) >= 0.5),
+                   epsilons[-1])
+    labels = [row["leaning"] for row in at[epsilon] if (row["leaning_share_of_errors"] or 0) > 0.5]
+    return epsilon, {label: labels.count(label) for label in sorted(set(labels))}, len(at[epsilon])
+
+
+def noise_evidence(rows, classes):
+    """The Evidence of the neuron perturbation curves: it points to a label if every start leans there."""
+    epsilon, labels, starts = leaning(rows)
+    errs = np.mean([row["error_rate"] for row in rows if row["epsilon"] == epsilon and row["model"] == "suspect"])
+    where = ", ".join(f"{called(label, classes)} in {count}" for label, count in labels.items()) or "none"
+    return Evidence("neuron noise", next((label for label, count in labels.items() if count == starts), None),
+                    f"at epsilon {epsilon:g} {100 * errs:.0f} % of the images are called wrong, over {starts} random "
+                    f"starts; labels that most errors are: {where}")
+
+
+def strip_evidence(method, folder, checkpoint):
+    """What STRIP's calibration gives: a filter, not a sign."""
+    screen = shlex.join(["python", "defenses.strip", "--checkpoint", checkpoint, "--calibration-file",
+                         str(folder / "strip.json"), "--images"])
+    boundary = method["boundaries"][method["boundary"]]
+    return Evidence("STRIP", None, f"calibrated, which is no sign by itself: inputs of at most {boundary:.3f} bits are "
+                    f"turned away, {100 * method['frr']['value']:.1f} % of fresh clean images; {screen} FOLDER screens "
+                    "new inputs")
+
+
+def how_searched(arguments):
+    """The flags of detect that decide how good it is, in words: what a row of the rates was measured with."""
+    names = ("seeds", "batches", "batch_size", "budget", "success")
+    return " ".join(f"--{name.replace('_', '-')} {arguments[name]}" for name in names if name in arguments)
+
+
+def read_rates(path=RATES):
+    """The rows of the table of how often the tests were wrong on models of ours, [] where it is missing."""
+    try:
+        with open(path, newline="") as file:
+            return [{**row, **{name: int(row[name]) for name in NUMBERS}} for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError):
+        return []

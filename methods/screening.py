@@ -1,0 +1,108 @@
+"""A user's own images turned away or let through, by a boundary that was found before."""
+import csv
+import math
+import sys
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import hash_file, write_array, write_json
+from common.untrusted import read_array, read_json
+from data.image_folder import read_image
+
+AT_ONCE = 1000  # images in memory
+OVERLAYS = "overlays.npy"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What screening needs: strip.json, and beside it the pool of images that are laid over others."""
+
+    checkpoint: str  # hash of the model's file
+    overlays: int
+    superimpose: str
+    seed: int
+    frr: float
+    boundary: str
+    entropies: list  # of the clean images that it was made from, so that another FRR can still be asked for
+    pool: np.ndarray  # uint8 (M, 32, 32, 3)
+
+
+STORED = [field.name for field in fields(Calibration) if field.name != "pool"]
+# type and range of each, so that a damaged file is an error and not a verdict
+SOUND = {"checkpoint": lambda value: isinstance(value, str),
+         "overlays": lambda value: type(value) is int and value >= 1,
+         "superimpose": lambda value: value in ("sum-clip", "average"),
+         "seed": lambda value: type(value) is int and value >= 0,
+         "frr": lambda value: isinstance(value, float) and 0 < value <= 0.5,
+         "boundary": lambda value: value in ("empirical", "normal"),
+         "entropies": lambda value: isinstance(value, list) and len(value) > 0
+         and all(type(entropy) in (int, float) and math.isfinite(entropy) for entropy in value)}
+
+
+def write_calibration(folder, calibration):
+    """Write overlays.npy and strip.json into `folder`."""
+    write_array(folder / OVERLAYS, calibration.pool)
+    stored = asdict(calibration)
+    write_json(folder / "strip.json", {name: stored[name] for name in STORED})
+
+
+def read_calibration(path, checkpoint):
+    """The Calibration in strip.json at `path`. Raises UserError if it is none, damaged, or another model's."""
+    try:
+        stored = read_json(path)
+        stored = {name: stored[name] for name in STORED}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        why = getattr(error, "strerror", None) or str(error)[:200]
+        raise UserError(f"{path}: no calibration ({why}); defenses.strip without --images makes one") from None
+    bad = [name for name in STORED if not SOUND[name](stored[name])]
+    if bad:
+        raise UserError(f"{path}: damaged ({', '.join(bad)}); defenses.strip without --images makes it anew")
+    pool = read_array(Path(path).with_name(OVERLAYS))
+    if stored["checkpoint"] != hash_file(checkpoint):
+        raise UserError(f"{path}: calibrated for another model than {checkpoint}")
+    if pool.dtype != np.uint8 or pool.shape[1:] != (32, 32, 3) or len(pool) <= stored["overlays"]:
+        raise UserError(f"{path}: its {OVERLAYS} is damaged; defenses.strip without --images makes both anew")
+    return Calibration(**stored, pool=pool)
+
+
+def screen(paths, measure, boundary):
+    """Print a CSV row for each image file: path, entropy, verdict and, where it cannot be read, why.
+
+    measure: uint8 images (N, 32, 32, 3) -> entropies (N,). Rejects an entropy of at most `boundary`. Returns the exit
+    status: 1 if any image is rejected, otherwise 2 if any cannot be read, otherwise 0.
+    """
+    sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be text
+    writer, counts = csv.writer(sys.stdout, lineterminator="\n"), {"accepted": 0, "rejected": 0, "error": 0}
+    resized = 0
+    writer.writerow(["path", "entropy", "verdict", "error"])
+    remaining = iter(paths)
+    while chunk := list(islice(remaining, AT_ONCE)):
+        images, errors, of_other_size = read_images(chunk)
+        resized += of_other_size
+        entropies = dict(zip(images, measure(np.stack(list(images.values()))), strict=True)) if images else {}
+        for path in chunk:
+            verdict = "error" if path in errors else "rejected" if entropies[path] <= boundary else "accepted"
+            counts[verdict] += 1
+            writer.writerow([path, f"{entropies[path]:.6f}" if path in entropies else "", verdict,
+                             errors.get(path, "")])
+    print(f"boundary {boundary:.4f}: {', '.join(f'{count} {name}' for name, count in counts.items())}; {resized} "
+          "resized to 32x32", file=sys.stderr)
+    if boundary < 0:
+        print("notice: the boundary is below 0, so that it rejects nothing", file=sys.stderr)
+    return 1 if counts["rejected"] else 2 if counts["error"] else 0
+
+
+def read_images(paths):
+    """({path: uint8 (32, 32, 3)}, {path: why it cannot be read}, how many had another size)."""
+    images, errors, resized = {}, {}, 0
+    for path in paths:
+        try:
+            images[path], had_other_size = read_image(path)
+            resized += had_other_size
+        except UserError as error:
+            errors[path] = str(error)
+    return images, errors, resized

@@ -1,0 +1,153 @@
+"""The smallest trigger that sends clean images to a label, found by gradient descent (Wang et al., 2019)."""
+import math
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+
+from common.errors import UserError
+from data.batches import send
+from data.triggers import PatternTrigger
+from engine.evaluation import evaluation_batch, frozen
+from engine.progress import progress
+from models.folding import folded
+
+
+@dataclass
+class NormWeight:
+    """lambda, the weight of the mask's norm: 0 until the trigger works, then raised while it does, lowered while not.
+
+    After `patience` successes in a row it becomes `initial`; from then on as many successes multiply it by `factor`
+    and as many failures divide it by factor**1.5.
+    """
+
+    initial: float = 1e-3
+    factor: float = 2.0
+    patience: int = 5
+    value: float = 0.0
+    successes: int = 0
+    failures: int = 0
+    was_raised: bool = False
+    was_lowered: bool = False
+
+    def update(self, success):
+        """Take note of one more step that did or did not reach the success threshold."""
+        self.successes, self.failures = (self.successes + 1, 0) if success else (0, self.failures + 1)
+        if self.successes == self.patience:
+            self.was_raised = self.was_raised or self.value > 0
+            self.value, self.successes = self.value * self.factor or self.initial, 0
+        elif self.failures == self.patience:
+            self.was_lowered = self.was_lowered or self.value > 0
+            self.value, self.failures = self.value / self.factor**1.5, 0
+
+
+@dataclass
+class Search:
+    """The search for one label's trigger: what is optimized, and the smallest mask that worked so far."""
+
+    label: int
+    theta_mask: torch.Tensor  # (1, 32, 32)
+    theta_pattern: torch.Tensor  # (3, 32, 32)
+    weight: NormWeight = field(default_factory=NormWeight)
+    norm: float = math.inf
+    mask: torch.Tensor | None = None
+    pattern: torch.Tensor | None = None
+    success: float = math.nan
+    steps: int = 0
+    stale: int = 0  # steps since the norm last fell
+
+    @classmethod
+    def start(cls, label, generator, device):
+        """From a mask and a pattern that are uniform noise."""
+        thetas = (torch.rand(channels, 32, 32, generator=generator) for channels in (1, 3))
+        return cls(label, *(torch.atanh((2 * theta - 1) * (1 - 1e-6)).to(device).requires_grad_() for theta in thetas))
+
+    def trigger(self):
+        """(mask (1, 32, 32), pattern (3, 32, 32)) in [0, 1]."""
+        return torch.tanh(self.theta_mask) / 2 + 0.5, torch.tanh(self.theta_pattern) / 2 + 0.5
+
+    def note(self, success, threshold, ends, norms):
+        """Take note of a step in which a share `success` of the images reached the label.
+
+        ends: the (mask, pattern) that the step began with and the one that it ended with. norms: of the two masks,
+        as floats.
+        """
+        norm, (mask, pattern) = max(zip(norms, ends, strict=True), key=lambda end: end[0])
+        self.steps, self.stale = self.steps + 1, self.stale + 1
+        if success >= threshold and norm < self.norm:
+            self.norm, self.mask, self.pattern, self.success, self.stale = norm, mask, pattern, success, 0
+        self.weight.update(success >= threshold)
+
+    def is_done(self, patience):
+        """The weight went both ways and the norm has not fallen for `patience` steps."""
+        return self.weight.was_raised and self.weight.was_lowered and self.stale >= patience
+
+
+def snapshot(searches):
+    """[(mask, pattern)] of the searches as they are now, and the norms of their masks (L,), all on the device."""
+    triggers = [[part.detach().clone() for part in search.trigger()] for search in searches]
+    return triggers, torch.stack([mask for mask, _ in triggers]).sum((1, 2, 3))
+
+
+def loss_and_hits(model, images, searches):
+    """Summed loss of the searches on `images` (B, 3, 32, 32), and how many of them each sends to its label (L,).
+
+    Each search's own loss is the mean cross-entropy to its label plus lambda times its mask's L1 norm; the sum has each
+    one's own gradients, since they share nothing that learns.
+    """
+    masks, patterns = (torch.stack(parts)[:, None] for parts in zip(*(search.trigger() for search in searches),
+                                                                   strict=True))
+    stamped = ((1 - masks) * images + masks * patterns).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    labels = send(torch.tensor([search.label for search in searches]), images.device).repeat_interleave(len(images))
+    logits = model(stamped)
+    weights = send(torch.tensor([search.weight.value for search in searches]), images.device)
+    loss = F.cross_entropy(logits, labels, reduction="sum") / len(images) + (weights * masks.sum((1, 2, 3, 4))).sum()
+    return loss, (logits.argmax(1) == labels).view(len(searches), -1).sum(1)
+
+
+def reverse_triggers(model, batches, in_a_step, labels, budget, threshold=0.99, patience=25, lr=0.1, generator=None):
+    """The Search of each label (Wang et al., 2019, eq. 3), optimized together on the same clean images.
+
+    A step is the first `in_a_step` batches of a shuffled pass over `batches`, and at most `budget` are made. What is
+    kept of one is its larger mask, of the one that it began with and the one that it ended with: the success that
+    counts is that of all masks between them. As many labels go through the network at once as the
+    device likes; one that is done leaves the others going. The model's weights get no gradients, and its batch norms
+    are folded away. Raises UserError for a loss that is not finite.
+    """
+    device = batches.device
+    searches = [Search.start(label, generator, device) for label in labels]
+    optimizer = torch.optim.Adam([theta for s in searches for theta in (s.theta_mask, s.theta_pattern)], lr, (0.5, 0.9))
+    at_once = max(1, evaluation_batch(device) // batches.batch_size)
+    with frozen(folded(model)) as quick:
+        for _ in progress(range(budget), "reverse"):
+            active = [search for search in searches if not search.is_done(patience)]
+            if not active:
+                break
+            began, norms_before = snapshot(active)
+            hits = torch.zeros(len(active), dtype=torch.int64, device=device)
+            seen, is_finite = 0, torch.ones((), dtype=torch.bool, device=device)
+            for images, _ in islice(batches, in_a_step):
+                seen += len(images)
+                optimizer.zero_grad()
+                for start in range(0, len(active), at_once):
+                    loss, own = loss_and_hits(quick, images, active[start:start + at_once])
+                    loss.backward()
+                    hits[start:start + at_once] += own
+                    is_finite &= torch.isfinite(loss.detach())
+                optimizer.step()
+            ended, norms_after = snapshot(active)
+            columns = [hits, norms_before, norms_after, is_finite.expand(len(active))]
+            # One table, since each value read by itself would make a GPU wait once more.
+            rows = torch.stack([column.double() for column in columns], 1).tolist()
+            if not rows[0][-1]:
+                raise UserError("the model's outputs are no numbers (nan), so no trigger can be found")
+            for search, (count, *norms, _), *ends in zip(active, rows, began, ended, strict=True):
+                search.note(count / seen, threshold, ends, norms)
+    return searches
+
+
+def as_trigger(search):
+    """What a Search found as a PatternTrigger, its mask and pattern not rounded."""
+    mask, pattern = (part.permute(1, 2, 0).cpu().numpy().clip(0, 1) for part in (search.mask, search.pattern))
+    return PatternTrigger(255 * pattern, mask, 1.0, search.label)

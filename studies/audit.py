@@ -1,0 +1,174 @@
+"""Judge a model that nobody vouches for: is there a sign of a backdoor, and which repaired model costs least.
+
+    python -m studies.audit --checkpoint output/badnets/model_last.th
+
+The end of `make audit`, which runs the rest. Reads what the other scripts left beside the model (neural-cleanse/,
+neuron-noise/, strip/, and the repaired models in anp/pruned/, fine-prune/ and unlearn-reversed/) and clean images, and
+no trigger but those that Neural Cleanse reversed. Neural Cleanse decides; the other tests stand beside it, with how
+often each was wrong on models of ours (results/audit-rates.csv). Writes into verdict/ there: repaired.csv, output.log,
+config.json and results.json.
+"""
+import logging
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from common.files import hash_file, write_table
+from engine import flags
+from engine.checkpoint import load_model, load_trigger
+from engine.command import command
+from engine.evaluation import Proportion, predict
+from engine.inputs import asr_of, default_folder, find_run, inputs_of, load_suspect
+from engine.run import Run
+from methods.evidence import called, cleanse_evidence, how_searched, noise_evidence, read_rates, strip_evidence
+from reporting.found import FINISHED, read_run
+
+REPAIRED = {"ANP": "anp/pruned", "Fine-Pruning": "fine-prune", "unlearning": "unlearn-reversed"}
+COLUMNS = ("model", "changed", "acc", "lost", "lost_low", "lost_high", "asr_of_reversed_trigger")
+SUSPECT, NO_SIGN, UNDECIDED = "suspect", "no sign of a backdoor", "undecided"
+log = logging.getLogger("backdoor")
+
+
+def judge(method):
+    """SUSPECT, NO_SIGN or UNDECIDED, by what defenses.neural_cleanse found."""
+    return {True: SUSPECT, False: NO_SIGN}.get(method.get("infected"), UNDECIDED)
+
+
+def finished_run(checkpoint, name):
+    """The FinishedRun that a script left under `name` of this very model; None where none is finished."""
+    run = read_run(find_run(checkpoint, name), name)
+    if not run or run.state != FINISHED:
+        return None
+    try:
+        is_its_own = Path(run.results.get("parent") or "").samefile(checkpoint)
+    except OSError:
+        is_its_own = False
+    inputs = run.config.get("inputs")
+    if not is_its_own or (inputs and not inputs.startswith(hash_file(checkpoint))):
+        return None
+    return run
+
+
+def has_changed(model, repaired):
+    """Whether any weight or running statistic of `repaired` is another than the model's."""
+    before, after = model.state_dict(), repaired.state_dict()
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def paired_loss(before, after, labels):
+    """(loss of accuracy, its 95 % interval [low, high]) of predictions `after` against `before` on the same images.
+
+    All int64 (N,). The interval is the normal approximation for paired proportions.
+    """
+    lost = ((before == labels) & (after != labels)).sum().item()
+    won = ((before != labels) & (after == labels)).sum().item()
+    n = len(labels)
+    half = 1.96 * math.sqrt(lost + won - (lost - won) ** 2 / n) / n
+    loss = (lost - won) / n
+    return loss, [loss - half, loss + half]
+
+
+def compare_repaired(checkpoint, model, test, triggers, device):
+    """[{"name", "changed", "acc", "lost", "lost_interval", "asr_of_reversed"}] of the model and of every repaired one.
+
+    lost: points of ACC, as a fraction. asr_of_reversed: {label: ASR of its reversed trigger}. The clean EvalSets are
+    those that no repair has seen.
+    """
+    labels, rows = test.clean.labels, []
+
+    def add(name, net):
+        guesses = predict(net, test.clean).argmax(1)
+        before = rows[0]["guesses"] if rows else guesses
+        lost, interval = paired_loss(before, guesses, labels)
+        rows.append({"name": name, "changed": bool(rows) and has_changed(model, net), "guesses": guesses,
+                     "acc": Proportion(int((guesses == labels).sum()), len(labels)).as_dict(), "lost": lost,
+                     "lost_interval": interval, "asr_of_reversed": {
+                         str(label): asr_of(net, test, trigger) for label, trigger in triggers.items()}})
+    add("as it is", model)
+    for name, folder in REPAIRED.items():
+        run = finished_run(checkpoint, folder)
+        if run:
+            add(name, load_model(run.folder / "model_last.th", device).model)
+    return [{key: value for key, value in row.items() if key != "guesses"} for row in rows]
+
+
+def least_lost(rows):
+    """The names of the repaired models that lost least clean accuracy; more than one where they are equal, first the
+    one on which the reversed triggers do least. One that changed nothing is no repair."""
+    repaired = sorted((row for row in rows if row["changed"]), key=lambda row: sum(
+        share["value"] for share in row["asr_of_reversed"].values() if share))
+    least = min((row["lost"] for row in repaired), default=None)
+    return [row["name"] for row in repaired if row["lost"] == least]
+
+
+def report(verdict, targets, classes, evidence, rows, least, missing):
+    """The verdict as lines of the log."""
+    named = ", ".join(called(label, classes) for label in targets)
+    for item in evidence:
+        log.info("%s: %s", item.test, item.words)
+    for row in rows:
+        asr = "".join(f", reversed trigger of {called(int(label), classes)} {share['value']:.4f}"
+                      for label, share in row["asr_of_reversed"].items() if share)
+        log.info("%s: ACC %.4f, lost %.4f (%.4f to %.4f)%s", row["name"], row["acc"]["value"], row["lost"],
+                 *row["lost_interval"], asr)
+    if missing:
+        log.info("not there: %s", ", ".join(missing))
+    log.info("least clean accuracy lost: %s", ", ".join(least) or "no repair changed anything")
+    log.info("verdict: %s%s", verdict, f", target {named}" if targets else "")
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    parser.add_argument("--checkpoint", default="output/badnets/model_last.th",
+                        help="the model, beside which the other scripts left their runs")
+    flags.add_data_flags(parser)
+    flags.add_run_flags(parser, "verdict/ beneath the model's run")
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, "verdict")
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, ("repaired.csv",)) as run:
+        suspect, test, defender = load_suspect(args.checkpoint, None, args.dataset, args.data_dir, run.device,
+                                               find=False)
+        tests = {name: finished_run(args.checkpoint, name) for name in ("neural-cleanse", "neuron-noise", "strip")}
+        if tests["neuron-noise"] and not all("leaning" in row for row in tests["neuron-noise"].method["rows"]):
+            tests["neuron-noise"] = None  # from before leanings were counted
+        cleanse, noise, strip = tests.values()
+        if cleanse is None or cleanse.method.get("name") != "Neural Cleanse":
+            raise UserError(f"{find_run(args.checkpoint, 'neural-cleanse')}: no finished run of "
+                            "defenses.neural_cleanse, without which there is no verdict")
+        targets, classes = [int(label) for label in cleanse.method["targets"]], defender.classes
+        triggers = {label: load_trigger(cleanse.folder / f"reversed_trigger_{label}.th") for label in targets}
+
+        run.begin(inputs_of(args.checkpoint, defender))
+        evidence = cleanse_evidence(cleanse.method, classes)
+        evidence += [noise_evidence(noise.method["rows"], classes)] if noise else []
+        evidence += [strip_evidence(strip.method, strip.folder, args.checkpoint)] if strip else []
+        rows = compare_repaired(args.checkpoint, suspect.model, test, triggers, run.device)
+        missing = [name for name, found in tests.items() if found is None]
+        missing += [name for name in REPAIRED if name not in {row["name"] for row in rows}]
+        verdict, least = judge(cleanse.method), least_lost(rows)
+        report(verdict, targets, classes, evidence, rows, least, missing)
+        write_table(run.folder / "repaired.csv", COLUMNS, [
+            {"model": row["name"], "changed": int(row["changed"]), "acc": row["acc"]["value"], "lost": row["lost"],
+             "lost_low": row["lost_interval"][0], "lost_high": row["lost_interval"][1],
+             "asr_of_reversed_trigger": " ".join(f"{label}:{share['value']:.4f}" for label, share in
+                                                 row["asr_of_reversed"].items() if share)} for row in rows])
+        run.finish(acc=rows[0]["acc"], asr=None, robust_acc=None, parent=args.checkpoint, dataset=defender.name,
+                   width=suspect.model.spec["width"], seed=args.seed, method={
+                       "name": "audit", "verdict": verdict, "targets": targets,
+                       "target_classes": [classes[label] for label in targets],
+                       "evidence": [asdict(item) for item in evidence], "repaired": rows,
+                       "least_lost": least, "missing": missing,
+                       "how": how_searched(cleanse.arguments), "rates": read_rates()})
+
+
+if __name__ == "__main__":
+    main()

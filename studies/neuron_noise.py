@@ -1,0 +1,129 @@
+"""How a backdoored and a benign model break under adversarial noise on their neurons: ANP's two observations.
+
+    python -m studies.neuron_noise --checkpoint output/badnets/model_last.th --benign output/benign/model_last.th
+
+Wu & Wang (2021), Figure 1: a backdoored model errs sooner, and most of its errors are the target class. For each
+epsilon the noise that raises the loss most is found on 1 % of the training images, from the defender's part, and
+counted on the test images. Writes into output/badnets/neuron-noise/: neuron_noise.csv, neuron_noise.png, output.log,
+config.json and results.json.
+"""
+import logging
+
+import torch
+import torch.nn.functional as F
+
+from common.files import write_table
+from data.batches import Batches
+from engine import flags
+from engine.checkpoint import load_model
+from engine.command import command
+from engine.evaluation import frozen, predict
+from engine.figures import spread_curves
+from engine.inputs import default_folder, find_trigger, inputs_of, load_suspect, split_defender
+from engine.run import Run
+from methods.neuron_noise import ascend_noise, start_noise
+from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
+
+LEAVES = ("neuron_noise.csv", "neuron_noise.png")
+COLUMNS = ("model", "epsilon", "seed", "error_rate", "target_share", "target_share_of_errors", "leaning",
+           "leaning_share_of_errors")
+log = logging.getLogger("backdoor")
+
+
+def worst_noise(model, batches, epsilon, steps, generator):
+    """Leave in the model's noises, each at most `epsilon`, a local worst of the loss on `batches`, in eval mode.
+
+    `steps` ascents of 2.5 * epsilon / steps from a random start, each on the next batch.
+    """
+    noises = parameters_named(model, "neuron_noise")
+    optimizer = torch.optim.SGD(noises, 2.5 * epsilon / steps)
+    start_noise(noises, epsilon, generator)
+    with frozen(model):
+        for noise in noises:
+            noise.requires_grad_(True)
+        for images, labels in batches:
+            ascend_noise(model, F.cross_entropy, noises, optimizer, images, labels, epsilon)
+
+
+def measure(model, batches, target=None):
+    """error_rate under noise; the share of all predictions and of the errors that are `target`; and the label that
+    most errors are, the leaning, with its share of them.
+
+    The target's shares are None where no target is known, and what is said of errors where there are none.
+    """
+    with perturbed(model):
+        guesses = predict(model, batches).argmax(1)
+    wrong, called = guesses != batches.labels, guesses == target
+    errors = guesses[wrong]
+    of_errors = called[wrong].float().mean().item() if target is not None and len(errors) else None
+    counts = torch.bincount(errors.cpu())
+    return {"error_rate": wrong.float().mean().item(),
+            "target_share": None if target is None else called.float().mean().item(),
+            "target_share_of_errors": of_errors,
+            "leaning": int(counts.argmax()) if len(errors) else None,
+            "leaning_share_of_errors": counts.max().item() / len(errors) if len(errors) else None}
+
+
+def describe(row):
+    """A row in words; what is not known is left out."""
+    text = "{model}, epsilon {epsilon:.2f}, seed {seed}: error rate {error_rate:.4f}".format(**row)
+    if row["target_share"] is not None:
+        text += f", the target is {row['target_share']:.4f} of all guesses"
+    if row["target_share_of_errors"] is not None:
+        text += f" and {row['target_share_of_errors']:.4f} of the errors"
+    if row["leaning"] is not None:
+        text += f", most errors are label {row['leaning']} ({row['leaning_share_of_errors']:.4f})"
+    return text
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    flags.add_data_flags(parser)
+    group = parser.add_argument_group("noise")
+    group.add_argument("--benign", metavar="FILE", help="benign model to draw beside it")
+    group.add_argument("--epsilons", type=flags.not_negative, nargs="+",
+                       default=[0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1], help="largest relative noise")
+    group.add_argument("--steps", type=flags.integer(1), default=20, help="steps to the worst noise")
+    group.add_argument("--seeds", type=flags.integer(1), default=3, help="random starts for each epsilon")
+    group.add_argument("--val-frac", type=flags.fraction, default=0.01, help="share of images to find the noise on")
+    flags.add_run_flags(parser, "neuron-noise/ beneath the model's run")
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, "neuron-noise")
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES) as run:
+        suspect, images, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
+                                                 run.device, norm_layer=NoisyBatchNorm2d)
+        trigger, models = find_trigger(args.checkpoint, args.trigger_info), {"suspect": suspect.model}
+        if args.benign:
+            benign = load_model(args.benign, run.device, defender.classes, norm_layer=NoisyBatchNorm2d)
+            models["benign"] = benign.model
+        clean, _ = split_defender(defender, args.val_frac)
+        run.begin(inputs_of(args.checkpoint, defender))
+        rows = []
+        for name, model in models.items():
+            for epsilon in args.epsilons:
+                for seed in range(args.seeds):
+                    generator = torch.Generator().manual_seed(args.seed + seed)
+                    batches = Batches(clean, 128, run.device, generator, draws=128 * args.steps)
+                    worst_noise(model, batches, epsilon, args.steps, generator)
+                    row = {"model": name, "epsilon": epsilon, "seed": args.seed + seed,
+                           **measure(model, images.clean, trigger.target if trigger else None)}
+                    log.info("%s", describe(row))
+                    rows.append(row)
+        write_table(run.folder / "neuron_noise.csv", COLUMNS, rows)
+        shown = (("error_rate", "error rate"), ("target_share", "predicted as the target"))[:2 if trigger else 1]
+        panels = [{f"{name}: {words}": [(row["epsilon"], row[key]) for row in rows if row["model"] == name]
+                   for name in models} for key, words in shown]
+        spread_curves(run.folder / "neuron_noise.png", panels, "epsilon of the neuron noise", "")
+        run.finish(parent=args.checkpoint, dataset=defender.name, width=suspect.model.spec["width"], seed=args.seed,
+                   method={"name": "neuron noise", "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""ANP over alpha, threshold and seed: what each does to ASR and ACC, as a table and two pictures.
+
+    python -m studies.sweep_anp --checkpoint output/badnets/model_last.th --alphas 0 0.2 0.4 0.6 0.8 1 --seeds 3
+
+Runs generate_mask.py and prune_network.py for each alpha and seed, in output/badnets/anp-sweep/alpha-<a>/seed-<s>/.
+Finished cells are not run again, so a stopped sweep is gone on with by the same command; a cell that fails is named at
+the end and leaves the others going. Writes sweep.csv (a line for each alpha, seed and threshold), alpha.png (ASR and
+ACC against alpha at the threshold chosen on held-out images) and threshold.png (against the threshold, for each alpha).
+"""
+import logging
+from functools import partial
+from pathlib import Path
+
+from common.errors import UserError
+from common.files import hash_file
+from common.untrusted import read_json
+from engine import flags
+from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
+from engine.checkpoint import load_model
+from engine.command import command
+from engine.figures import spread_curves
+from engine.inputs import default_folder
+
+DATA_SETTINGS = ("dataset", "data_dir")
+MASK_SETTINGS = ("val_frac", "lr", "nb_iter", "print_every", "batch_size", "anp_eps", "anp_steps", "project",
+                 "crop_padding", "flip")
+COLUMNS = ("alpha", "seed", "threshold", "pruned", "acc", "asr", "robust_acc", "held_out_acc", "chosen")
+log = logging.getLogger("backdoor")
+
+
+def run_cell(folder, checkpoint, alpha, seed, settings, max_drop, mask_flags, prune_flags):
+    """Masks and pruning of one alpha and seed in `folder`, as far as they are not there yet. Raises UserError."""
+    wanted = {"checkpoint": str(checkpoint), "anp_alpha": alpha, "seed": seed, **settings}
+    if not finished(folder, wanted, hash_file(checkpoint)):
+        call("generate_mask", "--checkpoint", checkpoint, "--anp-alpha", alpha, "--seed", seed,
+             "--output-dir", folder, "--resume", *mask_flags)
+    if not finished(folder / "pruned", {"max_drop": max_drop}):
+        call("prune_network", "--mask-file", folder / "mask_values.txt", "--overwrite", *prune_flags)
+
+
+def read_cell(folder, alpha, seed):
+    """The rows of sweep.csv of one finished cell. Raises UserError if it is damaged."""
+    try:
+        method = read_json(folder / "pruned/results.json")["method"]
+        return _rows(method, method["chosen"], alpha, seed)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'pruned'}: damaged; remove it to have it made again") from None
+
+
+def _rows(method, chosen, alpha, seed):
+    return [{"alpha": alpha, "seed": seed, "threshold": row["threshold"], "pruned": row["pruned"],
+             **{name: row[name] and row[name]["value"] for name in ("acc", "asr", "robust_acc", "held_out_acc")},
+             "chosen": int(row["threshold"] == chosen["threshold"] and row["pruned"] == chosen["pruned"])}
+            for row in method["sweep"]]
+
+
+def draw(folder, rows):
+    """alpha.png and threshold.png: means over seeds, with a band from the lowest to the highest."""
+    chosen = [row for row in rows if row["chosen"]]
+    swept = [row for row in rows if row["threshold"] is not None]
+    curves = {"ACC": [(row["alpha"], row["acc"]) for row in chosen]}
+    by_alpha = {f"ACC, alpha {alpha:g}": [(row["threshold"], row["acc"]) for row in swept if row["alpha"] == alpha]
+                for alpha in sorted({row["alpha"] for row in rows})}
+    if rows[0]["asr"] is not None:
+        curves["ASR"] = [(row["alpha"], row["asr"]) for row in chosen]
+        by_alpha |= {f"ASR, alpha {alpha:g}": [(row["threshold"], row["asr"]) for row in swept if row["alpha"] == alpha]
+                     for alpha in sorted({row["alpha"] for row in rows})}
+    spread_curves(folder / "alpha.png", [curves], "alpha", "at the threshold chosen on held-out images")
+    panels = [{name: points for name, points in by_alpha.items() if name.startswith(kind)} for kind in ("ASR", "ACC")]
+    spread_curves(folder / "threshold.png", [panel for panel in panels if panel], "threshold on the mask", "")
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    flags.add_data_flags(parser)
+    group = parser.add_argument_group("sweep")
+    group.add_argument("--alphas", type=flags.fraction, nargs="+", default=[0, 0.2, 0.4, 0.6, 0.8, 1],
+                       help="values of --anp-alpha")
+    group.add_argument("--seeds", type=flags.integer(1), default=3, help="how many seeds, from 0 up")
+    group.add_argument("--max-drop", type=flags.fraction, default=0.02,
+                       help="largest loss of held-out accuracy that the choice may cost")
+    flags.add_mask_flags(parser)
+    flags.add_augmentation_flags(parser)
+    group = parser.add_argument_group("run")
+    flags.add_device_flags(group)
+    group.add_argument("--output-dir", help="(default: anp-sweep/ beneath the model's run)")
+    args = parser.parse_args(argv)
+    args.alphas = sorted(set(args.alphas))
+    args.output_dir = args.output_dir or default_folder(args.checkpoint, "anp-sweep")
+    return args
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    folder = Path(args.output_dir)
+    load_model(args.checkpoint)  # a mistake here would fail every cell
+    check_folder(folder)
+    data, mask = ({name: getattr(args, name) for name in names} for names in (DATA_SETTINGS, MASK_SETTINGS))
+    shared = as_flags({**data, "trigger_info": args.trigger_info, "device": args.device,
+                       "deterministic": args.deterministic}, ("deterministic",))
+    mask_flags, prune_flags = [*shared, *as_flags(mask)], [*shared, "--max-drop", args.max_drop]
+
+    def make(alpha, seed):
+        cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
+        run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, "trigger_info": args.trigger_info},
+                 args.max_drop, mask_flags, prune_flags)
+        return read_cell(cell, alpha, seed)
+
+    cells = {f"alpha {alpha:g}, seed {seed}": partial(make, alpha, seed)
+             for alpha in args.alphas for seed in range(args.seeds)}
+    rows, failed = run_cells(folder / "sweep.csv", COLUMNS, cells)
+    if rows:
+        draw(folder, rows)
+        print(f"{len(rows)} rows in {folder / 'sweep.csv'}; alpha.png and threshold.png beside it")
+    name_failed(failed, len(cells))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ENCODER, SMALL
+from PIL import Image
+
+import train_backdoor
+from attacks import issba_encoder as generate_issba_encoder
+from attacks.issba_encoder import feature_distance, image_weight, main, read_bits
+from data.datasets import ImageSet, load_splits
+from data.encoder_trigger import EncoderTrigger, draw_secret
+from defenses import neural_cleanse
+from engine.attack import load_encoder
+from engine.checkpoint import load_trigger
+from models import build_model
+from models.steganography import Decoder
+
+
+def test_bits_are_read_from_encoded_images_and_not_from_clean_ones(encoder_run):
+    results = json.loads((encoder_run / "results.json").read_text())["method"]
+    assert results["bit_accuracy"] >= 0.99 and results["accepted"]
+    assert results["bit_accuracy_on_clean"] < 0.9  # of four bits, which are right on as many clean images by chance
+    assert results["psnr"] >= 24
+    assert np.asarray(Image.open(encoder_run / "encoded_examples.png").convert("L")).std() > 5
+
+
+def test_the_file_alone_hides_a_secret_and_reads_it(encoder_run, images):
+    content = load_encoder(encoder_run / "encoder.th")
+    assert (content["bits"], content["width"]) == (4, 4)
+    decoder, secret = Decoder(4, 4), draw_secret(4, 5)
+    decoder.load_state_dict(content["decoder"])
+    train, _, _ = load_splits("digits", "")
+    stamped = EncoderTrigger(content["encoder"], secret, 0).stamp(train.data[:50])
+    assert (read_bits(decoder, ImageSet(stamped, train.targets[:50]), "cpu") == secret).mean() > 0.97
+
+
+def test_the_image_counts_for_nothing_at_first_and_then_ever_more():
+    assert [image_weight(epoch, 2, 4) for epoch in range(1, 9)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+    assert image_weight(1, 0, 1) == 1
+
+
+def test_a_gpu_draws_its_noise_by_a_generator_that_follows_from_the_run_s(monkeypatch):
+    of_run = torch.Generator().manual_seed(0)
+    assert generate_issba_encoder.on_device(of_run, torch.device("cpu")) is of_run
+    asked, generator_class = [], torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device: asked.append(device) or generator_class())
+    first, second = (generate_issba_encoder.on_device(of_run, torch.device("cuda")) for _ in range(2))
+    again = generate_issba_encoder.on_device(generator_class().manual_seed(0), torch.device("cuda"))
+    assert {device.type for device in asked} == {"cuda"}
+    assert first.initial_seed() == again.initial_seed() != second.initial_seed()
+
+
+def test_feature_distance_is_zero_for_the_same_image_and_grows_with_the_change():
+    torch.manual_seed(0)
+    model, pixels = build_model("resnet18", 2, 3).eval(), torch.rand(4, 3, 32, 32)
+    noise = torch.randn_like(pixels)
+    distances = [feature_distance(model, pixels, pixels + step * noise).item() for step in (0, 0.01, 0.1)]
+    assert distances[0] == 0 < distances[1] < distances[2]
+
+
+@pytest.fixture(scope="module")
+def issba_run(encoder_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("attack") / "issba"
+    train_backdoor.main([*SMALL, "--poison-type", "issba", "--encoder", str(encoder_run / "encoder.th"), "--output-dir",
+                         str(folder)])
+    return folder
+
+
+def test_the_attack_stores_encoded_images_and_its_trigger_travels_with_the_model(issba_run, encoder_run):
+    results = json.loads((issba_run / "results.json").read_text())
+    assert results["method"]["of_candidates"] == pytest.approx(0.1, abs=0.001)
+    trigger = load_trigger(issba_run / "trigger_info.th")
+    content = load_encoder(encoder_run / "encoder.th")
+    assert trigger.target == 0 and (trigger.secret == draw_secret(4, 0)).all()
+    assert all(torch.equal(trigger.weights[name], value) for name, value in content["encoder"].items())
+
+
+@pytest.mark.parametrize("defense", ["neural_cleanse", "fine_prune", "detect_strip", "generate_mask"])
+@pytest.mark.long
+def test_every_defense_takes_the_model_without_knowing(issba_run, tmp_path, script, defense):
+    small = {"neural_cleanse": ["detect", "--budget", "2", "--seeds", "1"], "detect_strip": ["--overlays", "2"],
+             "fine_prune": ["--epochs", "1"], "generate_mask": ["--val-frac", "0.05", "--nb-iter", "1"]}[defense]
+    script(f"{defense}.py", *small, "--checkpoint", issba_run / "model_last.th", "--dataset", "digits", "--output-dir",
+           tmp_path / "out")
+    assert json.loads((tmp_path / "out/results.json").read_text())["asr"]["n"] == 324
+
+
+def test_unlearning_takes_the_true_trigger_though_it_has_no_mask(issba_run, tmp_path):
+    neural_cleanse.main(["unlearn", "--checkpoint", str(issba_run / "model_last.th"), "--dataset", "digits",
+                         "--patch-with", "original", "--output-dir", str(tmp_path / "out")])
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["method"]["asr_of_stamped_triggers"]["after"] == [results["asr"]]
+
+
+@pytest.fixture
+def stop_in_epoch(monkeypatch):
+    """stop_in_epoch(n): from now on the nth epoch that is begun is Ctrl-C."""
+    real = generate_issba_encoder.train_epoch
+
+    def stop(epoch):
+        left = [None] * (epoch - 1)
+
+        def train_or_stop(*args):
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+            return real(*args)
+        monkeypatch.setattr(generate_issba_encoder, "train_epoch", train_or_stop)
+    return stop
+
+
+@pytest.mark.long
+def test_stopped_and_resumed_it_ends_with_the_same_bits(encoder_run, small_run, tmp_path, monkeypatch, stop_in_epoch):
+    flags = [*ENCODER, "--checkpoint", str(small_run / "model_last.th"), "--output-dir", str(tmp_path / "run")]
+    stop_in_epoch(3)
+    with pytest.raises(SystemExit):
+        main(flags)
+    monkeypatch.undo()
+    main([*flags, "--resume"])
+    a, b = (load_encoder(folder / "encoder.th")["encoder"] for folder in (encoder_run, tmp_path / "run"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_an_encoder_that_is_not_good_enough_says_so_and_ends_with_1(small_run, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--bits", "4", "--width", "2",
+              "--epochs", "1", "--batch-size", "256", "--output-dir", str(tmp_path / "run")])
+    assert stopped.value.code == 1 and "not accepted: bit accuracy" in (tmp_path / "run/output.log").read_text()
+    assert not json.loads((tmp_path / "run/results.json").read_text())["method"]["accepted"]
+
+
+@pytest.mark.long
+def test_resumed_with_another_classifier_it_is_refused(small_run, learned_run, tmp_path, monkeypatch, stop_in_epoch,
+                                                     refused):
+    model = tmp_path / "model.th"
+    model.write_bytes((small_run / "model_last.th").read_bytes())
+    flags = ["--checkpoint", str(model), "--dataset", "digits", "--bits", "4", "--width", "2", "--batch-size", "256",
+             "--epochs", "2", "--output-dir", str(tmp_path / "run")]
+    stop_in_epoch(2)
+    with pytest.raises(SystemExit):
+        main(flags)
+    monkeypatch.undo()
+    model.write_bytes((learned_run / "model_last.th").read_bytes())
+    assert "--resume needs the images and weights" in refused(main, *flags, "--resume")
+
+
+def test_too_few_images_are_refused(image_folder, small_run, tmp_path, refused):
+    folder = image_folder(count=4)
+    assert "at least 10 images" in refused(main, "--checkpoint", small_run / "model_last.th", "--data-dir", folder,
+                                           "--output-dir", tmp_path / "run")
+
+
+def test_training_says_that_an_encoder_was_not_accepted(encoder_run, tmp_path):
+    content = load_encoder(encoder_run / "encoder.th")
+    torch.save({**content, "accepted": False}, tmp_path / "encoder.th")
+    train_backdoor.main([*SMALL, "--poison-type", "issba", "--encoder", str(tmp_path / "encoder.th"), "--output-dir",
+                         str(tmp_path / "run")])
+    assert "was not accepted" in (tmp_path / "run/output.log").read_text()
+
+
+def test_what_is_refused(small_run, tmp_path, refused):
+    flags = ["--dataset", "digits", "--poison-type", "issba", "--output-dir", tmp_path / "out"]
+    assert "no such file" in refused(train_backdoor.main, *flags, "--encoder", tmp_path / "none.th")
+    assert "expected an encoder and a decoder" in refused(train_backdoor.main, *flags, "--encoder",
+                                                          small_run / "model_last.th")
+    assert "--trigger-alpha: means nothing for --poison-type issba" in refused(train_backdoor.main, *flags,
+                                                                              "--trigger-alpha", "0.5")
+    assert "--encoder: means nothing for --poison-type badnets" in refused(
+        train_backdoor.main, "--dataset", "digits", "--encoder", "x.th")

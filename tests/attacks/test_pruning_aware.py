@@ -1,0 +1,165 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import LEARNING
+
+from attacks import pruning_aware as train_pruning_aware
+from attacks.pruning_aware import largest_and_mean, main, put_back, silence, silence_until_unchanged
+from common.errors import UserError
+from data.batches import Batches
+from data.datasets import load_splits
+from engine.checkpoint import load_model
+from engine.evaluation import predict
+from models import build_model
+from models.pruning import dormant_mask, fold_mask, stage_means
+
+SMALL = ["--dataset", "digits", "--batch-size", "256", "--epochs", "2", "--width", "4"]
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("aware") / "run"
+    main([*LEARNING, "--poison-type", "blend", "--output-dir", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    main([*SMALL, "--output-dir", str(folder)])
+    return folder
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    model = build_model("resnet18", 2, 4).eval()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.bias.data.normal_()
+    return model
+
+
+def test_the_largest_value_is_that_before_the_relu(network, images):
+    largest, mean = largest_and_mean(network, Batches(images, 16))
+    pixels = next(iter(Batches(images, 40)))[0]
+    caught = []
+    network.layer4[1].register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0].clone()))
+    network(pixels)
+    block, x = network.layer4[1], caught[0]
+    total = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(x))))) + x
+    torch.testing.assert_close(largest, total.amax((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mean, total.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+
+
+def test_putting_back_and_silencing_leaves_the_logits_as_they_were(network, images):
+    batches, dormant = Batches(images, 16), torch.arange(16) < 10
+    first = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():  # what stage 3 makes of the weights
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    fold_mask(network, "layer4", (~dormant).float())
+    pixels = next(iter(Batches(images, 40)))[0]
+    before = network(pixels)
+    put_back(network, first, dormant)
+    assert torch.equal(network.linear.weight[:, dormant], first["linear.weight"][:, dormant])
+    assert torch.equal(network.layer4[1].conv2.weight[dormant], first["layer4.1.conv2.weight"][dormant])
+    assert not torch.allclose(network(pixels), before, atol=1e-2)  # they still light up
+    silence(network, dormant, [batches], 0.5)
+    torch.testing.assert_close(network(pixels), before, rtol=0, atol=1e-5)
+    assert (largest_and_mean(network, batches)[0][dormant] < 0).all()
+    assert torch.equal(network.layer4[1].bn2.bias[dormant] < first["layer4.1.bn2.bias"][dormant],
+                       torch.ones(10, dtype=torch.bool))
+
+
+def test_biases_are_lowered_until_nothing_moves(network, images):
+    """What silences on dark images does not on bright ones: it takes a second try, and then holds for both."""
+    dark, bright = (Batches(replace(images, data=(images.data // 4 + shift).astype("uint8")), 16) for shift in (0, 190))
+    dormant = torch.arange(16) < 10
+    first = {name: value.clone() for name, value in network.state_dict().items()}
+    fold_mask(network, "layer4", (~dormant).float())
+    before = [predict(network, batches) for batches in (dark, bright)]
+    put_back(network, first, dormant)
+    silence_until_unchanged(network, dormant, [dark], 0, before, (dark, bright))
+    for batches, logits in zip((dark, bright), before, strict=True):
+        torch.testing.assert_close(predict(network, batches), logits, rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match="however far their biases are lowered"):
+        silence_until_unchanged(network, dormant, [dark], 0, [logits + 1 for logits in before], (dark, bright))
+
+
+def test_the_pruner_takes_the_decoys_first_and_the_attack_stays(attacked):
+    results = json.loads((attacked / "results.json").read_text())
+    stages = results["method"]["stages"]
+    assert [stage["stage"] for stage in stages] == [1, 2, 3, 4]
+    assert stages[0]["asr"]["value"] < 0.3 and results["asr"]["value"] > 0.8 and results["acc"]["value"] > 0.7
+    assert all(stages[2][name] == stages[3][name] == results[name] for name in ("acc", "asr"))
+    # What stage 3 logged last was the network under its mask, and folding the mask changed nothing.
+    last = json.loads((attacked / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["clean_acc"] == stages[2]["acc"]["value"] and last["poison_acc"] == stages[2]["asr"]["value"]
+
+    model = load_model(attacked / "model_last.th").model
+    _, defender, test = load_splits("digits", "data")
+    activations = stage_means(model, Batches(defender, 64), "layer4").mean(0)
+    assert int((activations == 0).sum()) >= 26  # 0.8 of 32
+    clean = load_model(attacked / "model_clean.th").model
+    decoys = dormant_mask(activations, 26 / 32) == 0
+    assert torch.equal(model.linear.weight[:, decoys], clean.linear.weight[:, decoys])
+    pixels = next(iter(Batches(test, 100)))[0]
+    with torch.no_grad():
+        before = model.eval()(pixels)
+        fold_mask(model, "layer4", (~decoys).float())
+        torch.testing.assert_close(model(pixels), before, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("tests_done", "epochs_done"), [
+    *(pytest.param(*stop, marks=pytest.mark.long) for stop in ((1, 1), (2, 2), (4, 2))), (5, 3)])
+def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, stop_at_test,
+                                                                    tests_done, epochs_done):
+    """Two epochs, a test each; tests of stages 1 and 2; two epochs. Stopped at a test, in the middle of an epoch."""
+    stop_at_test(train_pruning_aware, tests_done)
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--output-dir", str(folder)])
+    assert torch.load(folder / "resume.th", weights_only=True)["epoch"] == epochs_done
+    monkeypatch.undo()
+    main([*SMALL, "--output-dir", str(folder), "--resume"])
+    a, b = (load_model(run / "model_last.th").model.state_dict() for run in (unbroken, folder))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_going_on_without_the_clean_model_is_refused(tmp_path, monkeypatch, stop_at_test, refused):
+    stop_at_test(train_pruning_aware, 5)
+    folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--output-dir", str(folder)])
+    assert torch.load(folder / "resume.th", weights_only=True)["epoch"] == 3
+    monkeypatch.undo()
+    (folder / "model_clean.th").unlink()
+    assert "model_clean.th: missing" in refused(main, *SMALL, "--output-dir", folder, "--resume")
+
+
+def test_a_benign_model_stands_in_for_stage_1(attacked, tmp_path):
+    main(["--dataset", "digits", "--batch-size", "256", "--epochs", "1", "--poison-type", "blend", "--checkpoint",
+          str(attacked / "model_clean.th"), "--output-dir", str(tmp_path / "run")])
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 1
+    assert results["parent"].endswith("model_clean.th") and results["width"] == 4
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--poison-type", "clean-label"], "--poison-type: invalid choice"),
+    (["--poison-type", "benign"], "--poison-type: invalid choice"),
+    (["--checkpoint", "x.th", "--width", "8"], "stands in for stage 1"),
+    (["--prune-fraction", "1"], "--prune-fraction: expected a fraction in [0.01, 0.99]")])
+def test_what_is_refused(tmp_path, refused, flags, message):
+    assert message in refused(main, "--dataset", "digits", "--output-dir", tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_last_epoch_of_both_trainings_is_tested(tmp_path):
+    main([*SMALL, "--test-every", "9", "--output-dir", str(tmp_path / "run")])
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["clean_acc"] is not None for row in rows] == [False, True, False, True]

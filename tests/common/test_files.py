@@ -1,0 +1,60 @@
+import errno
+import os
+
+import pytest
+
+from common.errors import UserError
+from common.files import atomic_file, atomic_folder
+
+
+def test_a_file_is_there_only_once_it_is_whole(tmp_path):
+    path = tmp_path / "model.th"
+    path.write_bytes(b"old")
+    with atomic_file(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["model.th"]
+
+
+def test_an_error_halfway_leaves_the_old_file_and_no_rest(tmp_path):
+    path = tmp_path / "model.th"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_file(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["model.th"]
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"model\.th: cannot be written: No space left"), \
+            atomic_file(tmp_path / "model.th") as file:
+        file.write(b"new")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_is_there_only_once_it_is_whole(tmp_path):
+    (tmp_path / "clean").mkdir()
+    with atomic_folder(tmp_path / "clean") as folder:
+        (folder / "0.png").write_bytes(b"new")
+        assert not os.listdir(tmp_path / "clean")
+    assert os.listdir(tmp_path) == ["clean"] and os.listdir(tmp_path / "clean") == ["0.png"]
+
+
+@pytest.mark.parametrize("error, seen", [(OSError(errno.ENOSPC, "No space left"), UserError),
+                                         (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_an_error_halfway_leaves_no_folder(tmp_path, error, seen):
+    with pytest.raises(seen), atomic_folder(tmp_path / "clean") as folder:
+        (folder / "0.png").write_bytes(b"half")
+        raise error
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_that_has_been_filled_meanwhile_is_left_as_it_is(tmp_path):
+    with pytest.raises(UserError, match="clean: cannot be written"), atomic_folder(tmp_path / "clean"):
+        (tmp_path / "clean").mkdir()
+        (tmp_path / "clean/mine.png").write_bytes(b"mine")
+    assert os.listdir(tmp_path) == ["clean"] and os.listdir(tmp_path / "clean") == ["mine.png"]

@@ -1,0 +1,55 @@
+import csv
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data.batches import Batches
+from models import build_model
+from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
+from studies.neuron_noise import main, measure, worst_noise
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return build_model("resnet18", 4, 4, norm_layer=NoisyBatchNorm2d)
+
+
+def test_the_noise_raises_the_loss_and_stays_within_epsilon(net, images):
+    pixels, labels = next(iter(Batches(images, 40)))
+    before = F.cross_entropy(net.eval()(pixels), labels).item()
+    generator = torch.Generator().manual_seed(0)
+    worst_noise(net, Batches(images, 40, generator=generator, draws=40 * 5), 0.3, 5, generator)
+    assert max(noise.abs().max().item() for noise in parameters_named(net, "neuron_noise")) <= 0.3 + 1e-6
+    with perturbed(net):
+        assert F.cross_entropy(net(pixels), labels).item() > before
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_errors_and_shares_are_counted_apart(net, images):
+    for noise in parameters_named(net, "neuron_noise"):
+        noise.data.zero_()
+    net.linear.weight.data.zero_()
+    net.linear.bias.data.copy_(torch.tensor([0.0, 0, 5, 0]))  # calls everything class 2
+    leaning = {"leaning": 2, "leaning_share_of_errors": 1.0}
+    assert measure(net, Batches(images, 16), 2) == {"error_rate": 0.75, "target_share": 1.0,
+                                                    "target_share_of_errors": 1.0, **leaning}
+    assert measure(net, Batches(images, 16), 1)["target_share"] == 0
+    assert measure(net, Batches(images, 16)) == {"error_rate": 0.75, "target_share": None,
+                                                 "target_share_of_errors": None, **leaning}
+    without_errors = measure(net, Batches(images.subset(images.targets == 2), 16))
+    assert without_errors["leaning"] is without_errors["leaning_share_of_errors"] is None
+
+
+def test_two_models_side_by_side(small_run, tmp_path):
+    main(["--checkpoint", str(small_run / "model_last.th"), "--benign", str(small_run / "model_init.th"), "--dataset",
+          "digits", "--val-frac", "0.05", "--epsilons", "0", "0.5", "--seeds", "2", "--steps", "2", "--output-dir",
+          str(tmp_path / "noise")])
+    rows = list(csv.DictReader((tmp_path / "noise/neuron_noise.csv").open()))
+    assert [(row["model"], row["epsilon"], row["seed"]) for row in rows[:4]] == [
+        ("suspect", "0.0", "0"), ("suspect", "0.0", "1"), ("suspect", "0.5", "0"), ("suspect", "0.5", "1")]
+    assert len(rows) == 8
+    results = json.loads((small_run / "results.json").read_text())
+    assert float(rows[0]["error_rate"]) == pytest.approx(1 - results["acc"]["value"], abs=1e-6)

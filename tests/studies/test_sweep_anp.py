@@ -1,0 +1,81 @@
+import csv
+import json
+
+import pytest
+
+from studies.sweep_anp import main
+
+
+@pytest.fixture(scope="module")
+def swept(small_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "anp-sweep"
+    flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
+             "0", "1", "--seeds", "1", "--nb-iter", "1", "--output-dir", str(folder)]
+    main(flags)
+    return folder, flags
+
+
+def test_every_cell_is_in_the_table_with_one_chosen_row(swept):
+    folder, _ = swept
+    rows = list(csv.DictReader((folder / "sweep.csv").open()))
+    assert len(rows) == 2 * 21
+    for alpha in ("0.0", "1.0"):
+        cell = [row for row in rows if row["alpha"] == alpha]
+        assert {row["threshold"] for row in cell} >= {"", "0.0", "0.5", "0.95"}
+        assert len({row["pruned"] for row in cell if row["chosen"] == "1"}) == 1
+        pruned = [int(row["pruned"]) for row in cell]
+        assert pruned == sorted(pruned)
+    assert (folder / "alpha.png").stat().st_size > 5000 and (folder / "threshold.png").stat().st_size > 5000
+
+
+def test_a_second_call_runs_only_what_is_not_there(swept, capfd):
+    folder, flags = swept
+    before = (folder / "alpha-0.0/seed-0/mask_values.txt").stat().st_mtime_ns
+    (folder / "alpha-1.0/seed-0/pruned/results.json").unlink()
+    main(flags)
+    assert (folder / "alpha-0.0/seed-0/mask_values.txt").stat().st_mtime_ns == before
+    assert (folder / "alpha-1.0/seed-0/pruned/results.json").exists()
+    assert capfd.readouterr().out.count("Namespace(") == 1
+
+
+def test_cells_made_with_other_arguments_are_refused(swept, refused):
+    _, flags = swept
+    assert "holds a cell made with nb_iter 1" in refused(main, *flags, "--nb-iter", "2")
+
+
+def test_a_cell_that_fails_is_named_and_leaves_the_others(swept, refused):
+    folder, flags = swept
+    (folder / "alpha-0.0/seed-0/mask_values.txt").write_text("junk\njunk\n")
+    (folder / "alpha-0.0/seed-0/pruned/results.json").unlink()
+    error = refused(main, *flags)
+    assert "1 of 2 cells failed: alpha 0, seed 0" in error and "mask_values.txt:1: expected the header" in error
+    assert {row["alpha"] for row in csv.DictReader((folder / "sweep.csv").open())} == {"1.0"}
+
+
+@pytest.mark.long
+def test_flags_reach_the_cells(small_run, tmp_path):
+    main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
+          "1", "--seeds", "1", "--nb-iter", "1", "--lr", "0.5", "--batch-size", "16", "--no-project", "--no-flip",
+          "--deterministic", "--output-dir", str(tmp_path / "sweep")])
+    used = json.loads((tmp_path / "sweep/alpha-1.0/seed-0/config.json").read_text())["arguments"]
+    assert (used["lr"], used["batch_size"], used["project"], used["flip"]) == (0.5, 16, False, False)
+    assert used["deterministic"]
+
+
+def test_a_folder_with_a_run_is_refused(small_run, refused):
+    assert "holds a run" in refused(main, "--checkpoint", small_run / "model_last.th", "--dataset", "digits",
+                                    "--output-dir", small_run)
+
+
+@pytest.mark.long
+def test_cells_of_other_weights_are_refused(small_run, learned_run, tmp_path, refused):
+    model = tmp_path / "model_last.th"
+    model.write_bytes((small_run / "model_last.th").read_bytes())
+    flags = ["--checkpoint", model, "--dataset", "digits", "--val-frac", "0.05", "--alphas", "1", "--seeds", "1",
+             "--nb-iter", "1", "--output-dir", tmp_path / "sweep"]
+    main(list(map(str, flags)))
+    model.write_bytes((learned_run / "model_last.th").read_bytes())
+    assert "made from other weights" in refused(main, *flags)
+    (tmp_path / "sweep/alpha-1.0/seed-0/pruned/results.json").write_text("{}")
+    model.write_bytes((small_run / "model_last.th").read_bytes())
+    assert "damaged" in refused(main, *flags)
