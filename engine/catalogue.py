@@ -134,7 +134,7 @@ SCRIPTS = (
     Script("defenses.neural_cleanse", "Neural Cleanse", VERDICT, reads=SUSPECT,
            small="--seeds 1 --budget 20 --batches 2", lasting="--seeds 1 --budget 12 --batches 1",
            cells=(Cell("nc-detect", "neural-cleanse", in_audit="nc-detect"),), after=(TRAIN_BADNETS,)),
-    Script("defenses.unlearn_trigger", "unlearning", REPAIR, "--resume",
+    Script("defenses.unlearn_trigger", "NC unlearning", REPAIR, "--resume",
            reads=f"{SUSPECT} --reversed-trigger {{trigger}}", small="--batch-size 32",
            cells=(Cell("nc-unlearning", "unlearn-reversed", needs="nc-detect", in_audit="unlearning"),),
            after=(TRAIN_BADNETS, "defenses.neural_cleanse --checkpoint output/badnets/model_last.th")),

@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.untrusted import MAX_JSON, read_object, read_text
 from reporting.log import read_log
-from reporting.scripts import script_name, trains_attack
+from reporting.scripts import repairs, script_name, trains_attack
 
 FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "log only"
 # Where a run read and wrote, on what machine, and how often it was looked at: no part of what it did.
@@ -39,6 +39,11 @@ class FinishedRun:
     def is_attack(self):
         """Whether this is a finished training of an attack."""
         return self.state == FINISHED and trains_attack(self.script) and bool(self.results.get("acc"))
+
+    @property
+    def is_repair(self):
+        """Whether this is a finished run that left a repaired model."""
+        return self.state == FINISHED and repairs(self.script) and bool(self.results.get("acc"))
 
     @property
     def arguments(self):

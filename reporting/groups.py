@@ -4,12 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from reporting.found import FINISHED, USUAL_ARCH
-from reporting.scripts import MASKS, PRUNING, leaves_model
+from reporting.found import USUAL_ARCH
+from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name
 
 SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
-DEFENSES = {"ANP": "ANP", "Fine-Pruning": "Fine-Pruning", "fine-tuning": "fine-tuning", "pruning": "pruning",
-            "unlearning": "NC unlearning", "ABL": "ABL"}  # by a result's method name
 # Unlearning's two controls, by what they patch with.
 CONTROLS = {"clean": "NC control, no trigger", "original": "NC control, true trigger"}
 ABL_SHARED = ("poison_type", "poison_rate", "poison_target", "trigger_alpha", "trigger_image", "clb_dir", "encoder",
@@ -58,10 +56,9 @@ def base_name(run):
     on where that is itself a repaired model."""
     if run.is_attack:
         return without_seed(run.name)
-    method = run.method.get("name")
-    name = CONTROLS.get(run.method.get("patch_with"), DEFENSES[method])
+    name = CONTROLS.get(run.method.get("patch_with")) or repair_name(run.script, run.method)
     on = model_above(run)
-    return f"{name} after {base_name(on)}" if on and on.method.get("name") in DEFENSES else name
+    return f"{name} after {base_name(on)}" if on and on.is_repair else name
 
 
 def model_above(run):
@@ -131,8 +128,7 @@ def attacks(runs):
 
 def defenses(runs):
     """The finished runs that leave a repaired model."""
-    return [run for run in runs if run.state == FINISHED and run.method.get("name") in DEFENSES
-            and run.results.get("acc")]
+    return [run for run in runs if run.is_repair]
 
 
 def shared_end(one, other):

@@ -1,5 +1,5 @@
 """What the report asks of the scripts that left runs; engine/catalogue.py says it."""
-from engine.catalogue import BY_MODULE, script_of
+from engine.catalogue import ATTACK, BY_MODULE, REPAIR, script_of
 
 MASKS, PRUNING = "generate_mask", "prune_network"
 
@@ -11,7 +11,19 @@ def script_name(script, task=None):
 
 def trains_attack(script):
     """Whether the script of this name leaves a model with a backdoor."""
-    return script in BY_MODULE and BY_MODULE[script].kind == "attack"
+    return script in BY_MODULE and BY_MODULE[script].kind == ATTACK
+
+
+def repairs(script):
+    """Whether the script of this name leaves a repaired model."""
+    return script in BY_MODULE and BY_MODULE[script].kind == REPAIR
+
+
+def repair_name(script, method):
+    """What a repair is called in tables: as its script, or where that has several modes as its own `method` entry of
+    results.json says."""
+    row = BY_MODULE[script]
+    return row.title if len(row.cells) == 1 else method.get("name", row.title)
 
 
 def leaves_model(script):

@@ -95,7 +95,6 @@ def test_pgd_waits_at_most_once_an_iteration(freeze_fooled, bound, counts):
     assert few <= many <= few + 3 * bound and few <= PERTURBING + 3 * bound
 
 
-@pytest.mark.xfail(strict=False, reason="each label's norms are read on their own; one read a step is on its way")
 def test_neural_cleanse_waits_at_most_once_a_step(counts):
     model, batches = network(), shuffled(4, 2)
 
