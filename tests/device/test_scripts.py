@@ -17,7 +17,7 @@ from engine import cells
 RUNNER = Path(__file__).with_name("run.py")
 QUICK = ("train", "anp", "strip")  # the others are `long`
 STREAMED = {"free": 1000}
-# The script, more words for its short run, and what the pretend GPU is.
+# The script, more words for its short run (all of its words after a "="), and what the pretend GPU is.
 VARIANTS = {
     "train, deterministic": ("train", "--poison-type blend --deterministic", {}),
     "train, before Ampere": ("train", "", {"capability": (7, 5)}),
@@ -33,6 +33,7 @@ VARIANTS = {
     "abl, the batch's loss": ("abl", "--lga batch", {}),
     "abl, flooding": ("abl", "--flooding", {}),
     "abl, streamed": ("abl", "", STREAMED),
+    "pruning-aware, a benign model given": ("pruning-aware", "= --dataset digits --epochs 1 --checkpoint {model}", {}),
     "anp, two ascents": ("anp", "--anp-steps 2 --no-project", {}),
     "anp, deterministic": ("anp", "--deterministic", {}),
     "anp, streamed": ("anp", "", STREAMED),
@@ -44,7 +45,8 @@ VARIANTS = {
     "craft, deterministic": ("craft", "--deterministic", {}),
     "encoder, deterministic": ("encoder", "--deterministic", {}),
     "encoder, streamed": ("encoder", "", STREAMED),
-    "unlearn, the original trigger": ("unlearn", "--patch-with original", {}),
+    "unlearn, the original trigger": (
+        "unlearn", "= unlearn --dataset digits --checkpoint {model} --patch-with original", {}),
     "neural-cleanse, streamed": ("neural-cleanse", "", STREAMED),
     "neural-cleanse, deterministic": ("neural-cleanse", "--deterministic", {}),
     "strip, streamed": ("strip", "", STREAMED),
@@ -55,7 +57,8 @@ VARIANTS = {
 
 def run_short(name, made, folder, *more, **card):
     """Run a script's short run on a pretend GPU in this process; returns its Counts."""
-    words = [*filled(made, [*SCRIPTS[name][1], *more]), "--device", "cuda", "--output-dir", str(folder)]
+    words = more[1:] if more[:1] == ("=",) else (*SCRIPTS[name][1], *more)
+    words = [*filled(made, words), "--device", "cuda", "--output-dir", str(folder)]
     with pretend(**card) as counts:
         script_of(name).main(words)
     return counts

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from data import datasets
 from workflow import audit
 from workflow.__main__ import main
 from workflow.audit import plan_audit, read_settings, usual_folder
@@ -77,7 +76,7 @@ def test_input_that_does_not_fit_is_one_line_before_anything_starts(stranger, sm
 
     def download(*args, **options):
         raise AssertionError("CIFAR-10 is not what was asked for")
-    monkeypatch.setattr(datasets, "CIFAR10", download)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", download)
     (tmp_path / "flat").mkdir()
     shutil.copy(next((clean / "0").iterdir()), tmp_path / "flat")
     few = image_folder(("ant", "bee", "cow"), name="few") / "train"
