@@ -136,7 +136,7 @@ def add_sgd_flags(parser, epochs, lr):
     group.add_argument("--momentum", type=fraction, default=0.9, help="of SGD")
     group.add_argument("--weight-decay", type=not_negative, default=5e-4, help="of SGD, on every parameter")
     group.add_argument("--amp", action=argparse.BooleanOptionalAction,
-                       help="bfloat16 arithmetic (default: on a CUDA device only)")
+                       help="bfloat16 arithmetic (default: on a GPU that has it, which NVIDIA's have from Ampere on)")
     return group
 
 
