@@ -80,7 +80,7 @@ def noise_evidence(rows, classes):
 
 def strip_evidence(method, folder, checkpoint):
     """What STRIP's calibration gives: a filter, not a sign."""
-    screen = shlex.join(["python", "defenses.strip", "--checkpoint", checkpoint, "--calibration-file",
+    screen = shlex.join(["python", "-m", "defenses.strip", "--checkpoint", checkpoint, "--calibration-file",
                          str(folder / "strip.json"), "--images"])
     boundary = method["boundaries"][method["boundary"]]
     return Evidence("STRIP", None, f"calibrated, which is no sign by itself: inputs of at most {boundary:.3f} bits are "
