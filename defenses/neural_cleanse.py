@@ -181,7 +181,7 @@ def verdict(targets, bounds):
     """Whether the model is infected: None where at most half of the seeds could flag anything, by their `bounds`."""
     if targets:
         return True
-    able = sum(bound > 0 for bound in bounds)
+    able = sum(bound > 0 for bound in bounds)  # below a bound of nan or of less than 0 nothing can lie
     return False if able > len(bounds) / 2 else None
 
 
