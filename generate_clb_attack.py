@@ -128,6 +128,14 @@ def measure(surrogate, clean, perturbed, stamped, labels, batch_size):
             "mean_change": float(change.mean())}
 
 
+def report(figures):
+    """What `measure` found, as lines of the log."""
+    log.info("surrogate right on %(surrogate_right_clean)d of them before, %(surrogate_right_perturbed)d once "
+             "perturbed, %(surrogate_right_stamped)d once stamped too", figures)
+    log.info("change of a pixel before stamping: at most %(largest_change)d gray levels, %(mean_change).2f on "
+             "average", figures)
+
+
 def choose_images(image_set, target, rate, seed):
     """Sorted indices of int(rate * size) images of the target class, drawn by `seed`. UserError where that is none."""
     own = np.flatnonzero(image_set.targets == target)
@@ -135,6 +143,31 @@ def choose_images(image_set, target, rate, seed):
     if not len(chosen):
         raise UserError(f"--poison-rate {rate}: no image of the {len(own)} of class {target} would be poisoned")
     return np.sort(chosen)
+
+
+def chosen_shares(image_set, chosen, target):
+    """What part of the target class and of the whole set the images `chosen` are."""
+    of_class = int((image_set.targets == target).sum())
+    return {"poisoned": len(chosen), "of_class": len(chosen) / of_class, "class_size": of_class,
+            "of_training_set": len(chosen) / len(image_set), "training_set": len(image_set)}
+
+
+def with_images(image_set, chosen, images):
+    """The ImageSet with `images` in the places `chosen`, which are called poisoned; labels stay."""
+    data, poisoned = image_set.data.copy(), np.zeros(len(image_set), dtype=bool)
+    data[chosen], poisoned[chosen] = images, True
+    return replace(image_set, data=data, poisoned=poisoned)
+
+
+def example_rows(clean, perturbed, stamped):
+    """[(label, images)] of the picture of examples."""
+    change = perturbed[:8].astype(np.int16) - clean[:8]
+    return [("original", clean[:8]), ("perturbation", enlarge(change)), ("result", stamped[:8])]
+
+
+def output_dir(args):
+    """data/clean-label/<rate>, <rate>-no-pgd for the control"""
+    return f"data/clean-label/{args.poison_rate:g}" + ("-no-pgd" if args.no_pgd else "")
 
 
 def parse_args(argv=None):
@@ -152,11 +185,14 @@ def parse_args(argv=None):
     group.add_argument("--no-pgd", action="store_true", help="the control: stamp only, perturb nothing")
     group.add_argument("--batch-size", type=flags.integer(1), default=250, help="images perturbed at a time")
     flags.add_data_flags(parser)
-    flags.add_run_flags(parser, "data/clean-label/<rate>, <rate>-no-pgd for the control")
-    args = parser.parse_args(argv)
-    folder = f"data/clean-label/{args.poison_rate:g}{'-no-pgd' if args.no_pgd else ''}"
-    args.output_dir = args.output_dir or folder
-    return args
+    flags.add_run_flags(parser, output_dir)
+    return parser.parse_args(argv)
+
+
+def pgd_options(args):
+    """What the flags say of attack_pgd, by its own names."""
+    return {"epsilon": args.epsilon, "alpha": args.step, "max_attack_iters": args.iterations,
+            "restarts": args.restarts, "freeze_fooled": args.freeze_fooled}
 
 
 @command
@@ -168,35 +204,26 @@ def main(argv=None):
         trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image)
         chosen = choose_images(train, args.poison_target, args.poison_rate, args.seed)
         surrogate = load_model(args.checkpoint, run.device, train.classes).model
-        run.begin()
 
-        clean, labels = train.data[chosen], train.targets[chosen]
-        of_class = int((train.targets == args.poison_target).sum())
-        shares = {"poisoned": len(chosen), "of_class": len(chosen) / of_class, "class_size": of_class,
-                  "of_training_set": len(chosen) / len(train), "training_set": len(train)}
+        run.begin()
+        shares = chosen_shares(train, chosen, args.poison_target)
         log.info("poisoning %(poisoned)d images: %(of_class).4f of the %(class_size)d of the target class, "
                  "%(of_training_set).4f of the %(training_set)d training images", shares)
-        perturbed = clean if args.no_pgd else perturb(
-            surrogate, clean, labels, args.batch_size, epsilon=args.epsilon, alpha=args.step,
-            max_attack_iters=args.iterations, restarts=args.restarts, freeze_fooled=args.freeze_fooled,
-            generator=run.generator)
+        clean, labels = train.data[chosen], train.targets[chosen]
+        perturbed = clean
+        if not args.no_pgd:
+            perturbed = perturb(surrogate, clean, labels, args.batch_size, generator=run.generator, **pgd_options(args))
         stamped = trigger.stamp(perturbed)
         figures = measure(surrogate, clean, perturbed, stamped, labels, args.batch_size)
-        log.info("surrogate right on %(surrogate_right_clean)d of them before, %(surrogate_right_perturbed)d once "
-                 "perturbed, %(surrogate_right_stamped)d once stamped too", figures)
-        log.info("change of a pixel before stamping: at most %(largest_change)d gray levels, %(mean_change).2f on "
-                 "average", figures)
+        report(figures)
 
-        data, flagged = train.data.copy(), np.zeros(len(train), dtype=bool)
-        data[chosen], flagged[chosen] = stamped, True
         manifest = {"dataset": train.name, "made_from": train.fingerprint(), "poisoned": len(chosen),
                     "poison_target": args.poison_target, "poison_rate": args.poison_rate,
                     "perturbed": not args.no_pgd, "seed": args.seed}
-        save_clean_label(run.folder, replace(train, data=data, poisoned=flagged), trigger, manifest)
-        rows = [("original", clean[:8]), ("perturbation", enlarge(perturbed[:8].astype(np.int16) - clean[:8])),
-                ("result", stamped[:8])]
-        image_grid(run.folder / "clean_label_examples.png", rows, [train.classes[args.poison_target]] * len(clean[:8]))
-        run.finish(parent=args.checkpoint, dataset=train.name, seed=args.seed, method={**shares, **figures})
+        save_clean_label(run.folder, with_images(train, chosen, stamped), trigger, manifest)
+        titles = [train.classes[label] for label in labels[:8]]
+        image_grid(run.folder / "clean_label_examples.png", example_rows(clean, perturbed, stamped), titles)
+        run.finish(parent=args.checkpoint, data=train, method={**shares, **figures})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from data.batches import Batches
 from engine import flags
 from engine.command import command
 from engine.evaluation import Proportion, Score, evaluate
-from engine.inputs import default_folder, inputs_of, load_suspect, split_defender
+from engine.inputs import beneath_model, inputs_of, load_suspect, split_defender
 from engine.progress import progress
 from engine.run import HEADER, Run
 from engine.training import check_finite
@@ -92,6 +92,27 @@ def make_masks_trainable(model):
         layer.momentum = 0.0
 
 
+def optimizers_of(model, lr, anp_eps, anp_steps):
+    """(of the masks, of the noises), whose step is a part of `anp_eps`."""
+    masks, noises = parameters_named(model, "neuron_mask"), parameters_named(model, "neuron_noise")
+    return torch.optim.SGD(masks, lr, momentum=0.9), torch.optim.SGD(noises, anp_eps / anp_steps)
+
+
+def optimize(run, args, model, batches, test):
+    """Optimize the masks by the flags, with a line of the log each --print-every steps; returns the last Evaluation."""
+    mask_opt, noise_opt = optimizers_of(model, args.lr, args.anp_eps, args.anp_steps)
+    lines, tested = math.ceil(args.nb_iter / args.print_every), None
+    for line in run.epochs(lines, HEADER.replace("Epoch", "Iter"), model=model, mask_opt=mask_opt):
+        before = (line - 1) * args.print_every
+        steps = min(args.print_every, args.nb_iter - before)
+        loss, accuracy = mask_train(model, F.cross_entropy, mask_opt, noise_opt, repeat_passes(batches, steps),
+                                    args.anp_eps, args.anp_steps, args.anp_alpha, args.project, run.generator)
+        tested, seen = evaluate(model, test), steps * args.batch_size
+        right = Proportion(round(accuracy * seen), seen)
+        run.log(before + steps, args.lr, Score(loss, right, right), tested)
+    return tested or evaluate(model, test)
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_suspect_flags(parser)
@@ -99,45 +120,32 @@ def parse_args(argv=None):
     group = flags.add_mask_flags(parser)
     group.add_argument("--anp-alpha", type=flags.fraction, default=0.2, help="weight of the loss without noise")
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "anp/ beneath the model's run", resumable=True)
-    args = parser.parse_args(argv)
-    args.output_dir = args.output_dir or default_folder(args.checkpoint, "anp")
-    return args
+    flags.add_run_flags(parser, beneath_model("anp"), resumable=True)
+    return parser.parse_args(argv)
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
-        suspect, images, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
-                                                 run.device, norm_layer=NoisyBatchNorm2d)
-        model, (clean, _) = suspect.model, split_defender(defender, args.val_frac)
+        suspect = load_suspect(args, run, norm_layer=NoisyBatchNorm2d)
+        model, (clean, _) = suspect.model, split_defender(suspect.defender, args.val_frac)
         make_masks_trainable(model)
-        masks = parameters_named(model, "neuron_mask")
-        mask_opt = torch.optim.SGD(masks, args.lr, momentum=0.9)
-        noise_opt = torch.optim.SGD(parameters_named(model, "neuron_noise"), args.anp_eps / args.anp_steps)
 
         run.begin(inputs_of(args.checkpoint, clean))
+        masks = parameters_named(model, "neuron_mask")
         log.info("optimizing %d masks on %d clean images", sum(mask.numel() for mask in masks), len(clean))
-        before = evaluate(model, images)
+        before = evaluate(model, suspect.test)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
+
         # One step a pass, so that what is drawn does not depend on how often a line is logged.
         batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip,
                           draws=args.batch_size)
-        after = None
-        for i in run.epochs(math.ceil(args.nb_iter / args.print_every), HEADER.replace("Epoch", "Iter"), model=model,
-                            mask_opt=mask_opt):
-            steps = min(args.print_every, args.nb_iter - (i - 1) * args.print_every)
-            loss, accuracy = mask_train(model, F.cross_entropy, mask_opt, noise_opt, repeat_passes(batches, steps),
-                                        args.anp_eps, args.anp_steps, args.anp_alpha, args.project, run.generator)
-            after = evaluate(model, images)
-            share = Proportion(round(accuracy * steps * args.batch_size), steps * args.batch_size)
-            run.log((i - 1) * args.print_every + steps, args.lr, Score(loss, share, share), after)
+        after = optimize(run, args, model, batches, suspect.test)
 
-        after = after or evaluate(model, images)
         save_mask_scores(model.state_dict(), run.folder / "mask_values.txt")
-        run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
-                   seed=args.seed, method={"name": "ANP mask", "before": before.figures(), "images": len(clean)})
+        run.finish(after, model=model, parent=args.checkpoint, data=suspect.defender,
+                   method={"name": "ANP mask", "before": before.figures(), "images": len(clean)})
 
 
 if __name__ == "__main__":

@@ -16,15 +16,14 @@ import numpy as np
 import torch
 
 from common.errors import UserError
-from common.files import atomic_file, hash_file
-from common.untrusted import read_object, read_text
-from data.datasets import DATASETS
-from data.image_folder import SPLITS, is_sorted_into_classes
+from common.files import atomic_file
+from common.untrusted import read_text
 from engine import flags
 from engine.checkpoint import load_model, save_model
 from engine.command import command
 from engine.evaluation import Evaluation, Score, evaluate, evaluation_batches, score
 from engine.figures import pruning_curve
+from engine.inherit import check_weights, inherit
 from engine.inputs import last_within, load_suspect, split_defender
 from engine.progress import progress
 from engine.run import Run
@@ -150,9 +149,10 @@ def _sweep(model, mask_values, points, measure):
 
 def log_row(row):
     """The row as a line of the log, which also has the last mask value and the threshold."""
-    figures = (row.test.triggered, row.test.clean, row.held_out) if row.test else ()
-    log.info(" \t ".join(map(str, [row.count, *row.neuron, row.threshold, *(f"{score.accuracy.value:.4f}"
-                                                                           for score in figures)])))
+    words = [row.count, *row.neuron, row.threshold]
+    if row.test:
+        words += [f"{found.accuracy.value:.4f}" for found in (row.test.triggered, row.test.clean, row.held_out)]
+    log.info(" \t ".join(map(str, words)))
 
 
 def choose(rows, max_drop):
@@ -184,6 +184,11 @@ def as_dict(row):
             "last_mask": value, **row.test.figures(), "held_out_acc": row.held_out.accuracy.as_dict()}
 
 
+def output_dir(args):
+    """pruned/ beside the mask file"""
+    return str(Path(args.mask_file).parent / "pruned")
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_suspect_flags(parser, "the one that the masks were made from")
@@ -202,7 +207,7 @@ def parse_args(argv=None):
     group.add_argument("--val-frac", type=flags.fraction,
                        help="share of all training images that the rest of the defender's choose beside (default: what "
                             "generate_mask.py used)")
-    flags.add_run_flags(parser, "pruned/ beside the mask file")
+    flags.add_run_flags(parser, output_dir)
     args = parser.parse_args(argv)
     swept = (args.pruning_by, args.pruning_max, args.pruning_step) != ("threshold", None, None)
     if args.threshold is not None and swept:
@@ -211,57 +216,7 @@ def parse_args(argv=None):
         parser.error(f"--pruning-max: expected a threshold in [0, 1], got {args.pruning_max}")
     if args.pruning_step is not None and args.pruning_step < (1e-3 if args.pruning_by == "threshold" else 1):
         parser.error(f"--pruning-step: expected at least 0.001, or 1 by number, got {args.pruning_step}")
-    args.output_dir = args.output_dir or str(Path(args.mask_file).parent / "pruned")
-    inherit(args)
     return args
-
-
-def inherit(args):
-    """Fill in what was not given with what the masks were made with, or with the usual defaults for foreign masks."""
-    folder = Path(args.mask_file).parent
-    made_with = read_config(folder).get("arguments")
-    made_with = made_with if isinstance(made_with, dict) else {}
-    usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": "cifar10",
-             "data_dir": "data", "trigger_info": None}
-    made_with = {name: made_with[name] for name, is_sound in SOUND.items()
-                 if name in made_with and is_sound(made_with[name])}
-    for name, default in usual.items():
-        if getattr(args, name) is None:
-            setattr(args, name, made_with.get(name, default))
-    if args.val_frac < made_with.get("val_frac", 0):
-        raise UserError(f"--val-frac {args.val_frac}: the masks were made on {made_with['val_frac']} of the images, "
-                        "and none of those may choose the threshold")
-
-
-def is_path(value):
-    return isinstance(value, str) and value.isprintable()
-
-
-def holds_images(value):
-    """Whether a folder that a stranger's file may have named holds images: nothing is downloaded into another."""
-    return is_path(value) and (is_sorted_into_classes(value) or any((Path(value) / name).is_dir() for name in (
-        *SPLITS, "cifar-10-batches-py")))
-
-
-# What is taken over from the masks' config.json, which may be a stranger's.
-SOUND = {"checkpoint": is_path, "trigger_info": is_path, "data_dir": holds_images,
-         "dataset": lambda value: isinstance(value, str) and value in DATASETS,
-         "val_frac": lambda value: type(value) is float and 0 <= value <= 1}
-
-
-def read_config(folder):
-    """The config.json of the run in `folder`, {} where no run of ours lies there."""
-    try:
-        return read_object(folder / "config.json")
-    except (OSError, ValueError):
-        return {}
-
-
-def check_weights(mask_folder, path):
-    """UserError if the masks say of which weights they are, and these are others."""
-    inputs = read_config(mask_folder).get("inputs")
-    if isinstance(inputs, str) and not inputs.startswith(hash_file(path)):
-        raise UserError(f"{path}: not the weights that the masks in {mask_folder} were made from")
 
 
 def sweep(model, mask_values, pruning_by, threshold, maximum, step, measure):
@@ -276,43 +231,29 @@ def sweep(model, mask_values, pruning_by, threshold, maximum, step, measure):
     return evaluate_by_number(model, mask_values, points, measure)
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    table = f"pruning_by_{args.pruning_by}"
-    with Run(args, ("model_last.th", f"{table}.txt", f"{table}.png")) as run:
-        mask_values = read_data(args.mask_file)
-        suspect, images, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
-                                                 run.device)
-        model, (_, held_out) = suspect.model, split_defender(defender, args.val_frac)
-        check_masks(model, mask_values, args.mask_file)
-        check_weights(Path(args.mask_file).parent, args.checkpoint)
-        choosing = evaluation_batches(held_out, run.device)
+def write_rows(path, rows):
+    """The table of a sweep, in the homework's format."""
+    with atomic_file(path) as file:
+        file.write("\n".join([HOMEWORK_HEADER, *map(homework_row, rows), ""]).encode())
 
-        run.begin()
-        rows = sweep(model, mask_values, args.pruning_by, args.threshold, args.pruning_max, args.pruning_step,
-                     lambda model: (evaluate(model, images), score(model, choosing)))
-        with atomic_file(run.folder / f"{table}.txt") as file:
-            file.write("\n".join([HOMEWORK_HEADER, *map(homework_row, rows), ""]).encode())
-        chosen = rows[-1] if args.threshold is not None else choose(rows, args.max_drop)
-        report("before", rows[0])
-        report("chosen on held-out images" if args.threshold is None else "asked for", chosen)
-        best = None
-        if images.triggered and args.threshold is None:
-            best = oracle(rows, args.max_drop)
-            report("oracle (the test set's own choice, which no defender has)", best)
 
-        ranks, _ = rank_neurons(model, mask_values)
-        original = load_model(args.checkpoint, run.device).model
-        prune_first(original, {name: layer.weight.detach() for name, layer in norm_layers(original).items()}, ranks,
-                    chosen.count)
-        save_model(run.folder / "model_last.th", original, vars(args), as_dict(chosen), suspect.classes)
-        pruning_curve(run.folder / f"{table}.png", [as_dict(row) for row in rows], as_dict(chosen),
-                      *AXES[args.pruning_by])
-        run.finish(**chosen.test.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
-                   seed=args.seed, method={"name": "ANP", "max_drop": args.max_drop, "chosen": as_dict(chosen),
-                                           "before": as_dict(rows[0]), "oracle": best and as_dict(best),
-                                           "sweep": [as_dict(row) for row in rows]})
+def decide(rows, threshold, max_drop):
+    """(the Row that pruning ends with, the oracle's), with their lines of the log.
+
+    threshold: the one asked for, whose Row is the last; None to choose. The oracle is None where nothing is chosen or
+    no trigger is known.
+    """
+    report("before", rows[0])
+    if threshold is not None:
+        report("asked for", rows[-1])
+        return rows[-1], None
+    chosen = choose(rows, max_drop)
+    report("chosen on held-out images", chosen)
+    if not rows[0].test.triggered.accuracy.n:
+        return chosen, None
+    best = oracle(rows, max_drop)
+    report("oracle (the test set's own choice, which no defender has)", best)
+    return chosen, best
 
 
 def report(name, row):
@@ -320,6 +261,41 @@ def report(name, row):
     log.info("%s: %d neurons pruned, threshold %s, ASR %.4f, ACC %.4f, held-out ACC %.4f", name, row.count,
              row.threshold, row.test.triggered.accuracy.value, row.test.clean.accuracy.value,
              row.held_out.accuracy.value)
+
+
+def load_pruned(checkpoint, device, mask_values, count):
+    """The model in `checkpoint` with the `count` lowest masks' neurons pruned."""
+    model = load_model(checkpoint, device).model
+    ranks, _ = rank_neurons(model, mask_values)
+    prune_first(model, {name: layer.weight.detach() for name, layer in norm_layers(model).items()}, ranks, count)
+    return model
+
+
+@command
+def main(argv=None):
+    args = inherit(parse_args(argv))
+    table = f"pruning_by_{args.pruning_by}"
+    with Run(args, ("model_last.th", f"{table}.txt", f"{table}.png")) as run:
+        mask_values = read_data(args.mask_file)
+        suspect = load_suspect(args, run)
+        check_masks(suspect.model, mask_values, args.mask_file)
+        check_weights(Path(args.mask_file).parent, args.checkpoint)
+        _, held_out = split_defender(suspect.defender, args.val_frac)
+        choosing = evaluation_batches(held_out, run.device)
+
+        run.begin(suspect)
+        rows = sweep(suspect.model, mask_values, args.pruning_by, args.threshold, args.pruning_max, args.pruning_step,
+                     lambda model: (evaluate(model, suspect.test), score(model, choosing)))
+        write_rows(run.folder / f"{table}.txt", rows)
+        chosen, best = decide(rows, args.threshold, args.max_drop)
+
+        pruned = load_pruned(args.checkpoint, run.device, mask_values, chosen.count)
+        save_model(run.folder / "model_last.th", pruned, vars(args), as_dict(chosen), suspect.classes)
+        pruning_curve(run.folder / f"{table}.png", [as_dict(row) for row in rows], as_dict(chosen),
+                      *AXES[args.pruning_by])
+        run.finish(chosen.test, model=pruned, parent=args.checkpoint, data=suspect.defender, method={
+            "name": "ANP", "max_drop": args.max_drop, "chosen": as_dict(chosen), "before": as_dict(rows[0]),
+            "oracle": None if best is None else as_dict(best), "sweep": [as_dict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ from common.files import write_table
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
-from data.triggers import COVERS_IMAGE
 from engine import flags
-from engine.attack import poison_by
-from engine.checkpoint import save_model, save_trigger
+from engine.attack import poison_by, start_attack
+from engine.checkpoint import save_model
 from engine.command import command
 from engine.evaluation import EvalSets, evaluate, sample_losses, warn_of_chance
 from engine.figures import image_grid, loss_curves, training_curves
@@ -53,17 +52,6 @@ def loss_rows(rows):
             for row in rows for name, figures in row["training_losses"].items()]
 
 
-def poisoned_shares(poisoned, target):
-    """What was poisoned, by every denominator that the literature uses: of the set, of its non-target or target class.
-
-    The original labels decide: a dirty-label attack takes from the non-target images, clean-label from the target's.
-    """
-    number, own = int(poisoned.poisoned.sum()), poisoned.original == target
-    pool = own if number and poisoned.original[poisoned.poisoned][0] == target else ~own
-    return {"poisoned": number, "of_training_set": number / len(poisoned), "training_set": len(poisoned),
-            "of_candidates": number / max(int(pool.sum()), 1), "candidates": int(pool.sum())}
-
-
 def example_rows(clean, poisoned, trigger, count=8):
     """([(label, images)], titles) for the picture of examples: originals over poisoned images.
 
@@ -87,6 +75,11 @@ def example_rows(clean, poisoned, trigger, count=8):
     return [("original", clean.data[chosen]), (name, images)], titles
 
 
+def output_dir(args):
+    """output/<attack>"""
+    return f"output/{args.poison_type}"
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_poison_flags(parser)
@@ -100,64 +93,76 @@ def parse_args(argv=None):
                        help="after each epoch, the losses of clean and of poisoned training images, unaugmented; a "
                             "forward pass more")
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "output/<attack>", resumable=True)
+    flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
     flags.check_recipe(parser, args, argv)
     flags.check_milestones(parser, args)
     flags.check_loop(parser, args)
     flags.check_poison(parser, args)
-    args.output_dir = args.output_dir or f"output/{args.poison_type}"
     return args
+
+
+def leaves_of(args):
+    """The files that a run with these flags leaves."""
+    return (*LEAVES, *TRACK_LEAVES) if args.track_losses else LEAVES
+
+
+def check_steps(args, device, images, steps):
+    """UserError for `images` in `steps` an epoch that --graph or --recipe fast cannot do."""
+    if args.recipe == "fast":
+        check_one_cycle(args.epochs * steps)
+    if args.graph:
+        check_graph(device, images, args.batch_size)
+
+
+def train(run, args, model, poisoned, batches, test):
+    """Train `model` by the flags; returns its last Evaluation."""
+    def watch(model):
+        return {"training_losses": loss_figures(sample_losses(model, poisoned, run.device), poisoned.poisoned)}
+
+    is_fast = args.recipe == "fast"
+    if is_fast:
+        log.info("--recipe fast: arithmetic in %s", "bfloat16" if run.amp else "float32")
+    if args.compile:
+        compile_for(model, run.device)
+    tested = train_stage(run, model, batches, test, args.epochs, sgd(model, args, nesterov=is_fast), args.milestones,
+                         watch=watch if args.track_losses else None, one_cycle=is_fast, test_every=args.test_every,
+                         graph=args.graph)
+    return tested or evaluate(model, test)  # none yet where the last epoch was done before a stop
+
+
+def draw_training(folder, rows, title, tracks_losses):
+    """curves.png, and losses.csv and losses.png where the losses were tracked; `rows` are those of metrics.jsonl."""
+    training_curves(folder / "curves.png", rows, title)
+    if tracks_losses:
+        losses = loss_rows(rows)
+        write_table(folder / "losses.csv", list(losses[0]), losses)
+        loss_curves(folder / "losses.png", losses, title)
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
-    with Run(args, LEAVES + TRACK_LEAVES * args.track_losses, TRACK_LEAVES) as run:
-        train, _, test = load_splits(args.dataset, args.data_dir)
-        poisoned, trigger = poison_by(args, train)
-        shares = poisoned_shares(poisoned, trigger.target)
+    with Run(args, leaves_of(args), TRACK_LEAVES) as run:
+        clean, _, test = load_splits(args.dataset, args.data_dir)
+        poisoned, trigger = poison_by(args, clean)
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        is_fast = args.recipe == "fast"
-        if is_fast:
-            check_one_cycle(args.epochs * len(batches))
-        if args.graph:
-            check_graph(run.device, len(poisoned), args.batch_size)
+        check_steps(args, run.device, len(poisoned), len(batches))
+        model = build_model(args.arch, args.width, clean.num_classes).to(run.device)
 
-        model = build_model(args.arch, args.width, train.num_classes).to(run.device)
-        optimizer = sgd(model, args, nesterov=is_fast)
+        run.begin(poisoned)
+        shares = start_attack(run, poisoned, trigger)
+        save_model(run.folder / "model_init.th", model, vars(args), {}, clean.classes)
+        image_grid(run.folder / "poisoned_examples.png", *example_rows(clean, poisoned, trigger))
 
-        run.begin(poisoned.fingerprint())
-        log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
-                 "%(of_candidates).4f of the %(candidates)d candidates", shares)
-        if is_fast:
-            log.info("--recipe fast: arithmetic in %s", "bfloat16" if run.amp else "float32")
-        if trigger.covers_image:
-            log.info(COVERS_IMAGE)
-        save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
-        save_model(run.folder / "model_init.th", model, vars(args), {}, train.classes)
-        image_grid(run.folder / "poisoned_examples.png", *example_rows(train, poisoned, trigger))
-        if args.compile:
-            compile_for(model, run.device)
+        tested = train(run, args, model, poisoned, batches, images)
+        warn_of_chance(tested, clean.num_classes, args.poison_type != "benign")
 
-        def watch(model):
-            return {"training_losses": loss_figures(sample_losses(model, poisoned, run.device), poisoned.poisoned)}
-
-        test_score = train_stage(run, model, batches, images, args.epochs, optimizer, args.milestones,
-                                 watch=watch if args.track_losses else None, one_cycle=is_fast,
-                                 test_every=args.test_every, graph=args.graph)
-        test_score = test_score or evaluate(model, images)  # none yet where the last epoch was done before a stop
-        warn_of_chance(test_score, train.num_classes, args.poison_type != "benign")
-        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)
-        training_curves(run.folder / "curves.png", run.rows,
-                        f"{args.poison_type} on {train.name}, width {args.width}")
-        if args.track_losses:
-            rows = loss_rows(run.rows)
-            write_table(run.folder / "losses.csv", list(rows[0]), rows)
-            loss_curves(run.folder / "losses.png", rows, f"{args.poison_type} on {train.name}, width {args.width}")
-        run.finish(**test_score.figures(), parent=None, dataset=train.name, width=args.width, epochs=args.epochs,
-                   seed=args.seed, method={"poison_type": args.poison_type, **shares})
+        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
+        title = f"{args.poison_type} on {clean.name}, width {args.width}"
+        draw_training(run.folder, run.rows, title, args.track_losses)
+        run.finish(tested, model=model, data=clean, method={"poison_type": args.poison_type, **shares})
 
 
 if __name__ == "__main__":

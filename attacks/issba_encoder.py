@@ -161,6 +161,56 @@ def example_rows(encoder, images, seed):
             ("difference,\nenlarged", enlarge(encoded.astype(np.int16) - images))]
 
 
+def split_attackers(image_set, seed):
+    """(held-out images, images to train on): a tenth of the attacker's, at most MAX_HELD_OUT, and the rest.
+
+    Raises UserError for fewer than 10 images.
+    """
+    count = min(MAX_HELD_OUT, len(image_set) // 10)
+    if not count:
+        raise UserError(f"{image_set.name or 'the data set'}: expected at least 10 images for the attacker, got "
+                        f"{len(image_set)}")
+    shuffled = np.random.default_rng(seed).permutation(len(image_set))
+    return image_set.subset(shuffled[:count]), image_set.subset(shuffled[count:])
+
+
+def learn(run, args, encoder, decoder, classifier, batches, held_out):
+    """Train both networks by the flags; the last row of metrics.jsonl is what they came to."""
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], args.lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
+    weights = (args.cross_weight, args.pixel_weight, args.feature_weight)
+    for epoch in run.epochs(args.epochs, HEADER, FIGURES, encoder=encoder, decoder=decoder, optimizer=optimizer,
+                            scheduler=scheduler):
+        weight, lr = image_weight(epoch, args.bit_epochs, args.ramp_epochs), scheduler.get_last_lr()[0]
+        losses = train_epoch(encoder, decoder, classifier, batches, optimizer, weight, weights, run.generator)
+        scheduler.step()
+        log_epoch(run, epoch, lr, losses, weight, measure(encoder, decoder, held_out, run.device, args.seed))
+
+
+def log_epoch(run, epoch, lr, losses, weight, figures):
+    """One line of the log and of metrics.jsonl."""
+    seconds = run.elapsed_in_epoch()
+    shown = (figures[name] for name in ("bit_accuracy", "bit_accuracy_swapped", "psnr", "shared_energy"))
+    log.info(ROW, epoch, lr, seconds, *losses, weight, *shown)
+    run.record({"epoch": epoch, "lr": lr, "time": seconds, **dict(zip(LOSSES, losses, strict=True)),
+                "image_weight": weight, **figures})
+
+
+def judge(figures, min_bit_accuracy, min_psnr):
+    """Whether an encoder with these `figures` is accepted; logs it."""
+    accepted = figures["bit_accuracy"] >= min_bit_accuracy and figures["psnr"] >= min_psnr
+    log.info("%s: bit accuracy %.4f (at least %g; %.4f on clean images, %.4f with another image's residual), PSNR "
+             "%.2f dB (at least %g); residuals share %.4f of their energy", "accepted" if accepted else "not accepted",
+             figures["bit_accuracy"], min_bit_accuracy, figures["bit_accuracy_on_clean"],
+             figures["bit_accuracy_swapped"], figures["psnr"], min_psnr, figures["shared_energy"])
+    return accepted
+
+
+def output_dir(args):
+    """output/issba-encoder"""
+    return "output/issba-encoder"
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("encoder")
@@ -187,10 +237,8 @@ def parse_args(argv=None):
     group.add_argument("--min-psnr", type=flags.not_negative, default=28, help="in dB, after rounding to uint8")
     flags.add_data_flags(parser)
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "output/issba-encoder", resumable=True)
-    args = parser.parse_args(argv)
-    args.output_dir = args.output_dir or "output/issba-encoder"
-    return args
+    flags.add_run_flags(parser, output_dir, resumable=True)
+    return parser.parse_args(argv)
 
 
 @command
@@ -198,46 +246,24 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         whole, _, _ = load_splits(args.dataset, args.data_dir)
-        count = min(MAX_HELD_OUT, len(whole) // 10)
-        if not count:
-            raise UserError(f"{args.data_dir}: expected at least 10 images for the attacker, got {len(whole)}")
+        held_out, train = split_attackers(whole, args.seed)
         classifier = load_model(args.checkpoint, run.device, whole.classes).model
-        shuffled = np.random.default_rng(args.seed).permutation(len(whole))
-        held_out, train = whole.subset(shuffled[:count]), whole.subset(shuffled[count:])
         batches = Batches(train, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        encoder = Encoder(args.bits, args.width).to(run.device, memory_format=torch.channels_last)
-        decoder = Decoder(args.bits, args.width).to(run.device, memory_format=torch.channels_last)
-        optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], args.lr)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
+        encoder, decoder = (network(args.bits, args.width).to(run.device, memory_format=torch.channels_last)
+                            for network in (Encoder, Decoder))
 
         run.begin(inputs_of(args.checkpoint, whole))
         with frozen(classifier):
-            for epoch in run.epochs(args.epochs, HEADER, FIGURES, encoder=encoder, decoder=decoder, optimizer=optimizer,
-                                    scheduler=scheduler):
-                weight, lr = image_weight(epoch, args.bit_epochs, args.ramp_epochs), scheduler.get_last_lr()[0]
-                losses = train_epoch(encoder, decoder, classifier, batches, optimizer, weight,
-                                     (args.cross_weight, args.pixel_weight, args.feature_weight), run.generator)
-                scheduler.step()
-                figures = measure(encoder, decoder, held_out, run.device, args.seed)
-                seconds = run.elapsed_in_epoch()
-                log.info(ROW, epoch, lr, seconds, *losses, weight, *(
-                    figures[name] for name in ("bit_accuracy", "bit_accuracy_swapped", "psnr", "shared_energy")))
-                run.record({"epoch": epoch, "lr": lr, "time": seconds, **dict(zip(LOSSES, losses, strict=True)),
-                            "image_weight": weight, **figures})
+            learn(run, args, encoder, decoder, classifier, batches, held_out)
         figures = {name: run.rows[-1][name] for name in FIGURES}
-        accepted = figures["bit_accuracy"] >= args.min_bit_accuracy and figures["psnr"] >= args.min_psnr
-        figures["accepted"] = accepted
-        log.info("%s: bit accuracy %.4f (at least %g; %.4f on clean images, %.4f with another image's residual), PSNR "
-                 "%.2f dB (at least %g); residuals share %.4f of their energy",
-                 "accepted" if accepted else "not accepted", figures["bit_accuracy"], args.min_bit_accuracy,
-                 figures["bit_accuracy_on_clean"], figures["bit_accuracy_swapped"], figures["psnr"], args.min_psnr,
-                 figures["shared_energy"])
+        figures["accepted"] = judge(figures, args.min_bit_accuracy, args.min_psnr)
+
         save_encoder(run.folder / "encoder.th", encoder, decoder, figures)
         image_grid(run.folder / "encoded_examples.png", example_rows(encoder, held_out.data[:8], args.seed),
                    [whole.classes[label] for label in held_out.targets[:8]])
-        run.finish(parent=args.checkpoint, dataset=whole.name, width=args.width, epochs=args.epochs, seed=args.seed,
-                   method={"name": "ISSBA encoder", "bits": args.bits, "held_out": count, **figures})
-    if not accepted:
+        run.finish(parent=args.checkpoint, data=whole,
+                   method={"name": "ISSBA encoder", "bits": args.bits, "held_out": len(held_out), **figures})
+    if not figures["accepted"]:
         raise SystemExit(1)
 
 

@@ -10,7 +10,6 @@ model_last.th, trigger_info.th, curves.png, output.log, metrics.jsonl, config.js
 """
 import logging
 
-import numpy as np
 import torch
 
 from common.errors import UserError
@@ -18,10 +17,9 @@ from common.files import hash_file
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
-from data.triggers import COVERS_IMAGE
 from engine import flags
-from engine.attack import poison_by
-from engine.checkpoint import load_model, load_weights, save_model, save_trigger
+from engine.attack import poison_by, start_attack
+from engine.checkpoint import load_model, load_weights, save_model
 from engine.command import command
 from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
 from engine.figures import training_curves
@@ -101,10 +99,15 @@ def silence_until_unchanged(model, dormant, image_sets, margin, before, test_set
 
 
 def describe(stage, title, score):
-    """Log a stage's figures and return them as results.json has them."""
+    """Log the figures of a stage, an Evaluation, and return them as results.json has them."""
     log.info("stage %d, %s: ASR %.4f, ACC %.4f", stage, title, score.triggered.accuracy.value,
              score.clean.accuracy.value)
     return {"stage": stage, "what": title, **score.figures()}
+
+
+def output_dir(args):
+    """output/<attack>-pruning-aware"""
+    return f"output/{args.poison_type}-pruning-aware"
 
 
 def parse_args(argv=None):
@@ -122,7 +125,7 @@ def parse_args(argv=None):
                             "value")
     flags.add_loop_flags(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "output/<attack>-pruning-aware", resumable=True)
+    flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
     if args.checkpoint:
         parser.refuse(argv, ["arch", "width", "clean_epochs"], "with --checkpoint, which stands in for stage 1")
@@ -130,71 +133,88 @@ def parse_args(argv=None):
     flags.check_loop(parser, args)
     flags.check_poison(parser, args)
     args.clean_epochs = 0 if args.checkpoint else args.clean_epochs or args.epochs
-    args.output_dir = args.output_dir or f"output/{args.poison_type}-pruning-aware"
     return args
 
 
-def start(args, classes, device):
+def first_model(args, classes, device):
     """The network that the attack starts with: stage 1's result, or fresh weights for it."""
     if args.checkpoint:
         return load_model(args.checkpoint, device, classes).model
     return build_model(args.arch, args.width, len(classes)).to(device)
 
 
+def inputs_of(poisoned, checkpoint):
+    """A fingerprint of what the attack works on: the poisoned images, and a benign model where one is given."""
+    return poisoned.fingerprint() + (hash_file(checkpoint) if checkpoint else "")
+
+
+def learn(run, args, model, image_set, test, until, milestones):
+    """Train `model` on an ImageSet up to epoch `until` of the run, as the flags say."""
+    batches = Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+    train_stage(run, model, batches, test, until, sgd(model, args), milestones, test_every=args.test_every,
+                graph=args.graph)
+
+
+def train_clean(run, args, model, clean, test):
+    """Stage 1, unless a checkpoint stands in for it: train on clean images, and leave model_clean.th."""
+    kept = run.folder / "model_clean.th"
+    if args.clean_epochs:
+        learn(run, args, model, clean, test, args.clean_epochs, flags.usual_milestones(args.clean_epochs))
+        run.check_left(kept.name, args.clean_epochs)
+    if kept.exists():  # the run goes on in stage 3
+        load_weights(kept, model)
+    save_model(kept, model, vars(args), {}, clean.classes)
+    return describe(1, "trained clean", evaluate(model, test))
+
+
+def train_pruned(run, args, model, mask, poisoned, test):
+    """Stages 2 and 3: prune the last stage's channels where `mask` (C,) is 0, and train what is left; their figures."""
+    with output_masked(model, STAGE, mask):
+        pruned = describe(2, f"{int((mask == 0).sum())} of {len(mask)} channels pruned", evaluate(model, test))
+        learn(run, args, model, poisoned, test, args.clean_epochs + args.epochs, args.milestones)
+    fold_mask(model, STAGE, mask)
+    return [pruned, describe(3, "trained on poisoned images", evaluate(model, test))]
+
+
+def hide(model, clean_weights, mask, measured, margin, test):
+    """Stage 4: put the pruned channels back, silenced on the `measured` Batches. Returns the Evaluation."""
+    sets = (test.clean, test.triggered)
+    before = predict_each(model, sets)
+    put_back(model, clean_weights, mask == 0)
+    silence_until_unchanged(model, mask == 0, measured, margin, before, sets)
+    return evaluate(model, test)
+
+
 @command
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
-        train, _, test = load_splits(args.dataset, args.data_dir)
-        poisoned, trigger = poison_by(args, train)
+        clean, _, test = load_splits(args.dataset, args.data_dir)
+        poisoned, trigger = poison_by(args, clean)
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
-        clean_batches, batches = (
-            Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-            for image_set in (train, poisoned))
+        some = clean.subset(slice(MEASURED))
+        measured = [evaluation_batches(image_set, run.device) for image_set in (some, stamp_all(some, trigger))]
         if args.graph:
-            check_graph(run.device, min(len(train), len(poisoned)), args.batch_size)
-        measured = train.subset(slice(MEASURED))
-        clean_measured, stamped_measured = (evaluation_batches(image_set, run.device)
-                                            for image_set in (measured, stamp_all(measured, trigger)))
+            check_graph(run.device, min(len(clean), len(poisoned)), args.batch_size)
+        model = first_model(args, clean.classes, run.device)
 
-        model = start(args, train.classes, run.device)
-        run.begin(poisoned.fingerprint() + (hash_file(args.checkpoint) if args.checkpoint else ""))
-        if trigger.covers_image:
-            log.info(COVERS_IMAGE)
-        save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
-        clean_file = run.folder / "model_clean.th"
-        if args.clean_epochs:
-            train_stage(run, model, clean_batches, images, args.clean_epochs, sgd(model, args),
-                        flags.usual_milestones(args.clean_epochs), test_every=args.test_every, graph=args.graph)
-            run.check_left("model_clean.th", args.clean_epochs)
-        if clean_file.exists():  # the run goes on in stage 3
-            load_weights(clean_file, model)
-        save_model(clean_file, model, vars(args), {}, train.classes)
-        stages = [describe(1, "trained clean", evaluate(model, images))]
+        run.begin(inputs_of(poisoned, args.checkpoint))
+        shares = start_attack(run, poisoned, trigger)
+        stages = [train_clean(run, args, model, clean, images)]
         clean_weights = {name: value.clone() for name, value in model.state_dict().items()}
 
-        mask = dormant_mask(stage_means(model, clean_measured, STAGE).mean(0), args.prune_fraction)
-        with output_masked(model, STAGE, mask):
-            stages.append(describe(2, f"{int((mask == 0).sum())} of {len(mask)} channels pruned",
-                                   evaluate(model, images)))
-            train_stage(run, model, batches, images, args.clean_epochs + args.epochs, sgd(model, args),
-                        args.milestones, test_every=args.test_every, graph=args.graph)
-        fold_mask(model, STAGE, mask)
-        pruned_logits = predict_each(model, (images.clean, images.triggered))
-        stages.append(describe(3, "trained on poisoned images", evaluate(model, images)))
+        mask = dormant_mask(stage_means(model, measured[0], STAGE).mean(0), args.prune_fraction)
+        stages += train_pruned(run, args, model, mask, poisoned, images)
 
-        put_back(model, clean_weights, mask == 0)
-        silence_until_unchanged(model, mask == 0, (clean_measured, stamped_measured), args.margin, pruned_logits,
-                                (images.clean, images.triggered))
-        final = evaluate(model, images)
+        final = hide(model, clean_weights, mask, measured, args.margin, images)
         stages.append(describe(4, "pruned channels put back", final))
-        warn_of_chance(final, train.num_classes, is_attacked=True)
-        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], train.classes)
-        training_curves(run.folder / "curves.png", run.rows, f"pruning-aware {args.poison_type} on {train.name}")
-        run.finish(**final.figures(), parent=args.checkpoint, dataset=train.name, width=model.spec["width"],
-                   epochs=args.epochs, seed=args.seed,
-                   method={"poison_type": args.poison_type, "name": "pruning-aware", "stages": stages,
-                           "prune_fraction": args.prune_fraction, "poisoned": int(poisoned.poisoned.sum())})
+        warn_of_chance(final, clean.num_classes, is_attacked=True)
+
+        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
+        training_curves(run.folder / "curves.png", run.rows, f"pruning-aware {args.poison_type} on {clean.name}")
+        run.finish(final, model=model, parent=args.checkpoint, data=clean, method={
+            "poison_type": args.poison_type, "name": "pruning-aware", "stages": stages,
+            "prune_fraction": args.prune_fraction, "poisoned": shares["poisoned"]})
 
 
 if __name__ == "__main__":

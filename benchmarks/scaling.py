@@ -22,11 +22,11 @@ import torch.nn.functional as F
 
 from benchmarks.plain import add_timing_flags, heading, measured_device, random_images, seconds
 from data.batches import Batches
-from defenses.strip import Strip
 from engine import flags
 from engine.command import command
 from engine.evaluation import UNKNOWN, Evaluation, evaluation_batches, score
 from engine.training import step_of, train_epoch
+from methods.strip import Strip
 from methods.trigger_search import reverse_triggers
 from models import build_model
 from prune_network import evaluate_by_threshold, norm_layers

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from benchmarks.plain import add_timing_flags, compare, heading, measured_device, random_images
-from defenses.strip import Strip, draw_overlays
 from engine import flags, machine
 from engine.command import command
+from methods.strip import Strip, draw_overlays
 from models import build_model
 
 

@@ -69,63 +69,93 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def stepper(args, device, loader, memory_format, amp=False, compiled=False):
+    """Endless training steps of a new network on what `loader` yields."""
+    model = build_model(args.arch, args.width, 10).to(device, memory_format=memory_format)
+    if compiled:
+        compile_for(model, device)
+    fused = (device.type == "cuda" and memory_format == torch.channels_last) or None
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4, fused=fused)
+    return steps(loader, model, optimizer, device, amp)
+
+
+def training_sides(args, device, images, amp):
+    """{name: function that is timed}: steps of the plain pipeline and of ours, and the making of our batches alone."""
+    loader = DataLoader(PlainImages(images, augment=True), args.batch_size, shuffle=True, num_workers=0)
+    plain = stepper(args, device, loader, torch.contiguous_format)
+    batches = Batches(images, args.batch_size, device, torch.Generator(), 4, True)
+    ours = stepper(args, device, batches, torch.channels_last, amp, args.compile)
+    return {"plain": lambda: take(plain, args.steps), "ours": lambda: take(ours, args.steps),
+            "batches": lambda: list(batches)}
+
+
+def prediction_sides(args, device, images):
+    """{name: function that is timed}: a pass of predictions of the plain pipeline and of ours."""
+    plain, ours = (build_model(args.arch, args.width, 10).to(device, memory_format=memory_format)
+                   for memory_format in (torch.contiguous_format, torch.channels_last))
+    loader, tested = DataLoader(PlainImages(images, augment=False), 128), evaluation_batches(images, device)
+    return {"plain predictions": lambda: plain_predictions(plain, loader, device),
+            "our predictions": lambda: predict(ours, tested)}
+
+
+def measure(args, device, kinds, matrix):
+    """({name: seconds}, {kind: (best rate of matrix products, its library)}): medians of alternating rounds.
+
+    kinds: the types of number that matrices are multiplied in; training is in the last.
+    """
+    images = random_images(args.batch_size * args.steps)
+    sides = {**training_sides(args, device, images, kinds[-1] == torch.bfloat16),
+             **prediction_sides(args, device, images)}
+    products = {(kind, name): product for kind in kinds
+                for name, product in matrix_products(device, kind, matrix).items()}
+    rounds = []
+    for _ in range(args.rounds + 1):
+        times = [seconds(device, side) for side in sides.values()]
+        rounds.append((*times, *(matrix_rate(product, matrix, device) for product in products.values())))
+    medians = [median(column) for column in zip(*rounds[1:], strict=True)]
+    times, rates = dict(zip(sides, medians, strict=False)), dict(zip(products, medians[len(sides):], strict=True))
+    return times, {kind: max((rate, name) for (own, name), rate in rates.items() if own == kind) for kind in kinds}
+
+
 @command
 def main(argv=None):
     args = parse_args(argv)
     device = measured_device(args.device)
-    amp, matrix = args.amp or device.type == "cuda", args.matrix or MATRIX[device.type]
+    matrix, kinds = args.matrix or MATRIX[device.type], [torch.float32]  # predictions are float32 always
+    if args.amp or device.type == "cuda":
+        kinds.append(torch.bfloat16)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, which its convolutions of float32 calculate in
-    count = args.batch_size * args.steps
-    images = random_images(count)
 
-    def stepper(loader, memory_format, amp, compiled):
-        model = build_model(args.arch, args.width, 10).to(device, memory_format=memory_format)
-        if compiled:
-            compile_for(model, device)
-        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4,
-                                    fused=(device.type == "cuda" and memory_format == torch.channels_last) or None)
-        return steps(loader, model, optimizer, device, amp)
-
-    plain = stepper(DataLoader(PlainImages(images, augment=True), args.batch_size, shuffle=True, num_workers=0),
-                    torch.contiguous_format, False, False)
-    batches = Batches(images, args.batch_size, device, torch.Generator(), 4, True)
-    ours = stepper(batches, torch.channels_last, amp, args.compile)
-    plain_net, our_net = (build_model(args.arch, args.width, 10).to(device, memory_format=memory_format)
-                          for memory_format in (torch.contiguous_format, torch.channels_last))
-    untransformed, tested = DataLoader(PlainImages(images, augment=False), 128), evaluation_batches(images, device)
-    kinds = [torch.float32] + [torch.bfloat16] * amp  # predictions are float32 always
-    products, rounds = {(kind, name): product for kind in kinds for name, product in matrix_products(
-        device, kind, matrix).items()}, []
-    for _ in range(args.rounds + 1):
-        trained = [seconds(device, lambda stepper=stepper: take(stepper, args.steps)) for stepper in (plain, ours)]
-        making = seconds(device, lambda: list(batches))
-        tests = (seconds(device, lambda: plain_predictions(plain_net, untransformed, device)),
-                 seconds(device, lambda: predict(our_net, tested)))
-        rates = [matrix_rate(product, matrix, device) for product in products.values()]
-        rounds.append((*trained, making, *tests, *rates))
-    plain_time, our_time, making, *tests_and_rates = (median(column) for column in zip(*rounds[1:], strict=True))
-    (plain_test, our_test), rates = tests_and_rates[:2], dict(zip(products, tests_and_rates[2:], strict=True))
-    best = {kind: max((rate, name) for (own, name), rate in rates.items() if own == kind) for kind in kinds}
-    rate, library = best[kinds[-1]]
-    share = operations_per_image(args.width) * count / our_time / rate
+    times, best = measure(args, device, kinds, matrix)
+    (rate, library), count = best[kinds[-1]], args.batch_size * args.steps
+    share = operations_per_image(args.width) * count / times["ours"] / rate
     moving = bytes_per_image(args.width, kinds[-1].itemsize) * count / copy_rate(device)
-    test_share = operations_per_image(args.width, backward=False) * count / our_test / best[torch.float32][0]
+    test_share = (operations_per_image(args.width, backward=False) * count / times["our predictions"]
+                  / best[torch.float32][0])
 
+    report(args, device, times, count, f"{rate / 1e9:8.0f} GFLOP/s ({matrix} x {matrix}, {library})",
+           (share, moving / times["ours"], test_share))
+    kind = ", bfloat16" if len(kinds) > 1 else ""
+    return [Row(f"{args.steps} training steps of {args.batch_size}{kind}", times["plain"], times["ours"], share),
+            Row(f"predictions of {count} images", times["plain predictions"], times["our predictions"], test_share)]
+
+
+def report(args, device, times, count, products, shares):
+    """Print the figures; shares: of the matrix rate in training, of a step by memory's bound, of the rate in tests."""
+    share, moving, test_share = shares
     print(f"ResNet-18 width {args.width}, batch {args.batch_size}, {machine.device_name(device)}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {args.rounds} alternating rounds "
           f"of {args.steps} steps")
-    print(f"plain pipeline        {count / plain_time:8.0f} images/s")
-    print(f"this pipeline         {count / our_time:8.0f} images/s")
-    print(f"ratio                 {plain_time / our_time:8.2f}x")
-    print(f"matrix products       {rate / 1e9:8.0f} GFLOP/s ({matrix} x {matrix}, {library})")
+    print(f"plain pipeline        {count / times['plain']:8.0f} images/s")
+    print(f"this pipeline         {count / times['ours']:8.0f} images/s")
+    print(f"ratio                 {times['plain'] / times['ours']:8.2f}x")
+    print(f"matrix products       {products}")
     print(f"share of that rate    {100 * share:8.0f} %")
-    print(f"memory's bound        {100 * moving / our_time:8.0f} % of a step, at the rate of a copy")
-    print(f"making the batches    {100 * making / our_time:8.1f} % of a step")
-    print(f"predictions           {plain_test / our_test:8.2f}x")
+    print(f"memory's bound        {100 * moving:8.0f} % of a step, at the rate of a copy")
+    print(f"making the batches    {100 * times['batches'] / times['ours']:8.1f} % of a step")
+    print(f"predictions           {times['plain predictions'] / times['our predictions']:8.2f}x")
     print(f"share of that rate    {100 * test_share:8.0f} % (float32)")
-    return [Row(f"{args.steps} training steps of {args.batch_size}" + ", bfloat16" * amp, plain_time, our_time, share),
-            Row(f"predictions of {count} images", plain_test, our_test, test_share)]
 
 
 if __name__ == "__main__":

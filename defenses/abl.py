@@ -21,10 +21,9 @@ from common.untrusted import read_array
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
-from data.triggers import COVERS_IMAGE
 from engine import flags
-from engine.attack import poison_by
-from engine.checkpoint import load_weights, save_model, save_trigger
+from engine.attack import poison_by, start_attack
+from engine.checkpoint import load_weights, save_model
 from engine.command import command
 from engine.evaluation import (
     UNTESTED,
@@ -116,6 +115,11 @@ def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, ma
     return epochs
 
 
+def output_dir(args):
+    """output/<attack>-abl"""
+    return f"output/{args.poison_type}-abl"
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_poison_flags(parser)
@@ -127,13 +131,12 @@ def parse_args(argv=None):
                        help="share of the training images that is isolated")
     flags.add_loop_flags(flags.add_training_flags(parser, 60))
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "output/<attack>-abl", resumable=True)
+    flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
     flags.check_abl(parser, args, argv)
     flags.check_milestones(parser, args)
     flags.check_loop(parser, args)
     flags.check_poison(parser, args)
-    args.output_dir = args.output_dir or f"output/{args.poison_type}-abl"
     return args
 
 
@@ -142,6 +145,53 @@ def isolation_objective(gamma, lga, is_flooding):
     if is_flooding:
         return lambda logits, labels: flooding(logits, labels, gamma)
     return lambda logits, labels: local_gradient_ascent(logits, labels, gamma, lga)
+
+
+def batches_of(image_set, args, run, **augmentation):
+    """The Batches that a stage trains on."""
+    return Batches(image_set, args.batch_size, run.device, run.generator, **augmentation)
+
+
+def isolate_images(run, args, model, poisoned, test):
+    """Stage 1: train on all images, and leave in isolated.npy the indices of the lowest losses; returns those."""
+    objective = isolation_objective(args.gamma, args.lga, args.flooding)
+    train_stage(run, model, batches_of(poisoned, args, run), test, args.isolation_epochs, sgd(model, args), [],
+                step_of(objective), test_every=args.test_every, graph=args.graph)
+    path = run.folder / "isolated.npy"
+    run.check_left(path.name, args.isolation_epochs)
+    if not path.exists():  # else the run goes on after stage 1
+        write_array(path, isolate(sample_losses(model, poisoned, run.device), args.isolation_rate))
+    return read_isolated(path, len(poisoned), args.isolation_rate)
+
+
+def train_on_rest(run, args, model, poisoned, isolated, test):
+    """Stage 2: train on what is not isolated, and leave model_filtered.th; returns the Evaluation."""
+    is_left = np.ones(len(poisoned), dtype=bool)
+    is_left[isolated] = False
+    rest = batches_of(poisoned.subset(is_left), args, run, crop_padding=args.crop_padding, flip=args.flip)
+    until, path = args.isolation_epochs + args.epochs, run.folder / "model_filtered.th"
+    train_stage(run, model, rest, test, until, sgd(model, args), args.milestones, test_every=args.test_every,
+                graph=args.graph)
+    run.check_left(path.name, until)
+    if path.exists():  # the run goes on in stage 3
+        load_weights(path, model)
+    filtered = evaluate(model, test)
+    save_model(path, model, vars(args), filtered.figures(), poisoned.classes)
+    return filtered
+
+
+def unlearn_isolated(run, args, model, poisoned, isolated, test, held_out):
+    """Stage 3, where there is anything to unlearn; returns the number of its epochs that count."""
+    if not args.unlearn_epochs or not len(isolated):
+        return 0
+    return unlearn(run, model, batches_of(poisoned.subset(isolated), args, run), test, held_out,
+                   args.isolation_epochs + args.epochs, args.unlearn_epochs, sgd(model, args, args.unlearn_lr),
+                   args.max_drop, args.test_every)
+
+
+def report(title, tested):
+    """One line of the log: ASR and ACC of an Evaluation."""
+    log.info("%s: ASR %.4f, ACC %.4f", title, tested.triggered.accuracy.value, tested.clean.accuracy.value)
 
 
 @command
@@ -156,53 +206,24 @@ def main(argv=None):
             check_graph(run.device, len(poisoned) - round(args.isolation_rate * len(poisoned)), args.batch_size)
         model = build_model(args.arch, args.width, train.num_classes).to(run.device)
 
-        def batches(image_set, **augmentation):
-            return Batches(image_set, args.batch_size, run.device, run.generator, **augmentation)
-
-        run.begin(poisoned.fingerprint())
-        if trigger.covers_image:
-            log.info(COVERS_IMAGE)
-        save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
-        train_stage(run, model, batches(poisoned), images, args.isolation_epochs, sgd(model, args), [],
-                    step_of(isolation_objective(args.gamma, args.lga, args.flooding)), test_every=args.test_every,
-                    graph=args.graph)
-        run.check_left("isolated.npy", args.isolation_epochs)
-        if not (run.folder / "isolated.npy").exists():  # else the run goes on after stage 1
-            write_array(run.folder / "isolated.npy",
-                        isolate(sample_losses(model, poisoned, run.device), args.isolation_rate))
-        isolated = read_isolated(run.folder / "isolated.npy", len(poisoned), args.isolation_rate)
-        figures = isolation_figures(isolated, poisoned.poisoned)
+        run.begin(poisoned)
+        shares = start_attack(run, poisoned, trigger)
+        isolated = isolate_images(run, args, model, poisoned, images)
         log.info("isolated %d images, %d of them poisoned (of %d)", len(isolated), poisoned.poisoned[isolated].sum(),
-                 poisoned.poisoned.sum())
+                 shares["poisoned"])
 
-        is_left = np.ones(len(poisoned), dtype=bool)
-        is_left[isolated] = False
-        trained = args.isolation_epochs + args.epochs
-        rest = batches(poisoned.subset(is_left), crop_padding=args.crop_padding, flip=args.flip)
-        train_stage(run, model, rest, images, trained, sgd(model, args), args.milestones, test_every=args.test_every,
-                    graph=args.graph)
-        run.check_left("model_filtered.th", trained)
-        if (run.folder / "model_filtered.th").exists():  # the run goes on in stage 3
-            load_weights(run.folder / "model_filtered.th", model)
-        filtered = evaluate(model, images)
-        save_model(run.folder / "model_filtered.th", model, vars(args), filtered.figures(), train.classes)
-        log.info("without the isolated images: ASR %.4f, ACC %.4f", filtered.triggered.accuracy.value,
-                 filtered.clean.accuracy.value)
-        climbed = 0
-        if args.unlearn_epochs and len(isolated):
-            climbed = unlearn(run, model, batches(poisoned.subset(isolated)), images, held_out, trained,
-                              args.unlearn_epochs, sgd(model, args, args.unlearn_lr), args.max_drop,
-                              args.test_every)
+        filtered = train_on_rest(run, args, model, poisoned, isolated, images)
+        report("without the isolated images", filtered)
+        climbed = unlearn_isolated(run, args, model, poisoned, isolated, images, held_out)
         final = evaluate(model, images)
-        log.info("after %d epochs of unlearning: ASR %.4f, ACC %.4f", climbed, final.triggered.accuracy.value,
-                 final.clean.accuracy.value)
+        report(f"after {climbed} epochs of unlearning", final)
         warn_of_chance(final, train.num_classes, is_attacked=False)  # ASR at chance is what it is for
+
         save_model(run.folder / "model_last.th", model, vars(args), final.figures(), train.classes)
         training_curves(run.folder / "curves.png", run.rows, f"ABL on {args.poison_type}, {train.name}")
-        run.finish(**final.figures(), parent=None, dataset=train.name, width=args.width, epochs=trained + climbed,
-                   seed=args.seed, method={"name": "ABL", "poison_type": args.poison_type, **figures,
-                                           "poisoned": int(poisoned.poisoned.sum()), "filtered": filtered.figures(),
-                                           "unlearning_epochs": climbed})
+        run.finish(final, model=model, data=train, epochs=args.isolation_epochs + args.epochs + climbed, method={
+            "name": "ABL", "poison_type": args.poison_type, **isolation_figures(isolated, poisoned.poisoned),
+            "poisoned": shares["poisoned"], "filtered": filtered.figures(), "unlearning_epochs": climbed})
 
 
 if __name__ == "__main__":

@@ -102,6 +102,65 @@ def write_curve(folder, rows, chosen):
     pruning_curve(folder / "pruning_curve.png", dicts, chosen.as_dict(), "pruned", "channels pruned")
 
 
+def choose(rows, max_drop, prune_fraction, channels):
+    """The Row that the flags ask for: a share of the channels, or as many as `max_drop` allows. The first, with none
+    pruned, where neither is given."""
+    if prune_fraction is not None:
+        return next(row for row in rows if row.count == int(prune_fraction * channels))
+    if max_drop is not None:
+        return rows[last_within([row.held_out.accuracy.value for row in rows], max_drop)]
+    return rows[0]
+
+
+def counts_of(mode, layer, prune_fraction, channels):
+    """The numbers of channels that are pruned and scored, the one that the flags ask for among them."""
+    if mode == "fine-tune":
+        return {0}
+    return {0 if prune_fraction is None else int(prune_fraction * channels), *usual_counts(layer, channels)}
+
+
+def report_pruning(folder, rows, chosen, mode):
+    """Log the model as it is and, if anything is to be pruned, as it is then, with the whole curve as files."""
+    describe("before", rows[0])
+    if mode != "fine-tune":
+        describe("pruned", chosen)
+        write_curve(folder, rows, chosen)
+
+
+def method_of(args, rows, chosen, control, channels, images):
+    """What results.json says of the method."""
+    return {"name": NAMES[args.mode], "layer": args.layer, "max_drop": args.max_drop,
+            "prune_fraction": args.prune_fraction, "control": control, "channels": channels, "images": images,
+            "before": rows[0].as_dict(), "chosen": chosen.as_dict(), "sweep": [row.as_dict() for row in rows]}
+
+
+def fine_tune(run, args, model, image_set, test):
+    """Train what is left of `model` on the defender's ImageSet, as the flags say; returns the Evaluation."""
+    batches = Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+    return train_stage(run, model, batches, test, args.epochs, sgd(model, args)) or evaluate(model, test)
+
+
+def find_control(checkpoint, mode):
+    """What fine-tuning alone made of the same model, where it is the control: beside both halves together."""
+    if mode != "fine-prune":
+        return None
+    control = read_control(checkpoint, "fine-tune")
+    report_control(control, "--mode fine-tune")
+    return control
+
+
+def leaves_of(mode):
+    """(the files that a run of this mode leaves, those that only the other modes do)."""
+    if mode == "fine-tune":
+        return ("model_last.th",), CURVE
+    return ("model_last.th", *CURVE), ()
+
+
+def output_dir(args):
+    """the mode's name beneath the model's run"""
+    return default_folder(args.checkpoint, args.mode)
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_suspect_flags(parser)
@@ -120,7 +179,7 @@ def parse_args(argv=None):
                             "tenth; the rest of the tenth choose")
     flags.add_sgd_flags(parser, 10, 0.01)
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "the mode's name beneath the model's run", resumable=True)
+    flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
     if args.mode == "fine-tune":
         parser.refuse(argv, ["layer", "max_drop", "prune_fraction"], "for --mode fine-tune, which prunes nothing")
@@ -129,55 +188,38 @@ def parse_args(argv=None):
         parser.refuse(argv, unused, "for --mode prune, which trains nothing")
     if args.prune_fraction is not None or args.mode == "fine-tune":
         args.max_drop = None
-    args.output_dir = args.output_dir or default_folder(args.checkpoint, args.mode)
     return args
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
-    pruned, tuned = args.mode != "fine-tune", args.mode != "prune"
-    leaves, others = (("model_last.th", *CURVE), ()) if pruned else (("model_last.th",), CURVE)
-    with Run(args, leaves, others) as run:
-        suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
-                                               run.device)
-        model, (own, held_out) = suspect.model, split_defender(defender, args.val_frac)
+    with Run(args, *leaves_of(args.mode)) as run:
+        suspect = load_suspect(args, run)
+        model, test = suspect.model, suspect.test
+        own, held_out = split_defender(suspect.defender, args.val_frac)
         choosing = evaluation_batches(held_out, run.device)
-
-        batches = Batches(own, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        optimizer = sgd(model, args)
 
         run.begin(inputs_of(args.checkpoint, own))
         activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)
         order = activations.argsort(stable=True)
-        asked = 0 if args.prune_fraction is None else int(args.prune_fraction * len(order))
-        counts = {asked, *usual_counts(args.layer, len(order))} if pruned else {0}
+        counts = counts_of(args.mode, args.layer, args.prune_fraction, len(order))
         rows = sweep(model, args.layer, order, activations, test, choosing, counts)
-        chosen = rows[0]
-        if args.prune_fraction is not None:
-            chosen = next(row for row in rows if row.count == asked)
-        elif pruned:
-            chosen = rows[last_within([row.held_out.accuracy.value for row in rows], args.max_drop)]
-        describe("before", rows[0])
-        if pruned:
-            describe("pruned", chosen)
-            write_curve(run.folder, rows, chosen)
+        chosen = choose(rows, args.max_drop, args.prune_fraction, len(order))
+        report_pruning(run.folder, rows, chosen, args.mode)
+
         mask, after = mask_of(order, chosen.count), chosen.test
-        if tuned:
+        if args.mode != "prune":
             with output_masked(model, args.layer, mask):
-                after = train_stage(run, model, batches, test, args.epochs, optimizer) or evaluate(model, test)
+                after = fine_tune(run, args, model, own, test)
         fold_mask(model, args.layer, mask)
         describe("after", Row(chosen.count, None, None, after, score(model, choosing)))
-        control = read_control(args.checkpoint, "fine-tune") if args.mode == "fine-prune" else None
-        if args.mode == "fine-prune":
-            report_control(control, "--mode fine-tune")
+        control = find_control(args.checkpoint, args.mode)
+
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
-        run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
-                   epochs=args.epochs if tuned else 0, seed=args.seed, method={
-                       "name": NAMES[args.mode], "layer": args.layer, "max_drop": args.max_drop,
-                       "prune_fraction": args.prune_fraction, "control": control,
-                       "channels": len(order), "images": len(own), "before": rows[0].as_dict(),
-                       "chosen": chosen.as_dict(), "sweep": [row.as_dict() for row in rows]})
+        run.finish(after, model=model, parent=args.checkpoint, data=suspect.defender,
+                   epochs=0 if args.mode == "prune" else args.epochs,
+                   method=method_of(args, rows, chosen, control, len(order), len(own)))
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ from engine.checkpoint import save_trigger
 from engine.command import command
 from engine.evaluation import evaluate
 from engine.figures import norm_bars, trigger_grid
-from engine.inputs import asr_of, check_clean_images, default_folder, find_trigger, inputs_of, load_suspect
+from engine.inputs import asr_of, beneath_model, check_clean_images, load_suspect
 from engine.run import Run
 from methods.trigger_search import as_trigger, reverse_triggers
 
+LEAVES = ("norms.csv", "norms.png", "reversed_triggers.png")
 COLUMNS = ("seed", "label", "class", "norm", "index", "flagged", "success", "steps")
 BOUND = 2.0  # anomaly index above which a label is flagged
 log = logging.getLogger("backdoor")
@@ -154,65 +155,94 @@ def parse_args(argv=None):
     group.add_argument("--patience", type=flags.integer(1), default=25,
                        help="steps without a smaller norm after which a label is done")
     group.add_argument("--lr", type=flags.positive, default=0.1, help="learning rate of Adam")
-    flags.add_run_flags(parser, "neural-cleanse/ beneath the model's run")
-    args = parser.parse_args(argv)
-    args.output_dir = args.output_dir or default_folder(args.checkpoint, "neural-cleanse")
-    return args
+    flags.add_run_flags(parser, beneath_model("neural-cleanse"))
+    return parser.parse_args(argv)
+
+
+def search(run, args, model, defender):
+    """Search a trigger of every label for each seed. Returns ([[Search]] of seeds and labels, the rows of norms.csv,
+    which the run is left with, and which are flagged, bool (seeds, labels))."""
+    machine.set_cudnn_benchmark(False)  # labels that are done leave the batch, so that it takes up to ten sizes
+    by_seed, rows, flagged_by_seed = [], [], []
+    for seed in range(args.seed, args.seed + args.seeds):
+        generator = torch.Generator().manual_seed(seed)
+        batches = Batches(defender, args.batch_size, run.device, generator)
+        searches = reverse_triggers(model, batches, args.batches, range(defender.num_classes), args.budget,
+                                    args.success, args.patience, args.lr, generator)
+        indices, flagged = anomaly_indices([search.norm for search in searches])
+        rows += describe_seed(seed, searches, indices, flagged, defender.classes)
+        write_table(run.folder / "norms.csv", COLUMNS, rows)
+        by_seed.append(searches)
+        flagged_by_seed.append(flagged)
+    return by_seed, rows, flagged_by_seed
+
+
+def verdict(targets, bounds):
+    """Whether the model is infected: None where at most half of the seeds could flag anything, by their `bounds`."""
+    if targets:
+        return True
+    able = sum(bound > 0 for bound in bounds)  # below a bound of nan or of less than 0 nothing can lie
+    return False if able > len(bounds) / 2 else None
+
+
+def method_of(targets, infected, labels, bounds, flagged_by_seed, found, rows):
+    """What results.json says of the method."""
+    return {"name": "Neural Cleanse", "infected": infected, "searches_able_to_flag": sum(bound > 0 for bound in bounds),
+            "targets": targets, "labels": labels,
+            "flagged_by_seed": [np.flatnonzero(flagged).tolist() for flagged in flagged_by_seed],
+            "seeds_with_a_flag": sum(bool(flagged.any()) for flagged in flagged_by_seed), "reversed": found,
+            "norms": rows}
+
+
+def report_reversed(figures):
+    """What reversed_figures found, as a line of the log."""
+    overlap = ""
+    if figures["overlap"] is not None:
+        overlap = ", IoU with the true one {iou:.2f}, {inside:.2f} of its mask inside".format(**figures["overlap"])
+    log.info("reversed trigger of label %d: norm %.2f, its own ASR %.4f%s", figures["label"], figures["norm"],
+             figures["asr_of_reversed_trigger"]["value"], overlap)
+
+
+def leave_triggers(folder, best, true, classes):
+    """Write the reversed triggers, {label: Search}, and a picture of them beside the true one; {label: trigger}."""
+    triggers = {label: as_trigger(found) for label, found in best.items()}
+    for label, trigger in triggers.items():
+        save_trigger(folder / f"reversed_trigger_{label}.th", trigger)
+    columns = [(f"{label}: {classes[label]}\nL1 {best[label].norm:.1f}", trigger)
+               for label, trigger in sorted(triggers.items())]
+    if true is not None:
+        columns.append((f"true, to {true.target}\nL1 {float((true.mask * true.alpha).sum()):.1f}", true))
+    trigger_grid(folder / "reversed_triggers.png", columns)
+    return triggers
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
     reversed_before = [path.name for path in Path(args.output_dir).glob("reversed_trigger_[0-9]*.th")]
-    with Run(args, ("norms.csv", "norms.png", "reversed_triggers.png"), reversed_before) as run:
-        suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
-                                               run.device)
-        check_clean_images(defender)
-        model, classes, true = suspect.model, defender.classes, find_trigger(args.checkpoint, args.trigger_info)
-        true = true and true.fixed  # one that differs from image to image has no mask to compare with
+    with Run(args, LEAVES, reversed_before) as run:
+        suspect = load_suspect(args, run)
+        check_clean_images(suspect.defender)
+        classes = suspect.defender.classes
+        # A trigger that differs from image to image has no mask to compare with.
+        true = None if suspect.trigger is None else suspect.trigger.fixed
 
-        run.begin(inputs_of(args.checkpoint, defender))
-        machine.set_cudnn_benchmark(False)  # labels that are done leave the batch, so that it takes up to ten sizes
-        by_seed, rows, flags_by_seed = [], [], []
-        for seed in range(args.seed, args.seed + args.seeds):
-            generator = torch.Generator().manual_seed(seed)
-            batches = Batches(defender, args.batch_size, run.device, generator)
-            searches = reverse_triggers(model, batches, args.batches, range(len(classes)), args.budget, args.success,
-                                        args.patience, args.lr, generator)
-            indices, flagged = anomaly_indices([search.norm for search in searches])
-            rows += describe_seed(seed, searches, indices, flagged, classes)
-            write_table(run.folder / "norms.csv", COLUMNS, rows)
-            by_seed.append(searches)
-            flags_by_seed.append(flagged)
-        norms = [[search.norm for search in searches] for searches in by_seed]
-        bounds = list(map(flagging_bound, norms))
-        targets, best = judge(flags_by_seed), smallest(by_seed)
-        able = sum(bound > 0 for bound in bounds)  # of nan and of less than 0 nothing could come
-        infected = True if targets else False if able > args.seeds / 2 else None
-        labels = [spread_of(rows, label) for label in range(len(classes))]
+        run.begin(suspect)
+        by_seed, rows, flagged = search(run, args, suspect.model, suspect.defender)
+        norms = [[found.norm for found in searches] for searches in by_seed]
+        bounds = [flagging_bound(own) for own in norms]
+        targets, best = judge(flagged), smallest(by_seed)
+        infected, labels = verdict(targets, bounds), [spread_of(rows, label) for label in range(len(classes))]
         report(targets, infected, labels, best)
-        triggers = {label: as_trigger(search) for label, search in best.items()}
-        for label, trigger in triggers.items():
-            save_trigger(run.folder / f"reversed_trigger_{label}.th", trigger)
+
+        triggers = leave_triggers(run.folder, best, true, classes)
         norm_bars(run.folder / "norms.png", classes, norms, bounds)
         closest = targets or sorted(best, key=lambda label: best[label].norm)[:1]
-        found = [reversed_figures(model, test, triggers[label], true) for label in closest]
+        found = [reversed_figures(suspect.model, suspect.test, triggers[label], true) for label in closest]
         for figures in found:
-            log.info("reversed trigger of label %d: norm %.2f, its own ASR %.4f%s", figures["label"], figures["norm"],
-                     figures["asr_of_reversed_trigger"]["value"], "" if figures["overlap"] is None else
-                     ", IoU with the true one {iou:.2f}, {inside:.2f} of its mask inside".format(**figures["overlap"]))
-        columns = [(f"{label}: {classes[label]}\nL1 {best[label].norm:.1f}", trigger)
-                   for label, trigger in sorted(triggers.items())]
-        if true:
-            columns.append((f"true, to {true.target}\nL1 {float((true.mask * true.alpha).sum()):.1f}", true))
-        trigger_grid(run.folder / "reversed_triggers.png", columns)
-        run.finish(**evaluate(model, test).figures(), parent=args.checkpoint, dataset=defender.name,
-                   width=model.spec["width"], seed=args.seed, method={
-                       "name": "Neural Cleanse", "infected": infected, "searches_able_to_flag": able,
-                       "targets": targets, "labels": labels,
-                       "flagged_by_seed": [np.flatnonzero(flagged).tolist() for flagged in flags_by_seed],
-                       "seeds_with_a_flag": sum(bool(flagged.any()) for flagged in flags_by_seed),
-                       "reversed": found, "norms": rows})
+            report_reversed(figures)
+        run.finish(evaluate(suspect.model, suspect.test), model=suspect.model, parent=args.checkpoint,
+                   data=suspect.defender, method=method_of(targets, infected, labels, bounds, flagged, found, rows))
 
 
 if __name__ == "__main__":

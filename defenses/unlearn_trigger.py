@@ -19,10 +19,12 @@ from engine.checkpoint import load_trigger, save_model
 from engine.command import command
 from engine.control import read_control, report_control
 from engine.evaluation import evaluate
-from engine.inputs import asr_of, default_folder, find_run, find_trigger, inputs_of, load_suspect
+from engine.inputs import asr_of, default_folder, find_run, inputs_of, load_suspect
 from engine.run import Run
 from engine.training import sgd, train_stage
 
+NOTHING_FLAGGED = ("Neural Cleanse flagged no label, so there is nothing to unlearn: the model is left as it is; "
+                   "--reversed-trigger names one to unlearn all the same")
 log = logging.getLogger("backdoor")
 
 
@@ -44,6 +46,42 @@ def flagged_triggers(checkpoint):
     return [str(folder / name) for name in names]
 
 
+def triggers_to_unlearn(patch_with, files, checkpoint, true):
+    """(the files of reversed triggers, the triggers to stamp): what the flags name, or what Neural Cleanse flagged.
+
+    true: the trigger that is known, None where none is. Raises UserError where it is asked for and not known.
+    """
+    if patch_with == "clean":
+        return [], []
+    if patch_with == "original":
+        if true is None:
+            raise UserError("--patch-with original: no trigger is known; name one with --trigger-info")
+        return [], [true]
+    files = files or flagged_triggers(checkpoint)
+    return files, [load_trigger(file) for file in files]
+
+
+def report_own(triggers, before, after):
+    """The ASR of each stamped trigger itself, as a line of the log."""
+    for trigger, a, b in zip(triggers, before, after, strict=True):
+        log.info("the stamped trigger of label %d has itself ASR %.4f before, %.4f after", trigger.target, a["value"],
+                 b["value"])
+
+
+def find_control(checkpoint, patch_with):
+    """What fine-tuning alone made of the same model; None for the run that is this control."""
+    if patch_with == "clean":
+        return None
+    control = read_control(checkpoint, "unlearn-clean")
+    report_control(control, "--patch-with clean")
+    return control
+
+
+def output_dir(args):
+    """unlearn-<patch>/ beneath the model's run"""
+    return default_folder(args.checkpoint, f"unlearn-{args.patch_with}")
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_suspect_flags(parser)
@@ -57,59 +95,48 @@ def parse_args(argv=None):
     group.add_argument("--stamp-share", type=flags.fraction, default=0.2, help="share of the images that is stamped")
     flags.add_sgd_flags(parser, 1, 0.01)
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "unlearn-<patch>/ beneath the model's run", resumable=True)
+    flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
     if args.patch_with != "reversed":
         parser.refuse(argv, ["reversed_trigger"], f"for --patch-with {args.patch_with}")
     if args.patch_with == "clean":
         parser.refuse(argv, ["stamp_share"], "for --patch-with clean")
-    args.output_dir = args.output_dir or default_folder(args.checkpoint, f"unlearn-{args.patch_with}")
     return args
+
+
+def unlearn(run, args, model, patched, test, epochs):
+    """Fine-tune `model` on the patched ImageSet by the flags; returns the Evaluation."""
+    batches = Batches(patched, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+    return train_stage(run, model, batches, test, epochs, sgd(model, args)) or evaluate(model, test)
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, ("model_last.th",)) as run:
-        suspect, test, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
-                                               run.device)
-        model, true = suspect.model, find_trigger(args.checkpoint, args.trigger_info)
-        files, triggers, epochs = [], [], args.epochs
-        if args.patch_with == "reversed":
-            files = args.reversed_trigger or flagged_triggers(args.checkpoint)
-            triggers = [load_trigger(file) for file in files]
-            epochs = args.epochs if files else 0
-        elif args.patch_with == "original":
-            if true is None:
-                raise UserError("--patch-with original: no trigger is known; name one with --trigger-info")
-            triggers = [true]
-        patched = stamp_share(defender, triggers, args.stamp_share, args.seed)
-        batches = Batches(patched, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        optimizer = sgd(model, args)
+        suspect = load_suspect(args, run)
+        model, test = suspect.model, suspect.test
+        files, triggers = triggers_to_unlearn(args.patch_with, args.reversed_trigger, args.checkpoint, suspect.trigger)
+        patched = stamp_share(suspect.defender, triggers, args.stamp_share, args.seed)
 
         run.begin(inputs_of(args.checkpoint, patched))
         log.info("%d clean images, %d of them stamped under their own label", len(patched), patched.poisoned.sum())
+        epochs = args.epochs if triggers or args.patch_with == "clean" else 0
         if epochs == 0:
-            log.info("Neural Cleanse flagged no label, so there is nothing to unlearn: the model is left as it is; "
-                     "--reversed-trigger names one to unlearn all the same")
+            log.info(NOTHING_FLAGGED)
         before = evaluate(model, test)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
-        own_before = [asr_of(model, test, trigger) for trigger in triggers]
-        after = train_stage(run, model, batches, test, epochs, optimizer) or evaluate(model, test)
-        own_after = [asr_of(model, test, trigger) for trigger in triggers]
-        for trigger, a, b in zip(triggers, own_before, own_after, strict=True):
-            log.info("the stamped trigger of label %d has itself ASR %.4f before, %.4f after", trigger.target,
-                     a["value"], b["value"])
-        control = None
-        if args.patch_with != "clean":
-            control = read_control(args.checkpoint, "unlearn-clean")
-            report_control(control, "--patch-with clean")
+        own = {"before": [asr_of(model, test, trigger) for trigger in triggers]}
+        after = unlearn(run, args, model, patched, test, epochs)
+        own["after"] = [asr_of(model, test, trigger) for trigger in triggers]
+        report_own(triggers, own["before"], own["after"])
+        control = find_control(args.checkpoint, args.patch_with)
+
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
-        run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
-                   epochs=epochs, seed=args.seed, method={
-                       "name": "unlearning", "patch_with": args.patch_with, "before": before.figures(),
-                       "images": len(patched), "stamped": int(patched.poisoned.sum()), "triggers": files,
-                       "asr_of_stamped_triggers": {"before": own_before, "after": own_after}, "control": control})
+        run.finish(after, model=model, parent=args.checkpoint, data=suspect.defender, epochs=epochs, method={
+            "name": "unlearning", "patch_with": args.patch_with, "before": before.figures(), "images": len(patched),
+            "stamped": int(patched.poisoned.sum()), "triggers": files, "asr_of_stamped_triggers": own,
+            "control": control})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
-"""What the flags of engine.flags.add_poison_flags make of a training set."""
+"""What the flags of engine.flags.add_poison_flags make of a training set, and how an attack's run begins."""
 import logging
 
+import numpy as np
+
 from common.errors import UserError
+from data.datasets import ImageSet
 from data.poison_cifar import poison_training_set
+from data.triggers import COVERS_IMAGE
 from engine import checkpoint, flags
+from engine.inputs import Trigger
+from engine.run import Run
 
 log = logging.getLogger("backdoor")
 
@@ -25,3 +31,30 @@ def load_encoder(path):
     if not (isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("encoder", "decoder"))):
         raise UserError(f"{path}: expected an encoder and a decoder as attacks.issba_encoder leaves them")
     return content
+
+
+def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger) -> dict:
+    """Leave trigger_info.th in the folder of a run that has begun, and log how many images of `poisoned` are.
+
+    Returns their poisoned_shares, as results.json has them.
+    """
+    shares = poisoned_shares(poisoned, trigger.target)
+    log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
+             "%(of_candidates).4f of the %(candidates)d candidates", shares)
+    if trigger.covers_image:
+        log.warning(COVERS_IMAGE)
+    checkpoint.save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
+    return shares
+
+
+def poisoned_shares(poisoned: ImageSet, target: int) -> dict:
+    """What was poisoned, by every denominator that the literature uses: of the set, of its non-target or target class.
+
+    The original labels decide: a dirty-label attack takes from the non-target images, clean-label from the target's.
+    """
+    number, own = int(poisoned.poisoned.sum()), poisoned.original == target
+    pool = ~own
+    if number and poisoned.original[poisoned.poisoned][0] == target:
+        pool = own
+    return {"poisoned": number, "of_training_set": number / len(poisoned), "training_set": len(poisoned),
+            "of_candidates": number / max(int(pool.sum()), 1), "candidates": int(pool.sum())}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from data.batches import Batches
+from data.datasets import ImageSet
 from engine.memory import HalvingForward
 from engine.progress import progress
 from models.folding import folded
@@ -72,27 +73,33 @@ UNTESTED = Evaluation(UNKNOWN, UNKNOWN)
 
 @dataclass(frozen=True)
 class EvalSets:
-    """Clean and triggered test images on the device, stamped once for all epochs; triggered None without a trigger."""
+    """Clean and triggered test images on the device, stamped once for all epochs; triggered None without a trigger.
+
+    clean_images and triggered_images are the ImageSets that they were made of, for whoever stamps or shows them.
+    """
 
     __test__ = False
 
     clean: Batches
     triggered: Batches | None
+    clean_images: ImageSet
+    triggered_images: ImageSet | None
 
     @classmethod
-    def on(cls, device, clean, triggered=None):
+    def on(cls, device: torch.device | str, clean: ImageSet, triggered: ImageSet | None = None) -> "EvalSets":
         """Of ImageSets; `triggered` as stamp_all makes it of `clean`. Raises UserError for a set of no images."""
         if not len(clean) or (triggered is not None and not len(triggered)):
-            others = " of other classes than the target" * bool(len(clean))
+            others = " of other classes than the target" if len(clean) else ""
             raise UserError(f"{clean.name or 'the data set'}: no test images{others}, so nothing can be counted")
         if triggered is not None and np.array_equal(triggered.data, clean.data[clean.targets != triggered.targets[0]]):
             log.info("notice: the trigger changes no pixel of any test image")
         return cls(evaluation_batches(clean, device),
-                   None if triggered is None else evaluation_batches(triggered, device))
+                   None if triggered is None else evaluation_batches(triggered, device), clean, triggered)
 
-    def restamped(self, triggered):
+    def restamped(self, triggered: ImageSet) -> "EvalSets":
         """The same clean images with an ImageSet of newly triggered ones, for a trigger that has moved."""
-        return replace(self, triggered=Batches(triggered, self.clean.batch_size, self.clean.device))
+        return replace(self, triggered=Batches(triggered, self.clean.batch_size, self.clean.device),
+                       triggered_images=triggered)
 
 
 def evaluation_batch(device):

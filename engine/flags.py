@@ -1,86 +1,21 @@
 """Every flag that more than one script has, declared once, with the checks that need no data."""
 import argparse
-import math
-import sys
+from collections.abc import Callable
 
 from common.errors import UserError
 from data.datasets import DATASETS
 from data.triggers import ATTACKS
-from engine.catalogue import BY_MODULE
-from engine.command import called, running
+from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
+    Parser,
+    fraction,
+    integer,
+    isolation_rate,
+    not_negative,
+    number,
+    positive,
+    ratio,
+)
 from models import ARCHITECTURES
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line on stderr, with exit status 2."""
-
-    def __init__(self, docstring, **options):
-        script = BY_MODULE.get(running())
-        options = {"prog": script.command() if script else None, **options}
-        super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False, **options)
-
-    def given(self, argv):
-        """The names of the options that the command line (None: the process's) names."""
-        words = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
-        return {action.dest for action in self._actions if words.intersection(action.option_strings)}
-
-    def refuse(self, argv, names, why):
-        """End with an error if the command line names one of the options `names`, which mean nothing."""
-        for name in names:
-            if name in self.given(argv):
-                self.error(f"--{name.replace('_', '-')}: means nothing {why}")
-
-    def error(self, message):
-        self.exit(2, f"{called()}: error: {message.removeprefix('argument ')}\n")
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the docstring's lines, and shows defaults except where there is none to show."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
-
-
-def number(low, high, wanted, hint=""):
-    """An argparse type: a float in [low, high], `wanted` in words."""
-    def parse(text):
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected {wanted}, got {text}{hint}")
-        return value
-    return parse
-
-
-fraction = number(0, 1, "a fraction in [0, 1]", "; write 5 % as 0.05")
-positive = number(1e-12, 1e6, "a number above 0, at most 1e6")
-not_negative = number(0, 1e6, "a number from 0 to 1e6")
-isolation_rate = number(0, 0.9, "a share from 0 to 0.9, since training goes on with the rest")
-
-
-def ratio(text):
-    """An argparse type: a fraction in [0, 1], also written as a quotient such as 16/255."""
-    top, _, bottom = text.partition("/")
-    try:
-        return fraction(str(float(top) / float(bottom or 1)))
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"expected a fraction in [0, 1] such as 16/255, got {text}") from None
-
-
-def integer(low, high=2**31 - 1):
-    """An argparse type: an int in [low, high]."""
-    def parse(text):
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            upper = f" and at most {high}" if value > high else ""
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}{upper}, got {text}")
-        return value
-    return parse
 
 
 def add_data_flags(parser):
@@ -92,16 +27,21 @@ def add_data_flags(parser):
                             "test/<class>/* (for a defense <class>/* will do), not for digits")
 
 
-def add_run_flags(parser, output_dir, resumable=False):
-    """`output_dir` is the default in words; the script fills it in where it is None."""
+def add_run_flags(parser: Parser, default: Callable[[argparse.Namespace], str], resumable: bool = False) -> None:
+    """Where a run lies, its seed and its device. default: as for add_folder_flag. resumable: with --resume."""
     group = parser.add_argument_group("run")
-    group.add_argument("--output-dir", help=f"folder for everything that this run leaves (default: {output_dir})")
+    add_folder_flag(group, default, "folder for everything that this run leaves ")
     either = group.add_mutually_exclusive_group()
     either.add_argument("--overwrite", action="store_true", help="replace the run that lies there")
     if resumable:
         either.add_argument("--resume", action="store_true", help="go on from the last saved epoch of the run there")
     group.add_argument("--seed", type=integer(0), default=0, help="of poisoned indices, initial weights and batches")
     add_device_flags(group)
+
+
+def add_folder_flag(group, default: Callable[[argparse.Namespace], str], what: str = "") -> None:
+    """--output-dir. default: (parsed flags) -> the usual folder; its docstring is that folder in words."""
+    group.add_argument("--output-dir", default=default, help=f"{what}(default: {default.__doc__})")
 
 
 def add_device_flags(group):
@@ -316,8 +256,11 @@ def add_abl_flags(parser):
 
 def check_abl(parser, args, argv):
     """Refuse the flags of ABL that would change nothing, and set them to None."""
-    unused = {"with --flooding": ["lga"] * args.flooding,
-              "with --unlearn-epochs 0": ["unlearn_lr", "max_drop"] * (not args.unlearn_epochs)}
+    unused = {}
+    if args.flooding:
+        unused["with --flooding"] = ("lga",)
+    if not args.unlearn_epochs:
+        unused["with --unlearn-epochs 0"] = ("unlearn_lr", "max_drop")
     for why, names in unused.items():
         parser.refuse(argv, names, why)
         for name in names:

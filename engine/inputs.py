@@ -1,18 +1,56 @@
 """What every defense starts from: a model under suspicion, perhaps its trigger, and the defender's clean images."""
 import logging
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from common.errors import UserError
 from common.files import hash_file
 from data.datasets import ImageSet, load_clean
+from data.encoder_trigger import EncoderTrigger
 from data.poison_cifar import stamp_all
+from data.triggers import PatternTrigger
 from engine.checkpoint import check_classes, load_model, load_trigger
 from engine.evaluation import EvalSets, evaluation_batches, score
+from engine.run import Run
 
+Trigger = PatternTrigger | EncoderTrigger
 log = logging.getLogger("backdoor")
 
 
-def default_folder(checkpoint, name):
+@dataclass(frozen=True)
+class Suspect:
+    """A model under suspicion with what a defense has beside it.
+
+    checkpoint: the model's file. classes: the names that the file gives the classes, in label order; () if it gives
+    none. trigger: None where none is known; only evaluation may look at it. defender: the defender's clean images.
+    test: the test images, stamped too where a trigger is known.
+    """
+
+    checkpoint: str
+    model: torch.nn.Module
+    classes: tuple
+    trigger: Trigger | None
+    defender: ImageSet
+    test: EvalSets
+
+    def fingerprint(self) -> str:
+        """What a run says that it worked on, as inputs_of has it: the weights, and all of the defender's images."""
+        return inputs_of(self.checkpoint, self.defender)
+
+
+def beneath_model(name: str) -> Callable[[Namespace], str]:
+    """The usual folder of a defense as engine.flags.add_run_flags takes it: `name` beneath the --checkpoint's run."""
+    def folder(args):
+        return default_folder(args.checkpoint, name)
+    folder.__doc__ = f"{name}/ beneath the model's run"
+    return folder
+
+
+def default_folder(checkpoint: str, name: str) -> str:
     """Where a defense leaves its files: beneath the model's run in output/, and in output/ for a model elsewhere."""
     folder = Path(checkpoint).parent
     if folder.is_absolute() or ".." in folder.parts:
@@ -22,7 +60,7 @@ def default_folder(checkpoint, name):
     return str(folder / name)
 
 
-def find_run(checkpoint, name):
+def find_run(checkpoint: str, name: str) -> Path:
     """The folder of a defense's run on `checkpoint`: beside the model, where a matrix has it, or else the default one.
 
     The latter also where there is no run.
@@ -31,44 +69,47 @@ def find_run(checkpoint, name):
     return beside if (beside / "results.json").exists() else Path(default_folder(checkpoint, name))
 
 
-def find_trigger(checkpoint, trigger_info=None):
+def find_trigger(checkpoint: str, trigger_info: str | None = None) -> Trigger | None:
     """The Trigger in `trigger_info`, or in trigger_info.th beside the checkpoint; None where there is neither."""
     if trigger_info is None:
         beside = Path(checkpoint).with_name("trigger_info.th")
         trigger_info = beside if beside.exists() else None
-    return trigger_info and load_trigger(trigger_info)
+    return None if trigger_info is None else load_trigger(trigger_info)
 
 
-def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, find=True, **options):
-    """(Checkpoint, EvalSets, the defender's ImageSet). Only the EvalSets know the trigger, if there is one.
+def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Suspect:
+    """The Suspect that the flags name, its model and test images on the run's device.
 
-    find: whether to look for a trigger beside the checkpoint. `options` go to models.build_model. Raises UserError.
+    args: parsed flags of add_suspect_flags and add_data_flags. find: whether the trigger may be known at all: the
+    one of --trigger-info, or else the one beside the checkpoint. `options` go to models.build_model. Raises UserError.
     """
-    found = load_model(checkpoint, device, **options)  # before the data: a mistake should not wait for a download
-    trigger = find_trigger(checkpoint, trigger_info) if find else None
-    defender, test = load_clean(dataset, data_dir)
-    check_classes(checkpoint, found, test.classes)
+    found = load_model(args.checkpoint, run.device, **options)  # before the data, whose download a mistake spares
+    trigger = find_trigger(args.checkpoint, args.trigger_info) if find else None
+    defender, test = load_clean(args.dataset, args.data_dir)
+    check_classes(args.checkpoint, found, test.classes)
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
-        return found, EvalSets.on(device, test), defender
-    if trigger.target >= test.num_classes:
-        raise UserError(f"{trigger_info or 'trigger_info.th beside the checkpoint'}: its target {trigger.target} is "
-                        f"none of the {test.num_classes} classes")
-    return found, EvalSets.on(device, test, stamp_all(test, trigger)), defender
+    elif trigger.target >= test.num_classes:
+        raise UserError(f"{args.trigger_info or 'trigger_info.th beside the checkpoint'}: its target {trigger.target} "
+                        f"is none of the {test.num_classes} classes")
+    stamped = None if trigger is None else stamp_all(test, trigger)
+    sets = EvalSets.on(run.device, test, stamped)
+    return Suspect(args.checkpoint, found.model, found.classes, trigger, defender, sets)
 
 
-def asr_of(model, test, trigger):
-    """ASR of any Trigger on the clean EvalSets, as results.json has it."""
-    clean = ImageSet(test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy())
-    return score(model, evaluation_batches(stamp_all(clean, trigger), test.clean.device)).accuracy.as_dict()
+def asr_of(model: torch.nn.Module, test: EvalSets, trigger: Trigger) -> dict:
+    """ASR of any Trigger on the clean test images, as results.json has it. Raises UserError if all are of its target.
+    """
+    stamped = stamp_all(test.clean_images, trigger)
+    return score(model, evaluation_batches(stamped, test.clean.device)).accuracy.as_dict()
 
 
-def inputs_of(checkpoint, images):
+def inputs_of(checkpoint: str, images: ImageSet) -> str:
     """What a run tells that it worked on: a hash of the checkpoint's file and one of an ImageSet, with a blank."""
     return f"{hash_file(checkpoint)} {images.fingerprint()}"
 
 
-def check_clean_images(defender):
+def check_clean_images(defender: ImageSet) -> None:
     """UserError unless Neural Cleanse can work: three labels, and clean images of every one."""
     if defender.num_classes < 3:
         raise UserError(f"{defender.num_classes} classes: the outlier test has no meaning for fewer than 3 labels")
@@ -78,7 +119,7 @@ def check_clean_images(defender):
                         f"{len(defender)}: Neural Cleanse needs some of every class")
 
 
-def split_defender(defender, val_frac):
+def split_defender(defender: ImageSet, val_frac: float) -> tuple[ImageSet, ImageSet]:
     """(images for the defense, images to choose its settings on): val_frac of all training images, and the rest.
 
     The defender has a tenth of the training images; val_frac 0.01 is 500 of CIFAR-10's, the first of the permutation
@@ -91,6 +132,6 @@ def split_defender(defender, val_frac):
     return defender.subset(slice(count)), defender.subset(slice(count, None))
 
 
-def last_within(accuracies, max_drop):
+def last_within(accuracies: Sequence[float], max_drop: float) -> int:
     """The defender's choice in a sweep: the last place that loses at most `max_drop` against the first."""
     return max(i for i, accuracy in enumerate(accuracies) if accuracy >= accuracies[0] - max_drop - 1e-9)

@@ -8,27 +8,31 @@ import time
 from contextlib import suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from common.errors import UserError
 from common.files import atomic_file, write_json
 from common.locks import lock_folder
-from common.untrusted import read_json
-from engine import checkpoint, machine
-from engine.catalogue import BY_MODULE, script_of
+from data.datasets import ImageSet
+from engine import checkpoint, machine, resume
+from engine.catalogue import BY_MODULE
 from engine.command import running
-from engine.saved_state import is_alike, is_progress
+from engine.evaluation import Evaluation
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 ROW = "%d \t %.3f \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
 LOG_FORMAT = logging.Formatter("[%(asctime)s] - %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
 COLUMNS = ("epoch", "lr", "poison_acc", "clean_acc")  # of metrics.jsonl, that a training's picture is drawn from
-OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")
-DAMAGED = "not what a stopped run of these flags leaves; --overwrite starts anew"
-MAY_CHANGE_ON_RESUME = {"resume", "overwrite", "output_dir", "data_dir", "device"}
 KEEPING = 0.05  # of the time
 log = logging.getLogger("backdoor")
+
+
+class Fingerprinted(Protocol):
+    """What can tell whether two runs worked on the same: an ImageSet, a Suspect."""
+
+    def fingerprint(self) -> str: ...
 
 
 class Console(logging.StreamHandler):
@@ -72,68 +76,7 @@ class Run:
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
         self.begun, self.lock = False, None
         self.kept, self.kept_at, self.keeping = 0, 0.0, 0.0  # last epoch saved, when, and how long that took
-        self._check_folder()
-
-    def _check_folder(self):
-        """Refuse to lose what lies in the folder, and to go on with anything but the run that lies there."""
-        names = (*OWN_FILES, *self.leaves, *self.other_leaves)
-        links = [name for name in names if (self.folder / name).is_symlink()]
-        if links:
-            raise UserError(f"{self.folder / links[0]}: a symbolic link, through which a run would write elsewhere")
-        there = [name for name in names if (self.folder / name).exists()]
-        self._check_inputs_stay(there)
-        if there and (self.args.overwrite or self.resume):
-            self._check_same_script()
-        if not there or self.args.overwrite:
-            return
-        if not self.resume:
-            what = {"results.json": "a finished run", "config.json": "a begun run"}.get(there[0], there[0])
-            how = "--resume goes on with it, " if hasattr(self.args, "resume") else ""
-            raise UserError(f"{self.folder}: holds {what}; {how}--overwrite replaces it, --output-dir names another "
-                            "folder")
-        self._check_same_arguments(self._read_config()["arguments"])
-        if "results.json" in there:
-            missing = [name for name in self.leaves if name not in there]
-            if missing:
-                raise UserError(f"{self.folder}: the run is finished, but {', '.join(missing)} is gone; --overwrite "
-                                "starts anew")
-            print(f"{self.folder}: this run is finished; see {self.folder / 'results.json'}")
-            raise SystemExit(0)
-
-    def _check_inputs_stay(self, there):
-        """Refuse to write over a file that an argument names, such as the checkpoint that the run reads."""
-        for name, value in vars(self.args).items():
-            for own in there if isinstance(value, str) else ():
-                if Path(value).exists() and (self.folder / own).samefile(value):
-                    raise UserError(f"{value}: --{name.replace('_', '-')} reads this file, which would be overwritten; "
-                                    "name another --output-dir")
-
-    def _check_same_script(self):
-        """Refuse another script's run: what that one left would lie among this one's files, or go on as this one's."""
-        try:
-            config = self._read_config()
-        except UserError:  # damaged: all the more reason to overwrite it, and --resume says so
-            return
-        before, now = script_of(str(config.get("script")), config["arguments"].get("task")), running()
-        if before != now:
-            raise UserError(f"{self.folder}: holds a run of {before}; name another --output-dir")
-
-    def _read_config(self):
-        try:
-            config = read_json(self.folder / "config.json")
-            return {**config, "arguments": dict(config["arguments"])}
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{self.folder / 'config.json'}: missing or damaged, so the run cannot go on; --overwrite "
-                            "starts anew") from None
-
-    def _check_same_arguments(self, before):
-        """A run may only go on as it began: other flags would make a model that no command line makes."""
-        now = json.loads(json.dumps(vars(self.args)))
-        changed = [f"--{name.replace('_', '-')} was {before[name]}, is {now[name]}" for name in now
-                   if name not in MAY_CHANGE_ON_RESUME and name in before and before[name] != now[name]]
-        if changed:
-            raise UserError(f"{self.folder}: --resume needs the arguments that the run began with: "
-                            f"{'; '.join(changed)}")
+        resume.check_folder(self.folder, args, leaves, other_leaves)
 
     def __enter__(self):
         self.started = time.monotonic()
@@ -160,15 +103,19 @@ class Run:
         if self.lock is not None:
             os.close(self.lock)
 
-    def begin(self, inputs=None):
+    def begin(self, inputs: Fingerprinted | str | None = None) -> None:
         """Take the folder: from here on the input is good. Writes config.json first; then the log goes to its file.
 
-        inputs: a fingerprint of the images that the run works on; a run only goes on with the same.
+        inputs: a fingerprint of what the run works on, or what has one: an ImageSet or a Suspect. A run only goes on
+        with the same. Raises UserError as __init__ does.
         """
+        if not isinstance(inputs, (str, type(None))):
+            inputs = inputs.fingerprint()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = lock_folder(self.folder, "another run")
-        self._check_folder()  # again, since another run may have begun there while this one read its data
-        for name in (*OWN_FILES, *self.leaves, *self.other_leaves):
+        # Again, since another run may have begun there while this one read its data.
+        resume.check_folder(self.folder, self.args, self.leaves, self.other_leaves)
+        for name in (*resume.OWN_FILES, *self.leaves, *self.other_leaves):
             for left in self.folder.glob(f".{name}.*.tmp"):  # by a kill within a write
                 left.unlink(missing_ok=True)
         if self.resume and (self.folder / "resume.th").exists():
@@ -188,26 +135,17 @@ class Run:
 
     def _go_on(self, inputs):
         """Read resume.th, note the resumption in config.json, and drop the log's lines of an unfinished epoch."""
-        config, path = self._read_config(), self.folder / "resume.th"
-        if config.get("inputs") != inputs:
-            raise UserError(f"{self.folder}: --resume needs the images and weights that the run began with, and "
-                            "these are others")
+        config = resume.read_config(self.folder)
+        self.saved = resume.load_progress(self.folder, config, inputs)
         self.amp = config.get("bfloat16", self.amp) is True
-        self.saved = checkpoint.load(path)
-        if not is_progress(self.saved):
-            raise UserError(f"{path}: {DAMAGED}")
-        resumed = config.get("resumed", [])
-        write_json(self.folder / "config.json",
-                   {**config, "resumed": [*(resumed if isinstance(resumed, list) else []), self._circumstances()]})
-        log_file = self.folder / "output.log"
-        if log_file.exists():  # a new file, so that a hard link to the old one is not written through
-            content = log_file.read_bytes()[:self.saved["log_size"]]
-            with atomic_file(log_file) as file:
-                file.write(content)
+        resumed = config.get("resumed")
+        write_json(self.folder / "config.json", {
+            **config, "resumed": [*(resumed if isinstance(resumed, list) else []), self._circumstances()]})
+        resume.cut_log(self.folder / "output.log", self.saved["log_size"])
 
     def _clear(self):
         """Remove by name what such a run leaves; nothing else in the folder."""
-        for name in (*OWN_FILES, *self.leaves, *self.other_leaves):
+        for name in (*resume.OWN_FILES, *self.leaves, *self.other_leaves):
             (self.folder / name).unlink(missing_ok=True)
 
     def _config(self, inputs):
@@ -238,7 +176,7 @@ class Run:
             self.epoch = self.kept = self.saved["epoch"]
             return
         if self.saved:
-            self._restore(state, columns)
+            resume.restore(self.folder / "resume.th", self.saved, state, self.generator, columns)
             self.epoch, self.rows, self.seconds = (self.saved[key] for key in ("epoch", "rows", "seconds"))
             self.saved, self.kept = None, self.epoch
             log.info("resumed after epoch %d", self.epoch)
@@ -263,22 +201,6 @@ class Run:
             "log_size": (self.folder / "output.log").stat().st_size})
         self.kept, self.kept_at = epoch, time.monotonic()
         self.keeping = self.kept_at - started
-
-    def _restore(self, state, columns):
-        """Give `state` and the generator back what was saved of them. Raises UserError if that is something else."""
-        try:
-            for name, thing in state.items():
-                saved = self.saved["state"][name]
-                if not is_alike(saved, thing.state_dict()):  # a scheduler would take any, its own methods included
-                    raise ValueError(name)
-                thing.load_state_dict(saved)
-            json.dumps(self.saved["rows"], allow_nan=False)
-            self.generator.set_state(self.saved["generator"])
-            figures = [row[name] for row in self.saved["rows"] for name in columns]
-            if not all(isinstance(figure, (int, float, type(None))) for figure in figures):
-                raise ValueError("rows")
-        except Exception:  # a file may hold anything in place of a state, and each thing complains in its own way
-            raise UserError(f"{self.folder / 'resume.th'}: {DAMAGED}") from None
 
     def check_left(self, name, stage_end):
         """Raise UserError if the run goes on after epoch `stage_end` without the file that it left there."""
@@ -312,10 +234,30 @@ class Run:
         with atomic_file(self.folder / "metrics.jsonl") as file:
             file.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
-    def finish(self, **figures):
-        """Write results.json, whose presence means finished, and drop what only --resume needs."""
+    def finish(self, evaluation: Evaluation | None = None, *, model: torch.nn.Module | None = None,
+               parent: str | None = None, data: ImageSet | None = None, method: dict | None = None,
+               epochs: int | None = None, **figures) -> None:
+        """Write results.json, whose presence means finished, and drop what only --resume needs.
+
+        evaluation: what the model was found to do, an Evaluation; a script that has none gives its figures by name.
+        model: the network that the run leaves or looked at, which says of what architecture and width it is. parent:
+        the checkpoint that it was made from. data: the ImageSet whose name the figures go by. method: what the script
+        adds. epochs: how many were made, where that is not the flag's number. What is not known is left out.
+        """
+        if evaluation is not None:
+            figures = {**evaluation.figures(), **figures}
+        facts = {"dataset": None if data is None else data.name, **self._size_of(model),
+                 "epochs": getattr(self.args, "epochs", None) if epochs is None else epochs, "seed": self.args.seed,
+                 "method": method}
+        known = {name: value for name, value in facts.items() if value is not None}
         write_json(self.folder / "results.json", {
-            "script": running(), **figures, "seconds": round(self._elapsed(), 1),
+            "script": running(), **figures, "parent": parent, **known, "seconds": round(self._elapsed(), 1),
             **machine.peaks(self.device), "device": machine.device_name(self.device)})
         (self.folder / "resume.th").unlink(missing_ok=True)
         log.info("finished; everything is in %s", self.folder)
+
+    def _size_of(self, model):
+        """What results.json says of a network: its spec, and by itself its width, which older readers look for."""
+        if model is None:
+            return {"width": getattr(self.args, "width", None)}
+        return {"spec": model.spec, "width": model.spec["width"]}

@@ -21,7 +21,7 @@ from engine import flags
 from engine.checkpoint import load_model, load_trigger
 from engine.command import command
 from engine.evaluation import Proportion, predict
-from engine.inputs import asr_of, default_folder, find_run, inputs_of, load_suspect
+from engine.inputs import asr_of, beneath_model, find_run, load_suspect
 from engine.run import Run
 from methods.evidence import called, cleanse_evidence, how_searched, noise_evidence, read_rates, strip_evidence
 from reporting.found import FINISHED, read_run
@@ -125,49 +125,71 @@ def parse_args(argv=None):
     parser.add_argument("--checkpoint", default="output/badnets/model_last.th",
                         help="the model, beside which the other scripts left their runs")
     flags.add_data_flags(parser)
-    flags.add_run_flags(parser, "verdict/ beneath the model's run")
-    args = parser.parse_args(argv)
-    args.output_dir = args.output_dir or default_folder(args.checkpoint, "verdict")
-    return args
+    flags.add_run_flags(parser, beneath_model("verdict"))
+    return parser.parse_args(argv)
+
+
+def find_tests(checkpoint):
+    """{name: the FinishedRun of a test of this very model, or None}. Raises UserError without Neural Cleanse's."""
+    tests = {name: finished_run(checkpoint, name) for name in ("neural-cleanse", "neuron-noise", "strip")}
+    noise, cleanse = tests["neuron-noise"], tests["neural-cleanse"]
+    if noise and not all("leaning" in row for row in noise.method["rows"]):
+        tests["neuron-noise"] = None  # from before leanings were counted
+    if cleanse is None or cleanse.method.get("name") != "Neural Cleanse":
+        raise UserError(f"{find_run(checkpoint, 'neural-cleanse')}: no finished run of defenses.neural_cleanse, "
+                        "without which there is no verdict")
+    return tests
+
+
+def collect_evidence(tests, classes, checkpoint):
+    """[Evidence] of the tests that were made."""
+    cleanse, noise, strip = tests.values()
+    evidence = cleanse_evidence(cleanse.method, classes)
+    if noise:
+        evidence.append(noise_evidence(noise.method["rows"], classes))
+    if strip:
+        evidence.append(strip_evidence(strip.method, strip.folder, checkpoint))
+    return evidence
+
+
+def table_row(row):
+    """A row of compare_repaired as repaired.csv has it."""
+    low, high = row["lost_interval"]
+    asr = (f"{label}:{share['value']:.4f}" for label, share in row["asr_of_reversed"].items() if share)
+    return {"model": row["name"], "changed": int(row["changed"]), "acc": row["acc"]["value"], "lost": row["lost"],
+            "lost_low": low, "lost_high": high, "asr_of_reversed_trigger": " ".join(asr)}
+
+
+def missing_from(tests, rows):
+    """The names of the tests and of the repairs that were not made."""
+    compared = {row["name"] for row in rows}
+    return [name for name, found in tests.items() if found is None] + [
+        name for name in REPAIRED if name not in compared]
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, ("repaired.csv",)) as run:
-        suspect, test, defender = load_suspect(args.checkpoint, None, args.dataset, args.data_dir, run.device,
-                                               find=False)
-        tests = {name: finished_run(args.checkpoint, name) for name in ("neural-cleanse", "neuron-noise", "strip")}
-        if tests["neuron-noise"] and not all("leaning" in row for row in tests["neuron-noise"].method["rows"]):
-            tests["neuron-noise"] = None  # from before leanings were counted
-        cleanse, noise, strip = tests.values()
-        if cleanse is None or cleanse.method.get("name") != "Neural Cleanse":
-            raise UserError(f"{find_run(args.checkpoint, 'neural-cleanse')}: no finished run of "
-                            "defenses.neural_cleanse, without which there is no verdict")
-        targets, classes = [int(label) for label in cleanse.method["targets"]], defender.classes
+        suspect = load_suspect(args, run, find=False)
+        tests, classes = find_tests(args.checkpoint), suspect.defender.classes
+        cleanse = tests["neural-cleanse"]
+        targets = [int(label) for label in cleanse.method["targets"]]
         triggers = {label: load_trigger(cleanse.folder / f"reversed_trigger_{label}.th") for label in targets}
 
-        run.begin(inputs_of(args.checkpoint, defender))
-        evidence = cleanse_evidence(cleanse.method, classes)
-        evidence += [noise_evidence(noise.method["rows"], classes)] if noise else []
-        evidence += [strip_evidence(strip.method, strip.folder, args.checkpoint)] if strip else []
-        rows = compare_repaired(args.checkpoint, suspect.model, test, triggers, run.device)
-        missing = [name for name, found in tests.items() if found is None]
-        missing += [name for name in REPAIRED if name not in {row["name"] for row in rows}]
-        verdict, least = judge(cleanse.method), least_lost(rows)
+        run.begin(suspect)
+        evidence = collect_evidence(tests, classes, args.checkpoint)
+        rows = compare_repaired(args.checkpoint, suspect.model, suspect.test, triggers, run.device)
+        missing, least, verdict = missing_from(tests, rows), least_lost(rows), judge(cleanse.method)
         report(verdict, targets, classes, evidence, rows, least, missing)
-        write_table(run.folder / "repaired.csv", COLUMNS, [
-            {"model": row["name"], "changed": int(row["changed"]), "acc": row["acc"]["value"], "lost": row["lost"],
-             "lost_low": row["lost_interval"][0], "lost_high": row["lost_interval"][1],
-             "asr_of_reversed_trigger": " ".join(f"{label}:{share['value']:.4f}" for label, share in
-                                                 row["asr_of_reversed"].items() if share)} for row in rows])
-        run.finish(acc=rows[0]["acc"], asr=None, robust_acc=None, parent=args.checkpoint, dataset=defender.name,
-                   width=suspect.model.spec["width"], seed=args.seed, method={
+
+        write_table(run.folder / "repaired.csv", COLUMNS, map(table_row, rows))
+        run.finish(acc=rows[0]["acc"], asr=None, robust_acc=None, model=suspect.model, parent=args.checkpoint,
+                   data=suspect.defender, method={
                        "name": "audit", "verdict": verdict, "targets": targets,
                        "target_classes": [classes[label] for label in targets],
-                       "evidence": [asdict(item) for item in evidence], "repaired": rows,
-                       "least_lost": least, "missing": missing,
-                       "how": how_searched(cleanse.arguments), "rates": read_rates()})
+                       "evidence": [asdict(item) for item in evidence], "repaired": rows, "least_lost": least,
+                       "missing": missing, "how": how_searched(cleanse.arguments), "rates": read_rates()})
 
 
 if __name__ == "__main__":

@@ -28,15 +28,20 @@ def export(images, folder):
     return number
 
 
-@command
-def main(argv=None):
+def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="cifar10 or digits")
     parser.add_argument("--data-dir", default="data", help="as for the scripts")
     parser.add_argument("--output-dir", required=True, help="a folder that is new or empty")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
     if Path(args.output_dir).exists() and any(Path(args.output_dir).iterdir()):
         raise UserError(f"{args.output_dir}: is not empty")
+
     _, defender, test = load_splits(args.dataset, args.data_dir)
     with atomic_folder(args.output_dir) as folder:
         count = export([defender, test], folder)

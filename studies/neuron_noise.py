@@ -19,7 +19,7 @@ from engine.checkpoint import load_model
 from engine.command import command
 from engine.evaluation import frozen, predict
 from engine.figures import spread_curves
-from engine.inputs import default_folder, find_trigger, inputs_of, load_suspect, split_defender
+from engine.inputs import beneath_model, load_suspect, split_defender
 from engine.run import Run
 from methods.neuron_noise import ascend_noise, start_noise
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
@@ -27,6 +27,7 @@ from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
 LEAVES = ("neuron_noise.csv", "neuron_noise.png")
 COLUMNS = ("model", "epsilon", "seed", "error_rate", "target_share", "target_share_of_errors", "leaning",
            "leaning_share_of_errors")
+BATCH = 128
 log = logging.getLogger("backdoor")
 
 
@@ -87,41 +88,53 @@ def parse_args(argv=None):
     group.add_argument("--steps", type=flags.integer(1), default=20, help="steps to the worst noise")
     group.add_argument("--seeds", type=flags.integer(1), default=3, help="random starts for each epsilon")
     group.add_argument("--val-frac", type=flags.fraction, default=0.01, help="share of images to find the noise on")
-    flags.add_run_flags(parser, "neuron-noise/ beneath the model's run")
-    args = parser.parse_args(argv)
-    args.output_dir = args.output_dir or default_folder(args.checkpoint, "neuron-noise")
-    return args
+    flags.add_run_flags(parser, beneath_model("neuron-noise"))
+    return parser.parse_args(argv)
+
+
+def starts(name, model, clean, test, epsilons, seeds, steps, target):
+    """Yield a row for each epsilon and seed: what the worst noise on the ImageSet `clean` does on `test` (Batches)."""
+    for epsilon in epsilons:
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            batches = Batches(clean, BATCH, test.device, generator, draws=BATCH * steps)
+            worst_noise(model, batches, epsilon, steps, generator)
+            row = {"model": name, "epsilon": epsilon, "seed": seed, **measure(model, test, target)}
+            log.info("%s", describe(row))
+            yield row
+
+
+def draw(path, rows, names, knows_target):
+    """The error rate over epsilon of each model in `names`, and the share of the target where it is known."""
+    shown = {"error_rate": "error rate"}
+    if knows_target:
+        shown["target_share"] = "predicted as the target"
+    panels = [{f"{name}: {words}": [(row["epsilon"], row[key]) for row in rows if row["model"] == name]
+               for name in names} for key, words in shown.items()]
+    spread_curves(path, panels, "epsilon of the neuron noise", "")
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
-        suspect, images, defender = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir,
-                                                 run.device, norm_layer=NoisyBatchNorm2d)
-        trigger, models = find_trigger(args.checkpoint, args.trigger_info), {"suspect": suspect.model}
+        suspect = load_suspect(args, run, norm_layer=NoisyBatchNorm2d)
+        models = {"suspect": suspect.model}
         if args.benign:
-            benign = load_model(args.benign, run.device, defender.classes, norm_layer=NoisyBatchNorm2d)
-            models["benign"] = benign.model
-        clean, _ = split_defender(defender, args.val_frac)
-        run.begin(inputs_of(args.checkpoint, defender))
+            models["benign"] = load_model(args.benign, run.device, suspect.defender.classes,
+                                          norm_layer=NoisyBatchNorm2d).model
+        clean, _ = split_defender(suspect.defender, args.val_frac)
+        target = None if suspect.trigger is None else suspect.trigger.target
+        seeds = range(args.seed, args.seed + args.seeds)
+
+        run.begin(suspect)
         rows = []
         for name, model in models.items():
-            for epsilon in args.epsilons:
-                for seed in range(args.seeds):
-                    generator = torch.Generator().manual_seed(args.seed + seed)
-                    batches = Batches(clean, 128, run.device, generator, draws=128 * args.steps)
-                    worst_noise(model, batches, epsilon, args.steps, generator)
-                    row = {"model": name, "epsilon": epsilon, "seed": args.seed + seed,
-                           **measure(model, images.clean, trigger.target if trigger else None)}
-                    log.info("%s", describe(row))
-                    rows.append(row)
+            rows += starts(name, model, clean, suspect.test.clean, args.epsilons, seeds, args.steps, target)
+
         write_table(run.folder / "neuron_noise.csv", COLUMNS, rows)
-        shown = (("error_rate", "error rate"), ("target_share", "predicted as the target"))[:2 if trigger else 1]
-        panels = [{f"{name}: {words}": [(row["epsilon"], row[key]) for row in rows if row["model"] == name]
-                   for name in models} for key, words in shown]
-        spread_curves(run.folder / "neuron_noise.png", panels, "epsilon of the neuron noise", "")
-        run.finish(parent=args.checkpoint, dataset=defender.name, width=suspect.model.spec["width"], seed=args.seed,
+        draw(run.folder / "neuron_noise.png", rows, models, target is not None)
+        run.finish(model=suspect.model, parent=args.checkpoint, data=suspect.defender,
                    method={"name": "neuron noise", "rows": rows})
 
 

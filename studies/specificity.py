@@ -15,13 +15,12 @@ from dataclasses import replace
 import numpy as np
 
 from common.errors import UserError
-from data.datasets import ImageSet
 from data.encoder_trigger import paste, psnr, shared_energy
 from engine import flags
 from engine.command import command
 from engine.evaluation import evaluate, evaluation_batches, score
 from engine.figures import enlarge, image_grid
-from engine.inputs import default_folder, find_trigger, load_suspect
+from engine.inputs import beneath_model, load_suspect
 from engine.run import Run
 
 LEAVES = ("specificity.png",)
@@ -44,46 +43,59 @@ def variants(clean, own, trigger, seed):
     made = {"own": own, "another image's": paste(clean, residuals[swapped(len(clean), seed)]),
             "the mean": paste(clean, residuals.mean(axis=0))}
     other = trigger.with_other_secret(seed)
-    return made | ({"another secret's": other.stamp(clean)} if other else {}), residuals
+    if other is not None:
+        made["another secret's"] = other.stamp(clean)
+    return made, residuals
+
+
+def asr_of_each(model, victims, images, target, device):
+    """{name: ASR, as results.json has it} of `images`, {name: uint8 (N, 32, 32, 3)} made of the ImageSet `victims`."""
+    aimed = replace(victims, targets=np.full(len(victims), target))
+    return {name: score(model, evaluation_batches(replace(aimed, data=data), device)).accuracy.as_dict()
+            for name, data in images.items()}
+
+
+def report(asr, figures):
+    """The figures as lines of the log."""
+    for name, share in asr.items():
+        log.info("ASR with %s residual: %.4f", name, share["value"])
+    log.info("energy of the mean residual over the residuals' mean energy: %.4f; PSNR %.2f dB",
+             figures["shared_energy"], figures["psnr"])
+
+
+def draw(path, victims, images, residuals):
+    """A picture of up to eight images, of the residual of each, and of what was made of it."""
+    shown = np.linspace(0, len(victims) - 1, min(8, len(victims))).astype(int)
+    rows = [("original", victims.data[shown]), *((name, data[shown]) for name, data in images.items())]
+    rows.insert(2, ("residual,\nenlarged", enlarge(residuals[shown])))
+    image_grid(path, rows, [str(label) for label in victims.targets[shown]])
 
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_suspect_flags(parser)
     flags.add_data_flags(parser)
-    flags.add_run_flags(parser, "specificity/ beneath the model's run")
-    args = parser.parse_args(argv)
-    args.output_dir = args.output_dir or default_folder(args.checkpoint, "specificity")
-    return args
+    flags.add_run_flags(parser, beneath_model("specificity"))
+    return parser.parse_args(argv)
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
-        suspect, test, _ = load_suspect(args.checkpoint, args.trigger_info, args.dataset, args.data_dir, run.device)
-        trigger = find_trigger(args.checkpoint, args.trigger_info)
+        suspect = load_suspect(args, run)
+        trigger, test = suspect.trigger, suspect.test
         if trigger is None:
             raise UserError(f"{args.checkpoint}: no trigger lies beside it; name one with --trigger-info")
-        clean, labels = test.clean.images.cpu().numpy(), test.clean.labels.cpu().numpy()
-        victims = ImageSet(clean, labels).subset(labels != trigger.target)
-        images, residuals = variants(victims.data, test.triggered.images.cpu().numpy(), trigger, args.seed)
+        victims = test.clean_images.subset(test.clean_images.targets != trigger.target)
+        images, residuals = variants(victims.data, test.triggered_images.data, trigger, args.seed)
 
-        run.begin()
-        aimed = replace(victims, targets=np.full(len(victims), trigger.target))
-        asr = {name: score(suspect.model, evaluation_batches(replace(aimed, data=data), run.device)).accuracy.as_dict()
-               for name, data in images.items()}
+        run.begin(suspect)
+        asr = asr_of_each(suspect.model, victims, images, trigger.target, run.device)
         figures = {"psnr": psnr(victims.data, images["own"]), "shared_energy": shared_energy(residuals)}
-        for name, share in asr.items():
-            log.info("ASR with %s residual: %.4f", name, share["value"])
-        log.info("energy of the mean residual over the residuals' mean energy: %.4f; PSNR %.2f dB",
-                 figures["shared_energy"], figures["psnr"])
-        shown = np.linspace(0, len(victims) - 1, min(8, len(victims))).astype(int)
-        rows = [("original", victims.data[shown]), *((name, data[shown]) for name, data in images.items())]
-        rows.insert(2, ("residual,\nenlarged", enlarge(residuals[shown])))
-        image_grid(run.folder / "specificity.png", rows, [str(label) for label in victims.targets[shown]])
-        run.finish(**evaluate(suspect.model, test).figures(), parent=args.checkpoint,
-                   width=suspect.model.spec["width"], seed=args.seed,
+        report(asr, figures)
+        draw(run.folder / "specificity.png", victims, images, residuals)
+        run.finish(evaluate(suspect.model, test), model=suspect.model, parent=args.checkpoint, data=suspect.defender,
                    method={"name": "sample specificity", "asr_with_residual": asr, **figures})
 
 

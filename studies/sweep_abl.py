@@ -70,6 +70,11 @@ def draw(folder, rows):
                           ", ".join(f"{AXES[name]} {rows[0][name]}" for name in others))
 
 
+def output_dir(args):
+    """output/<attack>-abl-sweep"""
+    return f"output/{args.poison_type}-abl-sweep"
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_poison_flags(parser, rate=False)
@@ -88,7 +93,7 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     group = parser.add_argument_group("run")
     flags.add_device_flags(group)
-    group.add_argument("--output-dir", help="(default: output/<attack>-abl-sweep)")
+    flags.add_folder_flag(group, output_dir)
     args = parser.parse_args(argv)
     if args.poison_type not in flags.POISON_DEFAULTS["poison_rate"]:
         parser.refuse(argv, ["poison_rates"], f"for --poison-type {args.poison_type}")
@@ -97,15 +102,11 @@ def parse_args(argv=None):
     flags.check_milestones(parser, args)
     args.poison_rates = args.poison_rates or [0.1]
     flags.check_poison(parser, args)
-    args.output_dir = args.output_dir or f"output/{args.poison_type}-abl-sweep"
     return args
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    folder = Path(args.output_dir)
-    check_folder(folder)
+def plan_cells(args, folder):
+    """{name: function that runs a cell beneath `folder` and returns its rows} of all that the flags ask for."""
     training, abl, machine = ({name: getattr(args, name) for name in names} for names in (
         TRAINING, ABL, ("device", "deterministic")))
 
@@ -125,7 +126,18 @@ def main(argv=None):
         for epochs, rate in product(args.isolation_epochs, args.isolation_rates):
             cells[f"{beneath.relative_to(folder)}, isolation rate {rate} after {epochs} epochs"] = partial(
                 make, beneath, attack, {"isolation_epochs": epochs, "isolation_rate": rate})
+    return cells
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    folder = Path(args.output_dir)
+    check_folder(folder)
+
+    cells = plan_cells(args, folder)
     rows, failed = run_cells(folder / "sweep.csv", COLUMNS, cells)
+
     if rows:
         draw(folder, rows)
         print(f"{len(rows)} rows in {folder / 'sweep.csv'}")

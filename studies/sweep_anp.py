@@ -19,7 +19,7 @@ from engine.cells import as_flags, call, check_folder, finished, name_failed, ru
 from engine.checkpoint import load_model
 from engine.command import command
 from engine.figures import spread_curves
-from engine.inputs import default_folder
+from engine.inputs import beneath_model
 
 DATA_SETTINGS = ("dataset", "data_dir")
 MASK_SETTINGS = ("val_frac", "lr", "nb_iter", "print_every", "batch_size", "anp_eps", "anp_steps", "project",
@@ -84,19 +84,14 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     group = parser.add_argument_group("run")
     flags.add_device_flags(group)
-    group.add_argument("--output-dir", help="(default: anp-sweep/ beneath the model's run)")
+    flags.add_folder_flag(group, beneath_model("anp-sweep"))
     args = parser.parse_args(argv)
     args.alphas = sorted(set(args.alphas))
-    args.output_dir = args.output_dir or default_folder(args.checkpoint, "anp-sweep")
     return args
 
 
-@command
-def main(argv=None):
-    args = parse_args(argv)
-    folder = Path(args.output_dir)
-    load_model(args.checkpoint)  # a mistake here would fail every cell
-    check_folder(folder)
+def plan_cells(args, folder):
+    """{name: function that runs a cell beneath `folder` and returns its rows} of all that the flags ask for."""
     data, mask = ({name: getattr(args, name) for name in names} for names in (DATA_SETTINGS, MASK_SETTINGS))
     shared = as_flags({**data, "trigger_info": args.trigger_info, "device": args.device,
                        "deterministic": args.deterministic}, ("deterministic",))
@@ -108,9 +103,20 @@ def main(argv=None):
                  args.max_drop, mask_flags, prune_flags)
         return read_cell(cell, alpha, seed)
 
-    cells = {f"alpha {alpha:g}, seed {seed}": partial(make, alpha, seed)
-             for alpha in args.alphas for seed in range(args.seeds)}
+    return {f"alpha {alpha:g}, seed {seed}": partial(make, alpha, seed)
+            for alpha in args.alphas for seed in range(args.seeds)}
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    folder = Path(args.output_dir)
+    load_model(args.checkpoint)  # a mistake here would fail every cell
+    check_folder(folder)
+
+    cells = plan_cells(args, folder)
     rows, failed = run_cells(folder / "sweep.csv", COLUMNS, cells)
+
     if rows:
         draw(folder, rows)
         print(f"{len(rows)} rows in {folder / 'sweep.csv'}; alpha.png and threshold.png beside it")

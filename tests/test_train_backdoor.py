@@ -19,8 +19,9 @@ from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from engine import checkpoint
+from engine.attack import poisoned_shares
 from engine.evaluation import sample_losses, score
-from train_backdoor import loss_figures, main, poisoned_shares
+from train_backdoor import loss_figures, main
 
 
 def weights(folder, name="model_last.th"):

@@ -14,6 +14,7 @@ from common.untrusted import read_json, read_text
 from engine.catalogue import Script
 from engine.cells import as_flags
 from engine.flags import POISON_DEFAULTS
+from engine.inherit import INHERITED
 
 ROOT = Path(__file__).resolve().parent.parent
 SWITCHES = ("flooding", "no_pgd")  # flags that have no --no- form
@@ -106,6 +107,7 @@ def check_made_alike(step, args):
     now = json.loads(json.dumps(vars(args)))
     # An earlier version recorded a default also of a flag that the attack does not use.
     unused = {name for name, used in POISON_DEFAULTS.items() if "poison_type" in now and now["poison_type"] not in used}
+    unused |= {name for name in INHERITED if now.get(name) is None}  # as the masks were made
     other = [f"--{name.replace('_', '-')} {before[name]}, not {now[name]}" for name in now
              if name not in PLACES | unused and name in before and before[name] != now[name]]
     if other:

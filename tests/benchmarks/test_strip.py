@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.plain import random_images
 from benchmarks.strip import main, plain_entropies
-from defenses.strip import Strip, draw_overlays
+from methods.strip import Strip, draw_overlays
 from models import build_model
 
 

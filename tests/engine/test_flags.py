@@ -48,12 +48,24 @@ def test_a_fraction_outside_is_refused_with_the_way_out(text):
         flags.fraction(text)
 
 
+def usual_folder(args):
+    """output/x"""
+    return f"output/x-{args.seed}"
+
+
+def test_the_usual_folder_follows_from_the_other_flags_and_gives_way_to_one_that_is_named():
+    parser = flags.Parser("")
+    flags.add_run_flags(parser, usual_folder)
+    assert parser.parse_args(["--seed", "3"]).output_dir == "output/x-3"
+    assert parser.parse_args(["--seed", "3", "--output-dir", "here"]).output_dir == "here"
+
+
 def test_help_shows_defaults_and_the_docstring():
     parser = flags.Parser("What it does.\n\n    python x.py\n")
-    flags.add_run_flags(parser, "output/x")
+    flags.add_run_flags(parser, usual_folder)
     flags.add_training_flags(parser)
     text = parser.format_help()
     assert "\n    python x.py\n" in text
     text = " ".join(text.split())
     assert "learning rate of SGD (default: 0.1)" in text and "(default: output/x)" in text
-    assert "default: None" not in text and "default: False" not in text
+    assert "function" not in text and "default: None" not in text and "default: False" not in text

@@ -1,12 +1,24 @@
+import argparse
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from common.errors import UserError
 from data.datasets import ImageSet, load_splits
-from engine.inputs import default_folder, find_trigger, load_suspect, split_defender
+from data.poison_cifar import stamp_all
+from engine.checkpoint import load_trigger
+from engine.evaluation import evaluate
+from engine.inputs import asr_of, beneath_model, default_folder, find_trigger, load_suspect, split_defender
+
+
+def load(checkpoint, **options):
+    """The Suspect of flags that name a checkpoint of digits, on the CPU."""
+    args = argparse.Namespace(checkpoint=checkpoint, trigger_info=None, dataset="digits", data_dir="")
+    return load_suspect(args, argparse.Namespace(device="cpu"), **options)
 
 
 @pytest.mark.parametrize("checkpoint, folder", [
@@ -15,6 +27,7 @@ from engine.inputs import default_folder, find_trigger, load_suspect, split_defe
     ("../other/model.th", "output/other/anp")])
 def test_a_defense_leaves_its_files_beneath_the_models_run(checkpoint, folder):
     assert default_folder(checkpoint, "anp") == folder
+    assert beneath_model("anp")(argparse.Namespace(checkpoint=checkpoint)) == folder
 
 
 def test_the_trigger_beside_the_checkpoint_is_found_and_none_is_invented(small_run, tmp_path):
@@ -22,25 +35,54 @@ def test_the_trigger_beside_the_checkpoint_is_found_and_none_is_invented(small_r
     shutil.copy(small_run / "model_last.th", tmp_path)
     assert find_trigger(tmp_path / "model_last.th") is None
     assert find_trigger(tmp_path / "model_last.th", small_run / "trigger_info.th").target == 0
-    _, images, _ = load_suspect(tmp_path / "model_last.th", None, "digits", "", "cpu")
-    assert images.triggered is None
+    suspect = load(tmp_path / "model_last.th")
+    assert suspect.trigger is None and suspect.test.triggered is None and suspect.test.triggered_images is None
+    assert load(small_run / "model_last.th", find=False).trigger is None
 
 
 def test_only_the_test_images_know_the_trigger(small_run):
-    suspect, images, defender = load_suspect(small_run / "model_last.th", None, "digits", "", "cpu")
-    assert images.triggered.num_images == 324 and images.clean.num_images == 360
-    assert len(defender) == 143 and not defender.poisoned.any()
-    assert suspect.model.spec["width"] == 4
+    suspect = load(small_run / "model_last.th")
+    assert suspect.test.triggered.num_images == 324 and suspect.test.clean.num_images == 360
+    assert len(suspect.defender) == 143 and not suspect.defender.poisoned.any()
+    assert suspect.model.spec["width"] == 4 and suspect.classes == tuple("0123456789")
+
+
+def test_the_test_images_stand_beside_their_batches_and_move_with_them(small_run):
+    test, trigger = load(small_run / "model_last.th").test, load_trigger(small_run / "trigger_info.th")
+    assert np.array_equal(test.clean_images.data, test.clean.images.numpy())
+    assert np.array_equal(test.triggered_images.data, test.triggered.images.numpy())
+    other = stamp_all(test.clean_images, replace(trigger, target=3))
+    assert test.restamped(other).triggered_images is other and test.restamped(other).triggered.labels.unique() == 3
+
+
+def test_the_asr_of_a_trigger_is_that_of_its_own_target(small_run):
+    suspect = load(small_run / "model_last.th")
+    figures = evaluate(suspect.model, suspect.test).figures()
+    assert asr_of(suspect.model, suspect.test, suspect.trigger) == figures["asr"]
+    with torch.no_grad():
+        suspect.model.linear.bias[3] = 1e6
+    to_three = replace(suspect.trigger, target=3)
+    assert asr_of(suspect.model, suspect.test, to_three)["value"] == 1
+    assert asr_of(suspect.model, suspect.test, suspect.trigger)["value"] == 0
+
+
+def test_a_suspects_fingerprint_tells_weights_and_images_apart(small_run):
+    suspect = load(small_run / "model_last.th")
+    weights, images = suspect.fingerprint().split()
+    assert images == suspect.defender.fingerprint() and images != suspect.test.clean_images.fingerprint()
+    assert load(small_run / "model_init.th").fingerprint() != suspect.fingerprint()
+    assert load(small_run / "model_init.th").fingerprint().split()[1] == images and len(weights) == 64
 
 
 def test_a_safetensors_file_is_read(small_run, tmp_path):
     weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
     safetensors.torch.save_file(weights, tmp_path / "stranger.safetensors")
-    suspect, _, _ = load_suspect(tmp_path / "stranger.safetensors", None, "digits", "", "cpu")
+    suspect = load(tmp_path / "stranger.safetensors")
+    assert suspect.classes == ()  # a bare state_dict does not say them
     assert torch.equal(suspect.model.linear.bias, weights["linear.bias"])
     (tmp_path / "stranger.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="not a safetensors file"):
-        load_suspect(tmp_path / "stranger.safetensors", None, "digits", "", "cpu")
+        load(tmp_path / "stranger.safetensors")
 
 
 def test_masks_in_a_strangers_file_are_not_taken(small_run, tmp_path):
@@ -49,7 +91,7 @@ def test_masks_in_a_strangers_file_are_not_taken(small_run, tmp_path):
     weights["bn1.neuron_mask"] = torch.full((4,), 0.3)
     torch.save(weights, tmp_path / "m.th")
     for options in ({}, {"norm_layer": NoisyBatchNorm2d}):
-        model = load_suspect(tmp_path / "m.th", None, "digits", "", "cpu", **options)[0].model
+        model = load(tmp_path / "m.th", **options).model
         assert not options or torch.equal(model.bn1.neuron_mask, torch.ones(4))
 
 
@@ -59,7 +101,7 @@ def test_weights_that_cannot_be_are_refused(small_run, tmp_path, spoil):
     weights["bn1.running_var"] = spoil(weights["bn1.running_var"])
     torch.save(weights, tmp_path / "m.th")
     with pytest.raises(UserError, match=r"bn1\.running_var|m\.th"):
-        load_suspect(tmp_path / "m.th", None, "digits", "", "cpu")
+        load(tmp_path / "m.th")
 
 
 def test_the_defenders_images_are_split_without_overlap(images):

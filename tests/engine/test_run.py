@@ -13,6 +13,7 @@ from engine import checkpoint, machine
 from engine.evaluation import Evaluation, Proportion, Score
 from engine.run import HEADER, Run
 from engine.saved_state import is_alike
+from models import build_model
 
 ROW = {"epoch": 1, "lr": 0.1, "poison_acc": None, "clean_acc": 0.5}
 log = logging.getLogger("backdoor")
@@ -347,3 +348,24 @@ def test_progress_that_is_something_else_is_one_error(arguments, spoil):
     with pytest.raises(UserError, match="not what a stopped run"), Run(args) as run:
         run.begin()
         next(iter(run.epochs(3, counter=Counter())))
+
+
+def test_results_say_by_themselves_what_they_are_of(arguments, tmp_path, images):
+    """In the order that readers know, with nothing that is not known."""
+    with Run(arguments(seed=7, epochs=5)) as run:
+        run.begin(images)
+        run.finish(Evaluation(score(90), score(20)), model=build_model("resnet18", 3, 4), parent="p.th", data=images,
+                   method={"name": "none"})
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert list(results)[:10] == ["script", "acc", "asr", "robust_acc", "parent", "dataset", "spec", "width", "epochs",
+                                  "seed"]
+    assert (results["dataset"], results["width"], results["epochs"], results["seed"]) == ("random", 3, 5, 7)
+    assert results["spec"]["num_classes"] == 4 and results["acc"]["value"] == 0.9 and results["asr"]["value"] == 0.2
+    assert json.loads((tmp_path / "run/config.json").read_text())["inputs"] == images.fingerprint()
+
+    with Run(arguments(output_dir=str(tmp_path / "bare"), epochs=5, width=8)) as run:
+        run.begin()
+        run.finish(epochs=0)
+    bare = json.loads((tmp_path / "bare/results.json").read_text())
+    assert bare["width"] == 8 and bare["epochs"] == 0 and bare["parent"] is None
+    assert not {"dataset", "spec", "method", "acc"} & bare.keys()

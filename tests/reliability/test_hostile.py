@@ -32,6 +32,7 @@ from data.triggers import read_trigger_image
 from defenses import fine_prune
 from defenses import strip as detect_strip
 from engine.attack import load_encoder
+from engine.inherit import inherit
 from engine.checkpoint import load_model, load_trigger
 from methods.screening import read_calibration
 from reporting.found import find_runs
@@ -264,7 +265,7 @@ def test_devices_and_pipes_are_no_files(tmp_path):
 def test_what_a_config_beside_strangers_masks_says_is_taken_only_where_it_makes_sense(arguments, masked, tmp_path):
     shutil.copytree(masked, tmp_path / "anp")
     (tmp_path / "anp/config.json").write_text(json.dumps({"arguments": arguments}))
-    args = prune_network.parse_args(["--mask-file", str(tmp_path / "anp/mask_values.txt")])
+    args = inherit(prune_network.parse_args(["--mask-file", str(tmp_path / "anp/mask_values.txt")]))
     assert (args.val_frac, args.data_dir, args.dataset) == (0.01, "data", "cifar10")
     assert args.trigger_info is None and args.checkpoint == str(tmp_path / "model_last.th")
 

@@ -5,9 +5,10 @@ import shutil
 import pytest
 import torch
 
+from data.datasets import load_clean
 from defenses import neural_cleanse
 from engine.checkpoint import load_model
-from engine.inputs import find_trigger, load_suspect
+from engine.inputs import find_trigger
 from methods.trigger_search import Search
 from studies import audit as audit_model
 from studies.audit import judge, least_lost, main, paired_loss
@@ -67,10 +68,10 @@ def test_the_verdict_with_the_repaired_models_beside_it(suspected, tmp_path):
     assert method["missing"] == ["neuron-noise", "strip", "ANP", "Fine-Pruning"]
     assert method["least_lost"] == ["unlearning"]
     as_it_is, unlearned = method["repaired"]
+    _, digits = load_clean("digits", "")
     trigger = find_trigger(suspected, suspected.parent / "neural-cleanse/reversed_trigger_0.th")
     for entry, model in ((as_it_is, suspected), (unlearned, suspected.parent / "unlearn-reversed/model_last.th")):
-        _, test, _ = load_suspect(suspected, None, "digits", "", "cpu", find=False)
-        images, labels = test.clean.images.numpy(), test.clean.labels.numpy()
+        images, labels = digits.data, digits.targets
         net = load_model(model).model.eval()
 
         def predict(array, net=net):

@@ -1,0 +1,93 @@
+"""The suite's argument parser, and the types of its flags."""
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from engine.catalogue import BY_MODULE
+from engine.command import called, running
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line on stderr, with exit status 2.
+
+    A default that depends on other flags is a function of them: parsed flags -> value.
+    """
+
+    def __init__(self, docstring, **options):
+        script = BY_MODULE.get(running())
+        options = {"prog": script.command() if script else None, **options}
+        super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False, **options)
+
+    def parse_args(self, args=None, namespace=None):
+        """The parsed flags, with each default that is a function replaced by its value."""
+        parsed = super().parse_args(args, namespace)
+        for name, value in list(vars(parsed).items()):
+            if callable(value):
+                setattr(parsed, name, value(parsed))
+        return parsed
+
+    def given(self, argv: Sequence[str] | None) -> set[str]:
+        """The names of the options that the command line (None: the process's) names."""
+        words = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
+        return {action.dest for action in self._actions if words.intersection(action.option_strings)}
+
+    def refuse(self, argv: Sequence[str] | None, names: Iterable[str], why: str) -> None:
+        """End with an error if the command line names one of the options `names`, which mean nothing."""
+        for name in names:
+            if name in self.given(argv):
+                self.error(f"--{name.replace('_', '-')}: means nothing {why}")
+
+    def error(self, message):
+        self.exit(2, f"{called()}: error: {message.removeprefix('argument ')}\n")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the docstring's lines, and shows defaults except where there is none to show."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False or callable(action.default):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def number(low: float, high: float, wanted: str, hint: str = "") -> Callable[[str], float]:
+    """An argparse type: a float in [low, high], `wanted` in words."""
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {wanted}, got {text}{hint}")
+        return value
+    return parse
+
+
+fraction = number(0, 1, "a fraction in [0, 1]", "; write 5 % as 0.05")
+positive = number(1e-12, 1e6, "a number above 0, at most 1e6")
+not_negative = number(0, 1e6, "a number from 0 to 1e6")
+isolation_rate = number(0, 0.9, "a share from 0 to 0.9, since training goes on with the rest")
+
+
+def ratio(text: str) -> float:
+    """An argparse type: a fraction in [0, 1], also written as a quotient such as 16/255."""
+    top, _, bottom = text.partition("/")
+    try:
+        return fraction(str(float(top) / float(bottom or 1)))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"expected a fraction in [0, 1] such as 16/255, got {text}") from None
+
+
+def integer(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    """An argparse type: an int in [low, high]."""
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            upper = f" and at most {high}" if value > high else ""
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}{upper}, got {text}")
+        return value
+    return parse
