@@ -114,7 +114,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES + TRACK_LEAVES * args.track_losses, TRACK_LEAVES) as run:
-        train, _, test = load_splits(args.dataset, args.data_dir)
+        train, _, test = load_splits(args.dataset, args.data_dir, image_size=args.image_size)
         poisoned, trigger = poison_by(args, train)
         shares = poisoned_shares(poisoned, trigger.target)
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
@@ -125,7 +125,7 @@ def main(argv=None):
         if args.graph:
             check_graph(run.device, len(poisoned), args.batch_size)
 
-        model = build_model(args.arch, args.width, train.num_classes).to(run.device)
+        model = build_model(args.arch, args.width, train.num_classes, image_size=train.image_size).to(run.device)
         optimizer = sgd(model, args, nesterov=is_fast)
 
         run.begin(poisoned.fingerprint())

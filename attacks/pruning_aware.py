@@ -21,7 +21,7 @@ from data.poison_cifar import stamp_all
 from data.triggers import COVERS_IMAGE
 from engine import flags
 from engine.attack import poison_by
-from engine.checkpoint import load_model, load_weights, save_model, save_trigger
+from engine.checkpoint import load_model, load_weights, save_model, save_trigger, saved_image_size
 from engine.command import command
 from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
 from engine.figures import training_curves
@@ -29,10 +29,9 @@ from engine.graphs import check_graph
 from engine.run import Run
 from engine.training import sgd, train_stage
 from models import build_model
-from models.pruning import STAGES, dormant_mask, fold_mask, output_masked, stage_means
+from models.pruning import dormant_mask, fold_mask, output_masked, stage_means
 
 LEAVES = ("model_clean.th", "model_last.th", "trigger_info.th", "curves.png")
-STAGE = STAGES[-1]
 MEASURED = 5000  # training images that channels are ranked and silenced on
 TOLERANCE, TRIES = 1e-4, 6
 log = logging.getLogger("backdoor")
@@ -40,26 +39,28 @@ log = logging.getLogger("backdoor")
 
 def put_back(model, clean_weights, dormant):
     """Stage 4: give the `dormant` channels (bool (C,)) of the last block, and what reads them, their first weights."""
-    for name in ("conv2.weight", "bn2.weight", "bn2.bias", "bn2.running_mean", "bn2.running_var"):
-        name = f"{STAGE}.1.{name}"
-        model.state_dict()[name][dormant] = clean_weights[name][dormant]
-    model.linear.weight.data[:, dormant] = clean_weights["linear.weight"][:, dormant]
+    own = (f"{model.last_block.conv}.", f"{model.last_block.norm}.")
+    for name, values in model.state_dict().items():
+        if name.startswith(own) and values.shape[:1] == dormant.shape:
+            values[dormant] = clean_weights[name][dormant]
+    model.head.weight.data[:, dormant] = clean_weights[f"{model.head_name}.weight"][:, dormant]
 
 
 @torch.inference_mode()
 def largest_and_mean(model, batches):
     """Of each channel of the last stage before its ReLU: the largest value on the images, and the mean, (C,) both."""
-    block = model.get_submodule(STAGE)[1]
+    last = model.last_block
+    block, norm, shortcut = (name and model.get_submodule(name) for name in (last.block, last.norm, last.shortcut))
     largest, means, skipped = [], [], []
 
     def keep_input(module, inputs):
-        skipped.append(block.shortcut(inputs[0]).clone())
+        skipped.append(0 if shortcut is None else shortcut(inputs[0]).clone())
 
     def keep_sum(module, inputs, output):
         total = output + skipped.pop()
         largest.append(total.amax((0, 2, 3)))
         means.append(total.mean((0, 2, 3)) * len(total))
-    handles = [block.register_forward_pre_hook(keep_input), block.bn2.register_forward_hook(keep_sum)]
+    handles = [block.register_forward_pre_hook(keep_input), norm.register_forward_hook(keep_sum)]
     model.eval()
     try:
         for images, _ in batches:
@@ -79,7 +80,7 @@ def silence(model, dormant, image_sets, margin):
     largest = torch.stack([values for values, _ in found]).amax(0)
     mean = torch.stack([values for _, values in found]).amin(0)
     lowered = largest.clamp(min=0) + margin * (largest - mean)
-    model.get_submodule(STAGE)[1].bn2.bias.data[dormant] -= lowered[dormant]
+    model.get_submodule(model.last_block.norm).bias.data[dormant] -= lowered[dormant]
 
 
 def silence_until_unchanged(model, dormant, image_sets, margin, before, test_sets):
@@ -134,18 +135,19 @@ def parse_args(argv=None):
     return args
 
 
-def start(args, classes, device):
+def start(args, classes, image_size, device):
     """The network that the attack starts with: stage 1's result, or fresh weights for it."""
     if args.checkpoint:
         return load_model(args.checkpoint, device, classes).model
-    return build_model(args.arch, args.width, len(classes)).to(device)
+    return build_model(args.arch, args.width, len(classes), image_size=image_size).to(device)
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
-        train, _, test = load_splits(args.dataset, args.data_dir)
+        train, _, test = load_splits(
+            args.dataset, args.data_dir, image_size=args.image_size or saved_image_size(args.checkpoint))
         poisoned, trigger = poison_by(args, train)
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
         clean_batches, batches = (
@@ -157,7 +159,7 @@ def main(argv=None):
         clean_measured, stamped_measured = (evaluation_batches(image_set, run.device)
                                             for image_set in (measured, stamp_all(measured, trigger)))
 
-        model = start(args, train.classes, run.device)
+        model = start(args, train.classes, train.image_size, run.device)
         run.begin(poisoned.fingerprint() + (hash_file(args.checkpoint) if args.checkpoint else ""))
         if trigger.covers_image:
             log.info(COVERS_IMAGE)
@@ -173,13 +175,13 @@ def main(argv=None):
         stages = [describe(1, "trained clean", evaluate(model, images))]
         clean_weights = {name: value.clone() for name, value in model.state_dict().items()}
 
-        mask = dormant_mask(stage_means(model, clean_measured, STAGE).mean(0), args.prune_fraction)
-        with output_masked(model, STAGE, mask):
+        mask = dormant_mask(stage_means(model, clean_measured, model.stages[-1]).mean(0), args.prune_fraction)
+        with output_masked(model, model.stages[-1], mask):
             stages.append(describe(2, f"{int((mask == 0).sum())} of {len(mask)} channels pruned",
                                    evaluate(model, images)))
             train_stage(run, model, batches, images, args.clean_epochs + args.epochs, sgd(model, args),
                         args.milestones, test_every=args.test_every, graph=args.graph)
-        fold_mask(model, STAGE, mask)
+        fold_mask(model, model.stages[-1], mask)
         pruned_logits = predict_each(model, (images.clean, images.triggered))
         stages.append(describe(3, "trained on poisoned images", evaluate(model, images)))
 

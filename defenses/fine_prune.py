@@ -22,7 +22,7 @@ from engine.inputs import default_folder, inputs_of, last_within, load_suspect, 
 from engine.progress import progress
 from engine.run import Run
 from engine.training import sgd, train_stage
-from models.pruning import STAGES, fold_mask, mask_of, output_masked, stage_means
+from models.pruning import find_stage, fold_mask, mask_of, output_masked, stage_means
 
 CURVE = ("pruning_curve.csv", "pruning_curve.png")
 COLUMNS = ("pruned", "channel", "activation", "acc", "asr", "robust_acc", "held_out_acc")
@@ -47,9 +47,9 @@ class Row:
                 "held_out_acc": self.held_out.accuracy.as_dict()}
 
 
-def usual_counts(stage, channels):
+def usual_counts(model, stage, channels):
     """Every number of channels at the last stage, where each costs a matrix product; POINTS of them elsewhere."""
-    if stage == STAGES[-1]:
+    if stage == model.stages[-1]:
         return range(channels)
     return [round(channels * step / POINTS) for step in range(POINTS)]
 
@@ -59,8 +59,8 @@ def last_stage_curve(model, order, sets):
 
     sets: the Batches to be scored, None where there are none. The logits are W[:, keep] @ f[keep] + b.
     """
-    features = [batches and stage_means(model, batches, STAGES[-1]) for batches in sets]
-    weight, bias = model.linear.weight.detach(), model.linear.bias.detach()
+    features = [batches and stage_means(model, batches, model.stages[-1]) for batches in sets]
+    weight, bias = model.head.weight.detach(), model.head.bias.detach()
 
     def measure(i, count):
         mask = mask_of(order, count)
@@ -79,7 +79,7 @@ def earlier_stage_curve(model, order, sets, stage):
 def sweep(model, stage, order, activations, test, held_out, counts):
     """[Row] for each of `counts` channels pruned, the first of `order` (C,); activations (C,)."""
     sets = (test.clean, test.triggered, held_out)
-    measure = last_stage_curve(model, order, sets) if stage == STAGES[-1] else \
+    measure = last_stage_curve(model, order, sets) if stage == model.stages[-1] else \
         earlier_stage_curve(model, order, sets, stage)
     rows = []
     for count in progress(sorted(counts), "prune"):
@@ -109,7 +109,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("pruning")
     group.add_argument("--mode", choices=("prune", "fine-tune", "fine-prune"), default="fine-prune",
                        help="both halves, or one alone")
-    group.add_argument("--layer", choices=STAGES, default=STAGES[-1], help="stage whose output channels are pruned")
+    group.add_argument("--layer", help="stage whose output channels are pruned (default: the model's last)")
     either = group.add_mutually_exclusive_group()
     either.add_argument("--max-drop", type=flags.fraction, default=0.04,
                         help="largest loss of held-out accuracy that pruning may cost")
@@ -143,6 +143,7 @@ def main(argv=None):
                                                run.device)
         model, (own, held_out) = suspect.model, split_defender(defender, args.val_frac)
         choosing = evaluation_batches(held_out, run.device)
+        args.layer = find_stage(model, args.layer)
 
         batches = Batches(own, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         optimizer = sgd(model, args)
@@ -151,7 +152,7 @@ def main(argv=None):
         activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)
         order = activations.argsort(stable=True)
         asked = 0 if args.prune_fraction is None else int(args.prune_fraction * len(order))
-        counts = {asked, *usual_counts(args.layer, len(order))} if pruned else {0}
+        counts = {asked, *usual_counts(model, args.layer, len(order))} if pruned else {0}
         rows = sweep(model, args.layer, order, activations, test, choosing, counts)
         chosen = rows[0]
         if args.prune_fraction is not None:

@@ -39,14 +39,15 @@ def find_trigger(checkpoint, trigger_info=None):
     return trigger_info and load_trigger(trigger_info)
 
 
-def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, find=True, **options):
+def load_suspect(checkpoint, trigger_info, dataset, data_dir, device, find=True, image_size=None, **options):
     """(Checkpoint, EvalSets, the defender's ImageSet). Only the EvalSets know the trigger, if there is one.
 
-    find: whether to look for a trigger beside the checkpoint. `options` go to models.build_model. Raises UserError.
+    find: whether to look for a trigger beside the checkpoint. image_size: pixels a side that images are resized to;
+    None for those that the model was trained on. `options` go to models.build_model. Raises UserError.
     """
     found = load_model(checkpoint, device, **options)  # before the data: a mistake should not wait for a download
     trigger = find_trigger(checkpoint, trigger_info) if find else None
-    defender, test = load_clean(dataset, data_dir)
+    defender, test = load_clean(dataset, data_dir, image_size or found.model.spec["image_size"])
     check_classes(checkpoint, found, test.classes)
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
