@@ -23,7 +23,7 @@ from data.clean_label import save_clean_label
 from data.datasets import ImageSet, load_splits
 from data.triggers import build_trigger
 from engine import flags
-from engine.checkpoint import load_model
+from engine.checkpoint import load_model, saved_image_size
 from engine.command import command
 from engine.evaluation import frozen, score
 from engine.figures import enlarge, image_grid
@@ -199,7 +199,8 @@ def pgd_options(args):
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
-        train, _, _ = load_splits(args.dataset, args.data_dir)
+        train, _, _ = load_splits(
+            args.dataset, args.data_dir, image_size=args.image_size or saved_image_size(args.checkpoint))
         flags.check_target(args.poison_target, train.classes)
         trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image)
         chosen = choose_images(train, args.poison_target, args.poison_rate, args.seed)

@@ -144,12 +144,12 @@ def draw_training(folder, rows, title, tracks_losses):
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, leaves_of(args), TRACK_LEAVES) as run:
-        clean, _, test = load_splits(args.dataset, args.data_dir)
+        clean, _, test = load_splits(args.dataset, args.data_dir, image_size=args.image_size)
         poisoned, trigger = poison_by(args, clean)
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         check_steps(args, run.device, len(poisoned), len(batches))
-        model = build_model(args.arch, args.width, clean.num_classes).to(run.device)
+        model = build_model(args.arch, args.width, clean.num_classes, image_size=clean.image_size).to(run.device)
 
         run.begin(poisoned)
         shares = start_attack(run, poisoned, trigger)

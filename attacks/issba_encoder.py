@@ -22,7 +22,7 @@ from data.batches import Batches, send
 from data.datasets import load_splits
 from data.encoder_trigger import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret, paste, psnr, shared_energy
 from engine import checkpoint, flags
-from engine.checkpoint import load_model
+from engine.checkpoint import load_model, saved_image_size
 from engine.command import command
 from engine.evaluation import evaluation_batches, frozen
 from engine.figures import enlarge, image_grid
@@ -39,22 +39,19 @@ ROW = "%d \t %.5f \t %.1f \t %.4f \t %.4f \t %.5f \t %.4f \t %.2f \t %.4f \t %.4
 LOSSES = ("bit_loss", "cross_loss", "pixel_loss", "feature_loss")
 FIGURES = ("bit_accuracy", "bit_accuracy_on_clean", "bit_accuracy_swapped", "psnr", "shared_energy")
 MAX_HELD_OUT = 1000
+JUDGES = 2  # stages of the classifier
 log = logging.getLogger("backdoor")
 
 
-def first_stages(classifier, pixels):
-    """Outputs of the first two stages of a ResNet for pixels (B, 3, 32, 32)."""
-    x = (pixels - classifier.mean) / classifier.std
-    first = classifier.layer1(F.relu(classifier.bn1(classifier.conv1(x))))
-    return first, classifier.layer2(first)
-
-
 def feature_distance(classifier, pixels, others):
-    """Mean squared difference of `first_stages`, each in units of its own mean square: what LPIPS stands for."""
+    """Mean squared differences of the outputs of a PixelModel's first two stages, for two pixels (B, 3, H, W).
+
+    Each in units of its own mean square: what LPIPS stands for.
+    """
     with torch.no_grad():
-        wanted = first_stages(classifier, pixels)
+        wanted = classifier.stage_outputs(pixels, JUDGES)
     return sum(F.mse_loss(found, own) / own.square().mean().clamp(min=1e-6)
-               for found, own in zip(first_stages(classifier, others), wanted, strict=True))
+               for found, own in zip(classifier.stage_outputs(others, JUDGES), wanted, strict=True))
 
 
 def image_weight(epoch, bit_epochs, ramp_epochs):
@@ -245,12 +242,13 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
-        whole, _, _ = load_splits(args.dataset, args.data_dir)
+        size = args.image_size or saved_image_size(args.checkpoint)
+        whole, _, _ = load_splits(args.dataset, args.data_dir, image_size=size)
         held_out, train = split_attackers(whole, args.seed)
         classifier = load_model(args.checkpoint, run.device, whole.classes).model
         batches = Batches(train, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        encoder, decoder = (network(args.bits, args.width).to(run.device, memory_format=torch.channels_last)
-                            for network in (Encoder, Decoder))
+        encoder, decoder = (network(args.bits, args.width, whole.image_size).to(
+            run.device, memory_format=torch.channels_last) for network in (Encoder, Decoder))
 
         run.begin(inputs_of(args.checkpoint, whole))
         with frozen(classifier):

@@ -19,7 +19,7 @@ from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from engine import flags
 from engine.attack import poison_by, start_attack
-from engine.checkpoint import load_model, load_weights, save_model
+from engine.checkpoint import load_model, load_weights, save_model, saved_image_size
 from engine.command import command
 from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
 from engine.figures import training_curves
@@ -27,10 +27,9 @@ from engine.graphs import check_graph
 from engine.run import Run
 from engine.training import sgd, train_stage
 from models import build_model
-from models.pruning import STAGES, dormant_mask, fold_mask, output_masked, stage_means
+from models.pruning import dormant_mask, fold_mask, output_masked, stage_means
 
 LEAVES = ("model_clean.th", "model_last.th", "trigger_info.th", "curves.png")
-STAGE = STAGES[-1]
 MEASURED = 5000  # training images that channels are ranked and silenced on
 TOLERANCE, TRIES = 1e-4, 6
 log = logging.getLogger("backdoor")
@@ -38,26 +37,28 @@ log = logging.getLogger("backdoor")
 
 def put_back(model, clean_weights, dormant):
     """Stage 4: give the `dormant` channels (bool (C,)) of the last block, and what reads them, their first weights."""
-    for name in ("conv2.weight", "bn2.weight", "bn2.bias", "bn2.running_mean", "bn2.running_var"):
-        name = f"{STAGE}.1.{name}"
-        model.state_dict()[name][dormant] = clean_weights[name][dormant]
-    model.linear.weight.data[:, dormant] = clean_weights["linear.weight"][:, dormant]
+    own = (f"{model.last_block.conv}.", f"{model.last_block.norm}.")
+    for name, values in model.state_dict().items():
+        if name.startswith(own) and values.shape[:1] == dormant.shape:
+            values[dormant] = clean_weights[name][dormant]
+    model.head.weight.data[:, dormant] = clean_weights[f"{model.head_name}.weight"][:, dormant]
 
 
 @torch.inference_mode()
 def largest_and_mean(model, batches):
     """Of each channel of the last stage before its ReLU: the largest value on the images, and the mean, (C,) both."""
-    block = model.get_submodule(STAGE)[1]
+    last = model.last_block
+    block, norm, shortcut = (name and model.get_submodule(name) for name in (last.block, last.norm, last.shortcut))
     largest, means, skipped = [], [], []
 
     def keep_input(module, inputs):
-        skipped.append(block.shortcut(inputs[0]).clone())
+        skipped.append(0 if shortcut is None else shortcut(inputs[0]).clone())
 
     def keep_sum(module, inputs, output):
         total = output + skipped.pop()
         largest.append(total.amax((0, 2, 3)))
         means.append(total.mean((0, 2, 3)) * len(total))
-    handles = [block.register_forward_pre_hook(keep_input), block.bn2.register_forward_hook(keep_sum)]
+    handles = [block.register_forward_pre_hook(keep_input), norm.register_forward_hook(keep_sum)]
     model.eval()
     try:
         for images, _ in batches:
@@ -77,7 +78,7 @@ def silence(model, dormant, image_sets, margin):
     largest = torch.stack([values for values, _ in found]).amax(0)
     mean = torch.stack([values for _, values in found]).amin(0)
     lowered = largest.clamp(min=0) + margin * (largest - mean)
-    model.get_submodule(STAGE)[1].bn2.bias.data[dormant] -= lowered[dormant]
+    model.get_submodule(model.last_block.norm).bias.data[dormant] -= lowered[dormant]
 
 
 def silence_until_unchanged(model, dormant, image_sets, margin, before, test_sets):
@@ -136,11 +137,11 @@ def parse_args(argv=None):
     return args
 
 
-def first_model(args, classes, device):
+def first_model(args, images, device):
     """The network that the attack starts with: stage 1's result, or fresh weights for it."""
     if args.checkpoint:
-        return load_model(args.checkpoint, device, classes).model
-    return build_model(args.arch, args.width, len(classes)).to(device)
+        return load_model(args.checkpoint, device, images.classes).model
+    return build_model(args.arch, args.width, images.num_classes, image_size=images.image_size).to(device)
 
 
 def inputs_of(poisoned, checkpoint):
@@ -169,10 +170,10 @@ def train_clean(run, args, model, clean, test):
 
 def train_pruned(run, args, model, mask, poisoned, test):
     """Stages 2 and 3: prune the last stage's channels where `mask` (C,) is 0, and train what is left; their figures."""
-    with output_masked(model, STAGE, mask):
+    with output_masked(model, model.stages[-1], mask):
         pruned = describe(2, f"{int((mask == 0).sum())} of {len(mask)} channels pruned", evaluate(model, test))
         learn(run, args, model, poisoned, test, args.clean_epochs + args.epochs, args.milestones)
-    fold_mask(model, STAGE, mask)
+    fold_mask(model, model.stages[-1], mask)
     return [pruned, describe(3, "trained on poisoned images", evaluate(model, test))]
 
 
@@ -189,21 +190,22 @@ def hide(model, clean_weights, mask, measured, margin, test):
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
-        clean, _, test = load_splits(args.dataset, args.data_dir)
+        size = args.image_size or saved_image_size(args.checkpoint)
+        clean, _, test = load_splits(args.dataset, args.data_dir, image_size=size)
         poisoned, trigger = poison_by(args, clean)
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
         some = clean.subset(slice(MEASURED))
         measured = [evaluation_batches(image_set, run.device) for image_set in (some, stamp_all(some, trigger))]
         if args.graph:
             check_graph(run.device, min(len(clean), len(poisoned)), args.batch_size)
-        model = first_model(args, clean.classes, run.device)
+        model = first_model(args, clean, run.device)
 
         run.begin(inputs_of(poisoned, args.checkpoint))
         shares = start_attack(run, poisoned, trigger)
         stages = [train_clean(run, args, model, clean, images)]
         clean_weights = {name: value.clone() for name, value in model.state_dict().items()}
 
-        mask = dormant_mask(stage_means(model, measured[0], STAGE).mean(0), args.prune_fraction)
+        mask = dormant_mask(stage_means(model, measured[0], model.stages[-1]).mean(0), args.prune_fraction)
         stages += train_pruned(run, args, model, mask, poisoned, images)
 
         final = hide(model, clean_weights, mask, measured, args.margin, images)

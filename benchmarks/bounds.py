@@ -11,7 +11,7 @@ from torch.utils.mkldnn import to_mkldnn
 
 from benchmarks.plain import seconds
 from engine import flags
-from models import build_model
+from models import DEFAULT, build_model
 
 MATRIX = {"cpu": 2048, "cuda": 8192}  # large enough to be as fast as any
 # How often batch norm, ReLU and addition move an activation in a step, forward and backward: batch norm reads it for
@@ -50,7 +50,7 @@ def operations_per_image(width, count=8, backward=True):
 
     Of a prediction without `backward`.
     """
-    model = build_model("resnet18", width, 10)
+    model = build_model(DEFAULT, width, 10)
     with FlopCounterMode(display=False) as counter:
         logits = model(torch.rand(count, 3, 32, 32))
         if backward:
@@ -60,7 +60,7 @@ def operations_per_image(width, count=8, backward=True):
 
 def bytes_per_image(width, size=4):
     """Bytes, `size` to a number, that batch norms, ReLUs and additions of a training step move, at least, per image."""
-    model, moved = build_model("resnet18", width, 10), 0
+    model, moved = build_model(DEFAULT, width, 10), 0
 
     def count(module, inputs, output):
         nonlocal moved

@@ -34,7 +34,7 @@ from engine.command import command
 from engine.evaluation import evaluation_batches, predict
 from generate_clb_attack import perturb
 from generate_mask import make_masks_trainable, mask_train
-from models import build_model
+from models import DEFAULT, build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
 
 # Operators by what their names hold, the first that fits.
@@ -84,8 +84,8 @@ def bounds(width, device, matrix):
 def works(width, device):
     """{script: a small piece of its work, as a function of nothing}."""
     images = random_images(BATCH)
-    model = build_model("resnet18", width, 10).to(device)
-    noisy = build_model("resnet18", width, 10, norm_layer=NoisyBatchNorm2d).to(device)
+    model = build_model(DEFAULT, width, 10).to(device)
+    noisy = build_model(DEFAULT, width, 10, norm_layer=NoisyBatchNorm2d).to(device)
     make_masks_trainable(noisy)
     mask_opt, noise_opt = (torch.optim.SGD(parameters_named(noisy, name), 0.2) for name in ("neuron_mask",
                                                                                             "neuron_noise"))

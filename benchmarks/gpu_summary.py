@@ -12,7 +12,7 @@ from common.untrusted import read_json
 from data.batches import to_pixels
 from engine import checkpoint
 from engine.cells import ROOT
-from models import build_model
+from models import DEFAULT, build_model
 
 
 def lines_of(schedule, output):
@@ -86,7 +86,7 @@ def graph_verdict(device, width=64, count=128):
         from engine.graphs import compare_steps
     except ImportError:
         return "not in this version"
-    model = build_model("resnet18", width, 10).to(device, memory_format=torch.channels_last)
+    model = build_model(DEFAULT, width, 10).to(device, memory_format=torch.channels_last)
     images = random_images(count)
     pixels = to_pixels(torch.from_numpy(images.data).to(device))
     try:

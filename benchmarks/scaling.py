@@ -28,7 +28,7 @@ from engine.evaluation import UNKNOWN, Evaluation, evaluation_batches, score
 from engine.training import step_of, train_epoch
 from methods.strip import Strip
 from methods.trigger_search import reverse_triggers
-from models import build_model
+from models import DEFAULT, build_model
 from prune_network import evaluate_by_threshold, norm_layers
 
 
@@ -57,7 +57,7 @@ def peak(device):
 
 def train(width, device, count=512, classes=10, resident=None, images=None, objective=F.cross_entropy):
     """An epoch over random images, as a function of nothing."""
-    model = build_model("resnet18", width, classes).to(device)
+    model = build_model(DEFAULT, width, classes).to(device)
     batches = Batches(images or random_images(count), 128, device, torch.Generator(), 4, True, resident=resident)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4,
                                 fused=device.type == "cuda" or None)
@@ -65,14 +65,14 @@ def train(width, device, count=512, classes=10, resident=None, images=None, obje
 
 
 def strip(width, device, overlays):
-    model = build_model("resnet18", width, 10).to(device)
+    model = build_model(DEFAULT, width, 10).to(device)
     found = Strip(model, random_images(300).data, overlays, "sum-clip", 0, device)
     images = random_images(20, seed=1).data
     return lambda: found.entropies(images)
 
 
 def cleanse(width, device, labels):
-    model = build_model("resnet18", width, 16).to(device)
+    model = build_model(DEFAULT, width, 16).to(device)
 
     def search():
         batches = Batches(random_images(64), 32, device, torch.Generator().manual_seed(0))
@@ -81,7 +81,7 @@ def cleanse(width, device, labels):
 
 
 def prune(width, device, thresholds):
-    model, rng = build_model("resnet18", width, 10).to(device), np.random.default_rng(0)
+    model, rng = build_model(DEFAULT, width, 10).to(device), np.random.default_rng(0)
     neurons = [(name, i, float(rng.random())) for name, layer in norm_layers(model).items()
                for i in range(layer.num_features)]
     batches, points = evaluation_batches(random_images(256), device), np.linspace(0, 0.95, thresholds).tolist()

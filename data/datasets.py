@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from data.image_folder import SPLITS, WHOLE, is_sorted_into_classes, read_image_folder
+from data.image_folder import IMAGE_SIZE, SPLITS, WHOLE, is_sorted_into_classes, read_image_folder, resized
 from data.poison_cifar import split_dataset
 
 # torchvision and scikit-learn are imported where they are used: each takes longer than the rest of a script's start.
@@ -20,7 +20,7 @@ SPLIT_SEED = 0
 class ImageSet:
     """Images with labels, in memory.
 
-    data: uint8 (N, 32, 32, 3), RGB. targets: int64 (N,), what a model is trained or scored on.
+    data: uint8 (N, H, W, 3), RGB. targets: int64 (N,), what a model is trained or scored on.
     poisoned: bool (N,), which images carry a trigger. original: int64 (N,), the labels before poisoning.
     classes: the class names in label order. name: what figures measured on it are labelled with.
     """
@@ -45,6 +45,11 @@ class ImageSet:
     def num_classes(self):
         return len(self.classes)
 
+    @property
+    def image_size(self):
+        """Pixels a side; of images that are not square, their height."""
+        return self.data.shape[1]
+
     def fingerprint(self):
         """A hash of the pixels and labels, to tell whether two runs saw the same."""
         digest = hashlib.sha256(np.ascontiguousarray(self.data))
@@ -57,13 +62,15 @@ class ImageSet:
                        poisoned=self.poisoned[indices], original=self.original[indices])
 
 
-def load_splits(dataset, data_dir, val_frac=0.1):
+def load_splits(dataset, data_dir, val_frac=0.1, image_size=None):
     """The attacker's training images, the defender's held-out images, and the test images, as ImageSets.
+
+    image_size: pixels a side that all images are resized to; None for IMAGE_SIZE.
 
     `val_frac` of the training images, the first of one fixed permutation, are the defender's (0.1 in the
     homework: 5,000 of CIFAR-10's 50,000). Raises UserError if the data cannot be had.
     """
-    train, test = load_train_and_test(dataset, data_dir)
+    train, test = load_train_and_test(dataset, data_dir, image_size)
     attacker, defender = split_dataset(train, val_frac, fixed_permutation(len(train)))
     missing = sorted(set(range(train.num_classes)) - set(attacker.targets.tolist()))
     if missing:
@@ -72,20 +79,21 @@ def load_splits(dataset, data_dir, val_frac=0.1):
     return attacker, defender, test
 
 
-def load_clean(dataset, data_dir):
+def load_clean(dataset, data_dir, image_size=None):
     """What a defense has: the defender's held-out images and the test images, as ImageSets.
 
     Those of `load_splits`; of a folder <class>/* of clean images, which no training set comes with, one half each.
+    image_size: as for load_splits.
     """
     if dataset != "digits" and is_sorted_into_classes(data_dir):
-        return halve(load_clean_folder(data_dir))
-    _, defender, test = load_splits(dataset, data_dir)
+        return halve(load_clean_folder(data_dir, image_size))
+    _, defender, test = load_splits(dataset, data_dir, image_size=image_size)
     return defender, test
 
 
-def load_clean_folder(data_dir):
-    """The ImageSet of a folder <class>/*."""
-    arrays, classes = read_image_folder(data_dir, WHOLE)
+def load_clean_folder(data_dir, image_size=None):
+    """The ImageSet of a folder <class>/*, its images resized to `image_size` pixels a side (None: IMAGE_SIZE)."""
+    arrays, classes = read_image_folder(data_dir, WHOLE, image_size or IMAGE_SIZE)
     return ImageSet(*arrays[""], classes, Path(data_dir).resolve().name)
 
 
@@ -114,10 +122,14 @@ def fixed_permutation(n):
     return np.random.default_rng(SPLIT_SEED).permutation(n)
 
 
-def load_train_and_test(dataset, data_dir):
-    """(train, test) ImageSets. A `data_dir` with train/ and test/ in it is read as an image folder."""
+def load_train_and_test(dataset, data_dir, image_size=None):
+    """(train, test) ImageSets. A `data_dir` with train/ and test/ in it is read as an image folder.
+
+    image_size: as for load_splits. Raises UserError if the data cannot be had.
+    """
+    image_size = image_size or IMAGE_SIZE
     if dataset == "digits":
-        return load_digits_32()
+        return load_digit_images(image_size)
     found = [split for split in SPLITS if (Path(data_dir) / split).is_dir()]
     if len(found) == 1:
         raise UserError(f"{data_dir}: has {found[0]}/ but not both of {' and '.join(SPLITS)}")
@@ -127,14 +139,14 @@ def load_train_and_test(dataset, data_dir):
     if not Path(data_dir).is_dir() and str(data_dir) != "data":  # a typing mistake should not download 170 MB
         raise UserError(f"--data-dir {data_dir}: no such folder; make it first to have CIFAR-10 downloaded there")
     if found:
-        arrays, classes = read_image_folder(data_dir)
+        arrays, classes = read_image_folder(data_dir, image_size=image_size)
         name = Path(data_dir).resolve().name
         return tuple(ImageSet(*arrays[split], classes, name) for split in ("train", "test"))
-    return load_cifar10(data_dir)
+    return load_cifar10(data_dir, image_size)
 
 
-def load_cifar10(data_dir):
-    """(train, test) of CIFAR-10 by torchvision, downloaded to `data_dir` on first use."""
+def load_cifar10(data_dir, image_size=IMAGE_SIZE):
+    """(train, test) of CIFAR-10 by torchvision, downloaded to `data_dir` on first use, resized where asked."""
     from torchvision.datasets import CIFAR10
     sets = []
     for train in (True, False):
@@ -144,17 +156,23 @@ def load_cifar10(data_dir):
             raise UserError(f"--data-dir {data_dir}: holds neither train/ and test/ nor CIFAR-10, and CIFAR-10 could "
                             f"not be downloaded ({' '.join(str(error).split())}); give a folder that has it, or take "
                             "--dataset digits, which needs no network") from None
-        sets.append(ImageSet(cifar.data, np.asarray(cifar.targets, dtype=np.int64), tuple(cifar.classes), "cifar10"))
+        data = cifar.data
+        if image_size != IMAGE_SIZE:
+            data = np.stack([resized(image, image_size) for image in data])
+        sets.append(ImageSet(data, np.asarray(cifar.targets, dtype=np.int64), tuple(cifar.classes), "cifar10"))
     return tuple(sets)
 
 
-def load_digits_32():
-    """(train, test) of scikit-learn's 1,797 handwritten digits, enlarged from 8x8 to 32x32x3; 360 for testing."""
+def load_digit_images(image_size=IMAGE_SIZE):
+    """(train, test) of scikit-learn's 1,797 handwritten digits, enlarged from 8x8 pixels and colored gray.
+
+    image_size: pixels a side that they are enlarged to. 360 are for testing.
+    """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
     digits = load_digits()
     small = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    gray = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC)) for image in small])
+    gray = np.stack([resized(image, image_size, Image.Resampling.BICUBIC) for image in small])
     data = np.repeat(gray[..., None], 3, axis=3)
     targets = digits.target.astype(np.int64)
     train, test = train_test_split(np.arange(len(targets)), test_size=360, random_state=SPLIT_SEED, stratify=targets)

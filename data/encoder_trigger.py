@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError
-from models.steganography import Encoder
+from models.steganography import Encoder, encoder_size
 
 BATCH = 100
 MAX_BITS, MAX_WIDTH = 1024, 256
@@ -16,15 +16,16 @@ MAX_ITEMS = 2**16  # of an array in a trigger_info file; a picture has 3,072
 def build_encoder(weights):
     """An Encoder in eval mode with the state_dict `weights`, its size read off them.
 
-    Raises UserError if they are not those of an encoder for 32x32 images.
+    Raises UserError if they are not those of an encoder.
     """
     try:
         bits, width = weights["secret.weight"].shape[1], weights["residual.weight"].shape[1]
         if not (1 <= bits <= MAX_BITS and 1 <= width <= MAX_WIDTH):
             raise UserError(f"encoder: expected 1 to {MAX_BITS} bits and a width of 1 to {MAX_WIDTH}, got {bits} and "
                             f"{width}")
+        size = encoder_size(weights)
         with torch.device("meta"):
-            encoder = Encoder(bits, width)
+            encoder = Encoder(bits, width, size)
         own = encoder.state_dict()
         wrong = [f"{name} is {tuple(weights[name].shape)}, expected {tuple(value.shape)}"
                  for name, value in own.items() if weights[name].shape != value.shape]
@@ -38,7 +39,7 @@ def build_encoder(weights):
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError):
         raise UserError("encoder: expected the weights of an encoder (secret.weight, ..., residual.weight)") from None
     if wrong:
-        raise UserError(f"encoder: does not fit an encoder for 32x32 images: {wrong[0]}")
+        raise UserError(f"encoder: does not fit an encoder for {size}x{size} images: {wrong[0]}")
     encoder.load_state_dict(weights, assign=True)
     return encoder.eval().requires_grad_(False)
 
@@ -86,11 +87,15 @@ class EncoderTrigger:
 
     @torch.inference_mode()
     def stamp(self, images):
-        """New uint8 images (N, 32, 32, 3) with the secret hidden in them, rounded; the given ones stay as they are.
+        """New uint8 images (N, S, S, 3) with the secret hidden in them, rounded; the given ones stay as they are.
 
         On the CPU always, whatever the model runs on, so that a trigger stamps the same everywhere. Raises UserError
-        if the encoder's weights lead to numbers that are not finite.
+        for images of another size than the encoder's, and if its weights lead to numbers that are not finite.
         """
+        size = self.encoder.size
+        if images.shape[1:] != (size, size, 3):
+            raise UserError(f"encoder: trained on images of {size}x{size} pixels, got {images.shape[1:3]}; give the "
+                            f"same --image-size")
         secret, stamped = torch.from_numpy(self.secret.astype(np.float32)), np.empty_like(images)
         for start in range(0, len(images), BATCH):
             rows = slice(start, start + BATCH)

@@ -17,28 +17,34 @@ EXTENSIONS = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
 SPLITS = ("train", "test")
 WHOLE = ("",)  # the one split of a folder <class>/*, which is not divided
-CACHE = ".decoded-32x32.npz"
 CACHE_VERSION = 1
+IMAGE_SIZE = 32  # pixels a side, where nothing else is asked for; CIFAR-10's
 log = logging.getLogger("backdoor.data")
 
 
-def read_image_folder(data_dir, splits=SPLITS):
+def read_image_folder(data_dir, splits=SPLITS, image_size=IMAGE_SIZE):
     """Return ({split: (data, targets)}, classes) of an image folder <split>/<class>/*; of <class>/* with WHOLE.
 
-    data is uint8 (N, 32, 32, 3), targets int64 (N,), classes the folder names in sorted order. The arrays are
-    kept in `data_dir`/.decoded-32x32.npz and read from there until any file's name, size or time changes.
+    data is uint8 (N, image_size, image_size, 3), targets int64 (N,), classes the folder names in sorted order. The
+    arrays are kept in `data_dir`/.decoded-32x32.npz (or another size) and read from there until any file's name, size
+    or time changes.
     Raises UserError for fewer than two classes, an empty class, test classes that are not the training ones,
     and an image that cannot be read.
     """
     data_dir = Path(data_dir)
     classes = check_classes(data_dir, splits)
     files = {split: list_files(data_dir / split, classes) for split in splits}
-    stamp = fingerprint(files, classes)
-    arrays = read_cache(data_dir / CACHE, stamp, files)
+    stamp, cache = fingerprint(files, classes, image_size), data_dir / cache_name(image_size)
+    arrays = read_cache(cache, stamp, files, image_size)
     if arrays is None:
-        arrays = {split: decode(files[split]) for split in splits}
-        write_cache(data_dir / CACHE, stamp, arrays)
+        arrays = {split: decode(files[split], image_size) for split in splits}
+        write_cache(cache, stamp, arrays)
     return arrays, classes
+
+
+def cache_name(image_size=IMAGE_SIZE):
+    """The file in an image folder that holds its images of this many pixels a side, decoded."""
+    return f".decoded-{image_size}x{image_size}.npz"
 
 
 def is_sorted_into_classes(data_dir):
@@ -115,29 +121,32 @@ def find_files(path):
     return found
 
 
-def fingerprint(files, classes):
-    """A hash over every file's path, label, size and time: it changes when the folder does."""
-    digest = hashlib.sha256(repr((CACHE_VERSION, classes)).encode())
+def fingerprint(files, classes, image_size=IMAGE_SIZE):
+    """A hash over every file's path, label, size and time, and what images are resized to: it changes when they do."""
+    digest = hashlib.sha256(repr((CACHE_VERSION, classes, image_size)).encode())
     for split in files:
         for path, label, size, changed in files[split]:
             digest.update(f"{split}/{label}/{size}/{changed}/".encode() + os.fsencode(os.path.basename(path)))
     return digest.hexdigest()
 
 
-def decode(rows):
-    """(uint8 (N, 32, 32, 3), int64 (N,)) of the listed files."""
-    data = np.empty((len(rows), 32, 32, 3), dtype=np.uint8)
-    resized = 0
+def decode(rows, image_size=IMAGE_SIZE):
+    """(uint8 (N, image_size, image_size, 3), int64 (N,)) of the listed files."""
+    data = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8)
+    others = 0
     for i, (path, *_) in enumerate(rows):
-        data[i], was_other_size = read_image(path)
-        resized += was_other_size
-    if resized:
-        log.info("notice: resized %d of %d images to 32x32", resized, len(rows))
+        data[i], was_other_size = read_image(path, image_size)
+        others += was_other_size
+    if others:
+        log.info("notice: resized %d of %d images to %dx%d", others, len(rows), image_size, image_size)
     return data, np.array([row[1] for row in rows], dtype=np.int64)
 
 
-def read_image(path):
-    """(uint8 (32, 32, 3), whether it had another size) of one image file. Raises UserError if it is unreadable."""
+def read_image(path, image_size=IMAGE_SIZE):
+    """(uint8 (image_size, image_size, 3), whether it had another size) of one image file.
+
+    Raises UserError if it is unreadable.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -145,9 +154,15 @@ def read_image(path):
                 image = to_8_bits(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
-    if image.size == (32, 32):
+    if image.size == (image_size, image_size):
         return np.asarray(image), False
-    return np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)), True
+    return resized(image, image_size), True
+
+
+def resized(image, image_size, how=Image.Resampling.BILINEAR):
+    """uint8 (image_size, image_size[, 3]) of a picture, or of uint8 (H, W[, 3]); not the proportions, but all of it."""
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    return np.asarray(image.resize((image_size, image_size), how))
 
 
 def to_8_bits(image):
@@ -159,16 +174,16 @@ def to_8_bits(image):
     return Image.fromarray(np.rint(gray, out=gray).clip(0, 255, out=gray).astype(np.uint8))
 
 
-def read_cache(path, stamp, files):
+def read_cache(path, stamp, files, image_size):
     """The cached arrays, or None where there are none for this state of the folder, whose `files` are {split: rows}."""
     try:
-        cache = read_archive(path, 2**16 + 2 * sum(map(len, files.values())) * 32 * 32 * 3)
+        cache = read_archive(path, 2**16 + 2 * sum(map(len, files.values())) * image_size**2 * 3)
         if str(cache["stamp"]) != stamp:
             return None
         arrays = {split: (cache[f"{split}_data"], cache[f"{split}_targets"]) for split in files}
     except (UserError, KeyError):
         return None  # none yet, or damaged: the images are still there
-    sound = all(data.dtype == np.uint8 and data.shape == (len(files[split]), 32, 32, 3)
+    sound = all(data.dtype == np.uint8 and data.shape == (len(files[split]), image_size, image_size, 3)
                 and np.array_equal(targets, [row[1] for row in files[split]])
                 for split, (data, targets) in arrays.items())
     return arrays if sound else None

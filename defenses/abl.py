@@ -198,13 +198,13 @@ def report(title, tested):
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
-        train, defender, test = load_splits(args.dataset, args.data_dir)
+        train, defender, test = load_splits(args.dataset, args.data_dir, image_size=args.image_size)
         poisoned, trigger = poison_by(args, train)
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
         held_out = evaluation_batches(defender, run.device)
         if args.graph:  # of stage 2, whose images are fewer
             check_graph(run.device, len(poisoned) - round(args.isolation_rate * len(poisoned)), args.batch_size)
-        model = build_model(args.arch, args.width, train.num_classes).to(run.device)
+        model = build_model(args.arch, args.width, train.num_classes, image_size=train.image_size).to(run.device)
 
         run.begin(poisoned)
         shares = start_attack(run, poisoned, trigger)

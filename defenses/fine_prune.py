@@ -22,7 +22,7 @@ from engine.inputs import default_folder, inputs_of, last_within, load_suspect, 
 from engine.progress import progress
 from engine.run import Run
 from engine.training import sgd, train_stage
-from models.pruning import STAGES, fold_mask, mask_of, output_masked, stage_means
+from models.pruning import find_stage, fold_mask, mask_of, output_masked, stage_means
 
 CURVE = ("pruning_curve.csv", "pruning_curve.png")
 COLUMNS = ("pruned", "channel", "activation", "acc", "asr", "robust_acc", "held_out_acc")
@@ -47,9 +47,9 @@ class Row:
                 "held_out_acc": self.held_out.accuracy.as_dict()}
 
 
-def usual_counts(stage, channels):
+def usual_counts(model, stage, channels):
     """Every number of channels at the last stage, where each costs a matrix product; POINTS of them elsewhere."""
-    if stage == STAGES[-1]:
+    if stage == model.stages[-1]:
         return range(channels)
     return [round(channels * step / POINTS) for step in range(POINTS)]
 
@@ -59,8 +59,8 @@ def last_stage_curve(model, order, sets):
 
     sets: the Batches to be scored, None where there are none. The logits are W[:, keep] @ f[keep] + b.
     """
-    features = [batches and stage_means(model, batches, STAGES[-1]) for batches in sets]
-    weight, bias = model.linear.weight.detach(), model.linear.bias.detach()
+    features = [batches and stage_means(model, batches, model.stages[-1]) for batches in sets]
+    weight, bias = model.head.weight.detach(), model.head.bias.detach()
 
     def measure(i, count):
         mask = mask_of(order, count)
@@ -79,7 +79,7 @@ def earlier_stage_curve(model, order, sets, stage):
 def sweep(model, stage, order, activations, test, held_out, counts):
     """[Row] for each of `counts` channels pruned, the first of `order` (C,); activations (C,)."""
     sets = (test.clean, test.triggered, held_out)
-    measure = last_stage_curve(model, order, sets) if stage == STAGES[-1] else \
+    measure = last_stage_curve(model, order, sets) if stage == model.stages[-1] else \
         earlier_stage_curve(model, order, sets, stage)
     rows = []
     for count in progress(sorted(counts), "prune"):
@@ -112,11 +112,11 @@ def choose(rows, max_drop, prune_fraction, channels):
     return rows[0]
 
 
-def counts_of(mode, layer, prune_fraction, channels):
+def counts_of(model, mode, layer, prune_fraction, channels):
     """The numbers of channels that are pruned and scored, the one that the flags ask for among them."""
     if mode == "fine-tune":
         return {0}
-    return {0 if prune_fraction is None else int(prune_fraction * channels), *usual_counts(layer, channels)}
+    return {0 if prune_fraction is None else int(prune_fraction * channels), *usual_counts(model, layer, channels)}
 
 
 def report_pruning(folder, rows, chosen, mode):
@@ -168,7 +168,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("pruning")
     group.add_argument("--mode", choices=("prune", "fine-tune", "fine-prune"), default="fine-prune",
                        help="both halves, or one alone")
-    group.add_argument("--layer", choices=STAGES, default=STAGES[-1], help="stage whose output channels are pruned")
+    group.add_argument("--layer", help="stage whose output channels are pruned (default: the model's last)")
     either = group.add_mutually_exclusive_group()
     either.add_argument("--max-drop", type=flags.fraction, default=0.04,
                         help="largest loss of held-out accuracy that pruning may cost")
@@ -199,11 +199,12 @@ def main(argv=None):
         model, test = suspect.model, suspect.test
         own, held_out = split_defender(suspect.defender, args.val_frac)
         choosing = evaluation_batches(held_out, run.device)
+        args.layer = find_stage(model, args.layer)
 
         run.begin(inputs_of(args.checkpoint, own))
         activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)
         order = activations.argsort(stable=True)
-        counts = counts_of(args.mode, args.layer, args.prune_fraction, len(order))
+        counts = counts_of(model, args.mode, args.layer, args.prune_fraction, len(order))
         rows = sweep(model, args.layer, order, activations, test, choosing, counts)
         chosen = choose(rows, args.max_drop, args.prune_fraction, len(order))
         report_pruning(run.folder, rows, chosen, args.mode)

@@ -118,7 +118,7 @@ def screen_images(args):
     strip = Strip(load_model(args.checkpoint, device).model, stored.pool, stored.overlays, stored.superimpose,
                   stored.seed, device)
     boundary = find_boundaries(stored.entropies, args.frr or stored.frr)[args.boundary or stored.boundary]
-    return screen(find_files(args.images), strip.entropies, boundary)
+    return screen(find_files(args.images), strip.entropies, boundary, strip.pool.shape[1])
 
 
 def places_in(test):

@@ -1,8 +1,12 @@
 """Weights with what made them, and triggers, read without running anything that a stranger's file might hold."""
+from __future__ import annotations
+
 import io
+import math
 import pickle
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +19,8 @@ from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted import check_archive, check_size
 from data.triggers import trigger_from_info, trigger_to_info
-from models import ARCHITECTURES, build_model
+from models import ARCHITECTURES, build_model, recognize
+from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
 
 
 def _numpy_rebuilders():
@@ -36,7 +41,7 @@ NUMPY_REBUILDERS = _numpy_rebuilders()
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 WRAPPERS = ("state_dict", "net", "model")
 SAFE_RELEASE = (2, 10)  # of PyTorch; requirements.txt shuts out what is older
-MAX_WIDTH, MAX_CLASSES = 2**12, 2**16  # far beyond any; a file may claim anything
+MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE = 2**12, 2**16, 2**12  # far beyond any; a file may claim anything
 MAX_FILE = 2**30  # bytes; 45 MB at width 64, 720 MB at width 256
 OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
 
@@ -87,29 +92,31 @@ def load_safetensors(path):
         raise UserError(f"{path}: not a safetensors file ({error})") from None
 
 
-def save_model(path, model, args, metrics, classes=()):
-    """Write `model` (built by models.build_model) with the arguments and the metrics that go with it."""
+def save_model(path: str | Path, model: PixelModel, args: dict, metrics: dict, classes: Sequence[str] = ()) -> None:
+    """Write `model` with its spec, from which it is rebuilt, and the arguments and the metrics that go with it."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save(path, {"state_dict": weights, **model.spec, "classes": list(classes), "args": args, "metrics": metrics})
+    save(path, {"state_dict": weights, "spec": model.spec, "classes": list(classes), "args": args, "metrics": metrics})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A model as loaded, and what its file says about it (empty for a bare state_dict)."""
 
-    model: torch.nn.Module
+    model: PixelModel
     args: dict
     metrics: dict
     classes: tuple
 
 
-def load_model(path, device="cpu", classes=None, **options):
-    """The Checkpoint in `path`: one of ours, or a bare state_dict of the same network, with `module.` prefixes or not.
+def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Sequence[str] | None = None,
+               **options) -> Checkpoint:
+    """The Checkpoint in `path`: one of ours, or a bare state_dict of a network of ours, with `module.` prefixes or not.
 
-    A .safetensors file is read as a bare state_dict. `options` go to models.build_model (norm_layer); the masks and
-    noises of a NoisyBatchNorm2d start at 1 and 0, whatever a file of another ANP may hold. Raises UserError if it is
-    not a checkpoint, its weights do not fit the network (which keys), or it was made for other classes than `classes`,
-    names in label order (of a bare state_dict only their number is known).
+    One of ours is rebuilt from its spec; of a bare state_dict the network is told by its keys and shapes
+    (models.recognize). A .safetensors file is read as a bare state_dict. `options` go to models.build_model
+    (norm_layer); the masks and noises of a NoisyBatchNorm2d start at 1 and 0, whatever a file of another ANP may hold.
+    Raises UserError if it is not a checkpoint, its weights do not fit the network (which keys), or it was made for
+    other classes than `classes`, names in label order (of a bare state_dict only their number is known).
     """
     content = load_safetensors(path) if Path(path).suffix == ".safetensors" else load(path)
     weights = _find_weights(content)
@@ -117,9 +124,10 @@ def load_model(path, device="cpu", classes=None, **options):
         raise UserError(f"{path}: not a checkpoint (expected a state_dict, or a dict that has one under "
                         f"{', '.join(WRAPPERS)})")
     weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
-    meta = content if "arch" in content and weights is not content else {}
+    is_ours = weights is not content and ("spec" in content or "arch" in content)
+    meta = content if is_ours else {}
     own = _classes(path, meta)
-    spec = _spec(path, meta, weights)
+    spec = _check_spec(path, _spec(path, meta, weights))
     with torch.device("meta"):  # a model without memory, since a file may claim to be of any width
         own_weights = build_model(**spec, **options).state_dict()
         needed = 4 * sum(value.numel() for value in own_weights.values())
@@ -135,7 +143,12 @@ def load_model(path, device="cpu", classes=None, **options):
     return found
 
 
-def load_weights(path, model):
+def saved_image_size(path: str | Path | None) -> int | None:
+    """Pixels a side of the images that the model in `path` was trained on; None for no path. Raises UserError."""
+    return load_model(path).model.spec["image_size"] if path else None
+
+
+def load_weights(path: str | Path, model: PixelModel) -> None:
     """Give `model` the weights in `path`, which an earlier stage left. Raises UserError for another network's."""
     found = load_model(path).model
     if found.spec != model.spec:
@@ -143,7 +156,7 @@ def load_weights(path, model):
     model.load_state_dict(found.state_dict())
 
 
-def check_classes(path, found, classes):
+def check_classes(path: str | Path, found: Checkpoint, classes: Sequence[str]) -> None:
     """UserError unless the Checkpoint `found` in `path` was made for `classes`; see load_model."""
     if found.model.spec["num_classes"] != len(classes):
         raise UserError(f"{path}: has {found.model.spec['num_classes']} classes, but the data set has {len(classes)}")
@@ -165,20 +178,52 @@ def _find_weights(content):
 
 
 def _spec(path, meta, weights):
-    """arch, width and num_classes: as the file says, or read off the shapes of a bare state_dict."""
+    """The spec as the file says, not yet checked; of a bare state_dict as models.recognize reads it off the shapes.
+
+    Files from before there was a spec say arch alone beyond doubt; their width and number of classes are the shapes'.
+    """
+    if "spec" in meta:
+        return meta["spec"]
     try:
-        shapes = {"width": weights["conv1.weight"].shape[0], "num_classes": weights["linear.weight"].shape[0]}
-    except (KeyError, IndexError):
-        raise UserError(f"{path}: expected the weights of a CIFAR ResNet-18 (conv1.weight, ..., linear.weight), got "
-                        f"{', '.join(list(weights)[:3]) or 'none'}, ...") from None
-    if not (1 <= shapes["width"] <= MAX_WIDTH and 1 <= shapes["num_classes"] <= MAX_CLASSES):
-        raise UserError(f"{path}: claims to be of width {shapes['width']} with {shapes['num_classes']} classes; "
-                        f"expected 1 to {MAX_WIDTH} and 1 to {MAX_CLASSES}")
-    arch = meta.get("arch", "resnet18")
+        found = recognize(weights)
+    except IndexError:
+        found = None
+    if found is None:
+        raise UserError(f"{path}: expected the weights of one of the networks {', '.join(ARCHITECTURES)} (as a CIFAR "
+                        "ResNet-18's: conv1.weight, ..., linear.weight), got "
+                        f"{', '.join(list(weights)[:3]) or 'none'}, ...")
+    return {**found, "arch": meta.get("arch", found["arch"])}
+
+
+def _check_spec(path, spec):
+    """`spec`, a stranger's perhaps, with what it leaves out filled in. Raises UserError for what no network is of."""
+    if not isinstance(spec, dict):
+        raise UserError(f"{path}: damaged, expected a dict in its spec, got {type(spec).__name__}")
+    spec = {"image_size": IMAGE_SIZE, "mean": MEAN, "std": STD, **spec}
+    arch, sizes = spec.get("arch"), {"width": MAX_WIDTH, "num_classes": MAX_CLASSES, "image_size": MAX_IMAGE_SIZE}
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise UserError(f"{path}: expected one of the networks {', '.join(ARCHITECTURES)}, got "
-                        f"{arch if isinstance(arch, str) else type(arch).__name__}")
-    return {"arch": arch, **shapes}
+                        f"{arch[:60] if isinstance(arch, str) else type(arch).__name__}")
+    if not ARCHITECTURES[arch].has_width:
+        spec["width"] = None
+        del sizes["width"]
+    for name, most in sizes.items():
+        value = spec.get(name)
+        if type(value) is not int or not 1 <= value <= most:
+            shown = value if isinstance(value, (int, float)) else type(value).__name__
+            raise UserError(f"{path}: claims to be of {name} {str(shown)[:60]}; expected 1 to {most}")
+    for name in ("mean", "std"):
+        if not _are_pixel_values(spec[name], name == "std"):
+            raise UserError(f"{path}: damaged, expected three {name}s of pixels, none of them infinite"
+                            f"{', above 0' if name == 'std' else ''}")
+    return {name: spec[name] for name in ("arch", "width", "num_classes", "image_size", "mean", "std")}
+
+
+def _are_pixel_values(values, are_positive):
+    """Whether `values` is a value for each of the three colors that a network can compute with."""
+    return isinstance(values, (list, tuple)) and len(values) == 3 and all(
+        type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e6 and (value > 1e-6 or not are_positive)
+        for value in values)
 
 
 def _classes(path, meta):

@@ -30,7 +30,7 @@ def save_png(file, figure, **options):
 
 
 def image_grid(path, rows, titles):
-    """Rows of images under one another: `rows` is [(label, uint8 (K, 32, 32, 3))], `titles` K texts."""
+    """Rows of images under one another: `rows` is [(label, uint8 (K, H, W, 3))], `titles` K texts."""
     columns = len(titles)
     figure = new_figure(1.25 * columns + 0.9, 1.3 * len(rows) + 0.3)
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -46,7 +46,7 @@ def image_grid(path, rows, titles):
 
 
 def enlarge(change):
-    """A change of pixels, int (n, 32, 32, 3), as a picture: gray where nothing changed, else up to black or white."""
+    """A change of pixels, int (n, H, W, 3), as a picture: gray where nothing changed, else up to black or white."""
     return (128 + change * (127 / max(np.abs(change).max(), 1))).round().astype(np.uint8)
 
 
@@ -215,8 +215,8 @@ def trigger_grid(path, columns):
     """Masks, patterns and their products under one another; `columns` is [(title, PatternTrigger)]."""
     rows = {"mask": [], "pattern": [], "mask x pattern": []}
     for _, trigger in columns:
-        mask = np.broadcast_to(trigger.mask * trigger.alpha, (32, 32, 3))
-        pattern = np.broadcast_to(trigger.pattern, (32, 32, 3))
+        shape = (*trigger.mask.shape[:2], 3)
+        mask, pattern = (np.broadcast_to(part, shape) for part in (trigger.mask * trigger.alpha, trigger.pattern))
         for images, values in zip(rows.values(), (255 * mask, pattern, mask * pattern), strict=True):
             images.append(np.rint(values).astype(np.uint8))
     image_grid(path, [(name, np.stack(images)) for name, images in rows.items()], [title for title, _ in columns])

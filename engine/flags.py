@@ -15,7 +15,7 @@ from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for th
     positive,
     ratio,
 )
-from models import ARCHITECTURES
+from models import ARCHITECTURES, DEFAULT
 
 
 def add_data_flags(parser):
@@ -25,6 +25,9 @@ def add_data_flags(parser):
     group.add_argument("--data-dir", default="data",
                        help="where CIFAR-10 lies or is downloaded to, or an image folder with train/<class>/* and "
                             "test/<class>/* (for a defense <class>/* will do), not for digits")
+    group.add_argument("--image-size", type=integer(8, 1024), metavar="PIXELS",
+                       help="pixels a side that images are resized to (default: those that the given model was "
+                            "trained on, otherwise 32)")
 
 
 def add_run_flags(parser: Parser, default: Callable[[argparse.Namespace], str], resumable: bool = False) -> None:
@@ -50,10 +53,22 @@ def add_device_flags(group):
                        help="on a GPU, the same bits from the same seed, more slowly; a CPU gives them anyway")
 
 
+class ModelFlag(argparse.Action):
+    """Store --arch or --width; an error where both are given and that network has no width."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        setattr(namespace, self.dest, value)
+        if ARCHITECTURES[namespace.arch].has_width:
+            return
+        if namespace.width not in (None, parser.get_default("width")) or self.dest == "width":
+            raise argparse.ArgumentError(self, f"{namespace.arch} has one size, so --width has no effect")
+        namespace.width = None
+
+
 def add_model_flags(parser):
     group = parser.add_argument_group("model")
-    group.add_argument("--arch", choices=ARCHITECTURES, default="resnet18", help="network")
-    group.add_argument("--width", type=integer(1), default=64,
+    group.add_argument("--arch", action=ModelFlag, choices=ARCHITECTURES, default=DEFAULT, help="network")
+    group.add_argument("--width", action=ModelFlag, type=integer(1), default=64,
                        help="channels of the first stage; 64 is the usual ResNet-18, 16 suits two CPU cores")
 
 

@@ -85,7 +85,8 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     """
     found = load_model(args.checkpoint, run.device, **options)  # before the data, whose download a mistake spares
     trigger = find_trigger(args.checkpoint, args.trigger_info) if find else None
-    defender, test = load_clean(args.dataset, args.data_dir)
+    size = args.image_size or found.model.spec["image_size"]
+    defender, test = load_clean(args.dataset, args.data_dir, size)
     check_classes(args.checkpoint, found, test.classes)
     if trigger is None:
         log.info("no trigger is known: ASR is left out")

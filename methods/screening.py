@@ -28,7 +28,7 @@ class Calibration:
     frr: float
     boundary: str
     entropies: list  # of the clean images that it was made from, so that another FRR can still be asked for
-    pool: np.ndarray  # uint8 (M, 32, 32, 3)
+    pool: np.ndarray  # uint8 (M, S, S, 3)
 
 
 STORED = [field.name for field in fields(Calibration) if field.name != "pool"]
@@ -64,16 +64,18 @@ def read_calibration(path, checkpoint):
     pool = read_array(Path(path).with_name(OVERLAYS))
     if stored["checkpoint"] != hash_file(checkpoint):
         raise UserError(f"{path}: calibrated for another model than {checkpoint}")
-    if pool.dtype != np.uint8 or pool.shape[1:] != (32, 32, 3) or len(pool) <= stored["overlays"]:
+    is_square = pool.ndim == 4 and pool.shape[1] == pool.shape[2] > 0 and pool.shape[3] == 3
+    if pool.dtype != np.uint8 or not is_square or len(pool) <= stored["overlays"]:
         raise UserError(f"{path}: its {OVERLAYS} is damaged; defenses.strip without --images makes both anew")
     return Calibration(**stored, pool=pool)
 
 
-def screen(paths, measure, boundary):
+def screen(paths, measure, boundary, image_size):
     """Print a CSV row for each image file: path, entropy, verdict and, where it cannot be read, why.
 
-    measure: uint8 images (N, 32, 32, 3) -> entropies (N,). Rejects an entropy of at most `boundary`. Returns the exit
-    status: 1 if any image is rejected, otherwise 2 if any cannot be read, otherwise 0.
+    measure: uint8 images (N, S, S, 3) -> entropies (N,). image_size: S, to which images are resized. Rejects
+    an entropy of at most `boundary`. Returns the exit status: 1 if any image is rejected, otherwise 2 if any cannot be
+    read, otherwise 0.
     """
     sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be text
     writer, counts = csv.writer(sys.stdout, lineterminator="\n"), {"accepted": 0, "rejected": 0, "error": 0}
@@ -81,7 +83,7 @@ def screen(paths, measure, boundary):
     writer.writerow(["path", "entropy", "verdict", "error"])
     remaining = iter(paths)
     while chunk := list(islice(remaining, AT_ONCE)):
-        images, errors, of_other_size = read_images(chunk)
+        images, errors, of_other_size = read_images(chunk, image_size)
         resized += of_other_size
         entropies = dict(zip(images, measure(np.stack(list(images.values()))), strict=True)) if images else {}
         for path in chunk:
@@ -90,18 +92,18 @@ def screen(paths, measure, boundary):
             writer.writerow([path, f"{entropies[path]:.6f}" if path in entropies else "", verdict,
                              errors.get(path, "")])
     print(f"boundary {boundary:.4f}: {', '.join(f'{count} {name}' for name, count in counts.items())}; {resized} "
-          "resized to 32x32", file=sys.stderr)
+          f"resized to {image_size}x{image_size}", file=sys.stderr)
     if boundary < 0:
         print("notice: the boundary is below 0, so that it rejects nothing", file=sys.stderr)
     return 1 if counts["rejected"] else 2 if counts["error"] else 0
 
 
-def read_images(paths):
-    """({path: uint8 (32, 32, 3)}, {path: why it cannot be read}, how many had another size)."""
+def read_images(paths, image_size):
+    """({path: uint8 (S, S, 3)}, {path: why it cannot be read}, how many had another size than image_size, S)."""
     images, errors, resized = {}, {}, 0
     for path in paths:
         try:
-            images[path], had_other_size = read_image(path)
+            images[path], had_other_size = read_image(path, image_size)
             resized += had_other_size
         except UserError as error:
             errors[path] = str(error)

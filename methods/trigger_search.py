@@ -47,8 +47,8 @@ class Search:
     """The search for one label's trigger: what is optimized, and the smallest mask that worked so far."""
 
     label: int
-    theta_mask: torch.Tensor  # (1, 32, 32)
-    theta_pattern: torch.Tensor  # (3, 32, 32)
+    theta_mask: torch.Tensor  # (1, H, W)
+    theta_pattern: torch.Tensor  # (3, H, W)
     weight: NormWeight = field(default_factory=NormWeight)
     norm: float = math.inf
     mask: torch.Tensor | None = None
@@ -58,13 +58,13 @@ class Search:
     stale: int = 0  # steps since the norm last fell
 
     @classmethod
-    def start(cls, label, generator, device):
-        """From a mask and a pattern that are uniform noise."""
-        thetas = (torch.rand(channels, 32, 32, generator=generator) for channels in (1, 3))
+    def start(cls, label, size, generator, device):
+        """From a mask and a pattern that are uniform noise; size: (H, W) of the images."""
+        thetas = (torch.rand(channels, *size, generator=generator) for channels in (1, 3))
         return cls(label, *(torch.atanh((2 * theta - 1) * (1 - 1e-6)).to(device).requires_grad_() for theta in thetas))
 
     def trigger(self):
-        """(mask (1, 32, 32), pattern (3, 32, 32)) in [0, 1]."""
+        """(mask (1, H, W), pattern (3, H, W)) in [0, 1]."""
         return torch.tanh(self.theta_mask) / 2 + 0.5, torch.tanh(self.theta_pattern) / 2 + 0.5
 
     def note(self, success, threshold, ends, norms):
@@ -91,7 +91,7 @@ def snapshot(searches):
 
 
 def loss_and_hits(model, images, searches):
-    """Summed loss of the searches on `images` (B, 3, 32, 32), and how many of them each sends to its label (L,).
+    """Summed loss of the searches on `images` (B, 3, H, W), and how many of them each sends to its label (L,).
 
     Each search's own loss is the mean cross-entropy to its label plus lambda times its mask's L1 norm; the sum has each
     one's own gradients, since they share nothing that learns.
@@ -115,8 +115,8 @@ def reverse_triggers(model, batches, in_a_step, labels, budget, threshold=0.99, 
     device likes; one that is done leaves the others going. The model's weights get no gradients, and its batch norms
     are folded away. Raises UserError for a loss that is not finite.
     """
-    device = batches.device
-    searches = [Search.start(label, generator, device) for label in labels]
+    device, size = batches.device, batches.images.shape[1:3]
+    searches = [Search.start(label, size, generator, device) for label in labels]
     optimizer = torch.optim.Adam([theta for s in searches for theta in (s.theta_mask, s.theta_pattern)], lr, (0.5, 0.9))
     at_once = max(1, evaluation_batch(device) // batches.batch_size)
     with frozen(folded(model)) as quick:

@@ -1,13 +1,26 @@
 """Channels of a stage's output pruned: a mask while the model is still trained, zero columns once it is done."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 
-STAGES = ("layer1", "layer2", "layer3", "layer4")
+from common.errors import UserError
+from models.base import PixelModel
+
+
+def find_stage(model: PixelModel, name: str | None) -> str:
+    """`name` if it is one of the model's stages, the last for None. Raises UserError, with their names, otherwise."""
+    if name is None:
+        return model.stages[-1]
+    if name not in model.stages:
+        raise UserError(f"--layer: expected a stage of {model.spec['arch']} ({', '.join(model.stages)}), got {name}")
+    return name
 
 
 @contextmanager
-def output_masked(model, stage, mask):
+def output_masked(model: PixelModel, stage: str, mask: torch.Tensor) -> Iterator[PixelModel]:
     """Multiply the output of `stage`, after its ReLU, by mask (C,) of 0 and 1 for as long as the block lasts.
 
     What is masked neither counts nor learns; fold_mask afterwards makes it part of the weights, whatever momentum and
@@ -24,22 +37,14 @@ def output_masked(model, stage, mask):
         handle.remove()
 
 
-def readers(model, stage):
-    """The weights whose second axis is the channels of the output of `stage`; nothing else reads it."""
-    if stage == STAGES[-1]:
-        return [model.linear.weight]
-    block = model.get_submodule(STAGES[STAGES.index(stage) + 1])[0]
-    return [block.conv1.weight, block.shortcut[0].weight]
-
-
-def fold_mask(model, stage, mask):
-    """Set what reads the masked channels to 0, in place: the network of `output_masked`, without a mask."""
-    for weight in readers(model, stage):
+def fold_mask(model: PixelModel, stage: str, mask: torch.Tensor) -> None:
+    """Set what reads the channels with mask (C,) 0 to 0, in place: the network of `output_masked`, without a mask."""
+    for weight in model.readers(stage):
         weight.data[:, mask == 0] = 0
 
 
 @torch.inference_mode()
-def stage_means(model, batches, stage):
+def stage_means(model: PixelModel, batches: Iterable, stage: str) -> torch.Tensor:
     """The output of `stage` averaged over its places, (N, C), for all images of `batches`, in eval mode."""
     means = []
     handle = model.get_submodule(stage).register_forward_hook(
@@ -53,12 +58,12 @@ def stage_means(model, batches, stage):
     return torch.cat(means)
 
 
-def dormant_mask(activations, fraction):
+def dormant_mask(activations: torch.Tensor, fraction: float) -> torch.Tensor:
     """float (C,): 0 for the `fraction` of the channels with the lowest activations (C,), 1 for the others."""
     return mask_of(activations.argsort(stable=True), round(fraction * len(activations)))
 
 
-def mask_of(order, count):
+def mask_of(order: torch.Tensor, count: int) -> torch.Tensor:
     """float (C,): 0 for the first `count` channels of `order`, a permutation (C,), 1 for the others."""
     mask = torch.ones(len(order), device=order.device)
     mask[order[:count]] = 0

@@ -21,7 +21,8 @@ from engine.command import command
 from engine.figures import spread_curves
 
 TRAINING = ("poison_type", "poison_target", "trigger_alpha", "trigger_image", "encoder", "clb_dir", "eval_trigger",
-            "dataset", "data_dir", "arch", "width", *flags.SGD_FLAGS, "milestones", "crop_padding", "flip")
+            "dataset", "data_dir", "image_size", "arch", "width", *flags.SGD_FLAGS, "milestones", "crop_padding",
+            "flip")
 ABL = ("gamma", "lga", "flooding", "unlearn_epochs", "unlearn_lr", "max_drop")
 AXES = {"poison_rate": "poisoning rate", "isolation_epochs": "epochs of isolation", "isolation_rate": "isolation rate"}
 COLUMNS = (*AXES, "seed", "precision", "recall", "none_acc", "none_asr", "filtered_acc", "filtered_asr", "acc", "asr",

@@ -21,7 +21,7 @@ from engine.command import command
 from engine.figures import spread_curves
 from engine.inputs import beneath_model
 
-DATA_SETTINGS = ("dataset", "data_dir")
+DATA_SETTINGS = ("dataset", "data_dir", "image_size")
 MASK_SETTINGS = ("val_frac", "lr", "nb_iter", "print_every", "batch_size", "anp_eps", "anp_steps", "project",
                  "crop_padding", "flip")
 COLUMNS = ("alpha", "seed", "threshold", "pruned", "acc", "asr", "robust_acc", "held_out_acc", "chosen")

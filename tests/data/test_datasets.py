@@ -2,6 +2,7 @@ import urllib.error
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.errors import UserError
 from data.datasets import fixed_permutation, load_splits
@@ -15,6 +16,16 @@ def test_digits_are_the_same_every_time_and_split_by_class():
     counts = np.bincount(test.targets)
     assert counts.min() >= 34 and counts.max() <= 38
     np.testing.assert_array_equal(train.data, load_splits("digits", "elsewhere")[0].data)
+
+
+@pytest.mark.parametrize("size", [16, 48])
+def test_digits_have_the_size_that_is_asked_for_and_stay_the_same_digits(size):
+    usual, other = (load_splits("digits", "", image_size=image_size)[0] for image_size in (None, size))
+    assert other.data.shape == (1294, size, size, 3) and other.image_size == size
+    np.testing.assert_array_equal(usual.targets, other.targets)
+    back = np.stack([np.asarray(Image.fromarray(image).resize((32, 32))) for image in other.data[:50]]).astype(int)
+    apart = np.abs(back[:, None] - usual.data[None, :50]).mean(axis=(2, 3, 4))
+    assert (apart.argmin(axis=1) == np.arange(50)).all()
 
 
 def test_attacker_defender_and_test_share_no_digit():
@@ -55,3 +66,5 @@ def test_cifar_by_torchvision_becomes_image_sets(monkeypatch, tmp_path):
     train, held_out, test = load_splits("cifar10", tmp_path)
     assert (len(train), len(held_out), len(test)) == (18, 2, 10)
     assert train.targets.dtype == np.int64 and train.name == "cifar10" and train.num_classes == 10
+    assert train.data.shape[1:] == (32, 32, 3)
+    assert load_splits("cifar10", tmp_path, image_size=24)[0].data.shape == (18, 24, 24, 3)

@@ -80,7 +80,9 @@ def test_a_pattern_whose_opacity_is_no_number_is_refused():
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [
-    ("secret.weight", torch.zeros(3 * 64 * 64, 8), r"does not fit an encoder for 32x32 images: secret.weight"),
+    ("secret.weight", torch.zeros(3 * 64 * 64, 8), r"does not fit an encoder for 64x64 images: secret.bias"),
+        ("secret.weight", torch.zeros(3 * 40 * 40, 8), "multiples of 16 pixels, got 40"),
+        ("secret.weight", torch.zeros(1).expand(3 * 2**20, 64), "at most 67108864 weights"),
     ("down.1.weight", torch.zeros(4, 4, 5, 5), "does not fit"),
     ("down.1.weight", torch.full((4, 4, 3, 3), torch.nan), "values that it cannot have"),
     ("more", torch.zeros(1), "unexpected more"),

@@ -22,7 +22,7 @@ def test_second_start_decodes_nothing_and_a_changed_folder_is_read_anew(image_fo
     folder = image_folder()
     first, _ = load_train_and_test("cifar10", folder)
     decoded = []
-    monkeypatch.setattr(reader, "decode", lambda rows, decode=reader.decode: decoded.append(1) or decode(rows))
+    monkeypatch.setattr(reader, "decode", lambda *args, decode=reader.decode: decoded.append(1) or decode(*args))
     again, _ = load_train_and_test("cifar10", folder)
     assert not decoded
     np.testing.assert_array_equal(first.data, again.data)
@@ -41,7 +41,7 @@ def test_second_start_decodes_nothing_and_a_changed_folder_is_read_anew(image_fo
 def test_a_damaged_cache_is_read_anew(image_folder):
     folder = image_folder()
     first, _ = load_train_and_test("cifar10", folder)
-    cache = folder / reader.CACHE
+    cache = folder / reader.cache_name()
     cache.write_bytes(cache.read_bytes()[:1000])
     again, _ = load_train_and_test("cifar10", folder)
     np.testing.assert_array_equal(first.data, again.data)
@@ -54,6 +54,20 @@ def test_other_sizes_are_resized_with_a_notice_and_other_files_ignored_with_one(
         train, _ = load_train_and_test("cifar10", folder)
     assert train.data.shape == (12, 32, 32, 3)
     assert "resized 12 of 12 images" in caplog.text and "ignored 1 entries" in caplog.text
+
+
+def test_images_of_another_size_are_resized_and_cached_beside_those_of_the_usual_one(image_folder, monkeypatch):
+    folder = image_folder(size=(64, 64))
+    usual, large = (load_train_and_test("cifar10", folder, size)[0] for size in (None, 48))
+    assert usual.data.shape == (12, 32, 32, 3) and large.data.shape == (12, 48, 48, 3)
+    expected = Image.open(folder / "train/cat/0000.png").resize((48, 48), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(large.data[0], np.asarray(expected))
+    monkeypatch.setattr(reader, "decode", None)  # from here on the caches alone
+    for size, before in ((None, usual), (48, large)):
+        np.testing.assert_array_equal(load_train_and_test("cifar10", folder, size)[0].data, before.data)
+    (folder / reader.cache_name(48)).replace(folder / reader.cache_name(40))
+    with pytest.raises(TypeError):  # a cache of another size is not one of this size
+        load_train_and_test("cifar10", folder, 40)
 
 
 def test_grey_and_transparent_pictures_become_rgb(image_folder):
@@ -125,7 +139,7 @@ def test_bad_folders_are_refused_by_name(image_folder, damage, named):
     damage(folder)
     with pytest.raises(UserError, match=named):
         load_splits("cifar10", folder)
-    assert not (folder / reader.CACHE).exists()
+    assert not (folder / reader.cache_name()).exists()
 
 
 def test_one_class_is_refused(image_folder):

@@ -44,7 +44,7 @@ def test_a_planted_dormant_channel_goes_first(network, images, test_images):
     batches = Batches(images, 16)
     activations = stage_means(network, batches, "layer4").mean(0)
     order = activations.argsort()
-    rows = sweep(network, "layer4", order, activations, test_images, batches, usual_counts("layer4", 16))
+    rows = sweep(network, "layer4", order, activations, test_images, batches, usual_counts(network, "layer4", 16))
     assert order[0] == rows[1].channel == 11 and rows[1].activation == 0
     assert [row.count for row in rows] == list(range(16))
     assert rows[1].test == rows[0].test and rows[1].held_out == rows[0].held_out
@@ -142,7 +142,7 @@ def test_without_a_trigger_asr_is_left_out(small_run, tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--layer", "layer9"], "--layer: invalid choice"),
+    (["--layer", "layer9"], "--layer: expected a stage of resnet18 (layer1, layer2, layer3, layer4), got layer9"),
     (["--prune-fraction", "1"], "--prune-fraction: expected a fraction in [0, 1), got 1"),
     (["--val-frac", "0.1"], "--val-frac 0.1: expected a share that leaves"),
     (["--mode", "fine-tune", "--max-drop", "0.1"], "--max-drop: means nothing for --mode fine-tune"),

@@ -37,7 +37,45 @@ def test_a_model_comes_back_with_what_made_it(net, tmp_path):
     assert (again.args, again.metrics, again.classes) == ({"lr": 0.1}, {"asr": 1.0}, ("a", "b"))
     assert again.model.spec == net.spec
     plain = torch.load(tmp_path / "m.th", weights_only=True)
-    assert {"state_dict", "arch", "width", "num_classes", "args", "metrics"} <= set(plain)
+    assert set(plain) == {"state_dict", "spec", "classes", "args", "metrics"} and plain["spec"] == net.spec
+
+
+def test_a_model_is_rebuilt_from_its_spec_alone(tmp_path):
+    """Its mean, std and size are in no shape of its weights."""
+    net = build_model("resnet18", 4, 10, image_size=48, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 1))
+    checkpoint.save_model(tmp_path / "m.th", net, {}, {})
+    again, pixels = checkpoint.load_model(tmp_path / "m.th").model, torch.rand(2, 3, 48, 48)
+    assert again.spec == net.spec and again.spec["image_size"] == 48
+    assert torch.equal(again.eval()(pixels), net.eval()(pixels))
+    assert checkpoint.saved_image_size(tmp_path / "m.th") == 48 and checkpoint.saved_image_size(None) is None
+
+
+def test_a_file_from_before_there_was_a_spec_loads(net, tmp_path):
+    torch.save({"state_dict": net.state_dict(), "arch": "resnet18", "width": 4, "num_classes": 10, "classes": ["a"],
+                "args": {"lr": 1}, "metrics": {}}, tmp_path / "m.th")
+    again = checkpoint.load_model(tmp_path / "m.th")
+    assert again.model.spec == net.spec and again.args == {"lr": 1} and again.classes == ("a",)
+    assert torch.equal(again.model.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"arch": "vgg99"}, "expected one of the networks resnet18, got vgg99"), ({"arch": None}, "got NoneType"),
+    ({"width": 8}, r"conv1.weight is \(4, 3, 3, 3\), expected \(8, 3, 3, 3\)"),
+    ({"width": 10**9}, "claims to be of width 1000000000; expected 1 to 4096"), ({"width": True}, "width True"),
+    ({"num_classes": 0}, "num_classes 0"), ({"image_size": "32"}, "image_size str"),
+    ({"mean": (0, 0)}, "three means"), ({"mean": (0, 0, float("nan"))}, "three means"),
+    ({"std": (1, 1, 0)}, "three stds of pixels, .* above 0"), ({"std": 1}, "three stds")])
+def test_a_spec_that_no_network_has_is_refused(net, tmp_path, change, named):
+    checkpoint.save(tmp_path / "m.th", {"state_dict": net.state_dict(), "spec": net.spec | change})
+    with pytest.raises(UserError, match=named):
+        checkpoint.load_model(tmp_path / "m.th")
+
+
+@pytest.mark.parametrize("spec", [None, [], {}, "resnet18"])
+def test_what_is_no_spec_is_refused(net, tmp_path, spec):
+    checkpoint.save(tmp_path / "m.th", {"state_dict": net.state_dict(), "spec": spec})
+    with pytest.raises(UserError, match=r"m\.th: (damaged, expected a dict|expected one of the networks)"):
+        checkpoint.load_model(tmp_path / "m.th")
 
 
 @pytest.mark.parametrize("wrap", [
@@ -221,7 +259,7 @@ def test_classes_that_are_no_names_are_refused(net, tmp_path, classes):
 def test_odd_networks_are_refused_in_a_short_line(tmp_path, change, recwarn):
     path = tmp_path / "model.th"
     model = build_model("resnet18", 1, 2)
-    checkpoint.save(path, {"state_dict": model.state_dict(), **model.spec, "classes": [], "args": {}, "metrics": {},
+    checkpoint.save(path, {"state_dict": model.state_dict(), "arch": "resnet18", "classes": [], "args": {}, "metrics": {},
                            **change})
     with pytest.raises(UserError) as refused:
         checkpoint.load_model(path)

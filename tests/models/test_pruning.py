@@ -2,11 +2,15 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from data.batches import Batches
 from data.datasets import ImageSet
 from engine.evaluation import predict
 from models import build_model
-from models.pruning import STAGES, dormant_mask, fold_mask, output_masked, stage_means
+from models.pruning import dormant_mask, find_stage, fold_mask, output_masked, stage_means
+from models.resnet import ResNet
+
+STAGES = ResNet.stages
 
 
 @pytest.fixture
@@ -62,6 +66,12 @@ def test_means_are_those_of_the_stage(network, images, stage):
     for name in STAGES[:STAGES.index(stage) + 1]:
         x = network.get_submodule(name)(x)
     torch.testing.assert_close(found, x.mean((2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_stage_is_found_by_name_and_the_last_without_one(network):
+    assert find_stage(network, None) == "layer4" and find_stage(network, "layer2") == "layer2"
+    with pytest.raises(UserError, match=r"--layer: expected a stage of resnet18 \(layer1, .*, layer4\), got layer9"):
+        find_stage(network, "layer9")
 
 
 def test_the_least_active_share_is_dormant():

@@ -3,7 +3,7 @@ from torch import nn
 
 import models
 from models import build_model
-from models.resnet import MEAN
+from models.base import MEAN
 
 
 def test_full_width_is_the_well_known_cifar_resnet18():
@@ -40,5 +40,6 @@ def test_features_are_the_post_relu_maps_that_the_linear_layer_averages():
 
 def test_built_in_channels_last_with_what_a_checkpoint_needs():
     net = build_model("resnet18", 4, 7)
-    assert net.spec == {"arch": "resnet18", "width": 4, "num_classes": 7}
+    assert net.spec == {"arch": "resnet18", "width": 4, "num_classes": 7, "image_size": 32,
+                        "mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
     assert net.layer2[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)

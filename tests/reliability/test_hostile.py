@@ -32,8 +32,8 @@ from data.triggers import read_trigger_image
 from defenses import fine_prune
 from defenses import strip as detect_strip
 from engine.attack import load_encoder
-from engine.inherit import inherit
 from engine.checkpoint import load_model, load_trigger
+from engine.inherit import inherit
 from methods.screening import read_calibration
 from reporting.found import find_runs
 from reporting.log import read_log
@@ -276,12 +276,12 @@ def test_yaml_that_its_own_constructors_trip_over_is_one_line(text, spoilt):
 
 
 def test_a_cache_that_does_not_fit_its_folder_is_not_used(image_folder):
-    from data.image_folder import CACHE, fingerprint, list_files, read_image_folder
+    from data.image_folder import cache_name, fingerprint, list_files, read_image_folder
     folder = image_folder()
     arrays, classes = read_image_folder(folder)
     stamp = fingerprint({split: list_files(folder / split, classes) for split in arrays}, classes)
     for data in (np.zeros((3, 32, 32, 3), np.uint8), np.zeros((12, 32, 32, 3)), np.zeros(12, np.uint8)):
-        np.savez(folder / CACHE, stamp=np.array(stamp), **{f"{split}_{part}": data if part == "data" else targets
+        np.savez(folder / cache_name(), stamp=np.array(stamp), **{f"{split}_{part}": data if part == "data" else targets
                  for split, (_, targets) in arrays.items() for part in ("data", "targets")})
         again, _ = read_image_folder(folder)
         for split in arrays:

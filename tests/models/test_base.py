@@ -1,0 +1,100 @@
+"""Every network keeps the face that methods rely on; a new row in ARCHITECTURES is tested by being there."""
+import pytest
+import torch
+from torch import nn
+
+from models import ARCHITECTURES, build_model, recognize
+from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers
+from models.pruning import fold_mask, output_masked
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def network(request):
+    """A small network of each architecture, with statistics that change what goes through it."""
+    torch.manual_seed(0)
+    model = build_model(request.param, 2, 4)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.bias.data.normal_(0, 0.3)
+    return model.eval()
+
+
+def pixels(size=32):
+    return torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def test_normalization_by_its_own_constants_is_the_first_step(network):
+    other = build_model(**network.spec | {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}).eval()
+    other.load_state_dict(network.state_dict())
+    mean, std = (torch.tensor(network.spec[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    torch.testing.assert_close(other((pixels() - mean) / std / 4 + 0.5), network(pixels()), rtol=1e-4, atol=1e-4)
+    assert not {"mean", "std"} & set(network.state_dict())
+
+
+def test_the_head_reads_the_features_mean_over_places(network):
+    features = network.features(pixels())
+    assert torch.equal(features, network.stage_outputs(pixels(), len(network.stages))[-1])
+    by_hand = features.mean((2, 3)) @ network.head.weight.T + network.head.bias
+    torch.testing.assert_close(network(pixels()), by_hand, rtol=1e-4, atol=1e-5)
+    assert f"{network.head_name}.weight" in network.state_dict()
+
+
+def test_stage_outputs_are_what_the_stages_give(network):
+    caught = []
+    for name in network.stages[:2]:
+        network.get_submodule(name).register_forward_hook(lambda module, inputs, output: caught.append(output))
+    network(pixels())
+    passed = caught.copy()
+    outputs = network.stage_outputs(pixels(), 2)
+    assert len(outputs) == 2 and all(torch.equal(a, b) for a, b in zip(outputs, passed, strict=True))
+
+
+def test_what_reads_a_stage_is_all_that_reads_it(network):
+    for stage, output in zip(network.stages, network.stage_outputs(pixels(), len(network.stages)), strict=True):
+        mask, weights = torch.arange(output.shape[1]) % 2 * 1.0, {k: v.clone() for k, v in network.state_dict().items()}
+        untouched = network(pixels())
+        with output_masked(network, stage, mask):
+            masked = network(pixels())
+        fold_mask(network, stage, mask)
+        torch.testing.assert_close(network(pixels()), masked, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(untouched, masked, atol=1e-4)
+        network.load_state_dict(weights)
+    with pytest.raises(ValueError):
+        network.readers("no stage")
+
+
+def test_the_last_block_adds_its_norm_to_its_shortcut(network):
+    last, caught = network.last_block, {}
+    for part in filter(None, (last.conv, last.norm, last.block)):
+        network.get_submodule(part).register_forward_hook(
+            lambda module, inputs, output, part=part: caught.update({part: (inputs[0].clone(), output.clone())}))
+    features = network.features(pixels())
+    assert torch.equal(caught[last.norm][0], caught[last.conv][1])
+    total = caught[last.norm][1]
+    if last.shortcut is not None:
+        total = total + network.get_submodule(last.shortcut)(caught[last.block][0])
+    assert (total < 0).any()
+    torch.testing.assert_close(total.relu(), features)
+
+
+def test_it_is_recognized_and_rebuilt(network):
+    weights = network.state_dict()
+    assert recognize(weights) == {name: network.spec[name] for name in ("arch", "width", "num_classes")}
+    again = build_model(**network.spec).eval()
+    again.load_state_dict(weights)
+    assert torch.equal(again(pixels()), network(pixels())) and again.spec == network.spec
+
+
+def test_its_batch_norms_are_of_the_kind_that_is_asked_for(network):
+    noisy = build_model(**network.spec, norm_layer=NoisyBatchNorm2d).eval()
+    norms = [name for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert [name for name, _ in noisy_layers(noisy)] == norms and norms
+    missing, unexpected = noisy.load_state_dict(network.state_dict(), strict=False)
+    assert not unexpected and all("neuron_" in name for name in missing)
+    assert torch.equal(noisy(pixels()), network(pixels()))
+
+
+@pytest.mark.parametrize("size", [16, 32, 48, 65])
+def test_images_of_any_size_pass(network, size):
+    assert network(pixels(size)).shape == (3, 4) and network(pixels(size)).isfinite().all()
