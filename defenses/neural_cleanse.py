@@ -169,7 +169,7 @@ def main(argv=None):
                                                run.device)
         check_clean_images(defender)
         model, classes, true = suspect.model, defender.classes, find_trigger(args.checkpoint, args.trigger_info)
-        true = true and true.fixed  # one that differs from image to image has no mask to compare with
+        true = true and true.as_pattern()  # one that differs from image to image has no mask to compare with
 
         run.begin(inputs_of(args.checkpoint, defender))
         machine.set_cudnn_benchmark(False)  # labels that are done leave the batch, so that it takes up to ten sizes

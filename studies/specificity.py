@@ -16,13 +16,13 @@ import numpy as np
 
 from common.errors import UserError
 from data.datasets import ImageSet
-from data.encoder_trigger import paste, psnr, shared_energy
 from engine import flags
 from engine.command import command
 from engine.evaluation import evaluate, evaluation_batches, score
 from engine.figures import enlarge, image_grid
 from engine.inputs import default_folder, find_trigger, load_suspect
 from engine.run import Run
+from methods.residuals import paste, psnr, shared_energy
 
 LEAVES = ("specificity.png",)
 log = logging.getLogger("backdoor")
