@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from common.errors import UserError
 from data.batches import Batches, send
 from data.datasets import load_splits
-from data.encoder_trigger import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret, paste, psnr, shared_energy
+from data.triggers.encoder import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret
 from engine import checkpoint, flags
 from engine.checkpoint import load_model, saved_image_size
 from engine.command import command
@@ -30,6 +30,7 @@ from engine.inputs import inputs_of
 from engine.progress import progress
 from engine.run import Run
 from engine.training import check_finite
+from methods.residuals import paste, psnr, shared_energy
 from models.steganography import Decoder, Encoder
 
 LEAVES = ("encoder.th", "encoded_examples.png")

@@ -1,8 +1,13 @@
 """A whole ImageSet on the device, handed out in batches that are cropped and flipped there, whole."""
+from __future__ import annotations
+
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+
+from data.datasets import ImageSet
 
 RESIDENT = 0.5  # of a GPU's free memory; the rest is the model's and its activations'
 
@@ -10,7 +15,7 @@ RESIDENT = 0.5  # of a GPU's free memory; the rest is the model's and its activa
 class Batches:
     """Iterate over (images, labels) batches of an ImageSet that lives on `device` as uint8.
 
-    images: float32 (B, 3, 32, 32) in [0, 1], channels_last. labels: int64 (B,). With `generator` (a CPU generator,
+    images: float32 (B, 3, H, W) in [0, 1], channels_last. labels: int64 (B,). With `generator` (a CPU generator,
     so that the draws are the same on every device) each pass is shuffled anew; without it the order is fixed and
     nothing is augmented. `crop_padding` p crops each image out of itself with p black pixels added on every side,
     `flip` mirrors it by a coin; every image has draws of its own. `draws` makes a pass that many images drawn with
@@ -20,8 +25,9 @@ class Batches:
     NumPy has mapped) and go over batch by batch, through pinned memory; `resident` says so in advance.
     """
 
-    def __init__(self, image_set, batch_size, device="cpu", generator=None, crop_padding=0, flip=False, draws=None,
-                 resident=None):
+    def __init__(self, image_set: ImageSet, batch_size: int, device: torch.device | str = "cpu",
+                 generator: torch.Generator | None = None, crop_padding: int = 0, flip: bool = False,
+                 draws: int | None = None, resident: bool | None = None) -> None:
         self.device = torch.device(device)
         self.resident = fits(image_set.data.nbytes, self.device) if resident is None else resident
         self.images = torch.from_numpy(image_set.data)
@@ -33,14 +39,14 @@ class Batches:
         self.draws = draws
 
     @property
-    def num_images(self):
+    def num_images(self) -> int:
         """Images in a pass."""
         return self.draws or len(self.labels)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return math.ceil(self.num_images / self.batch_size)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All draws of a pass come first, so that they do not depend on how far it is consumed."""
         size, order, places, offsets, flips = self.num_images, None, None, None, None
         if self.generator:
@@ -68,24 +74,24 @@ class Batches:
         return send(function(*sizes, generator=self.generator), self.device)
 
 
-def send(tensor, device):
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor brought from the CPU to the device, to a GPU through pinned memory, so that neither waits."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
-def fits(size, device):
+def fits(size: int, device: torch.device) -> bool:
     """Whether `size` bytes of images may stay on the device."""
     return device.type != "cuda" or size <= RESIDENT * torch.cuda.mem_get_info(device)[0]
 
 
-def to_pixels(images):
-    """uint8 (B, 32, 32, 3) to float32 (B, 3, 32, 32) in [0, 1]; a permuted view, which is what channels_last is."""
+def to_pixels(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [0, 1]; a permuted view, which is what channels_last is."""
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
-def crop(images, offsets, padding):
+def crop(images: torch.Tensor, offsets: torch.Tensor, padding: int) -> torch.Tensor:
     """Crop each of uint8 (B, H, W, 3) at its own offset (B, 2) out of itself padded with black; one gather for all."""
     height, width = images.shape[1:3]
     padded = F.pad(images, (0, 0, padding, padding, padding, padding))
@@ -95,6 +101,6 @@ def crop(images, offsets, padding):
     return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def mirror(images, flips):
+def mirror(images: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
     """uint8 (B, H, W, 3) with those where flips (B,) is true mirrored left to right."""
     return torch.where(flips[:, None, None, None], images.flip(2), images)

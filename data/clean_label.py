@@ -1,10 +1,12 @@
 """The clean-label training set on disk: what generate_clb_attack.py writes and train_backdoor.py reads.
 
-data.npy uint8 (N, 32, 32, 3), label.npy int64 (N,), backdoor_list.npy int64 (n,), and what the homework does not
+data.npy uint8 (N, H, W, 3), label.npy int64 (N,), backdoor_list.npy int64 (n,), and what the homework does not
 have: trigger.npz, the trigger that was stamped, and manifest.json, which attacker's images it was made from.
 """
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,25 +14,26 @@ from PIL import Image
 from common.errors import UserError
 from common.files import atomic_file, write_array, write_json
 from common.untrusted import read_archive, read_array, read_json
+from data.datasets import ImageSet
 from data.triggers import PatternTrigger, build_trigger
 
 
 class CIFAR10CLB:
     """The clean-label training set in `root`, shaped like torchvision's CIFAR10.
 
-    data: uint8 (N, 32, 32, 3). targets: list of N ints. backdoor_list: int64 indices of the poisoned images, empty
+    data: uint8 (N, H, W, 3). targets: list of N ints. backdoor_list: int64 indices of the poisoned images, empty
     where the folder does not say. Raises UserError for files that are missing or not that.
     """
 
-    def __init__(self, root, transform=None):
+    def __init__(self, root: str | Path, transform: Callable[[Image.Image], Any] | None = None) -> None:
         root = Path(root)
         if not root.is_dir():
             raise UserError(f"{root}: no such clean-label folder; generate_clb_attack.py makes one")
         self.transform = transform
         self.data, labels = read_array(root / "data.npy"), read_array(root / "label.npy")
-        shape_fits = self.data.shape[1:] == (32, 32, 3) and len(self.data) > 0
+        shape_fits = self.data.ndim == 4 and self.data.shape[3] == 3 and self.data.size > 0
         _expect(root / "data.npy", self.data, self.data.dtype == np.uint8 and shape_fits,
-                "uint8 (N, 32, 32, 3), N at least 1")
+                "uint8 (N, H, W, 3), N at least 1")
         _expect(root / "label.npy", labels, labels.dtype.kind in "iu" and labels.shape == self.data.shape[:1],
                 f"{len(self.data)} integers, one for each image")
         self.targets = labels.astype(np.int64).tolist()
@@ -41,10 +44,11 @@ class CIFAR10CLB:
                     bool(((listed >= 0) & (listed < len(self))).all()), f"indices below {len(self)}")
         self.backdoor_list = listed.astype(np.int64)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """(image, as a PIL image or what `transform` makes of it, label)."""
         image = Image.fromarray(self.data[index])
         return (image if self.transform is None else self.transform(image)), self.targets[index]
 
@@ -54,7 +58,8 @@ def _expect(path, array, good, expected):
         raise UserError(f"{path}: expected {expected}, got {array.dtype} {array.shape}")
 
 
-def save_clean_label(root, image_set, trigger, manifest):
+def save_clean_label(root: str | Path, image_set: ImageSet, trigger: PatternTrigger,
+                     manifest: Mapping[str, Any]) -> None:
     """Write an ImageSet whose `poisoned` images carry `trigger` (a PatternTrigger); `manifest` last of all."""
     root = Path(root)
     write_array(root / "data.npy", image_set.data)
@@ -65,7 +70,7 @@ def save_clean_label(root, image_set, trigger, manifest):
     write_json(root / "manifest.json", manifest)
 
 
-def load_clean_label(root, clean_train, target):
+def load_clean_label(root: str | Path, clean_train: ImageSet, target: int) -> tuple[ImageSet, PatternTrigger]:
     """(poisoned training ImageSet, Trigger) of the folder `root`, in place of `clean_train`.
 
     A folder without a manifest, made by another program in the homework's format, is taken with the four-corner
@@ -80,6 +85,10 @@ def load_clean_label(root, clean_train, target):
     if manifest and manifest["made_from"] != clean_train.fingerprint():
         raise UserError(f"{root}: made from other images ({manifest['dataset']}) than the attacker's part of "
                         f"{clean_train.name}; make it anew with generate_clb_attack.py, or give --clb-dir")
+    size = clean_train.data.shape[1:3]
+    if found.data.shape[1:3] != size:
+        raise UserError(f"{Path(root) / 'data.npy'}: expected images of {size[1]}x{size[0]} as {clean_train.name} has, "
+                        f"got {found.data.shape[2]}x{found.data.shape[1]}")
     if targets.min() < 0 or targets.max() >= clean_train.num_classes:
         raise UserError(f"{Path(root) / 'label.npy'}: expected labels 0 to {clean_train.num_classes - 1}, got "
                         f"{targets.min()} to {targets.max()}")
@@ -89,7 +98,7 @@ def load_clean_label(root, clean_train, target):
     flags = np.zeros(len(targets), dtype=bool)
     flags[found.backdoor_list] = True
     image_set = replace(clean_train, data=found.data, targets=targets, original=targets, poisoned=flags)
-    return image_set, _read_trigger(root, target) if manifest else build_trigger("clean-label", target)
+    return image_set, _read_trigger(root, target) if manifest else build_trigger("clean-label", target, size=size)
 
 
 def _read_manifest(root):

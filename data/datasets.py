@@ -1,19 +1,21 @@
 """Where images come from: CIFAR-10, an image folder, or scikit-learn's digits, all as one ImageSet."""
 import hashlib
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from common.errors import UserError
 from data.image_folder import IMAGE_SIZE, SPLITS, WHOLE, is_sorted_into_classes, read_image_folder, resized
-from data.poison_cifar import split_dataset
 
 # torchvision and scikit-learn are imported where they are used: each takes longer than the rest of a script's start.
 DATASETS = ("cifar10", "digits")
 SHUFFLE_FILE = Path(__file__).with_name("cifar_shuffle.txt")
 SPLIT_SEED = 0
+DataSet = TypeVar("DataSet")  # an ImageSet, or torchvision's CIFAR10 and what is shaped like it
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,26 @@ class ImageSet:
         """The images at `indices` (ints or a bool mask), as a new ImageSet."""
         return replace(self, data=self.data[indices], targets=self.targets[indices],
                        poisoned=self.poisoned[indices], original=self.original[indices])
+
+
+def split_dataset(dataset: DataSet, val_frac: float, perm: np.ndarray) -> tuple[DataSet, DataSet]:
+    """Split into (attacker's, defender's): the defender gets the first int(val_frac * N) of `perm`.
+
+    perm: (N,) indices, np.loadtxt("data/cifar_shuffle.txt", dtype=int) for CIFAR-10. Returns two data sets of the
+    same kind as `dataset`, which is left as it is.
+    """
+    held_out = int(val_frac * len(dataset.targets))
+    return take(dataset, perm[held_out:]), take(dataset, perm[:held_out])
+
+
+def take(data_set: DataSet, indices: np.ndarray) -> DataSet:
+    """The rows at `indices` (ints (n,) or a bool mask (N,)) of an ImageSet or of a torchvision-like data set, as a new
+    one."""
+    if is_dataclass(data_set):
+        return data_set.subset(indices)
+    taken = copy(data_set)
+    taken.data, taken.targets = data_set.data[indices], np.asarray(data_set.targets)[indices].tolist()
+    return taken
 
 
 def load_splits(dataset, data_dir, val_frac=0.1, image_size=None):

@@ -225,7 +225,7 @@ def main(argv=None):
         check_clean_images(suspect.defender)
         classes = suspect.defender.classes
         # A trigger that differs from image to image has no mask to compare with.
-        true = None if suspect.trigger is None else suspect.trigger.fixed
+        true = None if suspect.trigger is None else suspect.trigger.as_pattern()
 
         run.begin(suspect)
         by_seed, rows, flagged = search(run, args, suspect.model, suspect.defender)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from data.triggers import ATTACKS
 
-POISON_TYPES = ("benign", *ATTACKS, "issba")
+POISON_TYPES = tuple(ATTACKS)
 
 ATTACK, INGREDIENT, REPAIR, VERDICT, STUDY, REPORT = "attack", "ingredient", "repair", "verdict", "study", "report"
 

@@ -1,10 +1,10 @@
 """Every flag that more than one script has, declared once, with the checks that need no data."""
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from common.errors import UserError
 from data.datasets import DATASETS
-from data.triggers import ATTACKS
+from data.triggers import ATTACKS, Flag
 from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
     Parser,
     fraction,
@@ -169,49 +169,83 @@ def check_target(target, classes):
                         f"({classes[-1]}), got {target}")
 
 
-def add_trigger_flags(parser):
+def add_trigger_flags(parser: Parser):
+    """The target and the pattern; returns the group."""
     group = parser.add_argument_group("trigger")
     group.add_argument("--poison-target", type=integer(0), default=0,
                        help="number of the class that the attacker wants; classes are numbered from 0 in sorted order")
+    own = "".join(f"{attack.alpha:g} for {name}, " for name, attack in ATTACKS.items() if attack.alpha != 1)
     group.add_argument("--trigger-alpha", type=fraction,
-                       help="opacity of the trigger (default: 0.2 for blend, 1 for the others and for --trigger-image)")
+                       help=f"opacity of the trigger (default: {own}1 for the others and for --trigger-image)")
     group.add_argument("--trigger-image", metavar="FILE.png",
-                       help="32x32 RGBA picture in place of the attack's own pattern; its alpha channel is mask times "
-                            "opacity")
+                       help="RGBA picture of the images' size (32x32) in place of the attack's own pattern; its alpha "
+                            "channel is mask times opacity")
     return group
 
 
-def add_poison_flags(parser, rate=True, types=(*ATTACKS, "issba", "benign")):
-    """rate: whether --poison-rate is among them; a sweep over it has its own. types: the attacks to choose from."""
+def add_poison_flags(parser: Parser, rate: bool = True, types: Collection[str] = tuple(ATTACKS)) -> None:
+    """The attack and what it takes.
+
+    rate: whether --poison-rate is among them; a sweep over it has its own. types: the attacks to choose from.
+    """
     group = add_trigger_flags(parser)
     group.add_argument("--poison-type", choices=types, default="badnets", help="attack")
     if rate:
-        group.add_argument("--poison-rate", type=fraction,
-                           help="for badnets, blend and issba: share of the images outside the target class to poison "
-                                "(default: 0.05, for issba 0.1)")
-    group.add_argument("--encoder", metavar="FILE.th",
-                       help="for issba: what attacks.issba_encoder left (default: output/issba-encoder/encoder.th)")
-    parser.set_defaults(clb_dir=None, eval_trigger=None)
-    if "clean-label" in types:
-        group.add_argument("--clb-dir", help="for clean-label: what generate_clb_attack.py left (default: "
-                                             "data/clean-label/0.1)")
-    if "benign" in types:
-        group.add_argument("--eval-trigger", choices=ATTACKS,
-                           help="for benign: trigger that the ASR floor is measured with (default: badnets)")
+        group.add_argument("--poison-rate", type=fraction, help=rate_help(types))
+    for name, users in own_flags().items():
+        used = [attack for attack in users if attack in types]
+        if used:
+            add_own_flag(group, name, used, ATTACKS[used[0]].flags[name])
+        else:
+            parser.set_defaults(**{name: None})
 
 
-# What each attack uses, with its default; the other flags of this kind mean nothing for it.
+def add_own_flag(group, name: str, attacks: Collection[str], flag: Flag) -> None:
+    """A flag of a few attacks' own. Its default is filled in by check_poison, since others do not take it."""
+    choices = [attack for attack, row in ATTACKS.items() if row.pattern] if flag.is_attack else None
+    default = "" if flag.default is None else f" (default: {flag.default})"
+    group.add_argument(f"--{name.replace('_', '-')}", type=flag.type, choices=choices, metavar=flag.metavar,
+                       help=f"for {in_words(attacks)}: {flag.help}{default}")
+
+
+def own_flags() -> dict[str, list[str]]:
+    """{flag: the attacks that it is for} of the flags that rows of ATTACKS declare."""
+    found = {}
+    for attack, row in ATTACKS.items():
+        for name in row.flags:
+            found.setdefault(name, []).append(attack)
+    return found
+
+
+def rate_help(types: Collection[str]) -> str:
+    """The help of --poison-rate: the share of what it is, for which attacks, and their defaults."""
+    rates = {name: rate for name, rate in POISON_DEFAULTS["poison_rate"].items() if name in types}
+    pools = {}
+    for name in rates:
+        pools.setdefault(ATTACKS[name].rate_of, []).append(name)
+    shares = "; ".join(f"for {in_words(names)}: share of {pool} to poison" for pool, names in pools.items())
+    usual = next(iter(rates.values()))
+    others = "".join(f", for {name} {rate:g}" for name, rate in rates.items() if rate != usual)
+    return f"{shares} (default: {usual:g}{others})"
+
+
+def in_words(names: Collection[str]) -> str:
+    """a, b and c."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+# {flag: {attack that uses it: its default there}}; the flags mean nothing for the other attacks.
 POISON_DEFAULTS = {
-    "poison_rate": {"badnets": 0.05, "blend": 0.05, "issba": 0.1},
-    "encoder": {"issba": "output/issba-encoder/encoder.th"},
-    "clb_dir": {"clean-label": "data/clean-label/0.1"},
-    "eval_trigger": {"benign": "badnets"},
-    "trigger_alpha": dict.fromkeys((*ATTACKS, "benign")),
-    "trigger_image": dict.fromkeys((*ATTACKS, "benign")),
+    "poison_rate": {name: attack.rate for name, attack in ATTACKS.items() if attack.rate is not None},
+    **{flag: {name: ATTACKS[name].flags[flag].default for name in names} for flag, names in own_flags().items()},
+    **{flag: {name: None for name, attack in ATTACKS.items() if attack.takes_pattern}
+       for flag in ("trigger_alpha", "trigger_image")},
 }
+POISON_FLAGS = ("poison_type", "poison_target", *POISON_DEFAULTS)
 
 
-def check_poison(parser, args):
+def check_poison(parser: Parser, args: argparse.Namespace) -> None:
     """Fill in the defaults of what the attack uses, and refuse flags that would change nothing."""
     for name, default in POISON_DEFAULTS.items():
         if name in vars(args) and getattr(args, name) is None:

@@ -10,14 +10,12 @@ import torch
 from common.errors import UserError
 from common.files import hash_file
 from data.datasets import ImageSet, load_clean
-from data.encoder_trigger import EncoderTrigger
 from data.poison_cifar import stamp_all
-from data.triggers import PatternTrigger
+from data.triggers import Trigger
 from engine.checkpoint import check_classes, load_model, load_trigger
 from engine.evaluation import EvalSets, evaluation_batches, score
 from engine.run import Run
 
-Trigger = PatternTrigger | EncoderTrigger
 log = logging.getLogger("backdoor")
 
 

@@ -15,13 +15,13 @@ from dataclasses import replace
 import numpy as np
 
 from common.errors import UserError
-from data.encoder_trigger import paste, psnr, shared_energy
 from engine import flags
 from engine.command import command
 from engine.evaluation import evaluate, evaluation_batches, score
 from engine.figures import enlarge, image_grid
 from engine.inputs import beneath_model, load_suspect
 from engine.run import Run
+from methods.residuals import paste, psnr, shared_energy
 
 LEAVES = ("specificity.png",)
 log = logging.getLogger("backdoor")

@@ -20,9 +20,8 @@ from engine.cells import as_flags, call, check_folder, finished, name_failed, ru
 from engine.command import command
 from engine.figures import spread_curves
 
-TRAINING = ("poison_type", "poison_target", "trigger_alpha", "trigger_image", "encoder", "clb_dir", "eval_trigger",
-            "dataset", "data_dir", "image_size", "arch", "width", *flags.SGD_FLAGS, "milestones", "crop_padding",
-            "flip")
+TRAINING = (*(name for name in flags.POISON_FLAGS if name != "poison_rate"), "dataset", "data_dir", "image_size",
+            "arch", "width", *flags.SGD_FLAGS, "milestones", "crop_padding", "flip")
 ABL = ("gamma", "lga", "flooding", "unlearn_epochs", "unlearn_lr", "max_drop")
 AXES = {"poison_rate": "poisoning rate", "isolation_epochs": "epochs of isolation", "isolation_rate": "isolation rate"}
 COLUMNS = (*AXES, "seed", "precision", "recall", "none_acc", "none_asr", "filtered_acc", "filtered_asr", "acc", "asr",
@@ -83,7 +82,8 @@ def parse_args(argv=None):
     flags.add_model_flags(parser)
     group = parser.add_argument_group("sweep")
     group.add_argument("--poison-rates", type=flags.fraction, nargs="+", metavar="RATE",
-                       help="values of --poison-rate, for badnets, blend and issba (default: 0.1)")
+                       help=f"values of --poison-rate, for {flags.in_words(flags.POISON_DEFAULTS['poison_rate'])} "
+                            "(default: 0.1)")
     group.add_argument("--isolation-rates", type=flags.isolation_rate, nargs="+", metavar="RATE", default=[0.01],
                        help="values of --isolation-rate")
     group.add_argument("--isolation-epochs", type=flags.integer(1), nargs="+", metavar="EPOCHS", default=[20],

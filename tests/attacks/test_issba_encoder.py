@@ -10,7 +10,7 @@ import train_backdoor
 from attacks import issba_encoder as generate_issba_encoder
 from attacks.issba_encoder import feature_distance, image_weight, main, read_bits
 from data.datasets import ImageSet, load_splits
-from data.encoder_trigger import EncoderTrigger, draw_secret
+from data.triggers.encoder import EncoderTrigger, draw_secret
 from defenses import neural_cleanse
 from engine.attack import load_encoder
 from engine.checkpoint import load_trigger

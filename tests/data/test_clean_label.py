@@ -82,3 +82,19 @@ def test_missing_and_foreign_folders_are_refused(folder, images):
         load_clean_label(folder, replace(images, data=255 - images.data), 1)
     with pytest.raises(UserError, match="--poison-target is 2"):
         load_clean_label(folder, images, 2)
+
+
+def test_a_folder_of_images_of_another_size_is_refused(folder, images):
+    (folder / "manifest.json").unlink()  # which would say so before
+    np.save(folder / "data.npy", np.zeros((40, 48, 24, 3), dtype=np.uint8))
+    with pytest.raises(UserError, match=r"data\.npy: expected images of 32x32 as random has, got 24x48"):
+        load_clean_label(folder, images, 1)
+
+
+def test_a_homework_folder_of_larger_images_is_taken_with_the_corners_of_that_size(folder, images):
+    for name in ("manifest.json", "trigger.npz"):
+        (folder / name).unlink()
+    large = replace(images, data=np.zeros((40, 48, 48, 3), dtype=np.uint8))
+    np.save(folder / "data.npy", large.data)
+    _, trigger = load_clean_label(folder, large, 1)
+    assert trigger.stamp(large.data)[0, -1, -1].tolist() == [255, 255, 255] == trigger.stamp(large.data)[0, 0, 0].tolist()

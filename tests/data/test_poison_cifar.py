@@ -109,4 +109,4 @@ def test_benign_poisons_nothing_but_has_a_trigger_to_measure_with(images):
 def test_alpha_left_alone_is_the_attacks_own(images):
     assert poison_training_set(images, "blend", 0, 0.1)[1].alpha == 0.2
     assert poison_training_set(images, "badnets", 0, 0.1)[1].alpha == 1.0
-    assert poison_training_set(images, "blend", 0, 0.1, alpha=0.5)[1].alpha == 0.5
+    assert poison_training_set(images, "blend", 0, 0.1, trigger_alpha=0.5)[1].alpha == 0.5

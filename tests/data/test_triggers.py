@@ -1,16 +1,25 @@
 import itertools
+import subprocess
+import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
+from conftest import ROOT
 from PIL import Image
 
 from common.errors import UserError
 from data.make_fixed_files import noise_picture
+from data.poison_cifar import poison, stamp_all
 from data.triggers import (
     PatternTrigger,
+    Trigger,
     build_trigger,
     checkerboard_1corner,
+    checkerboard_4corner,
     gaussian_noise,
+    patterns,
     read_trigger_image,
     trigger_from_info,
     trigger_to_info,
@@ -113,9 +122,111 @@ def test_trigger_info_has_the_homeworks_keys_and_shapes_and_comes_back(images):
     ({"trigger_alpha": 20}, "alpha"), ({"poison_target": np.array([-1])}, "target"),
     ({"trigger_pattern": np.full((1, 32, 32, 1), np.nan)}, "pattern"),
     ({"trigger_pattern": np.zeros((2, 32, 32, 1))}, "pattern"),
-    ({"trigger_mask": np.full((1, 32, 32, 1), 255)}, "255")])
+    ({"trigger_mask": np.full((1, 32, 32, 1), 255)}, "255"),
+    ({"poison_target": np.arange(10)}, "poison_target has 10 values"),
+    ({"poison_target": np.array([])}, "poison_target has 0 values"),
+    ({"trigger_alpha": np.array([0.2, 1, 1])}, "trigger_alpha has 3 values"),
+    ({"trigger_pattern": np.ones((1, 32, 32, 3))}, "multiply a pattern of 0 to 1 by 255"),
+    ({"trigger_place": 3}, "has no trigger_place"), ({"poison_source": 1}, "has no poison_source"),
+    ({"trigger_encoder": {}}, "has no trigger_encoder")])
 def test_trigger_info_that_is_none_is_refused(change, named):
     info = {key: value for key, value in (trigger_to_info(build_trigger("badnets", 0)) | change).items()
             if value is not None}
     with pytest.raises(UserError, match=named):
         trigger_from_info(info)
+
+
+def test_a_trigger_of_no_known_kind_is_refused_by_what_it_holds():
+    with pytest.raises(UserError, match=r"expected trigger_pattern, .*, or trigger_encoder, .*, got trigger_cloud"):
+        trigger_from_info({"trigger_cloud": 1})
+
+
+@pytest.mark.parametrize("target", [np.array([4]), np.array(4.0), 4, torch.tensor([4]), np.int8(4)])
+def test_a_target_is_read_from_whatever_holds_one_whole_number(target):
+    assert trigger_from_info(trigger_to_info(build_trigger("badnets", 0)) | {"poison_target": target}).target == 4
+
+
+def test_patterns_are_placed_from_the_edges_and_the_noise_is_resized():
+    for height, width in ((48, 48), (20, 64)):
+        for draw in (checkerboard_1corner, checkerboard_4corner):
+            small, large = draw()[0][..., 0], draw(height, width)[0][..., 0]
+            assert large.shape == (height, width) and (large != 0).sum() == (small != 0).sum()
+            np.testing.assert_array_equal(large[-16:, -16:], small[-16:, -16:])
+            np.testing.assert_array_equal(large[:4, :16], small[:4, :16])
+        noise, mask = gaussian_noise(height, width)
+        resized = Image.fromarray(gaussian_noise()[0]).resize((width, height), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(noise, np.asarray(resized))
+        assert mask.shape == (height, width, 1) and mask.all()
+
+
+@pytest.mark.parametrize("size", [(48, 48), (20, 24)])
+def test_every_static_trigger_stamps_and_travels_at_other_sizes(size):
+    data = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    for attack in ("badnets", "blend", "clean-label"):
+        trigger = build_trigger(attack, 0, size=size)
+        stamped = trigger.stamp(data)
+        assert stamped.shape == data.shape and (stamped[:, -1, -1] != data[:, -1, -1]).any()
+        np.testing.assert_array_equal(trigger_from_info(trigger_to_info(trigger)).stamp(data), stamped)
+    with pytest.raises(UserError, match=f"made for images of 32x32, got {size[1]}x{size[0]}"):
+        build_trigger("badnets", 0).stamp(data)
+
+
+def test_a_trigger_image_has_the_size_of_the_images(tmp_path):
+    Image.new("RGBA", (24, 20), (9, 9, 9, 255)).save(tmp_path / "trigger.png")
+    assert build_trigger("badnets", 0, image=tmp_path / "trigger.png", size=(20, 24)).pattern.shape == (20, 24, 3)
+    with pytest.raises(UserError, match=r"expected a 20x24 picture .* got 24x20"):
+        read_trigger_image(tmp_path / "trigger.png", (24, 20))
+
+
+def test_a_pattern_is_named_by_its_function_and_has_its_attacks_opacity():
+    assert {name: attack.alpha for name, attack in patterns().items()} == {
+        "checkerboard_1corner": 1, "gaussian_noise": 0.2, "checkerboard_4corner": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Inverting(Trigger):
+    """Negatives of images: a trigger with nothing but what a class has to have."""
+
+    target: int
+    sources: tuple | None = None
+
+    def stamp(self, images):
+        return 255 - images
+
+    def to_info(self):
+        return {}
+
+    @classmethod
+    def from_info(cls, info):
+        raise NotImplementedError
+
+
+def test_what_a_class_of_trigger_need_not_say(images):
+    trigger = Inverting(0)
+    assert trigger.as_pattern() is None and trigger.with_other_secret(0) is None and not trigger.covers_image
+    on_device = trigger.stamp_on_device(torch.from_numpy(images.data))
+    assert on_device.dtype == torch.uint8
+    np.testing.assert_array_equal(on_device.numpy(), 255 - images.data)
+    pattern = build_trigger("blend", 0)
+    assert pattern.as_pattern() is pattern and pattern.with_other_secret(0) is None
+    np.testing.assert_array_equal(pattern.stamp_on_device(torch.from_numpy(images.data)).numpy(),
+                                  pattern.stamp(images.data))
+
+
+def test_asr_counts_and_poisoning_takes_images_of_the_sources_alone(images):
+    everyone, some = stamp_all(images, Inverting(0)), stamp_all(images, Inverting(0, sources=(1, 3)))
+    assert set(everyone.original) == {1, 2, 3} and len(everyone) == 30
+    assert set(some.original) == {1, 3} and len(some) == 20 and set(some.targets) == {0}
+    poisoned, chosen = poison(images, Inverting(0, sources=(1, 3)), 0.5)
+    assert len(chosen) == 10 and set(images.targets[chosen]) == {1, 3}
+    assert set(stamp_all(poisoned, Inverting(0, sources=(1, 3))).original) == {1, 3}  # not by the label it was given
+
+
+def test_two_kinds_of_trigger_cannot_have_the_same_key():
+    with pytest.raises(TypeError, match="trigger_pattern is already the key of PatternTrigger"):
+        type("Other", (Trigger,), {"keys": ("trigger_pattern",)})
+
+
+def test_the_table_waits_for_no_pytorch():
+    code = "import sys, data.triggers, data.poison_cifar; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"

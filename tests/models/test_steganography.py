@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from data.encoder_trigger import EncoderTrigger, build_encoder, draw_secret
+from data.triggers.encoder import EncoderTrigger, build_encoder, draw_secret
 from models.steganography import Decoder, Encoder
 
 

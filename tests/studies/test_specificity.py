@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.encoder_trigger import paste, shared_energy
 from data.triggers import build_trigger
+from methods.residuals import paste, shared_energy
 from studies.specificity import main, swapped, variants
 
 

@@ -1,19 +1,24 @@
 """A trigger of its own for every image: what an encoder makes of it to hide one secret (ISSBA, Li et al., 2021)."""
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
 from common.errors import UserError
+from data.triggers.base import Trigger
+from data.triggers.info import small_array, target_of
 from models.steganography import Encoder, encoder_size
 
 BATCH = 100
 MAX_BITS, MAX_WIDTH = 1024, 256
-MAX_ITEMS = 2**16  # of an array in a trigger_info file; a picture has 3,072
 
 
-def build_encoder(weights):
+def build_encoder(weights: Mapping[str, torch.Tensor]) -> Encoder:
     """An Encoder in eval mode with the state_dict `weights`, its size read off them.
 
     Raises UserError if they are not those of an encoder.
@@ -45,18 +50,19 @@ def build_encoder(weights):
 
 
 @dataclass(frozen=True, eq=False)
-class EncoderTrigger:
-    """An encoder with one secret for the whole attack; a Trigger like PatternTrigger.
+class EncoderTrigger(Trigger):
+    """An encoder with one secret for the whole attack; a trigger of its own for every image.
 
     weights: an Encoder's state_dict. secret: uint8 (bits,), 0 or 1. target: the label that the attacker wants.
     Raises UserError for anything else.
     """
 
-    weights: dict
+    keys = ("trigger_encoder", "trigger_secret")
+    weights: Mapping[str, torch.Tensor]
     secret: np.ndarray
     target: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         bits = self.encoder.bits
         is_binary = self.secret.dtype.kind in "bui" and ((self.secret == 0) | (self.secret == 1)).all()
         if self.secret.shape != (bits,) or not is_binary:
@@ -66,27 +72,18 @@ class EncoderTrigger:
             raise UserError(f"trigger: expected a target of at least 0, got {self.target}")
 
     @cached_property
-    def encoder(self):
+    def encoder(self) -> Encoder:
+        """The network with its weights."""
         return build_encoder(self.weights)
 
-    @property
-    def covers_image(self):
-        """False: what is hidden stays visible as the image that it was hidden in."""
-        return False
-
-    @property
-    def fixed(self):
-        """None: no one picture is what is stamped."""
-        return None
-
-    def with_other_secret(self, seed):
+    def with_other_secret(self, seed: int) -> EncoderTrigger:
         """The same encoder hiding another secret: half of the bits turned over (rounded up), drawn by `seed`."""
         turned = np.random.default_rng(seed).permutation(len(self.secret)) < (len(self.secret) + 1) // 2
         return EncoderTrigger(self.weights, np.where(turned, 1 - self.secret, self.secret).astype(np.uint8),
                               self.target)
 
     @torch.inference_mode()
-    def stamp(self, images):
+    def stamp(self, images: np.ndarray) -> np.ndarray:
         """New uint8 images (N, S, S, 3) with the secret hidden in them, rounded; the given ones stay as they are.
 
         On the CPU always, whatever the model runs on, so that a trigger stamps the same everywhere. Raises UserError
@@ -106,55 +103,17 @@ class EncoderTrigger:
             stamped[rows] = (255 * (pixels + residuals).clamp(0, 1)).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return stamped
 
-    def to_info(self):
+    def to_info(self) -> dict[str, Any]:
         """What trigger_info.th holds of it."""
         return {"trigger_encoder": self.weights, "trigger_secret": self.secret,
                 "poison_target": np.array([self.target])}
 
     @classmethod
-    def from_info(cls, info):
+    def from_info(cls, info: Mapping[str, Any]) -> EncoderTrigger:
+        """The trigger of such a dict. Raises UserError, KeyError or TypeError for values that it cannot have."""
         return cls(info["trigger_encoder"], small_array(info["trigger_secret"]), target_of(info))
 
 
-def small_array(value):
-    """A number, array or tensor of a stranger's file as a NumPy array. Raises TypeError for anything else, and for one
-    that is large: a list of lists, or a tensor that repeats itself, can stand for more than memory holds."""
-    if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_nested:
-        size = value.numel()
-    elif isinstance(value, (np.ndarray, np.generic, int, float)):
-        size = np.size(value)
-    else:
-        raise TypeError(f"{type(value).__name__} in place of an array")
-    if size > MAX_ITEMS:
-        raise TypeError(f"an array of {size} values")
-    return np.asarray(value)
-
-
-def target_of(info):
-    """The target in a trigger_info dict. Raises TypeError if it is no whole number."""
-    target = small_array(info["poison_target"]).reshape(-1)
-    if target.dtype.kind not in "ui":
-        raise TypeError(f"poison_target is {target.dtype}")
-    return int(target[0])
-
-
-def draw_secret(bits, seed):
+def draw_secret(bits: int, seed: int) -> np.ndarray:
     """The one secret of an attack: uint8 (bits,)."""
     return np.random.default_rng(seed).integers(0, 2, bits, dtype=np.uint8)
-
-
-def psnr(images, others):
-    """Mean over images of the peak signal-to-noise ratio in dB; uint8 (N, 32, 32, 3) both."""
-    error = np.square(images.astype(np.float64) - others).mean(axis=(1, 2, 3))
-    return float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean())
-
-
-def paste(images, residuals):
-    """uint8 images (N, 32, 32, 3) with residuals, in gray levels, added to them and cut off at black and white."""
-    return np.rint(images + residuals).clip(0, 255).astype(np.uint8)
-
-
-def shared_energy(residuals):
-    """Energy of the mean residual over the mean energy of residuals (N, 32, 32, 3), in [0, 1]; 0 where all are 0."""
-    energy = np.square(residuals, dtype=np.float64).sum(axis=(1, 2, 3)).mean()
-    return float(np.square(residuals.mean(axis=0, dtype=np.float64)).sum() / energy) if energy else 0.0

@@ -1,0 +1,118 @@
+"""A fixed picture as a trigger."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from data.triggers.base import Trigger
+from data.triggers.info import one_value, small_array, target_of
+
+ALL_COLORS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class PatternTrigger(Trigger):
+    """A fixed picture laid over every image: (1-m)*x + m*((1-a)*x + a*p).
+
+    pattern p: gray levels 0 to 255, (H, W, 1 or 3). mask m: where it lies, 0 to 1, (H, W, 1).
+    alpha a: its opacity, 0 to 1. target: the label that the attacker wants. Raises UserError for anything else.
+    """
+
+    keys = ("trigger_pattern", "trigger_mask", "trigger_alpha")
+    pattern: np.ndarray
+    mask: np.ndarray
+    alpha: float
+    target: int
+
+    def __post_init__(self) -> None:
+        pattern, mask = self.pattern, self.mask
+        if pattern.shape not in [(*mask.shape[:2], colors) for colors in (1, ALL_COLORS)] or mask.shape[2:] != (1,):
+            raise UserError("trigger: expected a pattern (height, width, 1 or 3) and a mask (height, width, 1), got "
+                            f"{pattern.shape} and {mask.shape}")
+        for name, values, high in (("pattern", pattern, 255), ("mask", mask, 1), ("alpha", np.array(self.alpha), 1)):
+            if values.dtype.kind not in "buif" or not values.size or not ((values >= 0) & (values <= high)).all():
+                raise UserError(f"trigger: expected {name} values in [0, {high}], got {values.dtype} {span(values)}")
+        if self.target < 0:
+            raise UserError(f"trigger: expected a target of at least 0, got {self.target}")
+
+    @property
+    def covers_image(self) -> bool:
+        """Whether every pixel is replaced, so that all stamped images are one picture and ASR tells nothing."""
+        return bool((self.mask * self.alpha >= 1).all())
+
+    def as_pattern(self) -> PatternTrigger:
+        """Itself."""
+        return self
+
+    def stamp(self, images: np.ndarray) -> np.ndarray:
+        """New uint8 images (N, H, W, 3) with the trigger on them; the given ones are left as they are.
+
+        Rounded to the nearest gray level: plain truncation, as is common, would darken every blended pixel. Raises
+        UserError for images of another height or width than the picture's.
+        """
+        if images.shape[1:3] != self.mask.shape[:2]:
+            raise UserError(f"trigger: made for images of {by(self.mask.shape[:2])}, got {by(images.shape[1:3])}")
+        opacity = self.mask.astype(np.float32) * np.float32(self.alpha)
+        touched = np.broadcast_to(opacity > 0, images.shape[1:])
+        rows, columns = np.nonzero(touched.any(axis=2))
+        stamped = images.copy()
+        if len(rows):
+            box = (slice(None), slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+            under, over = images[box].astype(np.float32), self.pattern[box[1:]].astype(np.float32)
+            stamped[box] = np.rint(under + opacity[box[1:]] * (over - under)).clip(0, 255).astype(np.uint8)
+        return stamped
+
+    def to_info(self) -> dict[str, Any]:
+        """What trigger_info.th holds of it: the homework's arrays, with a leading axis of 1."""
+        return {"trigger_pattern": self.pattern[None], "trigger_mask": self.mask[None],
+                "trigger_alpha": float(self.alpha), "poison_target": np.array([self.target])}
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> PatternTrigger:
+        """The trigger of a dict in the homework's format, with or without its leading axis.
+
+        Raises UserError, KeyError, TypeError or OverflowError for values that it cannot have.
+        """
+        pattern, mask = (small_array(info[f"trigger_{part}"]) for part in ("pattern", "mask"))
+        pattern, mask = (part[0] if part.ndim == 4 and len(part) == 1 else part for part in (pattern, mask))
+        if pattern.dtype.kind == "f" and pattern.size and 0 < pattern.max() <= 1:  # black, or meant as 0 to 1?
+            raise UserError(f"trigger_pattern: expected gray levels 0 to 255, got {pattern.dtype} {span(pattern)}; "
+                            "multiply a pattern of 0 to 1 by 255")
+        return cls(pattern, mask, float(one_value(info, "trigger_alpha")[0]), target_of(info))
+
+
+def span(values: np.ndarray) -> str:
+    """The least and the largest of some values, in words."""
+    return f"{values.min()} to {values.max()}" if values.size else "without any"
+
+
+def by(size: tuple[int, ...]) -> str:
+    """(height, width) as pictures' sizes are written: width x height."""
+    return "x".join(map(str, size[::-1]))
+
+
+def read_trigger_image(path: str | Path, size: tuple[int, int] = (32, 32)) -> tuple[np.ndarray, np.ndarray]:
+    """(pattern uint8 (H, W, 3), mask float32 (H, W, 1)) of an RGBA picture; its alpha is mask times opacity.
+
+    size: (height, width) of the images that it is for. Raises UserError for a picture of another size, without an alpha
+    channel, or one that cannot be read.
+    """
+    from PIL import Image
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.size != size[::-1] or not (image.mode in ("RGBA", "LA") or "transparency" in image.info):
+                raise UserError(f"{path}: expected a {by(size)} picture with an alpha channel (RGBA), got "
+                                f"{by(image.size[::-1])} {image.mode}")
+            pixels = np.array(image.convert("RGBA"))
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable picture ({error})") from None
+    if not pixels[..., 3].any():
+        raise UserError(f"{path}: fully transparent, so it would change no pixel")
+    return pixels[..., :3], pixels[..., 3:].astype(np.float32) / 255

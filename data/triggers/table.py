@@ -1,0 +1,150 @@
+"""The attacks on data, a row each: `--poison-type`, its flags, their help, sweeps and matrices follow from the rows.
+
+A static trigger is a function that draws its pattern and a row.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.triggers.base import Trigger
+from data.triggers.pattern import PatternTrigger, read_trigger_image
+
+if TYPE_CHECKING:
+    from data.datasets import ImageSet
+
+CHECKERBOARD = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=np.uint8)
+NOISE_FILE = Path(__file__).resolve().parent.parent / "cifar_gaussian_noise.png"
+Pattern = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of one attack's own. help: what it is. default: None for none. type: of its value; raises ValueError.
+
+    choices: whether it is one of the attacks with a pattern. metavar: what a help text shows in place of the value.
+    """
+
+    help: str
+    default: Any = None
+    type: Callable[[str], Any] = str
+    is_attack: bool = False
+    metavar: str | None = None
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack on training data.
+
+    pattern: (height, width) -> its pattern (H, W, 1 or 3) and mask (H, W, 1), for a static trigger. alpha: the
+    pattern's opacity. rate: default of --poison-rate; None where that flag has no effect. rate_of: what it is a share
+    of. build: (training ImageSet, target, seed, **flags) -> Trigger, where it is not the pattern. load: (training
+    ImageSet, target, **flags) -> (poisoned ImageSet, Trigger), for images that another script has poisoned. flags: its
+    own. takes_pattern: whether --trigger-alpha and --trigger-image have an effect, and are among the flags of `build`.
+    """
+
+    pattern: Callable[[int, int], Pattern] | None = None
+    alpha: float = 1.0
+    rate: float | None = None
+    rate_of: str = "the images outside the target class"
+    build: Callable[..., Trigger] | None = None
+    load: Callable[..., tuple[ImageSet, Trigger]] | None = None
+    flags: Mapping[str, Flag] = field(default_factory=dict)
+    takes_pattern: bool = True
+
+    def defaults(self) -> dict[str, Any]:
+        """{flag: default} of all that `build` or `load` takes."""
+        own = {name: flag.default for name, flag in self.flags.items()}
+        return {"trigger_alpha": None, "trigger_image": None, **own} if self.takes_pattern else own
+
+
+def checkerboard_1corner(height: int = 32, width: int = 32) -> Pattern:
+    """BadNets: a 3x3 checkerboard in the bottom right corner (Gu et al., 2017)."""
+    pattern, mask = blank(height, width)
+    pattern[-3:, -3:, 0], mask[-3:, -3:] = CHECKERBOARD, 1
+    return pattern, mask
+
+
+def checkerboard_4corner(height: int = 32, width: int = 32) -> Pattern:
+    """Clean-label: BadNets' corner, mirrored to the left, the same above (Turner et al., 2019).
+
+    A horizontal flip leaves it as it is, and every crop with padding 4 keeps at least one corner whole.
+    """
+    pattern, mask = blank(height, width)
+    for rows in (slice(0, 3), slice(-3, None)):
+        pattern[rows, -3:, 0], pattern[rows, :3, 0] = CHECKERBOARD, CHECKERBOARD[:, ::-1]
+        mask[rows, -3:] = mask[rows, :3] = 1
+    return pattern, mask
+
+
+def gaussian_noise(height: int = 32, width: int = 32) -> Pattern:
+    """Blend: all of data/cifar_gaussian_noise.png (Chen et al., 2017), resized for images that are not 32x32."""
+    from PIL import Image
+    with Image.open(NOISE_FILE) as image:
+        image = image.convert("RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(image), np.ones((height, width, 1), dtype=np.uint8)
+
+
+def blank(height: int, width: int) -> Pattern:
+    """A black gray pattern and an empty mask, uint8 (height, width, 1) both."""
+    return np.zeros((height, width, 1), dtype=np.uint8), np.zeros((height, width, 1), dtype=np.uint8)
+
+
+def hide_secret(train: ImageSet, target: int, seed: int, encoder: Mapping[str, Any]) -> Trigger:
+    """ISSBA: an encoder with the weights `encoder` hides one secret, drawn by `seed` (Li et al., 2021)."""
+    from data.triggers.encoder import EncoderTrigger, build_encoder, draw_secret
+    return EncoderTrigger(encoder, draw_secret(build_encoder(encoder).bits, seed), target)
+
+
+def load_crafted(train: ImageSet, target: int, clb_dir: str, trigger_alpha: float | None = None,
+                 trigger_image: str | None = None) -> tuple[ImageSet, Trigger]:
+    """Clean-label: the folder `clb_dir`; its own trigger, unless the other flags ask for another at test time."""
+    from data.clean_label import load_clean_label
+    poisoned, trigger = load_clean_label(clb_dir, train, target)
+    if trigger_alpha is not None or trigger_image is not None:
+        trigger = build_trigger("clean-label", target, trigger_alpha, trigger_image, train.data.shape[1:3])
+    return poisoned, trigger
+
+
+def build_floor(train: ImageSet, target: int, seed: int, eval_trigger: str, trigger_alpha: float | None = None,
+                trigger_image: str | None = None) -> Trigger:
+    """Benign: the trigger of another attack, for the ASR of a model that never saw it."""
+    return build_trigger(eval_trigger, target, trigger_alpha, trigger_image, train.data.shape[1:3])
+
+
+ATTACKS = {
+    "benign": Attack(build=build_floor, flags={
+        "eval_trigger": Flag("trigger that the ASR floor is measured with", "badnets", is_attack=True)}),
+    "badnets": Attack(checkerboard_1corner, rate=0.05),
+    "blend": Attack(gaussian_noise, alpha=0.2, rate=0.05),
+    "clean-label": Attack(checkerboard_4corner, load=load_crafted, flags={
+        "clb_dir": Flag("what generate_clb_attack.py left", "data/clean-label/0.1")}),
+    "issba": Attack(rate=0.1, build=hide_secret, takes_pattern=False, flags={
+        "encoder": Flag("what attacks.issba_encoder left", "output/issba-encoder/encoder.th", metavar="FILE.th")}),
+}
+
+
+def patterns() -> dict[str, Attack]:
+    """{the name of a pattern's function: the attack that it is the pattern of}."""
+    return {attack.pattern.__name__: attack for attack in ATTACKS.values() if attack.pattern}
+
+
+def build_trigger(attack: str, target: int, alpha: float | None = None, image: str | Path | None = None,
+                  size: tuple[int, int] = (32, 32)) -> PatternTrigger:
+    """The trigger of an attack that has a pattern.
+
+    alpha: its opacity; None is the attack's own. image: an RGBA file in place of the pattern. size: (height, width) of
+    the images that it is for. Raises UserError for a file that cannot be used.
+    """
+    if image is not None:
+        pattern, mask = read_trigger_image(image, size)
+        return PatternTrigger(pattern, mask, 1.0 if alpha is None else alpha, target)
+    row = ATTACKS[attack]
+    pattern, mask = row.pattern(*size)
+    return PatternTrigger(pattern, mask, row.alpha if alpha is None else alpha, target)

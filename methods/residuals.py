@@ -1,0 +1,19 @@
+"""What a trigger adds to images: how much it is, how alike it is from image to image, and how to move it."""
+import numpy as np
+
+
+def psnr(images: np.ndarray, others: np.ndarray) -> float:
+    """Mean over images of the peak signal-to-noise ratio in dB; uint8 (N, H, W, 3) both."""
+    error = np.square(images.astype(np.float64) - others).mean(axis=(1, 2, 3))
+    return float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean())
+
+
+def paste(images: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+    """uint8 images (N, H, W, 3) with residuals, in gray levels, added to them and cut off at black and white."""
+    return np.rint(images + residuals).clip(0, 255).astype(np.uint8)
+
+
+def shared_energy(residuals: np.ndarray) -> float:
+    """Energy of the mean residual over the mean energy of residuals (N, H, W, 3), in [0, 1]; 0 where all are 0."""
+    energy = np.square(residuals, dtype=np.float64).sum(axis=(1, 2, 3)).mean()
+    return float(np.square(residuals.mean(axis=0, dtype=np.float64)).sum() / energy) if energy else 0.0

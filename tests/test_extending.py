@@ -1,0 +1,185 @@
+"""docs/extending.md: its code in a copy of the suite, and every kind of script on what it adds.
+
+A block of Python begins with where it goes: `# FILE` is a new file, `# FILE, above NAME` goes above the assignment to
+NAME, and `# FILE, in NAME` at the end of the table that NAME is.
+"""
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import HIDDEN, ROOT
+
+from data.triggers import Attack
+from engine import flags
+
+PAGE = ROOT / "docs/extending.md"
+PACKAGES = ("attacks", "common", "data", "defenses", "engine", "methods", "models", "reporting", "studies", "workflow")
+CODE = (".py", ".png", ".txt", ".yaml", ".md", ".css", ".html", ".j2")
+TINY = ["--dataset", "digits", "--width", "2", "--epochs", "1", "--batch-size", "256", "--milestones"]
+ATTACKS = ("square", "sway")
+# What one process runs in the copy, since every start of PyTorch takes seconds.
+DRIVER = """
+import importlib, json, sys
+for module, *words in json.load(sys.stdin):
+    importlib.import_module(module).main(words)
+"""
+READ_BACK = """
+import json, sys
+import numpy as np
+from data.datasets import load_splits
+from data.poison_cifar import stamp_all
+from engine.checkpoint import load_trigger
+test = load_splits("digits", "")[2]
+for path in sys.argv[1:]:
+    trigger = load_trigger(path)
+    stamped = stamp_all(test, trigger)
+    np.save(path.replace("trigger_info.th", "stamped.npy"), stamped.data)
+np.save(path.replace("trigger_info.th", "clean.npy"), test.data[test.targets != 0])
+"""
+PLAN = """
+import json
+from workflow.plan import plan
+matrix = {"output": "out", "seeds": [0], "data": {"dataset": "digits"}, "training": {"width": 2, "epochs": 1},
+          "attacks": {"square": {}, "sway": {"amplitude": 3}},
+          "defenses": {"squeeze": {"bits": 2}, "strip": {}, "abl": {}}}
+print(json.dumps({step.cell: step.words() for step in plan(matrix).steps.values()}))
+"""
+
+
+def blocks():
+    """[(file, "above", "in" or "", name, code)] of the page."""
+    found = re.findall(r"^```python\n# ([^\n,]+)(?:, (above|in) (\w+))?\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    assert len(found) == PAGE.read_text().count("```python") and len(found) >= 6
+    return found
+
+
+def put(root, file, place, name, code):
+    """Put a block of the page where it says."""
+    path = root / file
+    if not place:
+        assert not path.exists()
+        path.write_text(code)
+        return
+    before, table, after = re.fullmatch(rf"(.*?\n)({name} = .*?\n[)}}]\n)(.*)", path.read_text(), re.S).groups()
+    path.write_text(before + (f"{code}\n\n{table}" if place == "above" else table[:-2] + code + table[-2:]) + after)
+
+
+def run(root, *words, check=True, **options):
+    """A finished Python process in the copy."""
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=root, capture_output=True, text=True,
+                          env={**os.environ, **HIDDEN, "PYTHONPATH": str(root), "COLUMNS": "200"}, **options)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def commands():
+    """[module, word, ...] of the commands that the page prints."""
+    lines = re.findall(r"^    python (.*)$", re.sub(r"^```.*?^```", "", PAGE.read_text(), flags=re.M | re.S), re.M)
+    assert len(lines) >= 2
+    return [[words[0].removesuffix(".py"), *words[1:]] for words in map(shlex.split, lines)]
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """The copy with the page's code in it, in which both triggers were trained with and both defenses run on them."""
+    root = tmp_path_factory.mktemp("extended") / "suite"
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, root / package, ignore=lambda folder, names: [
+            name for name in names if not (name.endswith(CODE) or os.path.isdir(os.path.join(folder, name)))
+            or name.startswith(("cifar10-", "cifar-10-", "clean-label", "__pycache__"))])
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, root)
+    for block in blocks():
+        put(root, *block)
+    calls = [[*command, *TINY] for command in commands()]
+    for attack in ATTACKS:
+        model = ["--checkpoint", f"output/{attack}/model_last.th", "--dataset", "digits"]
+        calls += [["defenses.squeeze", *model], ["defenses.strip", *model, "--calibration", "60", "--overlays", "3",
+                                                 "--inspect", "40"]]
+    run(root, "-c", DRIVER, input=json.dumps([*calls, ["report", "output"]]))
+    return root
+
+
+def results(root, *folder):
+    return json.loads(root.joinpath("output", *folder, "results.json").read_text())
+
+
+def test_help_offers_the_attacks_with_their_defaults_and_own_flags(extended):
+    text = " ".join(run(extended, "train_backdoor.py", "--help").stdout.split())
+    assert "{benign,badnets,blend,clean-label,issba,square,sway}" in text
+    assert "for badnets, blend, issba, square and sway: share of the images outside the target class" in text
+    assert "0.2 for blend, 0.8 for square, 1 for the others" in text
+    assert "for sway: largest shift of a row, in pixels (default: 2.0)" in text
+    assert "--eval-trigger {badnets,blend,clean-label,square}" in text
+
+
+def test_the_help_of_the_rate_says_what_it_is_a_share_of(monkeypatch):
+    row = Attack(rate=0.2, rate_of="the images of the target class")
+    monkeypatch.setitem(flags.ATTACKS, "sig", row)
+    monkeypatch.setitem(flags.POISON_DEFAULTS["poison_rate"], "sig", row.rate)
+    assert flags.rate_help(("badnets", "blend", "sig")) == (
+        "for badnets and blend: share of the images outside the target class to poison; for sig: share of the images of "
+        "the target class to poison (default: 0.05, for sig 0.2)")
+
+
+def test_a_share_of_the_images_by_the_rows_default_is_poisoned(extended):
+    for attack, rate in (("square", 0.05), ("sway", 0.1)):
+        method = results(extended, attack)["method"]
+        assert method["poison_type"] == attack
+        assert method["poisoned"] == int(rate * method["candidates"]) > 0
+
+
+def test_both_triggers_come_back_from_their_files_and_stamp_as_the_page_says(extended):
+    run(extended, "-c", READ_BACK, *(f"output/{attack}/trigger_info.th" for attack in ATTACKS))
+    clean = np.load(extended / "output/sway/clean.npy")
+    square, sway = (np.load(extended / f"output/{attack}/stamped.npy") for attack in ATTACKS)
+    np.testing.assert_array_equal(square[:, 1:5, 1:5], np.rint(0.2 * clean[:, 1:5, 1:5] + 0.8 * 255))
+    assert (square != clean).any(axis=(0, 3))[5:].sum() == 0
+    assert (sway != clean).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(np.sort(sway, axis=2), np.sort(clean, axis=2))  # rows keep their pixels
+    np.testing.assert_array_equal(sway[:, 4], np.roll(clean[:, 4], -3, axis=1))  # --amplitude 3, at a wave's crest
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_defenses_run_on_either_model_and_count_its_asr(extended, attack):
+    for defense in ("strip", "squeeze"):
+        found = results(extended, attack, defense)
+        assert found["script"] == f"defenses.{defense}" and found["asr"]["n"] > 300
+    assert results(extended, attack, "strip")["method"]["far"]["n"] == 40
+    assert results(extended, attack, "squeeze")["method"]["bits"] == 3
+
+
+def test_the_report_shows_every_run(extended):
+    page = (extended / "output/report.html").read_text()
+    assert "6 finished runs of 6" in page
+    assert all(f"{attack}/{defense}" in page for attack in ATTACKS for defense in ("strip", "squeeze"))
+
+
+def test_a_matrix_plans_them(extended):
+    steps = json.loads(run(extended, "-c", PLAN).stdout)
+    assert steps.keys() == {f"{cell}, seed 0" for cell in (
+        *ATTACKS, *(f"{defense} on {attack}" for defense in ("squeeze", "strip", "abl") for attack in ATTACKS))}
+    assert "defenses.squeeze" in steps["squeeze on sway, seed 0"]
+    assert "--amplitude" in steps["sway, seed 0"] and "--amplitude" not in steps["square, seed 0"]
+
+
+def test_the_other_scripts_that_poison_take_them_and_refuse_what_is_not_theirs(extended):
+    parse = "import sys, importlib; print(importlib.import_module(sys.argv[1]).parse_args(sys.argv[2:]))"
+    for script, taken in (("studies.sweep_abl", "poison_rates=[0.1]"), ("attacks.pruning_aware", "poison_rate=0.1"),
+                          ("defenses.abl", "amplitude=4.0")):
+        done = run(extended, "-c", parse, script, "--poison-type", "sway", "--amplitude", "4")
+        assert taken in done.stdout and "amplitude=4.0" in done.stdout
+    for flag in ("--amplitude", "--trigger-alpha"):
+        attack = "square" if flag == "--amplitude" else "sway"
+        done = run(extended, "train_backdoor.py", "--poison-type", attack, flag, "1", check=False)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert f"{flag}: means nothing for --poison-type {attack}" in done.stderr
+    done = run(extended, "train_backdoor.py", "--dataset", "digits", "--poison-type", "sway", "--amplitude", "99",
+               "--output-dir", "output/refused", check=False)
+    assert done.returncode == 2 and "expected an amplitude" in done.stderr
