@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
+from common.untrusted.images import read_picture
 from data.encoder_trigger import EncoderTrigger, small_array, target_of
 
 CHECKERBOARD = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=np.uint8)
@@ -142,17 +143,11 @@ def build_trigger(attack, target, alpha=None, image=None):
 
 def read_trigger_image(path):
     """(pattern uint8 (32, 32, 3), mask float32 (32, 32, 1)) of an RGBA picture; its alpha is mask times opacity."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.size != (32, 32) or not (image.mode in ("RGBA", "LA") or "transparency" in image.info):
-                width, height = image.size
-                raise UserError(f"{path}: expected a 32x32 picture with an alpha channel (RGBA), got {width}x{height} "
-                                f"{image.mode}")
-            pixels = np.array(image.convert("RGBA"))
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable picture ({error})") from None
+    image = read_picture(path, formats=["PNG"])
+    if image.size != (32, 32) or not (image.mode in ("RGBA", "LA") or "transparency" in image.info):
+        raise UserError(f"{path}: expected a 32x32 picture with an alpha channel (RGBA), got "
+                        f"{image.width}x{image.height} {image.mode}")
+    pixels = np.array(image.convert("RGBA"))
     if not pixels[..., 3].any():
         raise UserError(f"{path}: fully transparent, so it would change no pixel")
     return pixels[..., :3], pixels[..., 3:].astype(np.float32) / 255

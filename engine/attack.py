@@ -2,8 +2,9 @@
 import logging
 
 from common.errors import UserError
+from common.untrusted.weights import read_tensors
 from data.poison_cifar import poison_training_set
-from engine import checkpoint, flags
+from engine import flags
 
 log = logging.getLogger("backdoor")
 
@@ -21,7 +22,7 @@ def poison_by(args, train):
 
 def load_encoder(path):
     """What attacks.issba_encoder left in `path`: {"encoder", "decoder": state_dicts, ...}. Raises UserError."""
-    content = checkpoint.load(path)
+    content = read_tensors(path)
     if not (isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("encoder", "decoder"))):
         raise UserError(f"{path}: expected an encoder and a decoder as attacks.issba_encoder leaves them")
     return content

@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.files import atomic_file, write_json
 from common.locks import lock_folder
 from common.untrusted import read_json
+from common.untrusted.weights import read_tensors
 from engine import checkpoint, machine
 from engine.catalogue import BY_MODULE, script_of
 from engine.command import running
@@ -193,7 +194,7 @@ class Run:
             raise UserError(f"{self.folder}: --resume needs the images and weights that the run began with, and "
                             "these are others")
         self.amp = config.get("bfloat16", self.amp) is True
-        self.saved = checkpoint.load(path)
+        self.saved = read_tensors(path)
         if not is_progress(self.saved):
             raise UserError(f"{path}: {DAMAGED}")
         resumed = config.get("resumed", [])
