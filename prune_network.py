@@ -28,7 +28,6 @@ from engine.inputs import last_within, load_suspect, split_defender
 from engine.progress import progress
 from engine.run import Run
 
-MAX_MASKS = 64 * 2**20  # bytes
 HOMEWORK_HEADER = "No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 HOMEWORK_ROW = "{:.2f} \t {} \t {} \t {} \t {:.4f} \t {:.4f} \t {:.4f} \t {:.4f}"
 AXES = {"threshold": ("threshold", "threshold on the mask"), "number": ("pruned", "neurons pruned")}
@@ -49,7 +48,7 @@ class Row:
 def read_data(file_name):
     """[(layer, channel, mask value)] of a mask file. Raises UserError with file and line for what is none."""
     try:
-        lines = read_text(file_name, MAX_MASKS).splitlines()
+        lines = read_text(file_name).splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{file_name}: not a mask file ({getattr(error, 'strerror', None) or error})") from None
     rows, seen = [], {}

@@ -1,13 +1,15 @@
-"""Files that are whole or not there, and the error that a user can mend."""
+"""Files and folders that are complete or absent, whatever kills the program that writes them."""
 import csv
 import hashlib
 import io
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from common.errors import UserError
 
 
 @contextmanager
-def replacing(path, remove):
+def replacing(path: Path, remove: Callable[[Path], object]) -> Iterator[Path]:
     """A hidden name beside `path` to make something under, which then takes the name `path`, or is gone by `remove`.
 
     Raises UserError where it cannot be written (no permission, a full disk).
@@ -33,10 +35,11 @@ def replacing(path, remove):
 
 
 @contextmanager
-def atomic_file(path):
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A binary file to write to that takes the name `path` only once it is complete and on disk.
 
-    A reader sees the old file or the new one, never half of one, whatever kills the writer. Raises as replacing.
+    A reader sees the old file or the new one, never half of one, whatever kills the writer. Raises UserError where it
+    cannot be written.
     """
     with (replacing(Path(path), lambda temporary: temporary.unlink(missing_ok=True)) as temporary,
           open(temporary, "xb") as file):  # never through a link that somebody has put there
@@ -46,10 +49,10 @@ def atomic_file(path):
 
 
 @contextmanager
-def atomic_folder(path):
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """A new folder to fill that takes the name `path`, free or of an empty folder, only once it is complete.
 
-    Raises as replacing.
+    Raises UserError where it cannot be written, or where something else has filled `path` in the meantime.
     """
     path = Path(path)
     with replacing(path, lambda temporary: shutil.rmtree(temporary, ignore_errors=True)) as temporary:
@@ -59,14 +62,20 @@ def atomic_folder(path):
             path.rmdir()
 
 
-def write_json(path, value):
-    """Write `value` as indented JSON, whole or not at all. Raises ValueError for NaN, which JSON has not."""
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value`, of plain values, as indented JSON, whole or not at all.
+
+    Raises ValueError for NaN, which JSON does not have, and UserError where the file cannot be written.
+    """
     with atomic_file(path) as file:
         file.write((json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_table(path, columns, rows):
-    """Write dicts as CSV with a header, whole or not at all."""
+def write_table(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the dicts `rows`, whose keys are among `columns`, as CSV with a header, whole or not at all.
+
+    Raises ValueError for another key, and UserError where the file cannot be written.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
@@ -75,8 +84,8 @@ def write_table(path, columns, rows):
         file.write(text.getvalue().encode())
 
 
-def hash_file(path):
-    """A hash of a file's content, to tell whether two runs read the same."""
+def hash_file(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file's content in hexadecimal, to tell whether two runs read the same. OSError for no file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(2**20):
@@ -84,9 +93,10 @@ def hash_file(path):
     return digest.hexdigest()
 
 
-def write_array(path, array):
-    """Write a NumPy array as .npy, whole or not at all."""
+def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Write a NumPy array of plain values as .npy, whole or not at all.
+
+    Raises ValueError for an array of objects, and UserError where the file cannot be written.
+    """
     with atomic_file(path) as file:  # by its write: NumPy's own way into a file does not say why it failed
         np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
-
-

@@ -9,11 +9,11 @@ except ImportError:  # Windows
     fcntl = None
 
 
-def lock_folder(folder, what):
-    """Take a folder for this process alone; returns a file descriptor, whose closing, or the process's end, frees it.
+def lock_folder(folder: str | os.PathLike, what: str) -> int | None:
+    """Take a folder for this process alone; returns a file descriptor. Closing it frees the folder.
 
-    Raises UserError, saying that `what` is under way there, if another process has it. Where the system or the file
-    system knows no such locks it is not held.
+    Raises UserError, saying that `what` is under way there, if another process has it, and OSError for no folder.
+    The end of the process frees it, too. Windows (returns None) and file systems without locks lock nothing.
     """
     if fcntl is None:
         return None

@@ -2,7 +2,6 @@
 import hashlib
 import logging
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ from PIL import Image
 from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted import read_archive
+from common.untrusted.images import read_picture
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
-# What a file may be, whatever it is called. Pillow knows more, such as EPS, which it has Ghostscript run.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")
 SPLITS = ("train", "test")
 WHOLE = ("",)  # the one split of a folder <class>/*, which is not divided
 CACHE_VERSION = 1
@@ -147,13 +145,7 @@ def read_image(path, image_size=IMAGE_SIZE):
 
     Raises UserError if it is unreadable.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                image = to_8_bits(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
+    image = to_8_bits(read_picture(path)).convert("RGB")
     if image.size == (image_size, image_size):
         return np.asarray(image), False
     return resized(image, image_size), True

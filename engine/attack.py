@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
+from common.untrusted.weights import read_tensors
 from data.datasets import ImageSet
 from data.poison_cifar import poison_training_set
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
@@ -35,7 +36,7 @@ def load_accepted(path: str | Path) -> dict[str, Any]:
 
 def load_encoder(path: str | Path) -> dict[str, Any]:
     """What attacks.issba_encoder left in `path`: {"encoder", "decoder": state_dicts, ...}. Raises UserError."""
-    content = checkpoint.load(path)
+    content = read_tensors(path)
     if not (isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("encoder", "decoder"))):
         raise UserError(f"{path}: expected an encoder and a decoder as attacks.issba_encoder leaves them")
     return content

@@ -1,48 +1,24 @@
-"""Weights with what made them, and triggers, read without running anything that a stranger's file might hold."""
+"""Weights with what made them, and triggers."""
 from __future__ import annotations
 
 import io
 import math
-import pickle
-import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 
 from common.errors import UserError
 from common.files import atomic_file
-from common.untrusted import check_archive, check_size
+from common.untrusted.limits import MAX_WEIGHTS
+from common.untrusted.weights import is_weight, read_tensors
 from data.triggers import trigger_from_info, trigger_to_info
 from models import ARCHITECTURES, build_model, recognize
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
 
-
-def _numpy_rebuilders():
-    """What NumPy's own pickles call: harmless, but refused by weights_only unless allowed by name.
-
-    A file from NumPy 1 names them numpy.core, one from NumPy 2 numpy._core; either may be read by the other.
-    """
-    array = np.zeros(1)
-    rebuild, scalar = array.__reduce__()[0], array[0].__reduce__()[0]
-    named = [(rebuild, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")]
-    named += [(scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")]
-    named += [(bytes, f"{module}.bytes") for module in ("builtins", "__builtin__")]  # an empty array's content
-    kinds = {type(np.dtype(kind)) for kind in ("bool", "u1", "i2", "i4", "i8", "f2", "f4", "f8")}
-    return [*named, np.ndarray, np.dtype, *kinds]
-
-
-NUMPY_REBUILDERS = _numpy_rebuilders()
-NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 WRAPPERS = ("state_dict", "net", "model")
-SAFE_RELEASE = (2, 10)  # of PyTorch; requirements.txt shuts out what is older
 MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE = 2**12, 2**16, 2**12  # far beyond any; a file may claim anything
-MAX_FILE = 2**30  # bytes; 45 MB at width 64, 720 MB at width 256
 OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
 
 
@@ -52,44 +28,6 @@ def save(path, value):
     torch.save(value, buffer)
     with atomic_file(path) as file:
         file.write(buffer.getbuffer())
-
-
-def load(path, device="cpu"):
-    """torch.load of tensors, NumPy arrays and plain values. Raises UserError for anything else, in one line."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    check_loader()
-    check_size(path, MAX_FILE)
-    check_archive(path)
-    try:
-        with torch.serialization.safe_globals(NUMPY_REBUILDERS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whatever torch has to say of a strange file, the error below says once
-            return torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it refers to {found[1]}, which could run code" if found else "more than tensors and plain values"
-        raise UserError(f"{path}: refused, {reason}") from None
-    except Exception as error:  # torn or strange bytes make the readers raise almost anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: not a checkpoint ({reason[:120]})") from None
-
-
-def check_loader(release=torch.__version__):
-    """UserError if PyTorch's `release` has a loader that a file can make run code or write out of bounds."""
-    if tuple(map(int, re.findall(r"\d+", release)[:2])) < SAFE_RELEASE:
-        raise UserError(f"PyTorch {release}: a stranger's file can make its loader run code (CVE-2025-32434, "
-                        f"CVE-2026-24747); install {'.'.join(map(str, SAFE_RELEASE))} or later")
-
-
-def load_safetensors(path):
-    """The state_dict in a .safetensors file, a format that cannot hold code. Raises UserError if it is not one."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    check_size(path, MAX_FILE)
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise UserError(f"{path}: not a safetensors file ({error})") from None
 
 
 def save_model(path: str | Path, model: PixelModel, args: dict, metrics: dict, classes: Sequence[str] = ()) -> None:
@@ -118,7 +56,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
     Raises UserError if it is not a checkpoint, its weights do not fit the network (which keys), or it was made for
     other classes than `classes`, names in label order (of a bare state_dict only their number is known).
     """
-    content = load_safetensors(path) if Path(path).suffix == ".safetensors" else load(path)
+    content = read_tensors(path)
     weights = _find_weights(content)
     if weights is None:
         raise UserError(f"{path}: not a checkpoint (expected a state_dict, or a dict that has one under "
@@ -131,9 +69,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
     with torch.device("meta"):  # a model without memory, since a file may claim to be of any width
         own_weights = build_model(**spec, **options).state_dict()
         needed = 4 * sum(value.numel() for value in own_weights.values())
-        if needed > MAX_FILE:
+        if needed > MAX_WEIGHTS:
             raise UserError(f"{path}: a network of width {spec['width']} takes {needed} bytes; expected at most "
-                            f"{MAX_FILE}")
+                            f"{MAX_WEIGHTS}")
         _check_fit(path, own_weights, weights)
     model = build_model(**spec, **options)
     model.load_state_dict(weights, strict=False)
@@ -171,8 +109,7 @@ def _find_weights(content):
         return None
     for candidate in (content, *(content.get(name) for name in WRAPPERS)):
         if isinstance(candidate, dict) and candidate and all(
-                isinstance(name, str) and isinstance(value, torch.Tensor) and not value.is_nested  # which have no shape
-                for name, value in candidate.items()):
+                isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in candidate.items()):
             return candidate
     return None
 
@@ -241,23 +178,11 @@ def _check_fit(path, own, weights):
     problems += [f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}" for name in own
                  if name in weights and weights[name].shape != own[name].shape]
     problems += [f"{name} holds values that it cannot have" for name, value in weights.items()
-                 if name in own and value.shape == own[name].shape and not is_sound(name, value)]
+                 if name in own and value.shape == own[name].shape and not is_weight(name, value)]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         named = "; ".join(problem[:200] for problem in problems[:5])
         raise UserError(f"{path}: does not fit the network: {named}{more}")
-
-
-def is_sound(name, value):
-    """Whether a weight is a plain tensor of finite real numbers, none of which stands for several, and of at least 0 if
-    it is a variance."""
-    if value.is_meta or value.layout != torch.strided or value.dtype not in NUMBERS:
-        return False
-    if not value.is_floating_point() and not name.endswith("num_batches_tracked"):
-        return False
-    if value.untyped_storage().nbytes() < value.numel() * value.element_size() or not torch.isfinite(value).all():
-        return False
-    return not name.endswith("running_var") or bool((value >= 0).all())
 
 
 def save_trigger(path, trigger, data_index=()):
@@ -267,7 +192,7 @@ def save_trigger(path, trigger, data_index=()):
 
 def load_trigger(path):
     """The Trigger in a trigger_info file. Raises UserError, naming the file, if it holds none."""
-    info = load(path)
+    info = read_tensors(path)
     if not isinstance(info, dict):
         raise UserError(f"{path}: expected a trigger_info dict, got {type(info).__name__}")
     try:

@@ -9,7 +9,7 @@ import torch
 from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted import read_json
-from engine import checkpoint
+from common.untrusted.weights import read_tensors
 from engine.catalogue import script_of
 from engine.command import running
 from engine.saved_state import is_alike, is_progress
@@ -104,7 +104,7 @@ def load_progress(folder: Path, config: dict, inputs: str | None) -> dict:
     if config.get("inputs") != inputs:
         raise UserError(f"{folder}: --resume needs the images and weights that the run began with, and these are "
                         "others")
-    saved = checkpoint.load(folder / "resume.th")
+    saved = read_tensors(folder / "resume.th")
     if not is_progress(saved):
         raise UserError(f"{folder / 'resume.th'}: {DAMAGED}")
     return saved

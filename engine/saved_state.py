@@ -1,18 +1,22 @@
-"""Whether what resume.th holds is what a stopped run left there: it is a file, and may be a stranger's."""
+"""Whether what resume.th holds is what a stopped run of the same flags left there."""
 import math
 
 import torch
 
-RESUME_KEYS = {"epoch", "state", "generator", "rows", "seconds", "log_size"}
+from common.untrusted import is_count, is_number, sound_fields
+
+FIELDS = {"epoch": is_count,
+          "state": lambda value: isinstance(value, dict),
+          "generator": lambda value: isinstance(value, torch.Tensor),
+          "rows": lambda value: isinstance(value, list) and all(isinstance(row, dict) for row in value),
+          "seconds": lambda value: is_number(value) and value >= 0,
+          "log_size": is_count}
 
 
 def is_progress(saved):
-    """Whether what resume.th held is what a stopped run leaves."""
-    return (isinstance(saved, dict) and saved.keys() >= RESUME_KEYS and isinstance(saved["state"], dict)
-            and all(type(saved[name]) is int and saved[name] >= 0 for name in ("epoch", "log_size"))
-            and type(saved["seconds"]) in (int, float) and 0 <= saved["seconds"] < math.inf
-            and isinstance(saved["rows"], list) and all(isinstance(row, dict) for row in saved["rows"])
-            and len(saved["rows"]) == saved["epoch"])
+    """Whether what resume.th held is what a stopped run leaves: a row for each of its epochs."""
+    found = sound_fields(saved, FIELDS)
+    return found.keys() == FIELDS.keys() and len(found["rows"]) == found["epoch"]
 
 
 def is_alike(saved, own):

@@ -1,8 +1,7 @@
 """A user's own images turned away or let through, by a boundary that was found before."""
 import csv
-import math
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import hash_file, write_array, write_json
-from common.untrusted import read_array, read_json
+from common.untrusted import is_count, is_number, is_text, read_array, read_object, sound_fields
 from data.image_folder import read_image
 
 AT_ONCE = 1000  # images in memory
@@ -31,35 +30,34 @@ class Calibration:
     pool: np.ndarray  # uint8 (M, S, S, 3)
 
 
-STORED = [field.name for field in fields(Calibration) if field.name != "pool"]
-# type and range of each, so that a damaged file is an error and not a verdict
-SOUND = {"checkpoint": lambda value: isinstance(value, str),
-         "overlays": lambda value: type(value) is int and value >= 1,
-         "superimpose": lambda value: value in ("sum-clip", "average"),
-         "seed": lambda value: type(value) is int and value >= 0,
-         "frr": lambda value: isinstance(value, float) and 0 < value <= 0.5,
-         "boundary": lambda value: value in ("empirical", "normal"),
-         "entropies": lambda value: isinstance(value, list) and len(value) > 0
-         and all(type(entropy) in (int, float) and math.isfinite(entropy) for entropy in value)}
+# What strip.json holds of it, with the type and range of each, so that a damaged file is an error and not a verdict
+FIELDS = {"checkpoint": is_text,
+          "overlays": lambda value: is_count(value) and value >= 1,
+          "superimpose": lambda value: value in ("sum-clip", "average"),
+          "seed": is_count,
+          "frr": lambda value: isinstance(value, float) and 0 < value <= 0.5,
+          "boundary": lambda value: value in ("empirical", "normal"),
+          "entropies": lambda value: isinstance(value, list) and len(value) > 0 and all(map(is_number, value))}
 
 
 def write_calibration(folder, calibration):
     """Write overlays.npy and strip.json into `folder`."""
     write_array(folder / OVERLAYS, calibration.pool)
     stored = asdict(calibration)
-    write_json(folder / "strip.json", {name: stored[name] for name in STORED})
+    write_json(folder / "strip.json", {name: stored[name] for name in FIELDS})
 
 
 def read_calibration(path, checkpoint):
     """The Calibration in strip.json at `path`. Raises UserError if it is none, damaged, or another model's."""
     try:
-        stored = read_json(path)
-        stored = {name: stored[name] for name in STORED}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        found = read_object(path)
+        found = {name: found[name] for name in FIELDS}
+    except (OSError, ValueError, KeyError) as error:
         why = getattr(error, "strerror", None) or str(error)[:200]
         raise UserError(f"{path}: no calibration ({why}); defenses.strip without --images makes one") from None
-    bad = [name for name in STORED if not SOUND[name](stored[name])]
-    if bad:
+    stored = sound_fields(found, FIELDS)
+    if stored != found:
+        bad = [name for name in found if name not in stored]
         raise UserError(f"{path}: damaged ({', '.join(bad)}); defenses.strip without --images makes it anew")
     pool = read_array(Path(path).with_name(OVERLAYS))
     if stored["checkpoint"] != hash_file(checkpoint):

@@ -6,28 +6,24 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 from PIL import Image
 
+from common.errors import UserError
+from common.untrusted.images import read_picture
 from engine.figures import entropy_bars, known_shares, save_png
 from reporting.document import Picture
 from reporting.found import FINISHED
 from reporting.groups import NONE
 
-MAX_PICTURE = 16 * 2**20  # bytes
-MAX_SIDE = 6000  # pixels
+MAX_PICTURE, MAX_SIDE = 16 * 2**20, 6000  # bytes and pixels that a page has room for
 
 
 def picture_of(path, caption, wide=False):
     """A PNG file as a Picture; None if it is not there or is no PNG that a page could show."""
     try:
-        if path.stat().st_size > MAX_PICTURE:
-            return None
-        with Image.open(path, formats=["PNG"]) as image:
-            if max(image.size) > MAX_SIDE:
-                return None
-            image.load()
-            clean = io.BytesIO()  # drawn anew: what else the file holds stays out of the page
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(clean, "PNG", optimize=True)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        image = read_picture(path, ["PNG"], MAX_PICTURE, MAX_SIDE).convert("RGB")
+    except UserError:
         return None
+    clean = io.BytesIO()  # drawn anew: what else the file holds stays out of the page
+    image.quantize(256, dither=Image.Dither.NONE).save(clean, "PNG", optimize=True)
     return Picture(clean.getvalue(), caption, wide)
 
 

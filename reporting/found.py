@@ -1,5 +1,4 @@
 """The runs that lie beneath a folder: finished, unfinished and broken ones."""
-import json
 import math
 import os
 from dataclasses import dataclass, field, replace
@@ -7,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from common.errors import UserError
-from common.untrusted import MAX_JSON, read_object, read_text
+from common.untrusted import read_json_lines, read_object
 from reporting.log import read_log
 from reporting.scripts import repairs, script_name, trains_attack
 
@@ -58,10 +57,10 @@ class FinishedRun:
         """The rows of metrics.jsonl; none where it is missing or damaged."""
         from reporting.schema import Epoch, check
         try:
-            rows = [json.loads(line) for line in read_text(self.folder / "metrics.jsonl", MAX_JSON).splitlines()]
+            rows = read_json_lines(self.folder / "metrics.jsonl")
             for row in rows:
                 check(Epoch, row)
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             return []
         return rows
 

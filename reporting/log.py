@@ -12,7 +12,6 @@ ACCURACIES = ("train_acc", "poison_acc", "clean_acc")
 HEADINGS = ("Epoch", "EPOCHS", "Iter", "No")  # what a line of column names begins with
 PREFIX = re.compile(r"^\[[^\]]*\]\s*(?:-\s*)?")  # what a logger puts before the line: [2026/11/24 15:09:40] -
 POISON_TYPE = re.compile(r"poison[_-]type\W{1,4}([\w-]+)")
-MAX_LOG = 64 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def are_shares(row):
 def read_lines(path):
     """A text file's lines, whatever their bytes are. Raises UserError if it cannot be read or is too large."""
     try:
-        return read_text(path, MAX_LOG, errors="replace").splitlines()
+        return read_text(path, errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -1,7 +1,7 @@
 """What the report asks of the scripts that left runs; engine/catalogue.py says it."""
-from engine.catalogue import ATTACK, BY_MODULE, REPAIR, script_of
+from engine.catalogue import ATTACK, BY_MODULE, REPAIR, defense_cells, script_of
 
-MASKS, PRUNING = "generate_mask", "prune_network"
+MASKS, PRUNING = (defense_cells()[cell][0].module for cell in ("anp-masks", "anp"))
 
 
 def script_name(script, task=None):

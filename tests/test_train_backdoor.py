@@ -15,6 +15,7 @@ from conftest import ROOT, SMALL
 from PIL import Image
 
 import train_backdoor
+from common.untrusted.weights import read_tensors
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
@@ -56,7 +57,7 @@ def test_the_checkpoint_and_its_trigger_give_the_logged_figures_again(small_run)
 
 
 def test_trigger_info_names_the_images_that_were_poisoned(small_run):
-    info = checkpoint.load(small_run / "trigger_info.th")
+    info = read_tensors(small_run / "trigger_info.th")
     train, _, _ = load_splits("digits", "")
     assert len(info["data_index"]) == 116 and info["poison_target"].tolist() == [0]
     assert (train.targets[info["data_index"]] != 0).all()
@@ -247,7 +248,7 @@ def test_tracked_losses_change_nothing_else_and_survive_a_stop(small_run, tmp_pa
     assert float(rows[0]["q05"]) <= float(rows[0]["q50"]) <= float(rows[0]["q95"])
     assert np.asarray(Image.open(folder / "losses.png").convert("L")).std() > 5
     model, (train, _, _) = checkpoint.load_model(folder / "model_last.th").model, load_splits("digits", "")
-    poisoned = checkpoint.load(folder / "trigger_info.th")["data_index"]
+    poisoned = read_tensors(folder / "trigger_info.th")["data_index"]
     clean = train.subset(np.setdiff1d(np.arange(len(train)), poisoned))
     assert float(rows[2]["mean"]) == pytest.approx(sample_losses(model, clean, "cpu").mean(), rel=1e-5)
 

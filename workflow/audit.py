@@ -5,13 +5,13 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import hash_file
-from common.untrusted import read_json
+from common.untrusted import read_json, read_yaml
 from data.datasets import load_clean
 from data.image_folder import SPLITS, is_sorted_into_classes
 from engine.catalogue import BY_MODULE, defense_cells
 from engine.checkpoint import check_classes, load_model
 from engine.inputs import check_clean_images
-from workflow.steps import PLACES, Plan, check_flags, known_files, read_yaml, short
+from workflow.steps import PLACES, Plan, check_flags, known_files, short
 
 VERDICT = "verdict"  # the name of the last step in the settings, and its folder
 GIVEN = PLACES | {"data_dir", "dataset", "benign", "images", "reversed_trigger", "patch_with", "mode"}  # not to be set

@@ -1,7 +1,8 @@
 """A matrix of attacks, defenses and seeds as a Plan."""
 from common.errors import UserError
+from common.untrusted import read_yaml
 from engine.catalogue import attack_cells, defense_cells, gifts
-from workflow.steps import Plan, check_flags, known_files, read_yaml, short
+from workflow.steps import Plan, check_flags, known_files, short
 
 KEYS = {"output", "seeds", "data", "training", "attacks", "defenses", "prepare"}
 GIVEN = {"output_dir", "overwrite", "resume", "seed"}  # flags that a matrix may not set

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import Repr
 
-import yaml
-
 from common.errors import UserError
-from common.untrusted import read_json, read_text
+from common.untrusted import read_json
 from engine.catalogue import Script
 from engine.cells import as_flags
 from engine.flags import POISON_DEFAULTS
@@ -21,7 +19,6 @@ SWITCHES = ("flooding", "no_pgd")  # flags that have no --no- form
 # Where a run reads and writes, and how it was called: no part of what it did, since a run may have been put there.
 PLACES = {"output_dir", "overwrite", "resume", "device", "checkpoint", "trigger_info", "mask_file", "encoder",
           "clb_dir"}
-MAX_FILE = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -119,16 +116,6 @@ def short(value):
     shown = Repr()
     shown.maxlevel = 2
     return shown.repr(value)
-
-
-def read_yaml(path):
-    """What a YAML file holds. Raises OSError, or UserError, naming the file, if it is none."""
-    try:
-        return yaml.safe_load(read_text(path, MAX_FILE))
-    except OSError:
-        raise
-    except Exception as error:  # its constructors raise almost anything
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
 
 
 def check_flags(path, flags, refused):

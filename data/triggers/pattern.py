@@ -102,17 +102,12 @@ def read_trigger_image(path: str | Path, size: tuple[int, int] = (32, 32)) -> tu
     size: (height, width) of the images that it is for. Raises UserError for a picture of another size, without an alpha
     channel, or one that cannot be read.
     """
-    from PIL import Image
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.size != size[::-1] or not (image.mode in ("RGBA", "LA") or "transparency" in image.info):
-                raise UserError(f"{path}: expected a {by(size)} picture with an alpha channel (RGBA), got "
-                                f"{by(image.size[::-1])} {image.mode}")
-            pixels = np.array(image.convert("RGBA"))
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable picture ({error})") from None
+    from common.untrusted.images import read_picture
+    image = read_picture(path, formats=["PNG"])
+    if image.size != size[::-1] or not (image.mode in ("RGBA", "LA") or "transparency" in image.info):
+        raise UserError(f"{path}: expected a {by(size)} picture with an alpha channel (RGBA), got "
+                        f"{by(image.size[::-1])} {image.mode}")
+    pixels = np.array(image.convert("RGBA"))
     if not pixels[..., 3].any():
         raise UserError(f"{path}: fully transparent, so it would change no pixel")
     return pixels[..., :3], pixels[..., 3:].astype(np.float32) / 255

@@ -1,0 +1,56 @@
+"""Zip archives, which .npz files and PyTorch's files are, looked into before their reader unpacks them."""
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+from common.errors import UserError
+from common.untrusted.limits import MAX_DIRECTORY
+
+NOT_HERE = 2**32 - 1  # in a zip file's last record: see the record of large archives
+
+
+def check_archive(path: str | os.PathLike) -> None:
+    """UserError for a zip archive that is not as torch.save and savez write it: nothing packed, one directory.
+
+    Packed entries are how a small file takes much memory. Readers look for the directory in different ways, so that
+    one with a second directory would be read as something else than was checked. Any other file passes.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # its reader will say so
+    held, places, size = Path(path).stat().st_size, *directory_of(path)
+    if size > MAX_DIRECTORY:
+        raise UserError(f"{path}: refused, a directory of {size} bytes")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries, start = archive.infolist(), archive.start_dir
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return
+    unpacked = sum(info.file_size for info in entries)
+    packed = any(info.compress_type or info.file_size != info.compress_size for info in entries)
+    if packed or unpacked > held:
+        raise UserError(f"{path}: refused, it holds {held} bytes and claims to unpack to {unpacked}")
+    if places != {start}:
+        raise UserError(f"{path}: refused, its archive has more than one directory")
+
+
+def directory_of(path: str | os.PathLike) -> tuple[set[int], int]:
+    """(places, size) of a zip archive's directory as the records at its very end say; no places where there are none.
+
+    The record of large archives, where there is one, counts too, and stands directly before its locator.
+    """
+    held = Path(path).stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, held - 98))  # 56 bytes of the large record, 20 of its locator, 22 of the end
+        tail = file.read()
+    end, locator, large = tail[-22:], tail[-42:-22], tail[-98:-42]
+    if end[:4] != b"PK\x05\x06":
+        return set(), 0  # a comment behind it, or something else
+    size, place = struct.unpack("<II", end[12:20])
+    places, sizes = {place}, [size]
+    if locator[:4] == b"PK\x06\x07":
+        if large[:4] != b"PK\x06\x06" or struct.unpack("<Q", locator[8:16])[0] != held - 98:
+            return set(), 0
+        size, place = struct.unpack("<QQ", large[40:56])
+        places, sizes = places | {place}, [*sizes, size]
+    return places - {NOT_HERE}, max(size for size in sizes if size != NOT_HERE)

@@ -1,0 +1,181 @@
+import ast
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from common.errors import UserError
+from common.untrusted import (
+    is_count,
+    is_number,
+    is_text,
+    read_archive,
+    read_array,
+    read_json,
+    read_json_lines,
+    read_text,
+    read_yaml,
+    sound_fields,
+)
+from common.untrusted.images import read_picture
+from common.untrusted.weights import is_plain, is_weight, read_tensors
+
+OPENERS = {"torch.load", "np.load", "safetensors.torch.load_file", "safetensors.safe_open", "Image.open",
+           "PillowImage.open", "zipfile.ZipFile", "tarfile.open", "pickle.load", "pickle.loads", "yaml.safe_load",
+           "yaml.load", "json.load", "json.loads"}
+OF_OUR_OWN = {  # what opens files or text that this program itself has just made, or that the repository holds
+    "data/triggers.py": {"Image.open"},  # the picture that Blend lays over images
+    "reporting/page.py": {"Image.open"},  # pictures that were drawn or cleaned before
+    "reporting/pdf.py": {"PillowImage.open"},  # the same
+    "engine/run.py": {"json.loads"}, "workflow/steps.py": {"json.loads"},  # flags as JSON would give them back
+    "workflow/request.py": {"json.loads"},  # what python -m workflow packed for the Snakefile
+    "benchmarks/": {"json.loads", "np.load", "tarfile.open"},  # what a benchmark left
+    "docs/": {"json.loads", "Image.open"}}  # what results/ holds
+
+
+def opened_in(path):
+    """The names out of OPENERS that a source file calls."""
+    return {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)} & OPENERS
+
+
+def test_no_file_but_the_door_opens_what_may_be_a_strangers():
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith((".", "tests/", "output/", "results/", "common/untrusted/")):
+            continue
+        own = next((names for start, names in OF_OUR_OWN.items() if name.startswith(start)), set())
+        if opened_in(path) - own:
+            found[name] = opened_in(path) - own
+    assert not found
+
+
+def test_the_door_itself_is_seen_to_open_files():
+    assert {name for path in (ROOT / "common/untrusted").glob("*.py") for name in opened_in(path)} == {
+        "torch.load", "safetensors.torch.load_file", "np.load", "Image.open", "zipfile.ZipFile", "yaml.safe_load",
+        "json.loads"}
+
+
+def test_public_functions_of_the_ground_floor_say_what_they_take_and_give():
+    bare = [f"{path.name}: {node.name}" for path in (ROOT / "common").rglob("*.py")
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+            and not (ast.get_docstring(node) and node.returns and all(each.annotation for each in node.args.args))]
+    assert bare == []
+
+
+@pytest.mark.parametrize("tensor, plain", [
+    (torch.ones(3, 4), True), (torch.ones(3, 4).T, True), (torch.ones(3, 4)[:, 1:], True), (torch.ones(0), True),
+    (torch.ones(1).expand(3), False), (torch.ones(3).to_sparse(), False), (torch.ones(3, device="meta"), False)])
+def test_a_tensor_is_plain_if_its_memory_holds_each_of_its_values(tmp_path, tensor, plain):
+    assert is_plain(tensor) == plain
+    torch.save({"epoch": 3, "optimizer": {"state": {0: [tensor]}}}, tmp_path / "m.th")
+    if plain:
+        again = read_tensors(tmp_path / "m.th")["optimizer"]["state"][0][0]
+        assert torch.equal(again, tensor)
+    else:
+        with pytest.raises(UserError, match=r"m\.th: refused, 0 is sparse, nested or without memory"):
+            read_tensors(tmp_path / "m.th")
+
+
+def test_lists_that_stand_for_more_than_memory_holds_are_walked_once(tmp_path):
+    value = [0] * 1000
+    for _ in range(8):
+        value = [value] * 1000  # 1000**9 numbers in 40 kB
+    torch.save(value, tmp_path / "m.th")
+    assert len(read_tensors(tmp_path / "m.th")) == 1000
+
+
+@pytest.mark.parametrize("name, tensor, sound", [
+    ("weight", torch.tensor([-1.0]), True), ("weight", torch.tensor([float("nan")]), False),
+    ("weight", torch.tensor([float("inf")]), False), ("weight", torch.tensor([1]), False),
+    ("bn1.num_batches_tracked", torch.tensor(1), True), ("bn1.running_var", torch.tensor([-1.0]), False),
+    ("bn1.running_var", torch.tensor([0.0]), True), ("weight", torch.ones(1, dtype=torch.complex64), False)])
+def test_a_weight_is_a_finite_real_number(name, tensor, sound):
+    assert is_weight(name, tensor) == sound
+
+
+def save_picture(path, size=(40, 20), mode="RGB", form="PNG"):
+    Image.new(mode, size, 7).save(path, form)
+    return path
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP"])
+def test_a_picture_comes_decoded_whatever_it_is_called(tmp_path, form):
+    image = read_picture(save_picture(tmp_path / "x.jpg", form=form))
+    assert image.size == (40, 20) and abs(int(np.asarray(image.convert("RGB")).max()) - 7) <= 2
+
+
+@pytest.mark.parametrize("limits, said", [
+    ({"formats": ["JPEG"]}, "not a readable image"), ({"most": 10}, "bytes; expected at most 10"),
+    ({"max_side": 39}, "40x20 pixels; expected at most 39 a side")])
+def test_a_picture_beyond_its_limits_is_refused(tmp_path, limits, said):
+    path = save_picture(tmp_path / "x.png")
+    assert read_picture(path, max_side=40).size == (40, 20)
+    with pytest.raises(UserError, match=said):
+        read_picture(path, **limits)
+
+
+@pytest.mark.parametrize("size", [(9500, 9500), (14000, 14000)])
+def test_a_picture_that_unpacks_to_too_much_is_refused(tmp_path, size):
+    with pytest.raises(UserError, match=r"x\.png: not a readable image \(Image size"):
+        read_picture(save_picture(tmp_path / "x.png", size, "1"))
+
+
+@pytest.mark.parametrize("read", [read_picture, read_array, read_archive, read_tensors])
+def test_what_is_missing_is_named(tmp_path, read):
+    with pytest.raises(UserError, match="none: "):
+        read(tmp_path / "none")
+
+
+@pytest.mark.parametrize("read", [
+    read_picture, read_array, read_archive, read_tensors, read_text, read_json, read_yaml])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError):
+        read(tmp_path / "pipe")
+
+
+def test_an_array_is_not_taken_for_an_archive_nor_an_archive_for_an_array(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(3))
+    np.savez(tmp_path / "b.npz", x=np.arange(3))
+    assert read_array(tmp_path / "a.npy").tolist() == read_archive(tmp_path / "b.npz")["x"].tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="not an archive"):
+        read_archive(tmp_path / "a.npy")
+    with pytest.raises(UserError, match="expected one NumPy array"):
+        read_array(tmp_path / "b.npz")
+
+
+def test_text_has_a_largest_size_and_one_encoding(tmp_path):
+    (tmp_path / "a.txt").write_bytes("ä\n".encode())
+    assert read_text(tmp_path / "a.txt") == "ä\n"
+    with pytest.raises(ValueError, match="3 bytes; expected at most 2"):
+        read_text(tmp_path / "a.txt", 2)
+    (tmp_path / "a.txt").write_bytes("ä".encode("latin-1"))
+    with pytest.raises(ValueError):
+        read_text(tmp_path / "a.txt")
+    assert read_text(tmp_path / "a.txt", errors="replace") == "\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize("line", ["NaN", "[Infinity]", "1e999", "{", "[" * 10**5])
+def test_json_is_what_the_standard_says(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(f'{{"a": 1}}\n{line}\n')
+    for read in (read_json, read_json_lines):
+        with pytest.raises(ValueError):
+            read(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n[2]\n')
+    assert read_json_lines(tmp_path / "a.jsonl") == [{"a": 1}, [2]]
+
+
+def test_only_fields_that_are_sound_are_taken():
+    fields = {"name": is_text, "n": is_count, "share": is_number}
+    found = json.loads('{"name": "x", "n": 3, "share": 0.5, "more": 1}')
+    assert sound_fields(found, fields) == {"name": "x", "n": 3, "share": 0.5}
+    assert sound_fields({"name": 1, "n": True, "share": float("nan")}, fields) == {}
+    assert sound_fields({"n": -1, "share": 10**400}, fields) == sound_fields({"n": 2.0}, fields) == {}
+    assert sound_fields(["name"], fields) == {}
