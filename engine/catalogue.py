@@ -57,11 +57,14 @@ class Script:
     model without one), verdict, study or report. again: what the same call has in addition to go on after a stop:
     --resume, --overwrite (it starts over) or "" (the call itself goes on). is_heavy: whether it is worth a GPU.
     trains: whether it trains on an attack's data, and so takes the attack's flags in place of a model. leaves_run:
-    whether it leaves a folder with results.json (a sweep leaves folders of them).
+    whether it leaves a folder with results.json (a sweep leaves folders of them). draws: whether its seed changes what
+    it leaves.
 
-    reads, small, lasting are for tests. reads: what a run on handwritten digits is given; {names} are files that
-    tests/helpers makes. small: flags that make a run short on any images. lasting: flags of a run that lasts long
-    enough to be killed within. after: command lines that must have run before the docstring's own.
+    The others are for tests. reads: what a run on handwritten digits is given; {names} are files that tests/helpers
+    makes. small: flags that make a run short on any images. lasting: flags of a run that lasts long enough to be killed
+    within. after: command lines that must have run before the docstring's own. other: {flag: another value of it, which
+    changes what a short run leaves}, where no other value of the kind does; (more words for both runs, the value) where
+    it takes them.
     """
 
     module: str
@@ -71,12 +74,18 @@ class Script:
     is_heavy: bool = True
     trains: bool = False
     leaves_run: bool = True
+    draws: bool = True
     cells: tuple = ()
     gives: Gift | None = None
     reads: str = ""
     small: str = ""
     lasting: str = ""
     after: tuple = ()
+    other: dict = field(default_factory=dict)
+
+    @property
+    def is_sweep(self) -> bool:
+        return self.leaves_run and not self.again
 
     @property
     def resumes(self) -> bool:
@@ -118,7 +127,8 @@ SCRIPTS = (
     Script("generate_mask", "ANP masks", INGREDIENT, "--resume", reads=SUSPECT, small=MASK,
            cells=(Cell("anp-masks", "anp", is_prepared=True, in_audit="anp-masks"),),
            lasting="--val-frac 0.05 --nb-iter 60 --print-every 5 --batch-size 32", after=(TRAIN_BADNETS,)),
-    Script("prune_network", "ANP", REPAIR, reads="--mask-file {masks}", after=(TRAIN_BADNETS, "generate_mask"),
+    Script("prune_network", "ANP", REPAIR, draws=False, reads="--mask-file {masks}",
+           after=(TRAIN_BADNETS, "generate_mask"),
            cells=(Cell("anp", "anp/pruned", needs="anp-masks", takes={"mask_file": "mask_values.txt"},
                        in_audit="anp"),)),
     Script("attacks.issba_encoder", "ISSBA's encoder", INGREDIENT, "--resume",
@@ -152,7 +162,7 @@ SCRIPTS = (
            cells=(Cell("neuron-noise", "neuron-noise", in_audit="neuron-noise"),), after=(TRAIN_BADNETS, TRAIN_BENIGN)),
     Script("studies.specificity", "sample specificity", STUDY, reads=SUSPECT,
            after=(TRAIN_BENIGN, "attacks.issba_encoder", TRAIN_ISSBA)),
-    Script("studies.audit", "audit", STUDY, is_heavy=False, reads="--checkpoint {audited}",
+    Script("studies.audit", "audit", STUDY, is_heavy=False, draws=False, reads="--checkpoint {audited}",
            after=(TRAIN_BADNETS, "defenses.neural_cleanse --checkpoint output/badnets/model_last.th")),
     Script("studies.sweep_anp", "ANP's sweep", STUDY, "", reads=SUSPECT, small=f"{MASK} --alphas 0.2 --seeds 1",
            lasting="--val-frac 0.05 --nb-iter 40 --print-every 5 --batch-size 32 --alphas 0.2 0.8 --seeds 1",
@@ -160,8 +170,8 @@ SCRIPTS = (
     Script("studies.sweep_abl", "ABL's sweep", STUDY, "", trains=True, small=f"{ABL} --isolation-rates 0.05 --seeds 1",
            lasting="--width 4 --batch-size 32 --crop-padding 2 --poison-rates 0.2 --isolation-rates 0.05 0.1 "
                    "--isolation-epochs 3 --epochs 2 --unlearn-epochs 1 --max-drop 1 --seeds 1"),
-    Script("studies.export_images", "images as files", STUDY, is_heavy=False, leaves_run=False),
-    Script("report", "report", REPORT, is_heavy=False, leaves_run=False, after=(TRAIN_BADNETS,)),
+    Script("studies.export_images", "images as files", STUDY, "", is_heavy=False, leaves_run=False),
+    Script("report", "report", REPORT, "", is_heavy=False, leaves_run=False, reads="{runs}", after=(TRAIN_BADNETS,)),
 )
 BY_MODULE = {script.module: script for script in SCRIPTS}
 

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 
 import pytest
-from conftest import ROOT
+from helpers.paths import ROOT
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 SMALLER = {"train_backdoor": ["--width", "2", "--epochs", "1", "--milestones"],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from helpers.paths import SMALL
 from PIL import Image
 from reliability.kill import compare
 from reliability.short_runs import SCRIPTS, filled

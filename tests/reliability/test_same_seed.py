@@ -5,7 +5,7 @@ On a GPU: TEST_DEVICE=cuda pytest -m long tests/reliability/test_same_seed.py
 import sys
 
 import pytest
-from conftest import DEVICE
+from helpers.paths import DEVICE
 from reliability.kill import ROOT, compare, finish
 from reliability.short_runs import SCRIPTS, SEEDLESS, filled
 
