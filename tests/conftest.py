@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.images import write_noise
 from helpers.paths import DEVICE, ENCODER, HIDDEN, LEARNING, ROOT, SMALL
-from PIL import Image
 
 from data.datasets import ImageSet
 from engine import machine, training
@@ -45,14 +45,7 @@ def images():
 def image_folder(tmp_path):
     """Make an image folder; returns its path. Each image is noise of its own, so that none equals another."""
     def make(classes=("cat", "dog"), count=6, size=(32, 32), suffix=".png", name="pictures"):
-        rng = np.random.default_rng(0)
-        for split in ("train", "test"):
-            for label in classes:
-                folder = tmp_path / name / split / label
-                folder.mkdir(parents=True)
-                for i in range(count):
-                    pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-                    Image.fromarray(pixels).save(folder / f"{i:04d}{suffix}")
+        write_noise(tmp_path / name, classes, count, size, suffix)
         return tmp_path / name
     return make
 

@@ -14,7 +14,6 @@ from torch import nn
 from common.errors import UserError
 from data.batches import to_pixels
 from data.datasets import load_splits
-from defenses import strip
 from defenses.strip import (
     Strip,
     accepted,
@@ -94,7 +93,7 @@ def test_every_image_meets_its_own_overlays_whatever_the_batches(noise, monkeypa
              for image, row in zip(images, draws, strict=True)]
     by_hand = [entropy_bits(Planted()(pixels)).mean().item() for pixels in mixed]
     for size in (4, 128):
-        monkeypatch.setattr(strip, "evaluation_batch", lambda device, size=size: size)
+        monkeypatch.setattr("defenses.strip.evaluation_batch", lambda device, size=size: size)
         assert strip_entropy(Planted(), images, pool, draws, "average") == pytest.approx(by_hand, rel=1e-5)
 
 
@@ -110,9 +109,9 @@ def test_a_gpu_gets_whole_batches_and_the_entropies_are_those_of_the_pairs(noise
     images, pool = torch.from_numpy(noise[:3]), torch.from_numpy(noise[5:])
     draws = np.random.default_rng(0).integers(0, 55, (3, 5))
     by_hand = strip_entropy(Planted(), images, pool, draws, "average")
-    monkeypatch.setattr(strip, "evaluation_batch", lambda device: 4)
+    monkeypatch.setattr("defenses.strip.evaluation_batch", lambda device: 4)
     if device != "cpu":
-        monkeypatch.setattr(strip, "WHOLE_BATCHES", ("cpu",))
+        monkeypatch.setattr("defenses.strip.WHOLE_BATCHES", ("cpu",))
     assert strip_entropy(Counting(), images, pool, draws, "average") == pytest.approx(by_hand, rel=1e-5)
     assert seen == sizes
 

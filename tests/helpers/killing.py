@@ -126,12 +126,16 @@ def make_model(folder):
     return {"model": folder / "model_last.th", "trigger": folder / "trigger_info.th"}
 
 
-def main():
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--script", choices=KILLED, default="train_backdoor")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
     random.seed(args.seed)
     script = BY_MODULE[args.script]
     with tempfile.TemporaryDirectory() as scratch:

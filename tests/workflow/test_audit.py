@@ -43,8 +43,8 @@ def test_every_step_sees_the_copy_and_no_trigger(small_run, clean):
     assert last.folder == planned.last == "out/audit/verdict"
     assert {step.results for step in others} - set(last.needs) == {"out/audit/anp/results.json"}
     assert {step.script for step in planned.steps.values()} == {
-        "defenses.neural_cleanse", "defenses.unlearn_trigger", "studies.neuron_noise", "defenses.strip", "generate_mask",
-        "prune_network", "defenses.fine_prune", "studies.audit"}
+        "generate_mask", "prune_network", "defenses.neural_cleanse", "defenses.unlearn_trigger", "defenses.strip",
+        "defenses.fine_prune", "studies.neuron_noise", "studies.audit"}
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "workflow/audits").glob("*.yaml")])
