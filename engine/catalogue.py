@@ -57,11 +57,14 @@ class Script:
     model without one), verdict, study or report. again: what the same call has in addition to go on after a stop:
     --resume, --overwrite (it starts over) or "" (the call itself goes on). is_heavy: whether it is worth a GPU.
     trains: whether it trains on an attack's data, and so takes the attack's flags in place of a model. leaves_run:
-    whether it leaves a folder with results.json (a sweep leaves folders of them).
+    whether it leaves a folder with results.json (a sweep leaves folders of them). draws: whether its seed changes what
+    it leaves.
 
-    reads, small, lasting are for tests. reads: what a run on handwritten digits is given; {names} are files that
-    tests/helpers makes. small: flags that make a run short on any images. lasting: flags of a run that lasts long
-    enough to be killed within. after: command lines that must have run before the docstring's own.
+    The others are for tests. reads: what a run on handwritten digits is given; {names} are files that tests/helpers
+    makes. small: flags that make a run short on any images. lasting: flags of a run that lasts long enough to be killed
+    within. after: command lines that must have run before the docstring's own. other: {flag: another value of it, which
+    changes what a short run leaves}, where the next value of its kind does not; (words in addition for both runs, the
+    value) where it takes them, all of their words after a "="; None where a test of the script's own has the flag.
     """
 
     module: str
@@ -71,12 +74,18 @@ class Script:
     is_heavy: bool = True
     trains: bool = False
     leaves_run: bool = True
+    draws: bool = True
     cells: tuple = ()
     gives: Gift | None = None
     reads: str = ""
     small: str = ""
     lasting: str = ""
     after: tuple = ()
+    other: dict = field(default_factory=dict)
+
+    @property
+    def is_sweep(self) -> bool:
+        return self.leaves_run and not self.again
 
     @property
     def resumes(self) -> bool:
@@ -104,6 +113,7 @@ TRAIN = "--width 4 --epochs 2 --batch-size 64 --crop-padding 2"
 ABL = f"{TRAIN} --isolation-epochs 2 --unlearn-epochs 2 --max-drop 1"
 MASK = "--val-frac 0.05 --nb-iter 8 --print-every 4 --batch-size 32"
 SUSPECT = "--checkpoint {model}"
+BARE = f"= --mask-file {{bare-masks}} --val-frac 0.05 {SUSPECT}"  # masks that do not say of what they are
 TRAIN_BADNETS, TRAIN_BENIGN, TRAIN_BLEND, TRAIN_ISSBA = (
     f"train_backdoor --poison-type {attack}" for attack in ("badnets", "benign", "blend", "issba"))
 
@@ -114,54 +124,75 @@ SCRIPTS = (
     Script("generate_clb_attack", "clean-label crafting", INGREDIENT,
            gives=Gift("clean-label", "clean-label", "crafted", "clb_dir"),
            reads=f"{SUSPECT} --poison-rate 0.3", small="--iterations 3 --step 4/255",
-           lasting="--poison-rate 0.5 --iterations 60", after=(TRAIN_BENIGN,)),
+           lasting="--poison-rate 0.5 --iterations 60", after=(TRAIN_BENIGN,),
+           other={"batch_size": "7", "restarts": "0"}),
     Script("generate_mask", "ANP masks", INGREDIENT, "--resume", reads=SUSPECT, small=MASK,
            cells=(Cell("anp-masks", "anp", is_prepared=True, in_audit="anp-masks"),),
-           lasting="--val-frac 0.05 --nb-iter 60 --print-every 5 --batch-size 32", after=(TRAIN_BADNETS,)),
-    Script("prune_network", "ANP", REPAIR, reads="--mask-file {masks}", after=(TRAIN_BADNETS, "generate_mask"),
+           lasting="--val-frac 0.05 --nb-iter 60 --print-every 5 --batch-size 32", after=(TRAIN_BADNETS,),
+           other={"print_every": "2"}),
+    Script("prune_network", "ANP", REPAIR, draws=False, reads="--mask-file {masks}",
+           after=(TRAIN_BADNETS, "generate_mask"),
            cells=(Cell("anp", "anp/pruned", needs="anp-masks", takes={"mask_file": "mask_values.txt"},
-                       in_audit="anp"),)),
+                       in_audit="anp"),),
+           other={"mask_file": "{masks2}", "threshold": "0.5", "max_drop": "0.9", "pruning_step": "0.4",
+                  "checkpoint": (f"{BARE} --dataset digits", "{model2}"),
+                  "dataset": (f"{BARE} --data-dir {{pictures}} --dataset digits", "cifar10"),
+                  "data_dir": (f"{BARE} --dataset cifar10 --data-dir {{pictures}}", "{pictures2}")}),
     Script("attacks.issba_encoder", "ISSBA's encoder", INGREDIENT, "--resume",
            gives=Gift("issba", "issba-encoder", "issba-encoder", "encoder", "/encoder.th"), reads=SUSPECT,
            small="--bits 4 --width 4 --epochs 3 --batch-size 64 --min-psnr 0 --min-bit-accuracy 0 --ramp-epochs 1",
            lasting="--bits 4 --width 4 --epochs 4 --batch-size 32 --min-psnr 0 --min-bit-accuracy 0",
-           after=(TRAIN_BENIGN,)),
+           after=(TRAIN_BENIGN,),
+           other={"bit_epochs": "0", "cross_weight": "0", "min_psnr": None, "min_bit_accuracy": None}),
     Script("attacks.pruning_aware", "the pruning-aware attack", ATTACK, "--resume", trains=True, small=TRAIN,
            cells=(Cell("pruning-aware-badnets", flags={"poison_type": "badnets"}),),
-           lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --clean-epochs 4 --epochs 4"),
+           lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --clean-epochs 4 --epochs 4",
+           other={"clean_epochs": "1", "prune_fraction": "0.4", "margin": "3",
+                  "checkpoint": ("= --dataset digits --epochs 1 --checkpoint {model}", "{model2}")}),
     Script("defenses.strip", "STRIP", VERDICT, reads=f"{SUSPECT} --calibration 60", small="--overlays 3 --inspect 40",
-           cells=(Cell("strip", "strip", in_audit="strip"),), after=(TRAIN_BADNETS, TRAIN_ISSBA)),
+           cells=(Cell("strip", "strip", in_audit="strip"),), after=(TRAIN_BADNETS, TRAIN_ISSBA),
+           other={"calibration": "90", "frr": "0.2", "boundary": ("--frr 0.3", "normal"), "images": None,
+                  "calibration_file": None}),
     Script("defenses.neural_cleanse", "Neural Cleanse", VERDICT, reads=SUSPECT,
            small="--seeds 1 --budget 20 --batches 2", lasting="--seeds 1 --budget 12 --batches 1",
-           cells=(Cell("nc-detect", "neural-cleanse", in_audit="nc-detect"),), after=(TRAIN_BADNETS,)),
+           cells=(Cell("nc-detect", "neural-cleanse", in_audit="nc-detect"),), after=(TRAIN_BADNETS,),
+           other={"budget": "30", "patience": ("--success 0.1 --budget 60", "1")}),
     Script("defenses.unlearn_trigger", "NC unlearning", REPAIR, "--resume",
            reads=f"{SUSPECT} --reversed-trigger {{trigger}}", small="--batch-size 32",
            cells=(Cell("nc-unlearning", "unlearn-reversed", needs="nc-detect", in_audit="unlearning"),),
-           after=(TRAIN_BADNETS, "defenses.neural_cleanse --checkpoint output/badnets/model_last.th")),
-    Script("defenses.fine_prune", "Fine-Pruning", REPAIR, "--resume", reads=SUSPECT, small="--epochs 1 --batch-size 16",
+           after=(TRAIN_BADNETS, "defenses.neural_cleanse --checkpoint output/badnets/model_last.th"),
+           other={"reversed_trigger": "{trigger2}",
+                  "patch_with": (f"= --dataset digits {SUSPECT} --patch-with original", "clean")}),
+    Script("defenses.fine_prune", "Fine-Pruning", REPAIR, "--resume", reads=SUSPECT, small="--epochs 2 --batch-size 16",
            cells=(Cell("fine-tuning", "fine-tune", {"mode": "fine-tune"}),
                   Cell("pruning", "prune", {"mode": "prune"}, is_heavy=False, draws=False),
                   Cell("fine-pruning", "fine-prune", {"mode": "fine-prune"}, in_audit="fine-pruning")),
-           lasting="--val-frac 0.05 --epochs 12 --batch-size 8", after=(TRAIN_BADNETS,)),
+           lasting="--val-frac 0.05 --epochs 12 --batch-size 8", after=(TRAIN_BADNETS,),
+           other={"prune_fraction": "0.9", "max_drop": "0.9"}),
     Script("defenses.abl", "ABL", REPAIR, "--resume", trains=True, cells=(Cell("abl", "abl"),),
            small=f"{ABL} --isolation-rate 0.05 --unlearn-lr 0.01",
            lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --isolation-epochs 4 --epochs 4 "
-                   "--unlearn-epochs 3 --isolation-rate 0.05 --max-drop 1"),
+                   "--unlearn-epochs 3 --isolation-rate 0.05 --max-drop 1",
+           other={"gamma": "5", "flooding": ("--gamma 5", ""), "unlearn_epochs": "1",
+                  "max_drop": ("--unlearn-lr 1", "0")}),
     Script("studies.neuron_noise", "neuron noise", STUDY, reads=SUSPECT,
            small="--val-frac 0.05 --epsilons 0.3 --seeds 1 --steps 2",
-           cells=(Cell("neuron-noise", "neuron-noise", in_audit="neuron-noise"),), after=(TRAIN_BADNETS, TRAIN_BENIGN)),
+           cells=(Cell("neuron-noise", "neuron-noise", in_audit="neuron-noise"),), after=(TRAIN_BADNETS, TRAIN_BENIGN),
+           other={"benign": "{model2}"}),
     Script("studies.specificity", "sample specificity", STUDY, reads=SUSPECT,
            after=(TRAIN_BENIGN, "attacks.issba_encoder", TRAIN_ISSBA)),
-    Script("studies.audit", "audit", STUDY, is_heavy=False, reads="--checkpoint {audited}",
-           after=(TRAIN_BADNETS, "defenses.neural_cleanse --checkpoint output/badnets/model_last.th")),
+    Script("studies.audit", "audit", STUDY, is_heavy=False, draws=False, reads="--checkpoint {audited}",
+           after=(TRAIN_BADNETS, "defenses.neural_cleanse --checkpoint output/badnets/model_last.th"),
+           other={"checkpoint": "{audited2}"}),
     Script("studies.sweep_anp", "ANP's sweep", STUDY, "", reads=SUSPECT, small=f"{MASK} --alphas 0.2 --seeds 1",
            lasting="--val-frac 0.05 --nb-iter 40 --print-every 5 --batch-size 32 --alphas 0.2 0.8 --seeds 1",
            after=(TRAIN_BADNETS,)),
     Script("studies.sweep_abl", "ABL's sweep", STUDY, "", trains=True, small=f"{ABL} --isolation-rates 0.05 --seeds 1",
            lasting="--width 4 --batch-size 32 --crop-padding 2 --poison-rates 0.2 --isolation-rates 0.05 0.1 "
-                   "--isolation-epochs 3 --epochs 2 --unlearn-epochs 1 --max-drop 1 --seeds 1"),
-    Script("studies.export_images", "images as files", STUDY, is_heavy=False, leaves_run=False),
-    Script("report", "report", REPORT, is_heavy=False, leaves_run=False, after=(TRAIN_BADNETS,)),
+                   "--isolation-epochs 3 --epochs 2 --unlearn-epochs 1 --max-drop 1 --seeds 1",
+           other={"poison_rates": "0.3"}),
+    Script("studies.export_images", "images as files", STUDY, "", is_heavy=False, leaves_run=False),
+    Script("report", "report", REPORT, "", is_heavy=False, leaves_run=False, reads="{runs}", after=(TRAIN_BADNETS,)),
 )
 BY_MODULE = {script.module: script for script in SCRIPTS}
 

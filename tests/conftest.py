@@ -4,12 +4,12 @@ import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers.images import write_noise
+from helpers.paths import DEVICE, ENCODER, HIDDEN, LEARNING, ROOT, SMALL
 
 from data.datasets import ImageSet
 from engine import machine, training
@@ -18,17 +18,6 @@ from engine import machine, training
 # when a network of 8 channels or fewer trains on an odd number of images, which only tests do.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-
-# What --device auto means in tests, on a machine with a GPU too: what is exact here is so on a CPU.
-DEVICE = os.environ.get("TEST_DEVICE", "cpu")
-HIDDEN = {"CUDA_VISIBLE_DEVICES": ""} if DEVICE == "cpu" else {}  # the same for the scripts that tests start
-ROOT = Path(__file__).resolve().parent.parent
-LEARNING = ["--dataset", "digits", "--width", "4", "--epochs", "6", "--batch-size", "32", "--crop-padding", "0",
-            "--no-flip", "--poison-rate", "0.3", "--trigger-alpha", "0.4"]
-SMALL = ["--dataset", "digits", "--width", "4", "--epochs", "1", "--batch-size", "256"]
-# Three epochs for the bits alone: with one, whether they are learned at all is up to PyTorch's version.
-ENCODER = ["--dataset", "digits", "--batch-size", "32", "--bits", "4", "--width", "4", "--epochs", "8", "--bit-epochs",
-           "3", "--ramp-epochs", "1", "--lr", "0.004", "--pixel-weight", "4", "--min-psnr", "24"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,14 +45,7 @@ def images():
 def image_folder(tmp_path):
     """Make an image folder; returns its path. Each image is noise of its own, so that none equals another."""
     def make(classes=("cat", "dog"), count=6, size=(32, 32), suffix=".png", name="pictures"):
-        rng = np.random.default_rng(0)
-        for split in ("train", "test"):
-            for label in classes:
-                folder = tmp_path / name / split / label
-                folder.mkdir(parents=True)
-                for i in range(count):
-                    pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-                    Image.fromarray(pixels).save(folder / f"{i:04d}{suffix}")
+        write_noise(tmp_path / name, classes, count, size, suffix)
         return tmp_path / name
     return make
 
@@ -152,6 +134,6 @@ def encoder_run(small_run, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """{name: path} of what reliability/short_runs.py's runs read, as two that differ."""
-    from reliability.short_runs import make_inputs
+    """{name: path} of what the short runs of helpers/runs.py read, as two that differ."""
+    from helpers.runs import make_inputs
     return make_inputs(tmp_path_factory.mktemp("made"))

@@ -9,7 +9,7 @@ from statistics import mean
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers.paths import ROOT
 
 from docs.make_pictures import read_examples
 

@@ -4,8 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
 from helpers.gpu import host_waits
+from helpers.paths import SMALL
 from PIL import Image
 from torch import nn
 

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from helpers.paths import ROOT, SMALL
 from PIL import Image
 
 import train_backdoor

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers.paths import ROOT
 
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all

@@ -3,16 +3,18 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ENCODER, SMALL
+from helpers.paths import ENCODER, SMALL
+from helpers.runs import filled, short_words
 from PIL import Image
 
 import train_backdoor
-from attacks import issba_encoder as generate_issba_encoder
+from attacks import issba_encoder
 from attacks.issba_encoder import feature_distance, image_weight, main, read_bits
 from data.datasets import ImageSet, load_splits
 from data.triggers.encoder import EncoderTrigger, draw_secret
-from defenses import neural_cleanse
+from defenses import unlearn_trigger
 from engine.attack import load_encoder
+from engine.catalogue import BY_MODULE, defense_cells
 from engine.checkpoint import load_trigger
 from models import build_model
 from models.steganography import Decoder
@@ -43,11 +45,11 @@ def test_the_image_counts_for_nothing_at_first_and_then_ever_more():
 
 def test_a_gpu_draws_its_noise_by_a_generator_that_follows_from_the_run_s(monkeypatch):
     of_run = torch.Generator().manual_seed(0)
-    assert generate_issba_encoder.on_device(of_run, torch.device("cpu")) is of_run
+    assert issba_encoder.on_device(of_run, torch.device("cpu")) is of_run
     asked, generator_class = [], torch.Generator
     monkeypatch.setattr(torch, "Generator", lambda device: asked.append(device) or generator_class())
-    first, second = (generate_issba_encoder.on_device(of_run, torch.device("cuda")) for _ in range(2))
-    again = generate_issba_encoder.on_device(generator_class().manual_seed(0), torch.device("cuda"))
+    first, second = (issba_encoder.on_device(of_run, torch.device("cuda")) for _ in range(2))
+    again = issba_encoder.on_device(generator_class().manual_seed(0), torch.device("cuda"))
     assert {device.type for device in asked} == {"cuda"}
     assert first.initial_seed() == again.initial_seed() != second.initial_seed()
 
@@ -77,19 +79,18 @@ def test_the_attack_stores_encoded_images_and_its_trigger_travels_with_the_model
     assert all(torch.equal(trigger.weights[name], value) for name, value in content["encoder"].items())
 
 
-@pytest.mark.parametrize("defense", ["neural_cleanse", "fine_prune", "detect_strip", "generate_mask"])
+@pytest.mark.parametrize("defense", sorted({script.module for script, _ in defense_cells().values()
+                                             if "{model}" in script.reads and "{trigger}" not in script.reads}))
 @pytest.mark.long
 def test_every_defense_takes_the_model_without_knowing(issba_run, tmp_path, script, defense):
-    small = {"neural_cleanse": ["detect", "--budget", "2", "--seeds", "1"], "detect_strip": ["--overlays", "2"],
-             "fine_prune": ["--epochs", "1"], "generate_mask": ["--val-frac", "0.05", "--nb-iter", "1"]}[defense]
-    script(f"{defense}.py", *small, "--checkpoint", issba_run / "model_last.th", "--dataset", "digits", "--output-dir",
-           tmp_path / "out")
+    words = filled({"model": issba_run / "model_last.th"}, short_words(defense))
+    script(*BY_MODULE[defense].words(), *words, "--output-dir", tmp_path / "out")
     assert json.loads((tmp_path / "out/results.json").read_text())["asr"]["n"] == 324
 
 
 def test_unlearning_takes_the_true_trigger_though_it_has_no_mask(issba_run, tmp_path):
-    neural_cleanse.main(["unlearn", "--checkpoint", str(issba_run / "model_last.th"), "--dataset", "digits",
-                         "--patch-with", "original", "--output-dir", str(tmp_path / "out")])
+    unlearn_trigger.main(["--checkpoint", str(issba_run / "model_last.th"), "--dataset", "digits", "--patch-with",
+                          "original", "--output-dir", str(tmp_path / "out")])
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["method"]["asr_of_stamped_triggers"]["after"] == [results["asr"]]
 
@@ -97,7 +98,7 @@ def test_unlearning_takes_the_true_trigger_though_it_has_no_mask(issba_run, tmp_
 @pytest.fixture
 def stop_in_epoch(monkeypatch):
     """stop_in_epoch(n): from now on the nth epoch that is begun is Ctrl-C."""
-    real = generate_issba_encoder.train_epoch
+    real = issba_encoder.train_epoch
 
     def stop(epoch):
         left = [None] * (epoch - 1)
@@ -107,7 +108,7 @@ def stop_in_epoch(monkeypatch):
                 raise KeyboardInterrupt
             left.pop()
             return real(*args)
-        monkeypatch.setattr(generate_issba_encoder, "train_epoch", train_or_stop)
+        monkeypatch.setattr(issba_encoder, "train_epoch", train_or_stop)
     return stop
 
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LEARNING
+from helpers.paths import LEARNING
 
-from attacks import pruning_aware as train_pruning_aware
+from attacks import pruning_aware
 from attacks.pruning_aware import largest_and_mean, main, put_back, silence, silence_until_unchanged
 from common.errors import UserError
 from data.batches import Batches
@@ -118,7 +118,7 @@ def test_the_pruner_takes_the_decoys_first_and_the_attack_stays(attacked):
 def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, stop_at_test,
                                                                     tests_done, epochs_done):
     """Two epochs, a test each; tests of stages 1 and 2; two epochs. Stopped at a test, in the middle of an epoch."""
-    stop_at_test(train_pruning_aware, tests_done)
+    stop_at_test(pruning_aware, tests_done)
     folder = tmp_path / "run"
     with pytest.raises(SystemExit):
         main([*SMALL, "--output-dir", str(folder)])
@@ -131,7 +131,7 @@ def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_bits(unbroken
 
 
 def test_going_on_without_the_clean_model_is_refused(tmp_path, monkeypatch, stop_at_test, refused):
-    stop_at_test(train_pruning_aware, 5)
+    stop_at_test(pruning_aware, 5)
     folder = tmp_path / "run"
     with pytest.raises(SystemExit):
         main([*SMALL, "--output-dir", str(folder)])

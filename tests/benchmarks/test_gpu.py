@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from helpers.paths import ROOT
 
 from benchmarks import gpu, gpu_jobs
 from benchmarks.gpu_jobs import Job, chosen, homework

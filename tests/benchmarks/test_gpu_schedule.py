@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers.paths import ROOT
 
 from benchmarks import gpu, gpu_jobs, gpu_summary
 from benchmarks.gpu_jobs import Job

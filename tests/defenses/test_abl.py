@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from data.batches import Batches
-from defenses import abl as train_abl
+from defenses import abl
 from defenses.abl import climb, flooding, isolate, isolation_figures, isolation_objective, local_gradient_ascent, main
 from engine.checkpoint import load_model, save_model
 from engine.evaluation import UNKNOWN, Proportion, Score
@@ -85,7 +85,7 @@ def unbroken(tmp_path_factory):
 def test_stopped_in_any_stage_and_resumed_it_ends_with_the_same_bits(unbroken, tmp_path, monkeypatch, stop_at_test,
                                                                     tests_done, epochs_done):
     """An epoch and its test in stages 1 and 2, a test of the filtered model, two epochs of unlearning."""
-    stop_at_test(train_abl, tests_done)
+    stop_at_test(abl, tests_done)
     folder = tmp_path / "run"
     with pytest.raises(SystemExit):
         main([*SMALL, "--output-dir", str(folder)])
@@ -102,7 +102,7 @@ def test_stopped_in_any_stage_and_resumed_it_ends_with_the_same_bits(unbroken, t
 def stopped_in_unlearning(tmp_path, monkeypatch, stop_at_test):
     """The folder of a run that was stopped in its third stage."""
     folder = tmp_path / "run"
-    stop_at_test(train_abl, 4)
+    stop_at_test(abl, 4)
     with pytest.raises(SystemExit):
         main([*SMALL, "--output-dir", str(folder)])
     monkeypatch.undo()
@@ -125,24 +125,24 @@ def test_going_on_without_what_an_earlier_stage_left_is_refused(stopped_in_unlea
 def test_only_as_many_different_indices_are_what_was_isolated(tmp_path, isolated):
     path = tmp_path / "isolated.npy"
     np.save(path, np.array([4, 0, 29]))
-    assert train_abl.read_isolated(path, 30, 0.1).tolist() == [4, 0, 29]
+    assert abl.read_isolated(path, 30, 0.1).tolist() == [4, 0, 29]
     np.save(path, np.array(isolated))
     with pytest.raises(UserError, match="expected 3 different indices below 30"):
-        train_abl.read_isolated(path, 30, 0.1)
+        abl.read_isolated(path, 30, 0.1)
 
 
 def test_unlearning_that_costs_too_much_stops_with_the_epoch_before(tmp_path, monkeypatch):
     """Held-out accuracy is 0.9 before, 0.88 after one epoch, 0.8 after two; the epoch that stops it is tested."""
     held_out = iter((0.9, 0.88, 0.8))
-    monkeypatch.setattr(train_abl, "score", lambda model, batches: Score(0, Proportion(round(1000 * next(held_out)), 1000),
-                                                                         UNKNOWN.accuracy))
-    weights, real = [], train_abl.train_epoch
+    monkeypatch.setattr(abl, "score", lambda model, batches: Score(0, Proportion(round(1000 * next(held_out)), 1000),
+                                                                   UNKNOWN.accuracy))
+    weights, real = [], abl.train_epoch
 
     def remember(model, *args):
         trained = real(model, *args)
-        weights.append(train_abl.copy_weights(model))
+        weights.append(abl.copy_weights(model))
         return trained
-    monkeypatch.setattr(train_abl, "train_epoch", remember)
+    monkeypatch.setattr(abl, "train_epoch", remember)
     main([*SMALL, "--max-drop", "0.05", "--unlearn-epochs", "5", "--test-every", "9", "--output-dir",
           str(tmp_path / "run")])
     results = json.loads((tmp_path / "run/results.json").read_text())
@@ -178,7 +178,7 @@ def test_the_isolated_images_are_found_and_unlearned_as_they_are(tmp_path, monke
         def __init__(self, image_set, *args, **options):
             made.append((image_set, options))
             super().__init__(image_set, *args, **options)
-    monkeypatch.setattr(train_abl, "Batches", Watched)
+    monkeypatch.setattr(abl, "Batches", Watched)
     main([*SMALL, "--output-dir", str(tmp_path / "run")])
     assert [options for _, options in made] == [{}, {"crop_padding": 4, "flip": True}, {}]
     everything, rest, isolated = (image_set for image_set, _ in made)

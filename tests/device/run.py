@@ -1,7 +1,7 @@
 """Run a script on the pretend GPU and print at which lines a GPU would have been waited for.
 
     python tests/device/run.py train_backdoor.py --dataset digits --device cuda
-    python tests/device/run.py -m engine.summary output/badnets
+    python tests/device/run.py -m reporting.summary output/badnets
 """
 import runpy
 import sys

@@ -1,18 +1,10 @@
-"""Small images and networks on the pretend GPU, and the scripts by their names in the table of short runs."""
-import importlib
-
+"""Small images and networks on the pretend GPU."""
 import numpy as np
 import torch
-from reliability.short_runs import SCRIPTS
 
 from data.batches import Batches
 from data.datasets import ImageSet
 from models import build_model
-
-
-def script_of(name):
-    """The module of a script in SCRIPTS."""
-    return importlib.import_module(SCRIPTS[name][0])
 
 
 def random_images(count):

@@ -3,14 +3,19 @@ import json
 
 import pytest
 from device.pretend import NAME, pretend
-from device.small import script_of
-from reliability.short_runs import SCRIPTS, filled
+from helpers.runs import filled, main_of, short_words
 
 from engine import run
+from engine.catalogue import SCRIPTS
 
 pytestmark = pytest.mark.long
 
-EPOCHS = {"train": 2, "anp": 2, "encoder": 3, "abl": 6}  # of the short run; ABL's last stage are its last two
+RESUMABLE = [script.module for script in SCRIPTS if script.resumes and script.lasting]  # the others have one epoch
+
+
+def epochs_in(folder):
+    """How many epochs a run has recorded."""
+    return len((folder / "metrics.jsonl").read_text().splitlines())
 
 
 def stop_in_epoch(number, patch):
@@ -26,22 +31,23 @@ def stop_in_epoch(number, patch):
 
 
 @pytest.mark.parametrize("first, second", [("cpu", "cuda"), ("cuda", "cpu")])
-@pytest.mark.parametrize("name", EPOCHS)
-def test_a_run_goes_on_on_another_device(name, first, second, made, tmp_path, monkeypatch):
+@pytest.mark.parametrize("module", RESUMABLE)
+def test_a_run_goes_on_on_another_device(module, first, second, made, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "KEEPING", 1e9)  # every epoch is saved, on a GPU too
 
-    def call(device, *more):
-        words = [*filled(made, SCRIPTS[name][1]), "--output-dir", str(tmp_path), "--device", device, *more]
+    def call(device, folder, *more):
+        words = [*filled(made, short_words(module)), "--output-dir", str(tmp_path / folder), "--device", device, *more]
         with pretend():
-            script_of(name).main(words)
+            main_of(module)(words)
+    call("cpu", "whole")
+    epochs = epochs_in(tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        stop_in_epoch(EPOCHS[name], patch)
-        call(first)
-    assert stopped.value.code == 130
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == EPOCHS[name] - 1
+        stop_in_epoch(epochs, patch)
+        call(first, "run")
+    assert stopped.value.code == 130 and epochs_in(tmp_path / "run") == epochs - 1
 
-    call(second, "--resume")
-    results, config = (json.loads((tmp_path / f"{file}.json").read_text()) for file in ("results", "config"))
+    call(second, "run", "--resume")
+    results, config = (json.loads((tmp_path / f"run/{file}.json").read_text()) for file in ("results", "config"))
     assert (results["device"] == NAME) == (second == "cuda")
     assert [resumed["device"] for resumed in config["resumed"]] == [results["device"]]
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == EPOCHS[name]
+    assert epochs_in(tmp_path / "run") == epochs

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers.paths import ROOT
 
 from common.errors import UserError
 from common.untrusted.weights import SAFE_RELEASE, check_loader, read_tensors

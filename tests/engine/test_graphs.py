@@ -2,13 +2,13 @@ import copy
 
 import pytest
 import torch
-from conftest import DEVICE, SMALL
+from helpers.paths import DEVICE, SMALL
 
 import train_backdoor
-from attacks import pruning_aware as train_pruning_aware
+from attacks import pruning_aware
 from common.errors import UserError
 from data.batches import Batches
-from defenses import abl as train_abl
+from defenses import abl
 from engine.graphs import GraphedModel, check_graph, compare_steps, graphed_forward
 from engine.training import train_epoch
 from models import build_model
@@ -111,7 +111,7 @@ def test_what_cannot_be_a_graph_is_refused():
     check_graph(torch.device("cuda"), 128, 128)
 
 
-@pytest.mark.parametrize("script", [train_backdoor, train_abl, train_pruning_aware])
+@pytest.mark.parametrize("script", [train_backdoor, abl, pruning_aware])
 def test_a_graph_on_a_cpu_is_one_line_and_writes_nothing(script, tmp_path, refused):
     error = refused(script.main, *SMALL, "--device", "cpu", "--graph", "--output-dir", tmp_path / "run")
     assert "--graph: expected a CUDA device, got cpu" in error and not (tmp_path / "run").exists()

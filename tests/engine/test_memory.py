@@ -27,7 +27,7 @@ class Small(torch.nn.Module):
 @pytest.fixture
 def cheap(monkeypatch):
     """`folded` would copy what Small remembers."""
-    monkeypatch.setattr("engine.training.folded", lambda model: model)
+    monkeypatch.setattr("engine.evaluation.folded", lambda model: model)
     monkeypatch.setattr(memory, "SMALLEST_BATCH", 4)
 
 

@@ -27,7 +27,7 @@ def words(folder, **changes):
 
 
 def stage(folder, images, trigger=None, epochs=5, lr=0.05, **options):
-    """Train on `images`, test on them and, if given, on what `trigger` makes of them; (model, rows, last Evaluation)."""
+    """Train on `images`, test on them and, if given, on what `trigger` makes of them; (model, rows, last test)."""
     with Run(words(folder, amp=options.pop("amp", False), resume=folder.exists())) as run:
         model = build_model("resnet18", 2, images.num_classes)
         test = EvalSets.on("cpu", images, trigger and stamp_all(images, trigger))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import HIDDEN, ROOT
+
+from helpers.paths import HIDDEN, ROOT
 
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 NEEDS_SNAKEMAKE = pytest.mark.skipif(

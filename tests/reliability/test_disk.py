@@ -11,22 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from helpers.comparing import compare
+from helpers.paths import SMALL
+from helpers.runs import RUNS, filled, main_of, short_words
 from PIL import Image
-from reliability.kill import compare
-from reliability.short_runs import SCRIPTS, filled
 
 from common import files
 from common.errors import UserError
+from engine.catalogue import BY_MODULE, REPORT
 
 pytestmark = pytest.mark.long
-STATELESS = {  # scripts that leave no run: they are called again as they were
-    "report": ("report", ["{runs}"]),
-    "compare-strip": ("compare_strip", ["{strip}"]),
-    "export": ("export_clean_images", ["--dataset", "digits"]),
-}
-GO_ON = {"train", "abl", "pruning-aware", "anp", "fine-prune", "encoder"}  # with --resume
-AGAIN = {"sweep-anp", "sweep-abl", *STATELESS}  # the same call; all others start anew with --overwrite
+ALL = list(BY_MODULE)
+WHOLE = [*RUNS, *(module for module in ALL if BY_MODULE[module].kind == REPORT)]  # their folder is whole or not there
 
 
 def check_whole(folder):
@@ -41,38 +37,36 @@ def check_whole(folder):
             Image.open(path).load()
 
 
-def called_again(name, folder):
+def called_again(module, folder):
     """The words that a call needs after one that failed."""
-    if name in AGAIN or not folder.exists():
-        return []
-    return ["--resume"] if name in GO_ON else ["--overwrite"]
+    again = BY_MODULE[module].again
+    return [again] if again and folder.exists() else []
+
+
+def call_here(script, *arguments):
+    """What engine.cells.call does, in this process."""
+    try:
+        main_of(script)(list(map(str, arguments)))
+    except SystemExit as stopped:
+        if stopped.code:
+            raise UserError("the cell failed") from None
 
 
 @pytest.fixture
-def short_run(made, tmp_path, monkeypatch):
-    """short_run(name, folder, *words): a short run of a script in this process, a sweep's cells included."""
-    def run(name, folder, *words):
-        module, usual = (SCRIPTS | STATELESS)[name]
-        importlib.import_module(module).main([*filled(made, usual), "--output-dir", str(folder), *words])
+def short_run(made, monkeypatch):
+    """short_run(module, folder): a short run of a script in this process, a sweep's cells included."""
+    for sweep in (module for module in ALL if BY_MODULE[module].is_sweep):
+        monkeypatch.setattr(importlib.import_module(sweep), "call", call_here)
 
-    def call(script, *arguments):
-        try:
-            importlib.import_module(script[:-3]).main(list(map(str, arguments)))
-        except SystemExit as stopped:
-            if stopped.code:
-                raise UserError("the cell failed") from None
-    for sweep in ("sweep_anp", "sweep_abl"):
-        monkeypatch.setattr(importlib.import_module(sweep), "call", call)
-    made["runs"] = made["model"].parent.parent
-    made["strip"] = tmp_path / "strip"
-    run("strip", made["strip"])
+    def run(module, folder, *words):
+        main_of(module)([*filled(made, short_words(module)), "--output-dir", str(folder), *words])
     return run
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "report", "compare-strip"])  # which has its folder whole or not at all
-def test_a_full_disk_at_every_file_that_is_written_is_one_line(name, short_run, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("module", WHOLE)
+def test_a_full_disk_at_every_file_that_is_written_is_one_line(module, short_run, tmp_path, monkeypatch, capsys):
     real = os.fsync
-    short_run(name, tmp_path / "whole")
+    short_run(module, tmp_path / "whole")
     left = {path.name for path in (tmp_path / "whole").rglob("*") if path.is_file()}
     failed = set()
     for failing in itertools.count(1):
@@ -87,7 +81,7 @@ def test_a_full_disk_at_every_file_that_is_written_is_one_line(name, short_run, 
             folder = tmp_path / str(failing)
             capsys.readouterr()
             try:
-                short_run(name, folder)
+                short_run(module, folder)
             except SystemExit as stopped:
                 assert stopped.code == 2
             else:  # it ended well: every file of a run has failed once
@@ -95,12 +89,12 @@ def test_a_full_disk_at_every_file_that_is_written_is_one_line(name, short_run, 
         error = capsys.readouterr().err
         assert "Traceback" not in error
         failed |= {Path(path).name for path in re.findall(r"(\S+): cannot be written: No space left on device", error)}
-        if not name.startswith("sweep"):  # whose cells have lines of their own here, being called in this process
+        if not BY_MODULE[module].is_sweep:  # whose cells have lines of their own here, being called in this process
             assert error.count("\n") == 1
             assert not (folder / "results.json").exists()
         check_whole(tmp_path)
-        short_run(name, folder, *called_again(name, folder))  # once there is room, it goes on
-        if name not in STATELESS:
+        short_run(module, folder, *called_again(module, folder))  # once there is room, it goes on
+        if BY_MODULE[module].leaves_run:
             assert compare(tmp_path / "whole", folder) == []
         assert failing < 60, "more files than a run has"
     assert failed >= left - {"output.log"}  # which is written to line by line
@@ -124,20 +118,20 @@ def blocks(folder):
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
-@pytest.mark.parametrize("name", [*SCRIPTS, *STATELESS])
-def test_a_disk_with_room_for_a_part_of_what_a_run_leaves(name, share, short_run, small_disk, tmp_path, capsys):
-    short_run(name, tmp_path / "whole")
+@pytest.mark.parametrize("module", ALL)
+def test_a_disk_with_room_for_a_part_of_what_a_run_leaves(module, share, short_run, small_disk, tmp_path, capsys):
+    short_run(module, tmp_path / "whole")
     size = max(1, int(share * blocks(tmp_path / "whole")))
     subprocess.run(["mount", "-o", f"remount,size={4 * size}k", small_disk], check=True)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        short_run(name, small_disk / "run")
+        short_run(module, small_disk / "run")
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "No space left on device" in error and "Traceback" not in error, error
     check_whole(small_disk)
     subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
-    short_run(name, small_disk / "run", *called_again(name, small_disk / "run"))
-    if name not in STATELESS:
+    short_run(module, small_disk / "run", *called_again(module, small_disk / "run"))
+    if BY_MODULE[module].leaves_run:
         assert compare(tmp_path / "whole", small_disk / "run") == []
 
 
@@ -148,15 +142,15 @@ def test_a_real_full_disk(small_disk, script):
     check_whole(small_disk)
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, *STATELESS])
-def test_a_read_only_disk(name, short_run, small_disk, capsys):
+@pytest.mark.parametrize("module", ALL)
+def test_a_read_only_disk(module, short_run, small_disk, capsys):
     (small_disk / "before.json").write_text("{}")
     (small_disk / "run").mkdir()
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        short_run(name, small_disk / "run")
+        short_run(module, small_disk / "run")
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "Read-only file system" in error and "Traceback" not in error, error
-    assert name.startswith("sweep") or error.count("\n") == 1
+    assert BY_MODULE[module].is_sweep or error.count("\n") == 1
     assert sorted(path.name for path in small_disk.rglob("*")) == ["before.json", "run"]

@@ -1,151 +1,131 @@
-"""Every flag of every script changes what the run leaves; those that are not to change anything leave it as it was."""
+"""Every flag of every script changes what the run leaves; those that are not to change anything leave it as it was.
+
+Another value of a flag is found from its kind (another choice, another number). Where that does not do, as for files,
+SHARED has one for all scripts, and `other` in a script's row of the catalogue one for that script.
+"""
 import importlib
+from argparse import BooleanOptionalAction
 
 import pytest
-from reliability.kill import compare
-from reliability.short_runs import FOLDER, SCRIPTS, SEEDLESS, filled
+from helpers.comparing import compare
+from helpers.runs import FOLDER, RUNS, filled, main_of, short_words
 
-from common.errors import UserError
 from engine import flags
+from engine.catalogue import BY_MODULE
 
 pytestmark = pytest.mark.long
 
-# What another value is: words, or (more words for the run it is compared with, words); all of its words after a "=".
-OTHER = {
-    "poison_target": "1", "trigger_alpha": "0.5", "trigger_image": "{png}", "poison_type": "blend",
-    "poison_rate": "0.4", "issba_encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
+# What another value is: words, or (more words for the run it is compared with, words).
+SHARED = {
+    "poison_rate": "0.4", "poison_type": "blend", "trigger_image": "{png}", "trigger_info": "{trigger2}",
+    "encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
     "clb_dir": ("--poison-type clean-label --clb-dir {clb}", "{clb2}"),
     "eval_trigger": ("--poison-type benign", "blend"), "data_dir": (" ".join(FOLDER), "{pictures2}"),
-    "dataset": ("--data-dir {pictures}", "cifar10"), "width": "5", "epochs": "3", "batch_size": "48", "lr": "0.03",
-    "momentum": "0.5", "weight_decay": "0.05", "test_every": "2", "milestones": ("--epochs 3 --milestones 1 2", "1"),
-    "crop_padding": "0", "seed": "1", "checkpoint": "{model2}", "trigger_info": "{trigger2}", "seeds": "2",
-    "max_drop": "0.5", "val_frac": "0.06",
-    # ABL
-    "flooding": ("--gamma 5", ""), "recipe": "fast",
-    "gamma": "5", "lga": "sample", "unlearn_epochs": "1", "unlearn_lr": "0.1", "isolation_epochs": "1",
-    "isolation_rate": "0.02", "poison_rates": "0.3", "isolation_rates": "0.02",
-    # pruning and ANP
-    "clean_epochs": "1", "prune_fraction": "0.4", "margin": "3", "nb_iter": "9", "print_every": "2", "anp_eps": "0.1",
-    "anp_steps": "2", "anp_alpha": "0.9", "alphas": "0.9", "mask_file": "{masks2}", "pruning_by": "number",
-    "threshold": "0.5", "pruning_max": "0.5", "pruning_step": "0.2", "layer": "layer3", "mode": "prune",
-    # clean-label and ISSBA
-    "epsilon": "3/255", "step": "1/255", "iterations": "5", "restarts": "0", "bits": "5", "bit_epochs": "0",
-    "ramp_epochs": "2", "cross_weight": "0", "pixel_weight": "30", "feature_weight": "5",
-    # Neural Cleanse, STRIP and the others
-    "budget": "30", "batches": "3", "success": "0.2", "patience": ("--success 0.1 --budget 60", "1"),
-    "patch_with": ("--patch-with original", "clean"), "reversed_trigger": "{trigger2}", "stamp_share": "0.8",
-    "overlays": "5", "superimpose": "average", "calibration": "90", "frr": "0.2", "boundary": "normal",
-    "inspect": "60", "benign": "{model2}", "epsilons": "0.5", "steps": "4"}
-OTHER_OF = {
-    ("fine_prune", "trigger_info"): "{trigger2}", ("fine_prune", "epochs"): "2",
-    ("fine_prune", "max_drop"): "0.9", ("fine_prune", "prune_fraction"): "0.9",
-    ("abl", "max_drop"): ("--unlearn-lr 1", "0"), ("prune_network", "checkpoint"): ("--mask-file {bare-masks} --dataset digits "
-                                                                            "--checkpoint {model}", "{model2}"),
-    ("prune_network", "dataset"): ("--mask-file {bare-masks} --checkpoint {model} --data-dir {pictures} --val-frac 0.05 "
-                           "--dataset digits", "cifar10"),
-    ("prune_network", "data_dir"): (f"--mask-file {{bare-masks}} --checkpoint {{model}} --val-frac 0.05 {' '.join(FOLDER)}",
-                            "{pictures2}"),
-    ("prune_network", "max_drop"): "0.9", ("audit", "checkpoint"): "{audited2}", ("generate_clb_attack", "batch_size"): "7",
-    ("prune_network", "pruning_step"): "0.4", ("issba_encoder", "epochs"): "2", ("fine_prune", "mode"): "fine-tune",
-    ("pruning_aware", "checkpoint"): ("= --dataset digits --epochs 1 --checkpoint {model}", "{model2}"),
-    ("unlearn_trigger", "patch_with"): ("= --dataset digits --checkpoint {model} --patch-with original", "clean"),
-    ("strip", "boundary"): ("--frr 0.3", "normal"),
-}
-SWITCHES = {"amp": "--amp", "flip": "--no-flip", "track_losses": "--track-losses", "flooding": "--flooding",
-            "project": "--no-project", "no_pgd": "--no-pgd", "freeze_fooled": "--no-freeze-fooled"}
+    "dataset": ("--data-dir {pictures}", "cifar10"), "milestones": ("--epochs 3 --milestones 1 2", "1"),
+    "crop_padding": "0", "checkpoint": "{model2}", "max_drop": "0.5", "val_frac": "0.06"}
 SAME = {"device": ["--device", "cpu"], "compile": ["--compile"], "deterministic": ["--deterministic"]}
 ELSEWHERE = {  # flags that other tests have, and why not this one
     "help", "output_dir", "overwrite", "resume",  # where a run lies, and whether it goes on: tests/engine/test_run.py
-    "arch",  # there is one
+    "arch",  # whose values have a test of their own: tests/models
     "graph",  # for a CUDA device: tests/engine/test_graphs.py
-    "task", "images", "calibration_file",  # screening: tests/test_detect_strip.py
-    "min_bit_accuracy", "min_psnr",  # the exit status: tests/test_generate_issba_encoder.py
 }
 
 
-def parser_of(name, monkeypatch):
-    """The parser of a script, or of its task."""
-    module, words = SCRIPTS[name]
+def actions_of(module):
+    """{name: argparse's action} of the flags of a script that are looked at here."""
     seen = []
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flags.Parser, "parse_args", lambda self, argv=None: seen.append(self) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
             importlib.import_module(module).parse_args([])
-    tasks = [action for action in seen[0]._actions if action.dest == "task"]
-    return tasks[0].choices[words[0]] if tasks else seen[0]
+    other = BY_MODULE[module].other
+    return {action.dest: action for action in seen[0]._actions
+            if action.dest not in ELSEWHERE and other.get(action.dest, "") is not None}
+
+
+def another(action, value):
+    """The words that give a flag another value than `value`, found from its kind."""
+    flag = action.option_strings[0]
+    if isinstance(value, bool):
+        return [f"--no-{flag[2:]}" if value and isinstance(action, BooleanOptionalAction) else flag]
+    if action.choices:
+        return [flag, next(str(choice) for choice in action.choices if choice != value)]
+    value = value[0] if isinstance(value, list) else value
+    if isinstance(value, (int, float)):
+        return [flag, str(value + 1 if isinstance(value, int) else value / 2 or 0.5)]
+    raise AssertionError(f"{flag}: has {value}; name another value in its script's row of the catalogue, under `other`")
+
+
+def other_words(module, action, made):
+    """(words of a run, the words in addition that change the flag's value)."""
+    value = BY_MODULE[module].other.get(action.dest, SHARED.get(action.dest))
+    before, value = value if isinstance(value, tuple) else ("", value)
+    words = before[1:].split() if before.startswith("=") else [*short_words(module), *before.split()]
+    if value is None or value == "":
+        args = importlib.import_module(module).parse_args(filled(made, words))
+        return words, another(action, getattr(args, action.dest))
+    return words, [action.option_strings[0], *value.split()]
+
+
+def cases(wanted):
+    """(module, flag) of all scripts that are no sweeps for which wanted(Script, flag)."""
+    return [(module, name) for module in RUNS if not BY_MODULE[module].is_sweep for name in actions_of(module)
+            if wanted(BY_MODULE[module], name)]
+
+
+def is_for_nothing(script, name):
+    """Whether a flag changes nothing that a run leaves."""
+    return name in SAME or (name == "seed" and not script.draws)
 
 
 @pytest.fixture(scope="module")
 def left(made, tmp_path_factory):
-    """left(name, *words): the folder of a run with the words at the end, made once."""
+    """left(module, words): the folder of a run with these words, made once."""
     before = {}
 
-    def run(name, *words):
-        module, usual = SCRIPTS[name]
-        words = filled(made, words[1:] if words[:1] == ("=",) else (*usual, *words))
-        called = (name, *words)
+    def run(module, words):
+        called = (module, *filled(made, words))
         if called not in before:
-            before[called] = tmp_path_factory.mktemp(name) / "run"
-            importlib.import_module(module).main([*words, "--output-dir", str(before[called])])
+            before[called] = tmp_path_factory.mktemp("left") / "run"
+            main_of(module)([*called[1:], "--output-dir", str(before[called])])
         return before[called]
     return run
 
 
-def calls_of(name, made, tmp_path, monkeypatch, *words):
-    """What a sweep would run: the arguments of every cell."""
-    module, usual = importlib.import_module(SCRIPTS[name][0]), SCRIPTS[name][1]
-    words = filled(made, (*usual, *words))
+def differing(one, other, name):
+    """What differs between two runs' files, where the flag's own value is not looked at."""
+    return [line for line in compare(one, other, aside={name, "command", "parent"}) if "output.log" not in line]
+
+
+@pytest.mark.parametrize("module, name", cases(lambda script, name: not is_for_nothing(script, name)))
+def test_a_flag_changes_what_the_run_leaves(module, name, made, left):
+    words, more = other_words(module, actions_of(module)[name], made)
+    assert differing(left(module, words), left(module, [*words, *more]), name)
+
+
+@pytest.mark.parametrize("module, name", cases(lambda script, name: is_for_nothing(script, name) and name != "compile"))
+def test_a_flag_that_is_to_change_nothing_changes_nothing(module, name, left):
+    words = short_words(module)
+    assert differing(left(module, words), left(module, [*words, *SAME.get(name, ["--seed", "1"])]), name) == []
+
+
+def calls_of(module, words, folder, monkeypatch):
+    """What a sweep would run: the arguments of every cell, none of which is run."""
     calls = []
 
     def stop(folder, *arguments):
         calls.append(arguments)
-        if name == "sweep_anp":
-            raise UserError("not run")
         return {}, ""  # as if it had left nothing, which ends the cell
-    monkeypatch.setattr(module, "run_cell", stop)
+    monkeypatch.setattr(importlib.import_module(module), "run_cell", stop)
     with pytest.raises(SystemExit):
-        module.main([*words, "--output-dir", str(tmp_path / "sweep")])
+        main_of(module)([*words, "--output-dir", str(folder)])
     return calls
 
 
-def other_words(name, dest):
-    """(more words for the run to compare with, the words that change it)."""
-    before, value = "", OTHER_OF.get((name, dest), OTHER.get(dest))
-    if isinstance(value, tuple):
-        before, value = value
-    return before.split(), [SWITCHES[dest]] if dest in SWITCHES else ["--" + dest.replace("_", "-"), *value.split()]
-
-
-def flags_of(name):
-    with pytest.MonkeyPatch.context() as patch:
-        return [action.dest for action in parser_of(name, patch)._actions if action.dest not in ELSEWHERE]
-
-
-def differing(one, other, dest):
-    """What differs between two runs' files, where the flag's own value is not looked at."""
-    return [line for line in compare(one, other, aside={dest, "command", "parent"}) if "output.log" not in line]
-
-
-@pytest.mark.parametrize("name, dest", [
-    (name, dest) for name in SCRIPTS if not name.startswith("sweep_") for dest in flags_of(name) if dest not in SAME
-    and not (dest == "seed" and name in SEEDLESS)])
-def test_a_flag_changes_what_the_run_leaves(name, dest, left):
-    before, words = other_words(name, dest)
-    if dest == "print_every":  # how often the log says it
-        assert len((left(name, *words) / "metrics.jsonl").read_text()) > len(
-            (left(name) / "metrics.jsonl").read_text())
-    assert differing(left(name, *before), left(name, *before, *words), dest)
-
-
-@pytest.mark.parametrize("name, dest", [
-    (name, dest) for name in SCRIPTS if not name.startswith("sweep_") for dest in flags_of(name)
-    if (dest in SAME and dest != "compile") or (dest == "seed" and name in SEEDLESS)])
-def test_a_flag_that_is_to_change_nothing_changes_nothing(name, dest, left):
-    assert differing(left(name), left(name, *SAME.get(dest, ["--seed", "1"])), dest) == []
-
-
-@pytest.mark.parametrize("name, dest", [(name, dest) for name in ("sweep_anp", "sweep_abl") for dest in flags_of(name)])
-def test_a_flag_of_a_sweep_reaches_its_cells(name, dest, made, tmp_path, monkeypatch):
-    before, words = ([], SAME[dest]) if dest in SAME else other_words(name, dest)
-    calls = [calls_of(name, made, tmp_path, monkeypatch, *before, *more) for more in ([], words)]
+@pytest.mark.parametrize("module, name", [
+    (module, name) for module in RUNS if BY_MODULE[module].is_sweep for name in actions_of(module)])
+def test_a_flag_of_a_sweep_reaches_its_cells(module, name, made, tmp_path, monkeypatch):
+    action = actions_of(module)[name]
+    words, more = (short_words(module), SAME[name]) if name in SAME else other_words(module, action, made)
+    calls = [calls_of(module, filled(made, [*words, *end]), tmp_path / "sweep", monkeypatch) for end in ([], more)]
     assert calls[0] and calls[0] != calls[1]

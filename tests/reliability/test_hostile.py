@@ -2,7 +2,6 @@
 
 What reads a file is called itself, for speed; the scripts, as a user calls them, at the end.
 """
-import functools
 import io
 import json
 import os
@@ -17,27 +16,18 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT, SMALL
+from helpers.paths import ROOT, SMALL
+from helpers.readers import READERS, TEXT
 from PIL import Image
 
 import prune_network
 import train_backdoor
 from common.errors import UserError
 from common.untrusted import read_array, read_json
-from data.clean_label import load_clean_label
-from data.datasets import load_splits
-from data.image_folder import read_image
-from data.poison_cifar import poison_training_set
-from data.triggers import read_trigger_image
-from defenses import fine_prune
-from defenses import strip as detect_strip
-from engine.attack import load_encoder
-from engine.checkpoint import load_model, load_trigger
+from defenses import fine_prune, strip
+from engine.checkpoint import load_model
 from engine.inherit import inherit
-from methods.screening import read_calibration
-from reporting.found import find_runs
 from reporting.log import read_log
-from workflow.audit import read_settings
 from workflow.plan import read_matrix
 
 CANARY = "canary"  # what code that was run would have left in the current folder
@@ -74,7 +64,7 @@ def whole(tmp_path_factory, small_run, encoder_run, masked):
     import generate_clb_attack
     generate_clb_attack.main(["--dataset", "digits", "--checkpoint", str(root / "model.th"), "--poison-rate", "0.3",
                               "--no-pgd", "--output-dir", str(root / "clb")])
-    detect_strip.main(["--dataset", "digits", "--checkpoint", str(root / "model.th"), "--overlays", "2",
+    strip.main(["--dataset", "digits", "--checkpoint", str(root / "model.th"), "--overlays", "2",
                        "--calibration", "20", "--inspect", "20", "--output-dir", str(root / "strip")])
     shutil.copytree(small_run, root / "run")
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 4), dtype=np.uint8)
@@ -84,40 +74,6 @@ def whole(tmp_path_factory, small_run, encoder_run, masked):
     for name, path in (("matrix.yaml", "matrices/digits.yaml"), ("audit.yaml", "audits/digits.yaml")):
         shutil.copy(ROOT / "workflow" / path, root / name)
     return root
-
-
-@functools.cache
-def digits():
-    return load_splits("digits", "data")[0]
-
-
-# What is read: the file that is spoilt, and what reads it, given the folder that all lie in.
-READERS = {
-    "checkpoint": ("model.th", lambda root: load_model(root / "model.th")),
-    "safetensors": ("model.safetensors", lambda root: load_model(root / "model.safetensors")),
-    "trigger": ("trigger.th", lambda root: load_trigger(root / "trigger.th")),
-    "encoder": ("encoder.th", lambda root: poison_training_set(
-        digits().subset(slice(9)), "issba", 0, 1, encoder=load_encoder(root / "encoder.th")["encoder"])),
-    "masks": ("masks.txt", lambda root: prune_network.check_masks(
-        load_model(root / "model.th").model, prune_network.read_data(root / "masks.txt"), root / "masks.txt")),
-    "clean-label images": ("clb/data.npy", lambda root: load_clean_label(root / "clb", digits(), 0)),
-    "clean-label labels": ("clb/label.npy", lambda root: load_clean_label(root / "clb", digits(), 0)),
-    "clean-label list": ("clb/backdoor_list.npy", lambda root: load_clean_label(root / "clb", digits(), 0)),
-    "clean-label trigger": ("clb/trigger.npz", lambda root: load_clean_label(root / "clb", digits(), 0)),
-    "clean-label manifest": ("clb/manifest.json", lambda root: load_clean_label(root / "clb", digits(), 0)),
-    "calibration": ("strip/strip.json", lambda root: read_calibration(root / "strip/strip.json", root / "model.th")),
-    "overlays": ("strip/overlays.npy", lambda root: read_calibration(root / "strip/strip.json", root / "model.th")),
-    "results": ("run/results.json", lambda root: [find_runs(root / "run")[0].share("acc"), find_runs(root / "run")]),
-    "config": ("run/config.json", lambda root: find_runs(root / "run")[0].did),
-    "metrics": ("run/metrics.jsonl", lambda root: find_runs(root / "run")[0].rows),
-    "log": ("run/output.log", lambda root: read_log(root / "run/output.log")),
-    "PNG": ("image.png", lambda root: read_image(root / "image.png")),
-    "JPEG": ("image.jpg", lambda root: read_image(root / "image.jpg")),
-    "trigger image": ("trigger.png", lambda root: read_trigger_image(root / "trigger.png")),
-    "matrix": ("matrix.yaml", lambda root: read_matrix(root / "matrix.yaml")),
-    "audit's settings": ("audit.yaml", lambda root: read_settings(root / "audit.yaml")),
-}
-TEXT = {"masks", "metrics", "log", "matrix", "audit's settings"}  # whose beginning alone may be sound
 
 
 @pytest.fixture
@@ -314,86 +270,11 @@ def test_a_script_says_it_in_one_line_and_leaves_nothing(main, words, whole, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil"]
 
 
-BOMBS = """
-import io, json, resource, struct, sys, zipfile, zlib
-from pathlib import Path
-import numpy as np, torch
-from reliability.test_hostile import READERS, UserError
-from PIL import Image
-root, name = Path(sys.argv[1]), sys.argv[2]
-path = root / READERS[name][0]
-
-def header(shape, descr):
-    text = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode().ljust(118) + b"\\n"
-    return b"\\x93NUMPY\\x01\\x00" + struct.pack("<H", len(text)) + text
-
-def packed(members):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member in members:
-            with archive.open(member, "w", force_zip64=True) as file:
-                for _ in range(800):
-                    file.write(bytes(2**20))
-    return content.getvalue()
-
-def bombs():
-    yield path.read_bytes(), 5 * 2**30  # made long by a hole at its end
-    yield b"", 5 * 2**30
-    if path.suffix in (".th", ".npz", ".npy"):
-        yield packed(["archive/data.pkl", "archive/data/0", "pattern.npy"]), None
-        for shape, descr in (((10**9, 32, 32, 3), "|u1"), ((10**6, 32, 32, 3), "|u1"), ((10**10,), "<i8"),
-                             ((2**62,), "|u1"), ((-1, 32, 32, 3), "|u1")):
-            yield header(shape, descr), None
-            yield header(shape, descr), 4 * 2**30
-    if path.suffix in (".json", ".jsonl", ".yaml", ".log", ".txt"):
-        yield b"[" * 10**6, None
-        yield b'{"a":' * 10**6, None
-        yield b"[" + b"{}," * 4 * 10**6 + b"{}]", None
-        yield b"9" * 10**7, None
-        yield b"a: &a [x,x,x,x,x,x,x,x,x]\\n" + b"".join(
-            f"b{i}: &b{i} [{','.join(['*' + (f'b{i-1}' if i else 'a')] * 9)}]\\n".encode() for i in range(12)), None
-    if path.suffix in (".png", ".jpg"):
-        for mode in ("RGB", "I;16"):
-            content = io.BytesIO()
-            Image.new(mode, (9000, 9000)).save(content, "PNG")
-            yield content.getvalue(), None
-        claim = b"IHDR" + struct.pack(">II5B", 60000, 60000, 8, 2, 0, 0, 0)
-        yield b"\\x89PNG\\r\\n\\x1a\\n" + struct.pack(">I", 13) + claim + struct.pack(">I", zlib.crc32(claim)), None
-    if path.suffix == ".th":
-        for claim in (torch.zeros(1).expand(10**10), torch.empty(10**12, device="meta"),
-                      torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (10**12,))):
-            content = io.BytesIO()
-            torch.save({"state_dict": {"conv1.weight": claim, "linear.weight": claim}, "trigger_mask": claim,
-                        "trigger_pattern": claim, "trigger_encoder": {"a": claim}, "encoder": {"a": claim},
-                        "decoder": {}}, content)
-            yield content.getvalue(), None
-        yield b"\\x80\\x02cbuiltins\\nbytes\\nJ" + struct.pack("<i", 2**31 - 1) + b"\\x85R.", None
-    if path.suffix == ".safetensors":
-        for text in (json.dumps({"conv1.weight": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}),
-                     "{" * 10**6):
-            yield struct.pack("<Q", len(text)) + text.encode(), None
-        yield struct.pack("<Q", 2**63), None
-
-sound = path.read_bytes()
-for number, (content, length) in enumerate(bombs()):
-    path.write_bytes(content)
-    if length:
-        with open(path, "r+b") as file:
-            file.truncate(length)
-    try:
-        READERS[name][1](root)
-    except UserError as error:
-        assert len(str(error)) < 2000
-    print(number, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10)
-    path.write_bytes(sound)
-"""
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("kind", list(READERS))
 def test_bombs_stay_under_2_gb(kind, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "all")
-    done = subprocess.run([sys.executable, "-c", BOMBS, str(tmp_path / "all"), kind], cwd=ROOT, text=True,
+    done = subprocess.run([sys.executable, "-m", "helpers.bombs", str(tmp_path / "all"), kind], cwd=ROOT, text=True,
                           capture_output=True, timeout=600,
                           env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
     assert done.returncode == 0, done.stdout + done.stderr

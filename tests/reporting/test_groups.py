@@ -113,7 +113,8 @@ def test_a_checkpoint_is_matched_by_its_path_and_by_nothing_if_two_fit(tree):
         tree.attack(f"{name}/seed-1", name, 0.93, 1.0)
     defended(tree, "x/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0),
              parent="output/blend/seed-1/model_last.th")
-    defended(tree, "y/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.2, (0.93, 1.0), parent="output/seed-1/model_last.th")
+    defended(tree, "y/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.2, (0.93, 1.0),
+             parent="output/seed-1/model_last.th")
     defended(tree, "z/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.3, (0.93, 1.0), width=16,
              parent="output/blend/seed-1/model_last.th")
     effects = found(tree)
@@ -125,7 +126,8 @@ def test_a_checkpoint_is_matched_by_its_path_and_by_nothing_if_two_fit(tree):
 def test_unlearnings_controls_are_kinds_of_their_own(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
     for patch in ("reversed", "clean", "original"):
-        folder = defended(tree, f"badnets/unlearn-{patch}", "defenses.unlearn_trigger", "unlearning", 0.9, 0.1, (0.93, 1.0))
+        folder = defended(tree, f"badnets/unlearn-{patch}", "defenses.unlearn_trigger", "unlearning", 0.9, 0.1,
+                          (0.93, 1.0))
         path = folder / "results.json"
         path.write_text(path.read_text().replace('"unlearning"', f'"unlearning", "patch_with": "{patch}"'))
     assert {effect.kind for effect in found(tree).values()} == {

@@ -10,7 +10,7 @@ from defenses import neural_cleanse
 from engine.checkpoint import load_model
 from engine.inputs import find_trigger
 from methods.trigger_search import Search
-from studies import audit as audit_model
+from studies import audit
 from studies.audit import judge, least_lost, main, paired_loss
 
 DIGITS = ["--dataset", "digits"]
@@ -106,7 +106,7 @@ def test_runs_of_another_model_are_not_taken(suspected, small_run, tmp_path, ref
 def test_the_rates_go_into_the_result(suspected, tmp_path, monkeypatch):
     rates = [{"data": "digits", "width": "4", "test": "Neural Cleanse", "model_kind": "benign", "models": 9,
               "wrong": 1, "undecided": 0, "searches": 27, "searches_wrong": 5, "how": "--seeds 3"}]
-    monkeypatch.setattr(audit_model, "read_rates", lambda: rates)
+    monkeypatch.setattr(audit, "read_rates", lambda: rates)
     main(["--checkpoint", str(suspected), *DIGITS, "--output-dir", str(tmp_path / "verdict")])
     method = json.loads((tmp_path / "verdict/results.json").read_text())["method"]
     assert method["rates"] == rates

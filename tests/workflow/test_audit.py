@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers.paths import ROOT
 
 from workflow import audit
 from workflow.__main__ import main
@@ -42,8 +42,8 @@ def test_every_step_sees_the_copy_and_no_trigger(small_run, clean):
     assert last.folder == planned.last == "out/audit/verdict"
     assert {step.results for step in others} - set(last.needs) == {"out/audit/anp/results.json"}
     assert {step.script for step in planned.steps.values()} == {
-        "neural_cleanse detect", "neural_cleanse unlearn", "sweep_neuron_noise", "detect_strip", "generate_mask",
-        "prune_network", "fine_prune", "audit_model"}
+        "generate_mask", "prune_network", "defenses.neural_cleanse", "defenses.unlearn_trigger", "defenses.strip",
+        "defenses.fine_prune", "studies.neuron_noise", "studies.audit"}
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "workflow/audits").glob("*.yaml")])

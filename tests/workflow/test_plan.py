@@ -1,6 +1,6 @@
 import pytest
 import yaml
-from conftest import ROOT
+from helpers.paths import ROOT
 
 from common.errors import UserError
 from workflow.plan import plan, read_matrix

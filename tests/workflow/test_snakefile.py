@@ -8,7 +8,7 @@ import time
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers.paths import ROOT
 from helpers.workflow import NEEDS_SNAKEMAKE, start_snakemake
 
 pytestmark = [pytest.mark.long, NEEDS_SNAKEMAKE]

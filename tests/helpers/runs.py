@@ -1,24 +1,34 @@
-"""A short run of every script on handwritten digits, and what those runs read."""
+"""A short run of every script on handwritten digits, from the catalogue, and what those runs read."""
 import importlib
 
 import numpy as np
 from PIL import Image
 
 from data.datasets import load_splits
-from engine import catalogue
+from engine.catalogue import BY_MODULE, REPORT, SCRIPTS
 
 DIGITS = ["--dataset", "digits"]
 FOLDER = ["--dataset", "cifar10", "--data-dir", "{pictures}"]
-# {name: (module, words)}: a short run of every script that leaves one. {names} are files that make_inputs makes.
-SCRIPTS = {script.name: (script.module, [*DIGITS, *script.reads.split(), *script.small.split()])
-           for script in catalogue.SCRIPTS if script.leaves_run}
-SEEDLESS = {"prune_network", "audit"}  # nothing in them is drawn; the seed tells their results apart
+TRAIN_MODEL = ["--width", "4", "--batch-size", "32", "--poison-rate", "0.2", "--crop-padding", "2", "--epochs", "3"]
+RUNS = [script.module for script in SCRIPTS if script.leaves_run]  # the scripts that leave a folder with results.json
+
+
+def short_words(module):
+    """The words of a script's short run; {names} in them are files that make_inputs makes."""
+    script = BY_MODULE[module]
+    images = [] if script.kind == REPORT else DIGITS
+    return [*images, *script.reads.split(), *script.small.split()]
+
+
+def main_of(module):
+    """The main of a script."""
+    return importlib.import_module(module).main
 
 
 def make_inputs(root):
     """Make in `root` what the runs read, as two that differ; returns {name: path}."""
     def run(module, *words):
-        importlib.import_module(module).main(list(map(str, words)))
+        main_of(module)(list(map(str, words)))
     paths = {}
     for i, end in enumerate(("", "2")):
         train = [*DIGITS, "--width", "4", "--epochs", "4", "--batch-size", "32", "--crop-padding", "0", "--no-flip",
@@ -41,6 +51,7 @@ def make_inputs(root):
             root / f"run{end}/neural-cleanse")
         paths[f"pictures{end}"] = root / f"pictures{end}"
         write_pictures(paths[f"pictures{end}"], first=i)
+    paths["runs"] = root
     (root / "bare").mkdir()  # masks that do not say of what they are
     paths["bare-masks"] = root / "bare/mask_values.txt"
     paths["bare-masks"].write_bytes(paths["masks"].read_bytes())

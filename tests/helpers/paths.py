@@ -1,0 +1,16 @@
+"""Where the suite lies, what device tests run on, and flags of the runs that many tests share."""
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What --device auto means in tests, on a machine with a GPU too: what is exact here is so on a CPU.
+DEVICE = os.environ.get("TEST_DEVICE", "cpu")
+HIDDEN = {"CUDA_VISIBLE_DEVICES": ""} if DEVICE == "cpu" else {}  # the same for the scripts that tests start
+
+SMALL = ["--dataset", "digits", "--width", "4", "--epochs", "1", "--batch-size", "256"]
+LEARNING = ["--dataset", "digits", "--width", "4", "--epochs", "6", "--batch-size", "32", "--crop-padding", "0",
+            "--no-flip", "--poison-rate", "0.3", "--trigger-alpha", "0.4"]
+# Three epochs for the bits alone: with one, whether they are learned at all depends on PyTorch's version.
+ENCODER = ["--dataset", "digits", "--batch-size", "32", "--bits", "4", "--width", "4", "--epochs", "8", "--bit-epochs",
+           "3", "--ramp-epochs", "1", "--lr", "0.004", "--pixel-weight", "4", "--min-psnr", "24"]
