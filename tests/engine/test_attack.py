@@ -7,7 +7,7 @@ import pytest
 from data.poison_cifar import poison
 from data.triggers import COVERS_IMAGE, build_trigger
 from engine.attack import poisoned_shares, start_attack
-from engine.checkpoint import load
+from common.untrusted.weights import read_tensors
 
 
 @pytest.mark.parametrize("attack, alpha, covers", [("badnets", None, False), ("blend", 1.0, True)])
@@ -21,5 +21,5 @@ def test_an_attack_starts_with_its_trigger_on_disk_and_the_number_of_poisoned_im
     assert "poisoned 15 images: 0.3750 of the 40 training images, 0.5000 of the 30 candidates" in caplog.text
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warned == ([COVERS_IMAGE] if covers else [])
-    info = load(tmp_path / "trigger_info.th")
+    info = read_tensors(tmp_path / "trigger_info.th")
     assert np.array_equal(info["data_index"], np.sort(chosen)) and info["poison_target"] == 1
