@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import SMALL
 from PIL import Image
 
@@ -37,3 +38,15 @@ def test_a_model_and_its_trigger_have_the_size_of_their_images_and_defenses_take
     found = [load_trigger(path) for path in folder.glob("neural-cleanse/reversed_trigger_*.th")]
     assert found and all(trigger.mask.shape[:2] == (size, size) for trigger in found)
     assert np.asarray(Image.open(folder / "neural-cleanse/reversed_triggers.png").convert("L")).std() > 5
+
+
+def test_a_strangers_model_sees_images_of_the_size_that_the_flag_says(sized_run, tmp_path):
+    """Bare weights name no size."""
+    size, folder = sized_run
+    weights = torch.load(folder / "model_last.th", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "stranger.th")
+    strip.main(["--checkpoint", str(tmp_path / "stranger.th"), "--dataset", "digits", "--image-size", str(size),
+                "--overlays", "4", "--inspect", "40", "--output-dir", str(tmp_path / "strip")])
+    assert np.load(tmp_path / "strip/overlays.npy").shape[1:] == (size, size, 3)
+    assert (json.loads((tmp_path / "strip/results.json").read_text())["acc"]
+            == json.loads((folder / "results.json").read_text())["acc"])

@@ -57,6 +57,7 @@ SAME = {"device": ["--device", "cpu"], "compile": ["--compile"], "deterministic"
 ELSEWHERE = {  # flags that other tests have, and why not this one
     "help", "output_dir", "overwrite", "resume",  # where a run lies, and whether it goes on: tests/engine/test_run.py
     "arch",  # there is one
+    "image_size",  # a trigger and a model of another size go with it: tests/test_image_size.py
     "graph",  # for a CUDA device: tests/engine/test_graphs.py
     "task", "images", "calibration_file",  # screening: tests/test_detect_strip.py
     "min_bit_accuracy", "min_psnr",  # the exit status: tests/test_generate_issba_encoder.py
