@@ -25,7 +25,8 @@ def finished(folder, wanted, weights=""):
         arguments = config["arguments"]
         read_json(folder / "results.json")
         is_same = config["inputs"] is None or config["inputs"].startswith(weights)
-        other = [f"{name} {arguments[name]}" for name, value in wanted.items() if arguments[name] != value]
+        # A flag that is newer than the cell counts as not given.
+        other = [f"{name} {arguments.get(name)}" for name, value in wanted.items() if arguments.get(name) != value]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder}: damaged; remove it to have it made again") from None
     if other:

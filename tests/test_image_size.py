@@ -1,0 +1,52 @@
+"""A model of images of another size than 32 pixels: its scripts go by the flag, the spec and the images, not a constant."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+from PIL import Image
+
+import train_backdoor
+from defenses import neural_cleanse, strip
+from engine.checkpoint import load_model, load_trigger
+
+
+@pytest.fixture(params=[16, 48])
+def sized_run(request, tmp_path):
+    """(pixels a side, the folder of a one-epoch run at width 2 on digits of that size)."""
+    train_backdoor.main([*SMALL, "--width", "2", "--image-size", str(request.param), "--poison-rate", "0.2",
+                         "--output-dir", str(tmp_path / "run")])
+    return request.param, tmp_path / "run"
+
+
+def test_a_model_and_its_trigger_have_the_size_of_their_images_and_defenses_take_it_from_the_model(sized_run):
+    size, folder = sized_run
+    assert load_model(folder / "model_last.th").model.spec["image_size"] == size
+    trigger = load_trigger(folder / "trigger_info.th")
+    assert trigger.pattern.shape[:2] == trigger.mask.shape[:2] == (size, size)
+
+    suspected = ["--checkpoint", str(folder / "model_last.th"), "--dataset", "digits"]
+    strip.main([*suspected, "--overlays", "4", "--inspect", "40", "--output-dir", str(folder / "strip")])
+    assert np.load(folder / "strip/overlays.npy").shape[1:] == (size, size, 3)
+    results = json.loads((folder / "strip/results.json").read_text())
+    assert results["asr"]["n"] == 324
+
+    neural_cleanse.main([*suspected, "--seeds", "1", "--budget", "2", "--batches", "1", "--success", "0.01",
+                         "--output-dir", str(folder / "neural-cleanse")])
+    assert json.loads((folder / "neural-cleanse/results.json").read_text())["asr"] == results["asr"]
+    found = [load_trigger(path) for path in folder.glob("neural-cleanse/reversed_trigger_*.th")]
+    assert found and all(trigger.mask.shape[:2] == (size, size) for trigger in found)
+    assert np.asarray(Image.open(folder / "neural-cleanse/reversed_triggers.png").convert("L")).std() > 5
+
+
+def test_a_strangers_model_sees_images_of_the_size_that_the_flag_says(sized_run, tmp_path):
+    """Bare weights name no size."""
+    size, folder = sized_run
+    weights = torch.load(folder / "model_last.th", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "stranger.th")
+    strip.main(["--checkpoint", str(tmp_path / "stranger.th"), "--dataset", "digits", "--image-size", str(size),
+                "--overlays", "4", "--inspect", "40", "--output-dir", str(tmp_path / "strip")])
+    assert np.load(tmp_path / "strip/overlays.npy").shape[1:] == (size, size, 3)
+    assert (json.loads((tmp_path / "strip/results.json").read_text())["acc"]
+            == json.loads((folder / "results.json").read_text())["acc"])
