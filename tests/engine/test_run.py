@@ -2,14 +2,13 @@ import argparse
 import json
 import logging
 import os
-import sys
 import time
 
 import pytest
 import torch
 
 from common.errors import UserError
-from engine import checkpoint, machine
+from engine import checkpoint, command, machine
 from engine.evaluation import Evaluation, Proportion, Score
 from engine.run import HEADER, Run
 from engine.saved_state import is_alike
@@ -173,7 +172,7 @@ def test_what_a_run_reads_is_not_overwritten(arguments, tmp_path):
 
 def test_another_scripts_run_is_not_overwritten(arguments, tmp_path, monkeypatch):
     go(arguments())
-    monkeypatch.setattr("sys.argv", ["other_script.py"])
+    monkeypatch.setattr(command, "RUNNING", ["other_script"])
     with pytest.raises(UserError, match=r"holds a run of .*; name another"):
         go(arguments(overwrite=True))
 
@@ -279,11 +278,11 @@ def test_a_state_of_another_kind_is_not_alike(spoil):
 
 
 def test_another_scripts_run_is_not_gone_on_with(arguments, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["defenses.abl"])
+    monkeypatch.setattr(command, "RUNNING", ["defenses.abl"])
     with pytest.raises(KeyboardInterrupt):
         go(arguments(), stop_in=2)
-    monkeypatch.setattr(sys, "argv", ["train_backdoor.py"])
-    with pytest.raises(UserError, match=r"holds a run of train_abl\.py"):
+    monkeypatch.setattr(command, "RUNNING", ["train_backdoor"])
+    with pytest.raises(UserError, match=r"holds a run of defenses\.abl"):
         go(arguments(resume=True))
 
 
