@@ -124,8 +124,8 @@ def test_the_help_of_the_rate_says_what_it_is_a_share_of(monkeypatch):
     monkeypatch.setitem(flags.ATTACKS, "sig", row)
     monkeypatch.setitem(flags.POISON_DEFAULTS["poison_rate"], "sig", row.rate)
     assert flags.rate_help(("badnets", "blend", "sig")) == (
-        "for badnets and blend: share of the images outside the target class to poison; for sig: share of the images of "
-        "the target class to poison (default: 0.05, for sig 0.2)")
+        "for badnets and blend: share of the images outside the target class to poison; for sig: share of the images "
+        "of the target class to poison (default: 0.05, for sig 0.2)")
 
 
 def test_a_share_of_the_images_by_the_rows_default_is_poisoned(extended):

@@ -2,7 +2,7 @@
 import importlib
 import pkgutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def parts_of(info: Mapping[str, Any]) -> list[str]:
     return [key for key in info if isinstance(key, str) and key.startswith(("trigger_", "poison_"))]
 
 
-def named(keys) -> str:
+def named(keys: Iterable[Any]) -> str:
     """The first few keys, in words and on one line: a stranger's may be of any number and length."""
     return ", ".join(ascii(str(key)[:40])[1:-1] for key in list(keys)[:5])
 
