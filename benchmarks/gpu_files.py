@@ -1,5 +1,4 @@
 """Where benchmarks/gpu.py works and what it brings home: memory, the images, the card's use, one archive."""
-import lzma
 import os
 import shutil
 import subprocess
@@ -8,9 +7,9 @@ import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from common.errors import UserError
-from common.files import atomic_file, atomic_folder
+from common.files import atomic_file
 from common.locks import lock_folder
+from common.untrusted.archives import unpack_tar
 from data.datasets import load_splits
 
 MEMORY = Path("/dev/shm")
@@ -127,22 +126,12 @@ def unpack(archive, data_dir, in_memory):
     if leads_to_memory(data_dir):  # which was emptied
         data_dir.unlink()
     target = place_in_memory(data_dir.name) if in_memory else data_dir
-    extract(archive, target)
+    unpack_tar(archive, target)
     if in_memory:
         with suppress(FileNotFoundError):
             data_dir.rmdir()  # an empty one
         data_dir.parent.mkdir(parents=True, exist_ok=True)
         data_dir.symlink_to(target, target_is_directory=True)
-
-
-def extract(archive, target):
-    """Extract a tar archive into the folder `target`, whole or not at all. Raises UserError for another file."""
-    with atomic_folder(target) as folder:
-        try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")  # nothing outside of the folder
-        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-            raise UserError(f"{archive}: not a tar archive of images ({error})") from None
 
 
 def decode(data_dir):

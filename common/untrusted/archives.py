@@ -1,11 +1,15 @@
-"""Zip archives, which .npz files and PyTorch's files are, looked into before their reader unpacks them."""
+"""Strangers' archives: a zip file (.npz, PyTorch's) is looked into before it is read; a tar file is unpacked."""
+import lzma
 import os
 import struct
+import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from common.errors import UserError
-from common.untrusted.limits import MAX_DIRECTORY
+from common.files import atomic_folder
+from common.untrusted.limits import MAX_DIRECTORY, MAX_UNPACKED
 
 NOT_HERE = 2**32 - 1  # in a zip file's last record: see the record of large archives
 
@@ -54,3 +58,24 @@ def directory_of(path: str | os.PathLike) -> tuple[set[int], int]:
         size, place = struct.unpack("<QQ", large[40:56])
         places, sizes = places | {place}, [*sizes, size]
     return places - {NOT_HERE}, max(size for size in sizes if size != NOT_HERE)
+
+
+def unpack_tar(path: str | os.PathLike, folder: str | os.PathLike, most: int = MAX_UNPACKED) -> None:
+    """Unpack a tar archive, compressed or not, into the new folder `folder`, whole or not at all, and nowhere else.
+
+    Raises UserError for another file, for one that leads out of the folder, and for more than `most` bytes in all.
+    """
+    total = 0
+
+    def within(member, target):
+        nonlocal total
+        total += member.size
+        if total > most:
+            raise UserError(f"{path}: refused, it unpacks to more than {most} bytes")
+        return tarfile.data_filter(member, target)
+    with atomic_folder(folder) as made:
+        try:
+            with tarfile.open(path) as tar:
+                tar.extractall(made, filter=within)
+        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError) as error:
+            raise UserError(f"{path}: not a tar archive of images ({error})") from None

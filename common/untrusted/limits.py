@@ -11,6 +11,7 @@ MAX_IMAGE = 2**29  # more than the pixels that Pillow unpacks without a warning
 MAX_TEXT = 64 * 2**20  # a log or a mask file
 MAX_JSON = 16 * 2**20  # results.json of a long sweep has some 200 kB
 MAX_YAML = 2**20  # PyYAML takes seconds for a megabyte
+MAX_UNPACKED = 2**34  # what a tar archive of images unpacks to; CIFAR-10 takes 0.2 GB
 MAX_DIRECTORY = 2**20  # an archive's list of entries; a checkpoint's has some 10 kB
 
 

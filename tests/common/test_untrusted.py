@@ -1,6 +1,8 @@
 import ast
+import io
 import json
 import os
+import tarfile
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from common.untrusted import (
     read_yaml,
     sound_fields,
 )
+from common.untrusted.archives import unpack_tar
 from common.untrusted.images import read_picture
 from common.untrusted.weights import is_plain, is_weight, read_tensors
 
@@ -33,7 +36,7 @@ OF_OUR_OWN = {  # what opens files or text that this program itself has just mad
     "reporting/pdf.py": {"PillowImage.open"},  # the same
     "engine/run.py": {"json.loads"}, "workflow/steps.py": {"json.loads"},  # flags as JSON would give them back
     "workflow/request.py": {"json.loads"},  # what python -m workflow packed for the Snakefile
-    "benchmarks/": {"json.loads", "np.load", "tarfile.open"},  # what a benchmark left
+    "benchmarks/": {"json.loads", "np.load", "tarfile.open"},  # what a benchmark left or packs
     "docs/": {"json.loads", "Image.open"}}  # what results/ holds
 
 
@@ -57,8 +60,8 @@ def test_no_file_but_the_door_opens_what_may_be_a_strangers():
 
 def test_the_door_itself_is_seen_to_open_files():
     assert {name for path in (ROOT / "common/untrusted").glob("*.py") for name in opened_in(path)} == {
-        "torch.load", "safetensors.torch.load_file", "np.load", "Image.open", "zipfile.ZipFile", "yaml.safe_load",
-        "json.loads"}
+        "torch.load", "safetensors.torch.load_file", "np.load", "Image.open", "zipfile.ZipFile", "tarfile.open",
+        "yaml.safe_load", "json.loads"}
 
 
 def test_public_functions_of_the_ground_floor_say_what_they_take_and_give():
@@ -179,3 +182,41 @@ def test_only_fields_that_are_sound_are_taken():
     assert sound_fields({"name": 1, "n": True, "share": float("nan")}, fields) == {}
     assert sound_fields({"n": -1, "share": 10**400}, fields) == sound_fields({"n": 2.0}, fields) == {}
     assert sound_fields(["name"], fields) == {}
+
+
+def write_tar(path, names, kind="w:xz"):
+    with tarfile.open(path, kind) as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 100
+            tar.addfile(member, io.BytesIO(bytes(100)))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["w", "w:gz", "w:xz"])
+def test_a_tar_archive_is_unpacked(tmp_path, kind):
+    unpack_tar(write_tar(tmp_path / "a.tar", ["train/a/1.png", "test/a/1.png"], kind), tmp_path / "out")
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")) == [
+        "test/a/1.png", "train/a/1.png"]
+
+
+@pytest.mark.parametrize("names, most, said", [
+    (["../outside.png"], 1000, "not a tar archive of images"), (["a.png", "b.png"], 150, "more than 150 bytes")])
+def test_a_tar_archive_that_leads_out_or_is_too_large_leaves_nothing(tmp_path, names, most, said):
+    path = write_tar(tmp_path / "a.tar", names)
+    with pytest.raises(UserError, match=said):
+        unpack_tar(path, tmp_path / "out", most)
+    assert os.listdir(tmp_path) == ["a.tar"]
+
+
+@pytest.mark.parametrize("kind", ["w:gz", "w:xz"])
+def test_a_torn_tar_archive_is_unpacked_whole_or_leaves_nothing(tmp_path, kind):
+    content = write_tar(tmp_path / "a.tar", [f"{i}.png" for i in range(99)], kind).read_bytes()
+    for number, length in enumerate(range(0, len(content), max(1, len(content) // 30))):
+        (tmp_path / "a.tar").write_bytes(content[:length])
+        try:
+            unpack_tar(tmp_path / "a.tar", tmp_path / f"out{number}")
+        except UserError:
+            assert not (tmp_path / f"out{number}").exists()
+        else:  # only its last bytes, behind the files, are gone
+            assert length > 0.8 * len(content) and len(os.listdir(tmp_path / f"out{number}")) == 99
