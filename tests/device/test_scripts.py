@@ -16,7 +16,7 @@ from engine import cells
 RUNNER = Path(__file__).with_name("run.py")
 QUICK = ("train_backdoor", "generate_mask", "defenses.strip")  # the others are `long`
 STREAMED = {"free": 1000}
-# The script, more words for its short run, and what the pretend GPU is.
+# The script, more words for its short run (all of its words after a "="), and what the pretend GPU is.
 VARIANTS = {
     "train, deterministic": ("train_backdoor", "--poison-type blend --deterministic", {}),
     "train, before Ampere": ("train_backdoor", "", {"capability": (7, 5)}),
@@ -32,6 +32,8 @@ VARIANTS = {
     "abl, the batch's loss": ("defenses.abl", "--lga batch", {}),
     "abl, flooding": ("defenses.abl", "--flooding", {}),
     "abl, streamed": ("defenses.abl", "", STREAMED),
+    "pruning-aware, a benign model given": (
+        "attacks.pruning_aware", "= --dataset digits --epochs 1 --checkpoint {model}", {}),
     "anp, two ascents": ("generate_mask", "--anp-steps 2 --no-project", {}),
     "anp, deterministic": ("generate_mask", "--deterministic", {}),
     "anp, streamed": ("generate_mask", "", STREAMED),
@@ -43,7 +45,8 @@ VARIANTS = {
     "craft, deterministic": ("generate_clb_attack", "--deterministic", {}),
     "encoder, deterministic": ("attacks.issba_encoder", "--deterministic", {}),
     "encoder, streamed": ("attacks.issba_encoder", "", STREAMED),
-    "unlearn, the original trigger": ("defenses.unlearn_trigger", "--patch-with original", {}),
+    "unlearn, the original trigger": (
+        "defenses.unlearn_trigger", "= --dataset digits --checkpoint {model} --patch-with original", {}),
     "neural-cleanse, streamed": ("defenses.neural_cleanse", "", STREAMED),
     "neural-cleanse, deterministic": ("defenses.neural_cleanse", "--deterministic", {}),
     "strip, streamed": ("defenses.strip", "", STREAMED),
@@ -54,7 +57,8 @@ VARIANTS = {
 
 def run_short(module, made, folder, *more, **card):
     """Run a script's short run on a pretend GPU in this process; returns its Counts."""
-    words = [*filled(made, [*short_words(module), *more]), "--device", "cuda", "--output-dir", str(folder)]
+    words = more[1:] if more[:1] == ("=",) else (*short_words(module), *more)
+    words = [*filled(made, words), "--device", "cuda", "--output-dir", str(folder)]
     with pretend(**card) as counts:
         main_of(module)(words)
     return counts
