@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 
 # What a test takes that trains a network or starts a program; a test of one of these is `slow` by itself.
-SLOW = {"small_run", "masked", "learned_run", "encoder_run", "made", "script"}
+SLOW = {"small_run", "masked", "learned_run", "encoder_run", "made", "script", "unbroken", "attacked", "browser"}
 
 
 def pytest_collection_modifyitems(items):

@@ -21,6 +21,8 @@ from engine import checkpoint
 from engine.evaluation import sample_losses, score
 from train_backdoor import loss_figures, main, poisoned_shares
 
+pytestmark = pytest.mark.slow
+
 
 def weights(folder, name="model_last.th"):
     return torch.load(folder / name, weights_only=True)["state_dict"]

@@ -113,6 +113,7 @@ def test_finished_runs_of_other_images_are_not_taken_for_these(tmp_path):
         gpu.check_same(path, homework("out", "data/other"))
 
 
+@pytest.mark.slow
 def test_images_are_decoded_while_the_card_is_measured(image_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "CLEAN_STEP", ("-c", "print('a step')"))
     said, args = [], argparse.Namespace(archive=None, data_dir=str(image_folder(count=12)), scale=1.0)
@@ -126,6 +127,7 @@ def test_the_benchmark_of_a_clean_step_takes_its_words():
     assert importlib.import_module(module).parse_args(words).width == 64
 
 
+@pytest.mark.slow
 def test_what_only_a_report_or_the_tests_need_is_not_imported():
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "benchmarks.gpu", "--plan"], cwd=ROOT, text=True,
                           capture_output=True, check=True)
