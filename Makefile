@@ -8,12 +8,13 @@ SETTINGS ?= workflow/audits/usual.yaml
 DATA_DIR ?= data
 LIMIT ?= 3600
 
-.PHONY: help demo test test-long test-nightly lint benchmark matrix homework gpu audit clean
+.PHONY: help demo test test-fast test-long test-nightly lint benchmark matrix homework gpu audit clean
 
 help:
 	@echo "make demo       install, then BadNets on handwritten digits against four defenses, a report and a table"
-	@echo "make test       install, then the tests (about five minutes)"
-	@echo "make test-long  the tests that take minutes"
+	@echo "make test-fast  install, then the tests that train nothing and start no program (under a minute)"
+	@echo "make test       the linter and all tests but the long ones (under five minutes on two cores)"
+	@echo "make test-long  the tests that take minutes: every flag, full disks, bombs, the pretend GPU"
 	@echo "make test-nightly  105,000 made-up mask files, logs and triggers"
 	@echo "make matrix     attacks against defenses: MATRIX=workflow/matrices/digits.yaml, and PROFILE=laptop,"
 	@echo "                workstation (a fast GPU, three heavy steps at once) or slurm"
@@ -41,6 +42,9 @@ demo: $(VENV)/ready
 	$(PY) report.py output/demo --title "Demo on handwritten digits"
 	$(PY) -m reporting.summary output/demo output/demo/anp/pruned output/demo/strip output/demo/fine-prune \
 		output/demo/neural-cleanse
+
+test-fast: $(VENV)/ready
+	$(PY) -m pytest -n 2 --dist loadfile -m "not long and not slow"
 
 test: $(VENV)/ready lint
 	$(PY) -m pytest -n 2 --dist loadfile -m "not long"

@@ -32,7 +32,7 @@ from engine import flags, machine
 from engine.cells import ROOT
 from engine.command import command
 
-CLEAN_STEP = ("benchmarks/training.py", "--width", "64", "--rounds", "5", "--steps", "20")
+CLEAN_STEP = ("-m", "benchmarks.training", "--width", "64", "--rounds", "5", "--steps", "20")
 CLEAN_STEP_SECONDS = 45  # on an H100, at most
 
 

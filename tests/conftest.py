@@ -20,6 +20,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
+# What a test takes that trains a network or starts a program; a test of one of these is `slow` by itself.
+SLOW = {"small_run", "masked", "learned_run", "encoder_run", "made", "script", "unbroken", "attacked", "browser"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that take one of SLOW."""
+    for item in items:
+        if SLOW.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def the_log_reaches_pytest():
     """A Run keeps its log from other handlers for good; a test of the same process that looks at one would see none."""

@@ -16,6 +16,8 @@ from helpers.runs import main_of
 
 from engine.catalogue import BY_MODULE, REPORT, gifts
 
+pytestmark = pytest.mark.slow
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MEASURED = [ROOT / name / "README.md" for name in ("results", "zoo", "benchmarks")]  # their commands take hours
 EVERY = [*PAGES, *MEASURED]

@@ -12,6 +12,8 @@ from data.poison_cifar import stamp_all
 from engine import checkpoint
 from engine.evaluation import EvalSets, evaluate
 
+pytestmark = pytest.mark.slow
+
 MODELS = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/model_last.th"))
 FOLDER, ARCHIVE = ROOT / "data/cifar10-jpeg", ROOT.parent / "shared/data/cifar10-jpeg.tar.xz"
 

@@ -84,15 +84,15 @@ class Plan:
 
 def parse(step):
     """The step's words as its script parses them. Raises UserError with the script's own line if it refuses them."""
-    module, complaint = step.script.module, io.StringIO()
+    module, name, complaint = step.script.module, step.script.words()[-1], io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
             return importlib.import_module(module).parse_args(step.own_words())
     except SystemExit:
         said = complaint.getvalue().strip().split(": error: ", 1)[-1] or "one of its flags only prints"
-        raise UserError(f"{step.cell}: {module}: {said}") from None
+        raise UserError(f"{step.cell}: {name}: {said}") from None
     except UserError as error:
-        raise UserError(f"{step.cell}: {module}: {error}") from None
+        raise UserError(f"{step.cell}: {name}: {error}") from None
 
 
 def check_made_alike(step, args):

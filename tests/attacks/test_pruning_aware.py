@@ -42,6 +42,7 @@ def network():
     return model
 
 
+@pytest.mark.slow
 def test_the_largest_value_is_that_before_the_relu(network, images):
     largest, mean = largest_and_mean(network, Batches(images, 16))
     pixels = next(iter(Batches(images, 40)))[0]
@@ -130,6 +131,7 @@ def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_bits(unbroken
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_going_on_without_the_clean_model_is_refused(tmp_path, monkeypatch, stop_at_test, refused):
     stop_at_test(pruning_aware, 5)
     folder = tmp_path / "run"
@@ -141,6 +143,7 @@ def test_going_on_without_the_clean_model_is_refused(tmp_path, monkeypatch, stop
     assert "model_clean.th: missing" in refused(main, *SMALL, "--output-dir", folder, "--resume")
 
 
+@pytest.mark.slow
 def test_a_benign_model_stands_in_for_stage_1(attacked, tmp_path):
     main(["--dataset", "digits", "--batch-size", "256", "--epochs", "1", "--poison-type", "blend", "--checkpoint",
           str(attacked / "model_clean.th"), "--output-dir", str(tmp_path / "run")])
@@ -159,6 +162,7 @@ def test_what_is_refused(tmp_path, refused, flags, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_last_epoch_of_both_trainings_is_tested(tmp_path):
     main([*SMALL, "--test-every", "9", "--output-dir", str(tmp_path / "run")])
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

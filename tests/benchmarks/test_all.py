@@ -6,6 +6,8 @@ import torch
 from benchmarks import all as everything
 from benchmarks import scaling
 
+pytestmark = pytest.mark.slow
+
 
 def rows_of(text):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")][1:]

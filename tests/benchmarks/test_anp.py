@@ -1,6 +1,9 @@
 import re
 
+import pytest
 
+
+@pytest.mark.slow
 def test_it_prints_a_ratio_for_each_comparison(capsys):
     from benchmarks.anp import main
     main(["--width", "2", "--rounds", "1", "--iterations", "1", "--batch-size", "4", "--test-images", "8"])

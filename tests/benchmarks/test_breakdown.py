@@ -5,6 +5,8 @@ import torch
 
 from benchmarks import bounds, breakdown
 
+pytestmark = pytest.mark.slow
+
 
 def test_operators_are_counted_as_what_they_are():
     assert breakdown.kind_of("aten::mkldnn_convolution") == breakdown.kind_of("aten::convolution_backward")

@@ -113,6 +113,7 @@ def test_finished_runs_of_other_images_are_not_taken_for_these(tmp_path):
         gpu.check_same(path, homework("out", "data/other"))
 
 
+@pytest.mark.slow
 def test_images_are_decoded_while_the_card_is_measured(image_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "CLEAN_STEP", ("-c", "print('a step')"))
     said, args = [], argparse.Namespace(archive=None, data_dir=str(image_folder(count=12)), scale=1.0)
@@ -122,13 +123,13 @@ def test_images_are_decoded_while_the_card_is_measured(image_folder, tmp_path, m
 
 
 def test_the_benchmark_of_a_clean_step_takes_its_words():
-    script, *words = gpu.CLEAN_STEP
-    assert (ROOT / script).is_file()
-    assert importlib.import_module("benchmarks.training").parse_args(words).width == 64
+    _, module, *words = gpu.CLEAN_STEP
+    assert importlib.import_module(module).parse_args(words).width == 64
 
 
+@pytest.mark.slow
 def test_what_only_a_report_or_the_tests_need_is_not_imported():
-    done = subprocess.run([sys.executable, "-X", "importtime", "benchmarks/gpu.py", "--plan"], cwd=ROOT, text=True,
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "benchmarks.gpu", "--plan"], cwd=ROOT, text=True,
                           capture_output=True, check=True)
     imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert "torch" in imported
@@ -143,7 +144,7 @@ def test_the_workstation_profile_is_the_laptops_with_three_heavy_steps_at_once()
 
 @pytest.mark.long
 def test_a_rehearsal_of_badnets_and_anp_ends_and_a_second_call_keeps_it(script, tmp_path):
-    words = ("benchmarks/gpu.py", "--rehearsal", "--only", "badnets/anp", "--output-dir", tmp_path / "out",
+    words = ("-m", "benchmarks.gpu", "--rehearsal", "--only", "badnets/anp", "--output-dir", tmp_path / "out",
              "--no-in-memory")
     first, second = (script(*words).stdout for _ in range(2))
     assert first.count(" ended after ") == 3 and "begins" not in second

@@ -2,6 +2,8 @@ import pytest
 
 from benchmarks import held_out
 
+pytestmark = pytest.mark.slow
+
 DIGITS = ["--dataset", "digits", "--width", "4", "--epochs", "3", "--batch-size", "32", "--no-amp"]
 
 

@@ -6,6 +6,8 @@ from benchmarks.neural_cleanse import main
 from engine.checkpoint import save_model
 from models import build_model
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_sides_find_the_same_norms(tmp_path, capsys):
     save_model(tmp_path / "model.th", build_model("resnet18", 2, 3), {}, {}, tuple("abc"))

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks import starts
 
+pytestmark = pytest.mark.slow
+
 
 def test_help_takes_less_than_pytorch_s_import_which_is_part_of_a_script_s(capsys):
     starts.main(["train_backdoor.py", "--rounds", "1"])

@@ -8,6 +8,8 @@ from benchmarks.strip import main, plain_entropies
 from methods.strip import Strip, draw_overlays
 from models import build_model
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_sides_measure_the_same_thing():
     torch.manual_seed(0)

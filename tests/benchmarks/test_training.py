@@ -3,6 +3,8 @@ import pytest
 from benchmarks import bounds
 from benchmarks import training as benchmark
 
+pytestmark = pytest.mark.slow
+
 
 def test_operations_are_those_of_the_network():
     # 0.556 G multiply-adds forward at width 64; backward costs twice that, less the first layer's input gradient.

@@ -131,6 +131,7 @@ def test_only_as_many_different_indices_are_what_was_isolated(tmp_path, isolated
         abl.read_isolated(path, 30, 0.1)
 
 
+@pytest.mark.slow
 def test_unlearning_that_costs_too_much_stops_with_the_epoch_before(tmp_path, monkeypatch):
     """Held-out accuracy is 0.9 before, 0.88 after one epoch, 0.8 after two; the epoch that stops it is tested."""
     held_out = iter((0.9, 0.88, 0.8))
@@ -164,12 +165,14 @@ def test_stage_1_descends_what_the_flags_say(lga, is_flooding, by_hand):
         1.3, lga, is_flooding)(logits, labels)
 
 
+@pytest.mark.slow
 def test_nothing_isolated_is_training_on_everything(tmp_path):
     main([*SMALL, "--isolation-rate", "0", "--output-dir", str(tmp_path / "run")])
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["method"]["isolated"] == 0 and results["acc"] == results["method"]["filtered"]["acc"]
 
 
+@pytest.mark.slow
 def test_the_isolated_images_are_found_and_unlearned_as_they_are(tmp_path, monkeypatch):
     """Stages 1 and 3 do not crop or mirror, which would cut the trigger off; stage 2 does."""
     made = []
@@ -195,6 +198,7 @@ def test_what_is_refused(tmp_path, refused):
     assert "since training goes on with the rest" in refused(main, *flags, "--isolation-rate", "1")
 
 
+@pytest.mark.slow
 def test_the_last_epoch_of_every_stage_is_tested(unbroken, tmp_path):
     main([*SMALL, "--isolation-epochs", "2", "--epochs", "2", "--max-drop", "1", "--test-every", "5", "--output-dir",
           str(tmp_path / "run")])

@@ -135,6 +135,7 @@ def test_the_boundaries_on_given_numbers():
     assert find_boundaries([0.1, 0.2, 3.0, 3.1], 0.01)["normal"] < 0
 
 
+@pytest.mark.slow
 def test_synthetic_gaussians_give_the_analytic_rates():
     rng = np.random.default_rng(1)
     calibration, clean, triggered = rng.normal(1, 0.2, 10**6), rng.normal(1, 0.2, 10**6), rng.normal(0.5, 0.1, 10**6)

@@ -55,8 +55,7 @@ class Operations(TorchDispatchMode):
         """Raise MixedDevices, or what CUDA raises for a result that is not the same each time, where CUDA would."""
         if name in NOT_DETERMINISTIC and torch.are_deterministic_algorithms_enabled():
             raise RuntimeError(f"{name} does not have a deterministic implementation")
-        if kwargs.get("generator") is not None:  # there is none but the CPU's
-            raise MixedDevices(f"{name}: Expected a 'cuda' device type for generator but found 'cpu'")
+        check_generator(name, kwargs)
         if name in INDEXING:
             check_index(name, *args[:3])
         elif name != "copy_":
@@ -91,6 +90,13 @@ class Operations(TorchDispatchMode):
             place(result)
         if (any(is_new) or name.endswith("_") or not results) and not name.startswith(MEMORY_ONLY):
             self.counts.note(self.counts.kernels, name)
+
+
+def check_generator(name, kwargs):
+    """Raise MixedDevices where something on the device is to be drawn by the CPU's generator."""
+    generator = kwargs.get("generator")
+    if generator is not None and not getattr(generator, "is_there", False):
+        raise MixedDevices(f"{name}: Expected a 'cuda' device type for generator but found 'cpu'")
 
 
 def check_operands(name, args, operands):

@@ -14,6 +14,7 @@ from unittest import mock
 import torch
 from device.counting import Counts
 from device.operations import Operations
+from device.placement import DEVICE, asks_for_device
 from device.tensors import Tensors
 
 NAME = "Pretend GPU"
@@ -29,6 +30,19 @@ class Autocast(AUTOCAST):
         super().__init__("cpu" if torch.device(device_type).type == "cuda" else device_type, *args, **options)
 
 
+class Generator(torch.Generator):
+    """A generator that says where it draws; the numbers are the CPU's."""
+
+    def __new__(cls, device="cpu"):
+        self = super().__new__(cls, "cpu")
+        self.is_there = asks_for_device(device)
+        return self
+
+    @property
+    def device(self):
+        return DEVICE if self.is_there else torch.device("cpu")
+
+
 @contextmanager
 def pretend(capability=(9, 0), free=TOTAL):
     """A machine with one GPU for as long as the block lasts; gives the Counts of what it is asked to do.
@@ -42,6 +56,7 @@ def pretend(capability=(9, 0), free=TOTAL):
     with ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(torch.cuda, **answers(counts, capability, free)))
         stack.enter_context(mock.patch.object(torch.accelerator, "current_stream", lambda device=None: stream))
+        stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         for module in (torch, torch.amp):
             stack.enter_context(mock.patch.object(module, "autocast", Autocast))
         stack.enter_context(operations)

@@ -1,6 +1,6 @@
 """What Python asks of a tensor: where it is, to be moved, to be made there, to be read on the host."""
 import torch
-from device.operations import MixedDevices
+from device.operations import check_generator
 from device.placement import DEVICE, asks_for_device, is_pinned, is_there, pin, place, share_storage
 from torch.overrides import TorchFunctionMode
 
@@ -87,8 +87,8 @@ class Tensors(TorchFunctionMode):
     def make(self, func, args, kwargs):
         """A call with a `device`: a tensor made there, of nothing, of a shape, or of what the host has."""
         target = asks_for_device(kwargs["device"])
-        if target and kwargs.get("generator") is not None:
-            raise MixedDevices(f"{func.__name__}: Expected a 'cuda' device type for generator but found 'cpu'")
+        if target:
+            check_generator(func.__name__, kwargs)
         source = args[0] if args and isinstance(args[0], torch.Tensor) else None
         if target and func in FROM_HOST_DATA and (source is None or not is_there(source)):
             self.counts.note(self.counts.waits, "made of what the host has")

@@ -108,6 +108,13 @@ MIXED = {
 }
 
 
+def test_a_generator_of_the_device_draws_there(counts):
+    generator = torch.Generator("cuda").manual_seed(3)
+    drawn = torch.rand(3, generator=generator, device="cuda")
+    assert generator.device == drawn.device and drawn.is_cuda
+    assert drawn.cpu().tolist() == torch.rand(3, generator=torch.Generator().manual_seed(3)).tolist()
+
+
 @pytest.mark.parametrize("mix", MIXED.values(), ids=MIXED)
 def test_mixed_devices_are_refused(mix, counts):
     with pytest.raises(MixedDevices):

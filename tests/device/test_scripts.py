@@ -32,6 +32,8 @@ VARIANTS = {
     "abl, the batch's loss": ("defenses.abl", "--lga batch", {}),
     "abl, flooding": ("defenses.abl", "--flooding", {}),
     "abl, streamed": ("defenses.abl", "", STREAMED),
+    "pruning-aware, a benign model given": (
+        "attacks.pruning_aware", "= --dataset digits --epochs 1 --checkpoint {model}", {}),
     "anp, two ascents": ("generate_mask", "--anp-steps 2 --no-project", {}),
     "anp, deterministic": ("generate_mask", "--deterministic", {}),
     "anp, streamed": ("generate_mask", "", STREAMED),
@@ -45,8 +47,6 @@ VARIANTS = {
     "encoder, streamed": ("attacks.issba_encoder", "", STREAMED),
     "unlearn, the original trigger": (
         "defenses.unlearn_trigger", "= --dataset digits --checkpoint {model} --patch-with original", {}),
-    "pruning-aware, a benign model given": (
-        "attacks.pruning_aware", "= --dataset digits --epochs 1 --checkpoint {model}", {}),
     "neural-cleanse, streamed": ("defenses.neural_cleanse", "", STREAMED),
     "neural-cleanse, deterministic": ("defenses.neural_cleanse", "--deterministic", {}),
     "strip, streamed": ("defenses.strip", "", STREAMED),

@@ -7,11 +7,15 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
-from device.small import network, random_images, script_of, shuffled
+from device.small import network, random_images, shuffled
 
-from engine import training
-from engine.evaluation import EvalSets, evaluate, frozen
-from engine.training import sgd, train_epoch
+from attacks import issba_encoder
+from defenses import abl
+from defenses.strip import Strip
+from engine.evaluation import EVALUATION_BATCH, EvalSets, evaluate, frozen
+from engine.training import sgd, step_of, train_epoch
+from generate_clb_attack import attack_pgd
+from generate_mask import make_masks_trainable, mask_train, repeat_passes
 from methods.trigger_search import reverse_triggers
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
 from models.steganography import Decoder, Encoder
@@ -31,7 +35,7 @@ class Flags:
 def epoch_waits(counts, steps, amp=False, objective=F.cross_entropy, **options):
     """How often an epoch of so many steps waits."""
     model, batches = network(), shuffled(2 * steps, 2, crop_padding=4, flip=True, **options)
-    return counts.waits_in(lambda: train_epoch(model, batches, sgd(model, Flags), amp, objective)).total()
+    return counts.waits_in(lambda: train_epoch(model, batches, sgd(model, Flags), amp, step_of(objective))).total()
 
 
 @pytest.mark.parametrize("amp", [True, False], ids=["bfloat16", "float32"])
@@ -44,7 +48,7 @@ def test_an_epoch_waits_at_its_end_alone(amp, counts):
     ("local_gradient_ascent", {"gamma": 0.5, "over": "sample"}),
     ("flooding", {"level": 0.5}), ("climb", {})], ids=["batch", "sample", "flooding", "climb"])
 def test_an_epoch_of_abl_waits_at_its_end_alone(name, options, counts):
-    objective = functools.partial(getattr(script_of("abl"), name), **options)
+    objective = functools.partial(getattr(abl, name), **options)
     assert [epoch_waits(counts, steps, True, objective) for steps in (8, 16)] == [TRAINING, TRAINING]
 
 
@@ -63,34 +67,34 @@ def test_a_test_waits_equally_often_for_any_number_of_batches(counts, monkeypatc
     model, images = network(), random_images(24)
     found = []
     for size in (8, 24):
-        monkeypatch.setitem(training.EVALUATION_BATCH, "cuda", size)
+        monkeypatch.setitem(EVALUATION_BATCH, "cuda", size)
         test = EvalSets.on(torch.device("cuda"), images, images)
         found.append(counts.waits_in(lambda test=test: evaluate(model, test)).total())
     assert found == [TEST, TEST]
 
 
 def test_anp_waits_at_most_once_a_step(counts):
-    anp, model = script_of("anp"), network(norm_layer=NoisyBatchNorm2d)
-    anp.make_masks_trainable(model)
+    model = network(norm_layer=NoisyBatchNorm2d)
+    make_masks_trainable(model)
     mask_opt = torch.optim.SGD(parameters_named(model, "neuron_mask"), 0.2, momentum=0.9)
     noise_opt = torch.optim.SGD(parameters_named(model, "neuron_noise"), 0.4)
     batches = shuffled(8, 2, draws=2)
 
     def optimize(steps):
-        anp.mask_train(model, F.cross_entropy, mask_opt, noise_opt, anp.repeat_passes(batches, steps), 0.4, 1, 0.2,
-                       True, batches.generator)
+        mask_train(model, F.cross_entropy, mask_opt, noise_opt, repeat_passes(batches, steps), 0.4, 1, 0.2, True,
+                   batches.generator)
     few, many = (counts.waits_in(lambda steps=steps: optimize(steps)).total() for steps in (2, 5))
     assert many - few <= 3 and few <= MASKING + 2
 
 
 @pytest.mark.parametrize("freeze_fooled, bound", [(True, 1), (False, 0)])
 def test_pgd_waits_at_most_once_an_iteration(freeze_fooled, bound, counts):
-    craft, model, (pixels, _) = script_of("craft"), network().eval(), next(iter(shuffled(8, 8)))
-    with torch.inference_mode():  # images of the classes that they are given: none is fooled, and all go on to the end
+    model, (pixels, _) = network().eval(), next(iter(shuffled(8, 8)))
+    with torch.no_grad():  # images of the classes that they are given: none is fooled, and all go on to the end
         labels = model(pixels).argmax(1)
 
     def perturb(iterations):
-        craft.attack_pgd(model, pixels, labels, 16 / 255, 1e-9, iterations, 0, freeze_fooled, torch.Generator())
+        attack_pgd(model, pixels, labels, 16 / 255, 1e-9, iterations, 0, freeze_fooled, torch.Generator())
     few, many = (counts.waits_in(lambda steps=steps: perturb(steps)).total() for steps in (3, 6))
     assert few <= many <= few + 3 * bound and few <= PERTURBING + 3 * bound
 
@@ -105,9 +109,9 @@ def test_neural_cleanse_waits_at_most_once_a_step(counts):
 
 
 def test_strip_waits_equally_often_for_sets_of_any_size(counts, monkeypatch):
-    monkeypatch.setitem(training.EVALUATION_BATCH, "cuda", 20)
-    strip = script_of("strip").Strip(network(), random_images(20).data, 5, "sum-clip", 0, torch.device("cuda"))
-    found = [counts.waits_in(lambda n=n: strip.entropies(random_images(n).data)).total() for n in (4, 12)]
+    monkeypatch.setitem(EVALUATION_BATCH, "cuda", 20)
+    detector = Strip(network(), random_images(20).data, 5, "sum-clip", 0, torch.device("cuda"))
+    found = [counts.waits_in(lambda n=n: detector.entropies(random_images(n).data)).total() for n in (4, 12)]
     assert found == [STRIP_SET, STRIP_SET]
 
 
@@ -118,6 +122,6 @@ def test_an_epoch_of_the_encoder_waits_at_its_end_alone(counts):
     def train(steps):
         batches = shuffled(2 * steps, 2, crop_padding=4, flip=True)
         with frozen(network()) as classifier:
-            return counts.waits_in(lambda: script_of("encoder").train_epoch(
+            return counts.waits_in(lambda: issba_encoder.train_epoch(
                 encoder, decoder, classifier, batches, optimizer, 1.0, (0.5, 2, 0.05), batches.generator)).total()
     assert [train(steps) for steps in (3, 6)] == [ENCODING, ENCODING]

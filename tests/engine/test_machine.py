@@ -57,6 +57,7 @@ def test_a_device_with_a_number_becomes_the_current_one(card, name, current):
     assert found == current
 
 
+@pytest.mark.slow
 def test_a_card_that_only_reports_itself_is_not_a_working_gpu(card, monkeypatch):
     card(works=True)  # in this process; the one that is asked sees none
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -46,6 +46,7 @@ def test_every_nth_epoch_and_the_last_is_tested(until, every, tested):
     assert [epoch for epoch in range(1, until + 1) if is_tested(epoch, until, every)] == tested
 
 
+@pytest.mark.slow
 def test_an_epoch_without_a_test_is_nan_in_the_log_and_null_in_the_metrics_and_trains_the_same(tmp_path, images):
     trigger = build_trigger("badnets", 0)
     (a, each, last), (b, some, tested) = (
@@ -61,6 +62,7 @@ def test_an_epoch_without_a_test_is_nan_in_the_log_and_null_in_the_metrics_and_t
     assert [all(map(math.isnan, row)) for row in logged] == [True, True, False, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amp", [False, True])
 def test_stopped_between_tests_it_goes_on_to_the_same_bits(tmp_path, images, monkeypatch, amp):
     trigger, options = build_trigger("badnets", 0), {"test_every": 3, "amp": amp}
@@ -152,6 +154,7 @@ def moving_stage(folder, images, seen, **options):
     return stage(folder, images, trigger, step=trigger.step, restamp=restamp, learned={"trigger": trigger}, **options)
 
 
+@pytest.mark.slow
 def test_a_trigger_that_moves_is_tested_where_it_is_and_goes_on_from_there(tmp_path, monkeypatch):
     """Three steps an epoch, so that the pixel is at 3, 6 and 9; without restamp it would stay at 0."""
     rng = np.random.default_rng(0)

@@ -134,23 +134,27 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def break_and_compare(script, kills, scratch):
+    """(kills, kills within a write, the Reader, what differs) of an unbroken and a killed run beneath `scratch`."""
+    made = make_model(scratch / "model") if "{model}" in script.reads else {}
+    started = time.time()
+    finish(words(script, made, scratch / "whole/run"))
+    begun = min(path.stat().st_mtime for path in scratch.glob("whole/run/**/config.json"))
+    start, work = begun - started, time.time() - begun
+    reader = Reader(scratch / "broken/run")
+    reader.start()
+    hits, in_writes = killed_again_and_again(script, made, scratch / "broken/run", kills, start, work)
+    reader.stopped.set()
+    reader.join()
+    return hits, in_writes, reader, compare(scratch / "whole/run", scratch / "broken/run")
+
+
 def main(argv=None):
     args = parse_args(argv)
     random.seed(args.seed)
     script = BY_MODULE[args.script]
     with tempfile.TemporaryDirectory() as scratch:
-        scratch = Path(scratch)
-        made = make_model(scratch / "model") if "{model}" in script.reads else {}
-        started = time.time()
-        finish(words(script, made, scratch / "whole/run"))
-        begun = min(path.stat().st_mtime for path in scratch.glob("whole/run/**/config.json"))
-        start, work = begun - started, time.time() - begun
-        reader = Reader(scratch / "broken/run")
-        reader.start()
-        hits, in_writes = killed_again_and_again(script, made, scratch / "broken/run", args.kills, start, work)
-        reader.stopped.set()
-        reader.join()
-        differing = compare(scratch / "whole/run", scratch / "broken/run")
+        hits, in_writes, reader, differing = break_and_compare(script, args.kills, Path(scratch))
     print(f"{args.script}: {hits} kills, {in_writes} of them within a write; "
           f"{SAYS[script.again]} each time; {reader.read} files read meanwhile, "
           f"{len(reader.torn)} of them torn; {'; '.join(differing) or 'the same to the bit'}")

@@ -26,32 +26,11 @@ def main_of(module):
 
 
 def make_inputs(root):
-    """Make in `root` what the runs read, as two that differ; returns {name: path}."""
-    def run(module, *words):
-        main_of(module)(list(map(str, words)))
-    paths = {}
-    for i, end in enumerate(("", "2")):
-        train = [*DIGITS, "--width", "4", "--epochs", "4", "--batch-size", "32", "--crop-padding", "0", "--no-flip",
-                 "--poison-rate", "0.3", "--poison-type", ("badnets", "blend")[i], "--poison-target", i, "--seed", i]
-        run("train_backdoor", *train, "--output-dir", root / f"run{end}")
-        paths[f"model{end}"] = root / f"run{end}/model_last.th"
-        paths[f"trigger{end}"] = root / f"run{end}/trigger_info.th"
-        suspect = [*DIGITS, "--checkpoint", paths[f"model{end}"]]
-        run("generate_mask", *DIGITS, "--checkpoint", paths["model"], "--val-frac", "0.05", "--nb-iter", 6 + i,
-            "--batch-size", 32, "--output-dir", root / f"anp{end}")
-        paths[f"masks{end}"] = root / f"anp{end}/mask_values.txt"
-        run("attacks.issba_encoder", *suspect, "--bits", 4, "--width", 4, "--epochs", 1, "--seed", i, "--min-psnr", 0,
-            "--min-bit-accuracy", 0, "--output-dir", root / f"encoder{end}")
-        paths[f"encoder{end}"] = root / f"encoder{end}/encoder.th"
-        paths[f"clb{end}"] = root / f"clb{end}"
-        run("generate_clb_attack", *suspect, "--poison-rate", "0.8", "--iterations", 1, "--seed", i, "--output-dir",
-            paths[f"clb{end}"])
-        paths[f"audited{end}"] = paths[f"model{end}"]
-        run("defenses.neural_cleanse", *suspect, "--seeds", 1, "--budget", 10, "--batches", 1, "--output-dir",
-            root / f"run{end}/neural-cleanse")
-        paths[f"pictures{end}"] = root / f"pictures{end}"
-        write_pictures(paths[f"pictures{end}"], first=i)
-    paths["runs"] = root
+    """Make in `root` what the runs read, as two that differ; returns {name: path}, the second of each as name2."""
+    paths = {"runs": root}
+    for seed, end in enumerate(("", "2")):
+        paths |= {f"{name}{end}": path for name, path in make_model(root, seed, end).items()}
+        paths |= {f"{name}{end}": path for name, path in make_beside(root, seed, end, paths["model"]).items()}
     (root / "bare").mkdir()  # masks that do not say of what they are
     paths["bare-masks"] = root / "bare/mask_values.txt"
     paths["bare-masks"].write_bytes(paths["masks"].read_bytes())
@@ -60,6 +39,36 @@ def make_inputs(root):
     picture[20:26, 4:12] = (0, 200, 90, 255)
     Image.fromarray(picture).save(paths["png"])
     return paths
+
+
+def run(module, folder, *words):
+    """Run a script on the digits, writing into a folder; returns the folder."""
+    main_of(module)([*DIGITS, *map(str, words), "--output-dir", str(folder)])
+    return folder
+
+
+def make_model(root, seed, end):
+    """A backdoored model and what is made from it alone."""
+    folder = run("train_backdoor", root / f"run{end}", "--width", 4, "--epochs", 4, "--batch-size", 32,
+                 "--crop-padding", 0, "--no-flip", "--poison-rate", 0.3, "--poison-type", ("badnets", "blend")[seed],
+                 "--poison-target", seed, "--seed", seed)
+    model = folder / "model_last.th"
+    run("defenses.neural_cleanse", folder / "neural-cleanse", "--checkpoint", model, "--seeds", 1, "--budget", 10,
+        "--batches", 1)
+    encoder = run("attacks.issba_encoder", root / f"encoder{end}", "--checkpoint", model, "--bits", 4, "--width", 4,
+                  "--epochs", 1, "--seed", seed, "--min-psnr", 0, "--min-bit-accuracy", 0)
+    clb = run("generate_clb_attack", root / f"clb{end}", "--checkpoint", model, "--poison-rate", 0.8, "--iterations", 1,
+              "--seed", seed)
+    return {"model": model, "audited": model, "trigger": folder / "trigger_info.th",
+            "encoder": encoder / "encoder.th", "clb": clb}
+
+
+def make_beside(root, seed, end, model):
+    """Masks, two of one model, and an image folder."""
+    masks = run("generate_mask", root / f"anp{end}", "--checkpoint", model, "--val-frac", 0.05, "--nb-iter", 6 + seed,
+                "--batch-size", 32)
+    write_pictures(root / f"pictures{end}", first=seed)
+    return {"masks": masks / "mask_values.txt", "pictures": root / f"pictures{end}"}
 
 
 def write_pictures(folder, first):

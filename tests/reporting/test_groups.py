@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from engine.catalogue import ATTACK, BY_MODULE, Script
 from reporting.found import find_runs
 from reporting.groups import attacks, defense_effect, effects, name_apart
 
@@ -171,7 +172,8 @@ def test_a_script_that_moved_is_the_same_script(tree, old, new, task):
     assert len({run.script for run in find_runs(tree.root)}) == 1
 
 
-def test_an_attack_of_a_new_script_is_an_attack_and_an_ingredient_is_none(tree):
+def test_an_attack_of_a_new_script_is_an_attack_and_an_ingredient_is_none(tree, monkeypatch):
+    monkeypatch.setitem(BY_MODULE, "attacks.wanet", Script("attacks.wanet", "WaNet", ATTACK))
     tree.run("warped", "attacks.wanet", method={"name": "WaNet"})
     tree.run("encoder", "attacks.issba_encoder", acc=0.5, method={"name": "ISSBA encoder"})
     path = tree.root / "encoder/results.json"

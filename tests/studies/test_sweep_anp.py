@@ -28,6 +28,7 @@ def test_every_cell_is_in_the_table_with_one_chosen_row(swept):
     assert (folder / "alpha.png").stat().st_size > 5000 and (folder / "threshold.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_a_second_call_runs_only_what_is_not_there(swept, capfd):
     folder, flags = swept
     before = (folder / "alpha-0.0/seed-0/mask_values.txt").stat().st_mtime_ns
@@ -43,6 +44,7 @@ def test_cells_made_with_other_arguments_are_refused(swept, refused):
     assert "holds a cell made with nb_iter 1" in refused(main, *flags, "--nb-iter", "2")
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_named_and_leaves_the_others(swept, refused):
     folder, flags = swept
     (folder / "alpha-0.0/seed-0/mask_values.txt").write_text("junk\njunk\n")

@@ -3,7 +3,7 @@ import yaml
 from helpers.paths import ROOT
 
 from common.errors import UserError
-from workflow.plan import plan, read_matrix
+from workflow.plan import defense_names, plan, read_matrix
 
 SMALL = {"output": "out", "seeds": [0, 1], "data": {"dataset": "digits"}, "training": {"width": 4, "epochs": 1},
          "attacks": {"badnets": {}, "issba": {}}, "defenses": {"anp": {"val_frac": 0.05}, "abl": {}}}
@@ -37,7 +37,8 @@ def test_each_cell_is_there_for_each_seed_with_what_it_needs():
     steps = plan(SMALL).steps
     assert {step.cell for step in steps.values()} == {
         f"{cell}, seed {seed}" for seed in (0, 1) for cell in (
-            "badnets", "issba", "benign", "anp on badnets", "anp on issba", "abl on badnets", "abl on issba")}
+            "badnets", "issba", "benign", *(f"{defense} on {attack}" for defense in ("anp-masks", "anp", "abl")
+                                            for attack in ("badnets", "issba")))}
     pruned = steps["out/badnets/seed-1/anp/pruned"]
     assert pruned.needs == ("out/badnets/seed-1/anp/results.json",)
     assert "out/badnets/seed-1/anp/mask_values.txt" in pruned.flags
@@ -58,7 +59,7 @@ def test_flags_of_the_file_reach_their_script_alone():
 
 @pytest.mark.parametrize("changes, complaint", [
     ({"attacks": {"badnet": {}}}, "no such attack: 'badnet'; there are benign, badnets"),
-    ({"defenses": {"magic": {}}}, "no such defense: 'magic'; there are fine-tuning"),
+    ({"defenses": {"magic": {}}}, f"no such defense: 'magic'; there are {', '.join(defense_names())}"),
     ({"seeds": []}, "seeds: expected a list of whole numbers"),
     ({"seeds": [True]}, "seeds: expected"),
     ({"attacks": ["badnets"]}, "attacks: expected names with their flags"),
