@@ -143,17 +143,17 @@ def main(argv=None):
                                                run.device)
         model, (own, held_out) = suspect.model, split_defender(defender, args.val_frac)
         choosing = evaluation_batches(held_out, run.device)
-        args.layer = find_stage(model, args.layer)
+        layer = find_stage(model, args.layer)
 
         batches = Batches(own, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         optimizer = sgd(model, args)
 
         run.begin(inputs_of(args.checkpoint, own))
-        activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)
+        activations = stage_means(model, evaluation_batches(own, run.device), layer).mean(0)
         order = activations.argsort(stable=True)
         asked = 0 if args.prune_fraction is None else int(args.prune_fraction * len(order))
-        counts = {asked, *usual_counts(model, args.layer, len(order))} if pruned else {0}
-        rows = sweep(model, args.layer, order, activations, test, choosing, counts)
+        counts = {asked, *usual_counts(model, layer, len(order))} if pruned else {0}
+        rows = sweep(model, layer, order, activations, test, choosing, counts)
         chosen = rows[0]
         if args.prune_fraction is not None:
             chosen = next(row for row in rows if row.count == asked)
@@ -165,9 +165,9 @@ def main(argv=None):
             write_curve(run.folder, rows, chosen)
         mask, after = mask_of(order, chosen.count), chosen.test
         if tuned:
-            with output_masked(model, args.layer, mask):
+            with output_masked(model, layer, mask):
                 after = train_stage(run, model, batches, test, args.epochs, optimizer) or evaluate(model, test)
-        fold_mask(model, args.layer, mask)
+        fold_mask(model, layer, mask)
         describe("after", Row(chosen.count, None, None, after, score(model, choosing)))
         control = read_control(args.checkpoint, "fine-tune") if args.mode == "fine-prune" else None
         if args.mode == "fine-prune":
@@ -175,7 +175,7 @@ def main(argv=None):
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
         run.finish(**after.figures(), parent=args.checkpoint, dataset=defender.name, width=model.spec["width"],
                    epochs=args.epochs if tuned else 0, seed=args.seed, method={
-                       "name": NAMES[args.mode], "layer": args.layer, "max_drop": args.max_drop,
+                       "name": NAMES[args.mode], "layer": layer, "max_drop": args.max_drop,
                        "prune_fraction": args.prune_fraction, "control": control,
                        "channels": len(order), "images": len(own), "before": rows[0].as_dict(),
                        "chosen": chosen.as_dict(), "sweep": [row.as_dict() for row in rows]})

@@ -1,4 +1,4 @@
-"""A model of images of another size than 32 pixels: its scripts go by the flag, the spec and the images, not a constant."""
+"""Images of another size than 32 pixels: scripts go by the flag, the spec and the images, not by a constant."""
 import json
 
 import numpy as np

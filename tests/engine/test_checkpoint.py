@@ -265,8 +265,8 @@ def test_classes_that_are_no_names_are_refused(net, tmp_path, classes):
 def test_odd_networks_are_refused_in_a_short_line(tmp_path, change, recwarn):
     path = tmp_path / "model.th"
     model = build_model("resnet18", 1, 2)
-    checkpoint.save(path, {"state_dict": model.state_dict(), "arch": "resnet18", "classes": [], "args": {}, "metrics": {},
-                           **change})
+    checkpoint.save(path, {"state_dict": model.state_dict(), "arch": "resnet18", "classes": [], "args": {},
+                           "metrics": {}, **change})
     with pytest.raises(UserError) as refused:
         checkpoint.load_model(path)
     assert len(str(refused.value)) < 300 and not recwarn.list
