@@ -202,7 +202,8 @@ def main(argv=None):
         train, _, _ = load_splits(
             args.dataset, args.data_dir, image_size=args.image_size or saved_image_size(args.checkpoint))
         flags.check_target(args.poison_target, train.classes)
-        trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image)
+        trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image,
+                                train.data.shape[1:3])
         chosen = choose_images(train, args.poison_target, args.poison_rate, args.seed)
         surrogate = load_model(args.checkpoint, run.device, train.classes).model
 

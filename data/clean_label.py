@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.files import atomic_file, write_array, write_json
 from common.untrusted import read_archive, read_array, read_json
 from data.datasets import ImageSet
-from data.triggers import PatternTrigger, build_trigger
+from data.triggers.pattern import PatternTrigger
 
 
 class CIFAR10CLB:
@@ -70,11 +70,10 @@ def save_clean_label(root: str | Path, image_set: ImageSet, trigger: PatternTrig
     write_json(root / "manifest.json", manifest)
 
 
-def load_clean_label(root: str | Path, clean_train: ImageSet, target: int) -> tuple[ImageSet, PatternTrigger]:
+def load_clean_label(root: str | Path, clean_train: ImageSet, target: int) -> tuple[ImageSet, PatternTrigger | None]:
     """(poisoned training ImageSet, Trigger) of the folder `root`, in place of `clean_train`.
 
-    A folder without a manifest, made by another program in the homework's format, is taken with the four-corner
-    trigger. Raises UserError for a folder that was made from other images or for another target.
+    The Trigger is None for a folder without a manifest, made by another program in the homework's format. Raises UserError for a folder that was made from other images or for another target.
     """
     found = CIFAR10CLB(root)
     targets = np.asarray(found.targets, dtype=np.int64)
@@ -98,7 +97,7 @@ def load_clean_label(root: str | Path, clean_train: ImageSet, target: int) -> tu
     flags = np.zeros(len(targets), dtype=bool)
     flags[found.backdoor_list] = True
     image_set = replace(clean_train, data=found.data, targets=targets, original=targets, poisoned=flags)
-    return image_set, _read_trigger(root, target) if manifest else build_trigger("clean-label", target, size=size)
+    return image_set, _read_trigger(root, target) if manifest else None
 
 
 def _read_manifest(root):

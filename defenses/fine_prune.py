@@ -127,9 +127,9 @@ def report_pruning(folder, rows, chosen, mode):
         write_curve(folder, rows, chosen)
 
 
-def method_of(args, rows, chosen, control, channels, images):
+def method_of(args, layer, rows, chosen, control, channels, images):
     """What results.json says of the method."""
-    return {"name": NAMES[args.mode], "layer": args.layer, "max_drop": args.max_drop,
+    return {"name": NAMES[args.mode], "layer": layer, "max_drop": args.max_drop,
             "prune_fraction": args.prune_fraction, "control": control, "channels": channels, "images": images,
             "before": rows[0].as_dict(), "chosen": chosen.as_dict(), "sweep": [row.as_dict() for row in rows]}
 
@@ -199,28 +199,28 @@ def main(argv=None):
         model, test = suspect.model, suspect.test
         own, held_out = split_defender(suspect.defender, args.val_frac)
         choosing = evaluation_batches(held_out, run.device)
-        args.layer = find_stage(model, args.layer)
+        layer = find_stage(model, args.layer)
 
         run.begin(inputs_of(args.checkpoint, own))
-        activations = stage_means(model, evaluation_batches(own, run.device), args.layer).mean(0)
+        activations = stage_means(model, evaluation_batches(own, run.device), layer).mean(0)
         order = activations.argsort(stable=True)
-        counts = counts_of(model, args.mode, args.layer, args.prune_fraction, len(order))
-        rows = sweep(model, args.layer, order, activations, test, choosing, counts)
+        counts = counts_of(model, args.mode, layer, args.prune_fraction, len(order))
+        rows = sweep(model, layer, order, activations, test, choosing, counts)
         chosen = choose(rows, args.max_drop, args.prune_fraction, len(order))
         report_pruning(run.folder, rows, chosen, args.mode)
 
         mask, after = mask_of(order, chosen.count), chosen.test
         if args.mode != "prune":
-            with output_masked(model, args.layer, mask):
+            with output_masked(model, layer, mask):
                 after = fine_tune(run, args, model, own, test)
-        fold_mask(model, args.layer, mask)
+        fold_mask(model, layer, mask)
         describe("after", Row(chosen.count, None, None, after, score(model, choosing)))
         control = find_control(args.checkpoint, args.mode)
 
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
         run.finish(after, model=model, parent=args.checkpoint, data=suspect.defender,
                    epochs=0 if args.mode == "prune" else args.epochs,
-                   method=method_of(args, rows, chosen, control, len(order), len(own)))
+                   method=method_of(args, layer, rows, chosen, control, len(order), len(own)))
 
 
 if __name__ == "__main__":

@@ -56,16 +56,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
     Raises UserError if it is not a checkpoint, its weights do not fit the network (which keys), or it was made for
     other classes than `classes`, names in label order (of a bare state_dict only their number is known).
     """
-    content = read_tensors(path)
-    weights = _find_weights(content)
-    if weights is None:
-        raise UserError(f"{path}: not a checkpoint (expected a state_dict, or a dict that has one under "
-                        f"{', '.join(WRAPPERS)})")
-    weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
-    is_ours = weights is not content and ("spec" in content or "arch" in content)
-    meta = content if is_ours else {}
+    weights, meta, spec = _read_model(path)
     own = _classes(path, meta)
-    spec = _check_spec(path, _spec(path, meta, weights))
     with torch.device("meta"):  # a model without memory, since a file may claim to be of any width
         own_weights = build_model(**spec, **options).state_dict()
         needed = 4 * sum(value.numel() for value in own_weights.values())
@@ -82,8 +74,24 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
 
 
 def saved_image_size(path: str | Path | None) -> int | None:
-    """Pixels a side of the images that the model in `path` was trained on; None for no path. Raises UserError."""
-    return load_model(path).model.spec["image_size"] if path else None
+    """Pixels a side of the images that the model in `path` was trained on; None for no path. Raises UserError.
+
+    Without building the network, which would draw random numbers.
+    """
+    return _read_model(path)[-1]["image_size"] if path else None
+
+
+def _read_model(path):
+    """(the state_dict in `path`, what a file of ours says beside it, its checked spec). Raises UserError."""
+    content = read_tensors(path)
+    weights = _find_weights(content)
+    if weights is None:
+        raise UserError(f"{path}: not a checkpoint (expected a state_dict, or a dict that has one under "
+                        f"{', '.join(WRAPPERS)})")
+    is_ours = weights is not content and ("spec" in content or "arch" in content)
+    meta = content if is_ours else {}
+    weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
+    return weights, meta, _check_spec(path, _spec(path, meta, weights))
 
 
 def load_weights(path: str | Path, model: PixelModel) -> None:

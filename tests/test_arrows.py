@@ -15,10 +15,11 @@ BESIDE = {  # what stands beside the scripts may import besides all below them
     "workflow": set(),  # it takes scripts by name, as a user does
     "benchmarks": {"scripts", "reporting"},  # they time the scripts' own functions
     "docs": set()}
-NETWORK_TRIGGER = "data.encoder_trigger"  # a trigger that is a network: all of data/ that may import models/
+NETWORK_TRIGGER = "data.triggers.encoder"  # a trigger that is a network: all of data/ that may import models/
 BY_NAME = {"workflow.steps": "parses the flags of scripts before anything starts",
            "reporting.sections": "finds its own sections",
-           "models": "finds its own networks"}
+           "models": "finds its own networks",
+           "data.triggers.info": "finds the kinds of triggers, of which one needs PyTorch"}
 
 
 def source_files():

@@ -1,4 +1,4 @@
-"""Images of another size than 32 pixels: scripts go by the flag, the model's spec and the images, not a constant."""
+"""Images of another size than 32 pixels: scripts go by the flag, the spec and the images, not by a constant."""
 import json
 
 import numpy as np

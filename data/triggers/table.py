@@ -104,10 +104,13 @@ def hide_secret(train: ImageSet, target: int, seed: int, encoder: Mapping[str, A
 
 def load_crafted(train: ImageSet, target: int, clb_dir: str, trigger_alpha: float | None = None,
                  trigger_image: str | None = None) -> tuple[ImageSet, Trigger]:
-    """Clean-label: the folder `clb_dir`; its own trigger, unless the other flags ask for another at test time."""
+    """Clean-label: the folder `clb_dir` with the trigger that it names, or the four corners where it names none.
+
+    The other flags ask for another trigger at test time.
+    """
     from data.clean_label import load_clean_label
     poisoned, trigger = load_clean_label(clb_dir, train, target)
-    if trigger_alpha is not None or trigger_image is not None:
+    if trigger is None or trigger_alpha is not None or trigger_image is not None:
         trigger = build_trigger("clean-label", target, trigger_alpha, trigger_image, train.data.shape[1:3])
     return poisoned, trigger
 

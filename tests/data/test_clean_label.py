@@ -6,6 +6,7 @@ import pytest
 from common.errors import UserError
 from data.clean_label import CIFAR10CLB, load_clean_label, save_clean_label
 from data.triggers import build_trigger
+from data.triggers.table import load_crafted
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_the_homeworks_class_reads_it(folder, images):
 def test_a_homework_folder_without_manifest_is_taken_with_the_four_corners(folder, images):
     for name in ("manifest.json", "trigger.npz", "backdoor_list.npy"):
         (folder / name).unlink()
-    poisoned, trigger = load_clean_label(folder, images, 1)
+    poisoned, trigger = load_crafted(images, 1, folder)
     assert not poisoned.poisoned.any() and trigger.alpha == 1 and trigger.mask.sum() == 36
 
 
@@ -96,6 +97,6 @@ def test_a_homework_folder_of_larger_images_is_taken_with_the_corners_of_that_si
         (folder / name).unlink()
     large = replace(images, data=np.zeros((40, 48, 48, 3), dtype=np.uint8))
     np.save(folder / "data.npy", large.data)
-    _, trigger = load_clean_label(folder, large, 1)
+    _, trigger = load_crafted(large, 1, folder)
     stamped = trigger.stamp(large.data)[0]
     assert all((stamped[row, column] == 255).all() for row in (0, -1) for column in (0, -1))

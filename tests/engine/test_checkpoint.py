@@ -48,7 +48,13 @@ def test_a_model_is_rebuilt_from_its_spec_alone(tmp_path):
     again, pixels = checkpoint.load_model(tmp_path / "m.th").model, torch.rand(2, 3, 48, 48)
     assert again.spec == net.spec and again.spec["image_size"] == 48
     assert torch.equal(again.eval()(pixels), net.eval()(pixels))
+
+
+def test_the_size_is_read_without_a_random_number(net, tmp_path):
+    checkpoint.save_model(tmp_path / "m.th", build_model("resnet18", 1, 2, image_size=48), {}, {})
+    before = torch.random.get_rng_state()
     assert checkpoint.saved_image_size(tmp_path / "m.th") == 48 and checkpoint.saved_image_size(None) is None
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_file_from_before_there_was_a_spec_loads(net, tmp_path):
