@@ -2,6 +2,7 @@
 import csv
 import math
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -43,14 +44,14 @@ SOUND = {"checkpoint": lambda value: isinstance(value, str),
          and all(type(entropy) in (int, float) and math.isfinite(entropy) for entropy in value)}
 
 
-def write_calibration(folder, calibration):
+def write_calibration(folder: Path, calibration: Calibration) -> None:
     """Write overlays.npy and strip.json into `folder`."""
     write_array(folder / OVERLAYS, calibration.pool)
     stored = asdict(calibration)
     write_json(folder / "strip.json", {name: stored[name] for name in STORED})
 
 
-def read_calibration(path, checkpoint):
+def read_calibration(path: str, checkpoint: str) -> Calibration:
     """The Calibration in strip.json at `path`. Raises UserError if it is none, damaged, or another model's."""
     try:
         stored = read_json(path)
@@ -69,7 +70,7 @@ def read_calibration(path, checkpoint):
     return Calibration(**stored, pool=pool)
 
 
-def screen(paths, measure, boundary):
+def screen(paths: Iterable[Path], measure: Callable[[np.ndarray], np.ndarray], boundary: float) -> int:
     """Print a CSV row for each image file: path, entropy, verdict and, where it cannot be read, why.
 
     measure: uint8 images (N, 32, 32, 3) -> entropies (N,). Rejects an entropy of at most `boundary`. Returns the exit
@@ -96,7 +97,7 @@ def screen(paths, measure, boundary):
     return 1 if counts["rejected"] else 2 if counts["error"] else 0
 
 
-def read_images(paths):
+def read_images(paths: Sequence[Path]) -> tuple[dict, dict, int]:
     """({path: uint8 (32, 32, 3)}, {path: why it cannot be read}, how many had another size)."""
     images, errors, resized = {}, {}, 0
     for path in paths:
