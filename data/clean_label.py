@@ -73,7 +73,8 @@ def save_clean_label(root: str | Path, image_set: ImageSet, trigger: PatternTrig
 def load_clean_label(root: str | Path, clean_train: ImageSet, target: int) -> tuple[ImageSet, PatternTrigger | None]:
     """(poisoned training ImageSet, Trigger) of the folder `root`, in place of `clean_train`.
 
-    The Trigger is None for a folder without a manifest, made by another program in the homework's format. Raises UserError for a folder that was made from other images or for another target.
+    The Trigger is None for a folder without a manifest, made by another program in the homework's format. Raises
+    UserError for a folder that was made from other images or for another target.
     """
     found = CIFAR10CLB(root)
     targets = np.asarray(found.targets, dtype=np.int64)

@@ -30,7 +30,7 @@ def load_accepted(path: str | Path) -> dict[str, Any]:
     """load_encoder, which says of one that was not accepted when it was trained that it was not."""
     content = load_encoder(path)
     if content.get("accepted") is not True:
-        log.info("notice: %s was not accepted when it was trained; its bits are hard to read, or easy to see", path)
+        log.warning("%s was not accepted when it was trained; its bits are hard to read, or easy to see", path)
     return content
 
 

@@ -1,6 +1,6 @@
 """Every flag that more than one script has, declared once, with the checks that need no data."""
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from common.errors import UserError
 from data.datasets import DATASETS
@@ -303,7 +303,7 @@ def add_abl_flags(parser):
     return group
 
 
-def check_abl(parser, args, argv):
+def check_abl(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> None:
     """Refuse the flags of ABL that would change nothing, and set them to None."""
     unused = {}
     if args.flooding:

@@ -5,6 +5,8 @@ import os
 import shlex
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -19,7 +21,7 @@ from data.datasets import ImageSet
 from engine import checkpoint, machine, resume
 from engine.catalogue import BY_MODULE
 from engine.command import running
-from engine.evaluation import Evaluation
+from engine.evaluation import Evaluation, Score
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 ROW = "%d \t %.3f \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
@@ -65,7 +67,7 @@ class Run:
     whatever this machine's default is.
     """
 
-    def __init__(self, args, leaves=(), other_leaves=()):
+    def __init__(self, args: Namespace, leaves: Sequence[str] = (), other_leaves: Sequence[str] = ()):
         self.args, self.folder, self.leaves, self.other_leaves = args, Path(args.output_dir), leaves, other_leaves
         self.resume = getattr(args, "resume", False)
         self.device = machine.find_device(args.device)
@@ -160,7 +162,7 @@ class Run:
                 "threads": torch.get_num_threads(), "commit": machine.commit(),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
 
-    def epochs(self, count, header=HEADER, columns=COLUMNS, **state):
+    def epochs(self, count: int, header: str = HEADER, columns: Sequence[str] = COLUMNS, **state) -> Iterator[int]:
         """Yield the epochs 1 to `count` that are still to be done; after each, `state` is saved and the log is safe.
 
         On a GPU that is done after the last epoch, and after others as long as it takes no more than KEEPING of the
@@ -202,7 +204,7 @@ class Run:
         self.kept, self.kept_at = epoch, time.monotonic()
         self.keeping = self.kept_at - started
 
-    def check_left(self, name, stage_end):
+    def check_left(self, name: str, stage_end: int) -> None:
         """Raise UserError if the run goes on after epoch `stage_end` without the file that it left there."""
         if self.epoch > stage_end and not (self.folder / name).exists():
             raise UserError(f"{self.folder / name}: missing, so the run cannot go on; --overwrite starts anew")
@@ -210,7 +212,7 @@ class Run:
     def _elapsed(self):
         return self.seconds + time.monotonic() - self.started
 
-    def log(self, epoch, lr, train, test, **more):
+    def log(self, epoch: int, lr: float, train: Score, test: Evaluation, **more) -> None:
         """One line of the log and of metrics.jsonl: `train` a Score, `test` a Evaluation, `more` for the latter alone.
 
         What is not known (ASR without a trigger, or an epoch that was not tested) is nan in the log and null in
@@ -224,11 +226,11 @@ class Run:
         row["robust_acc"] = test.triggered.original_accuracy.value
         self.record({name: None if value != value else value for name, value in row.items()} | more)
 
-    def elapsed_in_epoch(self):
+    def elapsed_in_epoch(self) -> float:
         """Seconds since the epoch began."""
         return time.monotonic() - self.epoch_started
 
-    def record(self, row):
+    def record(self, row: dict) -> None:
         """Append a row, a dict of plain values, to metrics.jsonl."""
         self.rows.append(row)
         with atomic_file(self.folder / "metrics.jsonl") as file:

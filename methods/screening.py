@@ -1,6 +1,7 @@
 """A user's own images turned away or let through, by a boundary that was found before."""
 import csv
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,14 +41,14 @@ FIELDS = {"checkpoint": is_text,
           "entropies": lambda value: isinstance(value, list) and len(value) > 0 and all(map(is_number, value))}
 
 
-def write_calibration(folder, calibration):
+def write_calibration(folder: Path, calibration: Calibration) -> None:
     """Write overlays.npy and strip.json into `folder`."""
     write_array(folder / OVERLAYS, calibration.pool)
     stored = asdict(calibration)
     write_json(folder / "strip.json", {name: stored[name] for name in FIELDS})
 
 
-def read_calibration(path, checkpoint):
+def read_calibration(path: str, checkpoint: str) -> Calibration:
     """The Calibration in strip.json at `path`. Raises UserError if it is none, damaged, or another model's."""
     try:
         found = read_object(path)
@@ -68,7 +69,7 @@ def read_calibration(path, checkpoint):
     return Calibration(**stored, pool=pool)
 
 
-def screen(paths, measure, boundary, image_size):
+def screen(paths: Iterable[Path], measure: Callable[[np.ndarray], np.ndarray], boundary: float, image_size: int) -> int:
     """Print a CSV row for each image file: path, entropy, verdict and, where it cannot be read, why.
 
     measure: uint8 images (N, S, S, 3) -> entropies (N,). image_size: S, to which images are resized. Rejects
@@ -96,7 +97,7 @@ def screen(paths, measure, boundary, image_size):
     return 1 if counts["rejected"] else 2 if counts["error"] else 0
 
 
-def read_images(paths, image_size):
+def read_images(paths: Sequence[Path], image_size: int) -> tuple[dict, dict, int]:
     """({path: uint8 (S, S, 3)}, {path: why it cannot be read}, how many had another size than image_size, S)."""
     images, errors, resized = {}, {}, 0
     for path in paths:

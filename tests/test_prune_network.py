@@ -5,7 +5,9 @@ import torch
 
 from common.errors import UserError
 from engine import checkpoint
+from engine.catalogue import BY_MODULE
 from engine.evaluation import UNKNOWN, Evaluation, Proportion, Score
+from engine.inherit import inherit
 from models import build_model
 from prune_network import (
     HOMEWORK_HEADER,
@@ -18,6 +20,7 @@ from prune_network import (
     main,
     norm_layers,
     oracle,
+    parse_args,
     prune_first,
     pruning,
     rank_neurons,
@@ -176,3 +179,28 @@ def test_masks_of_other_weights_and_images_that_made_them_are_refused(masked, sm
                   ["--pruning-max", "3"]):
         assert wrong[0] in refused(main, *flags, *wrong)
     assert not (tmp_path / "p").exists()
+
+
+def test_flags_are_parsed_without_a_look_into_the_masks_folder(masked):
+    args = parse_args(["--mask-file", str(masked / "mask_values.txt")])
+    assert (args.checkpoint, args.dataset, args.data_dir, args.val_frac) == (None, None, None, None)
+    assert args.output_dir == str(masked / "pruned")
+    filled = inherit(args)
+    assert (filled.dataset, filled.val_frac) == ("digits", 0.05) and args.dataset is None
+    assert inherit(parse_args(["--mask-file", args.mask_file, "--val-frac", "0.07"])).val_frac == 0.07
+
+
+def test_the_workflow_knows_a_finished_pruning_again_by_the_flags_that_were_given(masked, tmp_path):
+    pytest.importorskip("yaml")
+    from workflow.steps import Step, check_made_alike, parse
+    words = ("--mask-file", str(masked / "mask_values.txt"), "--threshold", "0.5")
+    main([*words, "--output-dir", str(tmp_path / "p")])
+
+    def check(*flags):
+        step = Step(str(tmp_path / "p"), BY_MODULE["prune_network"], (*words[:2], *flags), (), "ANP", False)
+        check_made_alike(step, parse(step))
+    check("--threshold", "0.5")
+    check("--threshold", "0.5", "--val-frac", "0.05")
+    for flags in ((), ("--threshold", "0.4"), ("--threshold", "0.5", "--val-frac", "0.06")):
+        with pytest.raises(UserError, match="holds a run made with"):
+            check(*flags)
