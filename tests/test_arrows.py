@@ -40,9 +40,13 @@ def room_of(module):
 
 
 def imports_of(tree):
-    """The modules of the suite that a file imports, anywhere in it."""
-    found = set()
+    """The modules of the suite that a file imports, anywhere in it but for annotations alone."""
+    found, of_annotations = set(), {
+        part for node in ast.walk(tree) if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for part in ast.walk(node)}
     for node in ast.walk(tree):
+        if node in of_annotations:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

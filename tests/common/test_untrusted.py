@@ -31,10 +31,10 @@ OPENERS = {"torch.load", "np.load", "safetensors.torch.load_file", "safetensors.
            "PillowImage.open", "zipfile.ZipFile", "tarfile.open", "pickle.load", "pickle.loads", "yaml.safe_load",
            "yaml.load", "json.load", "json.loads"}
 OF_OUR_OWN = {  # what opens files or text that this program itself has just made, or that the repository holds
-    "data/triggers.py": {"Image.open"},  # the picture that Blend lays over images
+    "data/triggers/table.py": {"Image.open"},  # the picture that Blend lays over images
     "reporting/page.py": {"Image.open"},  # pictures that were drawn or cleaned before
     "reporting/pdf.py": {"PillowImage.open"},  # the same
-    "engine/run.py": {"json.loads"}, "workflow/steps.py": {"json.loads"},  # flags as JSON would give them back
+    "engine/resume.py": {"json.loads"}, "workflow/steps.py": {"json.loads"},  # flags as JSON would give them back
     "workflow/request.py": {"json.loads"},  # what python -m workflow packed for the Snakefile
     "benchmarks/": {"json.loads", "np.load", "tarfile.open"},  # what a benchmark left or packs
     "docs/": {"json.loads", "Image.open"}}  # what results/ holds

@@ -182,7 +182,7 @@ def test_a_compiled_model_is_tested_without_inference_mode_in_float32(test_set, 
     if is_compiled:
         model._compiled_call_impl = model._call_impl  # as model.compile() leaves it
     logits = predict(model, Batches(test_set, 40), amp=True)
-    assert seen == [(not is_compiled, False, not is_compiled)]
+    assert seen[-1] == (not is_compiled, False, not is_compiled)  # folding has looked at a plain model once before
     assert logits.dtype == torch.float32 and not logits.requires_grad
 
 
