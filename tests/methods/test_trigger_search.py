@@ -67,7 +67,7 @@ def test_the_planted_pixels_are_found_and_the_mask_is_small(dark):
 
 def test_labels_together_have_each_its_own_loss_hits_and_gradients():
     images = torch.rand(4, 3, 32, 32)
-    searches = [Search.start(label, torch.Generator().manual_seed(label), "cpu") for label in (0, 1, 2)]
+    searches = [Search.start(label, (32, 32), torch.Generator().manual_seed(label), "cpu") for label in (0, 1, 2)]
     searches[1].weight.value = 0.01
     whole, hits = loss_and_hits(Corner(), images, searches)
     alone = [loss_and_hits(Corner(), images, [each]) for each in searches]
@@ -121,7 +121,7 @@ def test_outputs_that_are_no_numbers_are_an_error_whichever_label_has_them(dark,
 
 
 def test_what_is_kept_of_a_step_is_the_larger_of_its_masks():
-    found = Search.start(0, torch.Generator().manual_seed(0), "cpu")
+    found = Search.start(0, (32, 32), torch.Generator().manual_seed(0), "cpu")
     mask, pattern = (part.detach().clone() for part in found.trigger())
     whole = float(mask.sum())
 
