@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def plain_search(model, batches, in_a_step, label, budget, threshold, generator):
     """One label's trigger as it is usually searched for; returns the Search."""
     model.eval()
-    search = Search.start(label, generator, batches.device)
+    search = Search.start(label, batches.images.shape[1:3], generator, batches.device)
     optimizer = torch.optim.Adam([search.theta_mask, search.theta_pattern], 0.1, (0.5, 0.9))
     for _ in range(budget):
         before, hits, seen = [part.detach().clone() for part in search.trigger()], 0, 0
