@@ -171,7 +171,7 @@ def test_what_a_run_reads_is_not_overwritten(arguments, tmp_path):
 
 def test_another_scripts_run_is_not_overwritten(arguments, tmp_path, monkeypatch):
     go(arguments())
-    monkeypatch.setattr("sys.argv", ["other_script.py"])
+    monkeypatch.setattr(command, "RUNNING", ["other_script"])
     with pytest.raises(UserError, match=r"holds a run of .*; name another"):
         go(arguments(overwrite=True))
 
