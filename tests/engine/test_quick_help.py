@@ -11,11 +11,11 @@ from helpers.paths import ROOT
 
 from engine.catalogue import BY_MODULE
 
+pytestmark = pytest.mark.slow
+
 # Runs a module as the command line does, then prints which of the slow packages were really loaded.
 RUN = f"""
 import runpy, sys
-
-pytestmark = pytest.mark.slow
 sys.argv = sys.argv[1:]
 try:
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
