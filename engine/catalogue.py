@@ -169,7 +169,7 @@ SCRIPTS = (
                   Cell("pruning", "prune", {"mode": "prune"}, is_heavy=False, draws=False),
                   Cell("fine-pruning", "fine-prune", {"mode": "fine-prune"}, in_audit="fine-pruning")),
            lasting="--val-frac 0.05 --epochs 12 --batch-size 8", after=(TRAIN_BADNETS,),
-           other={"prune_fraction": "0.9", "max_drop": "0.9"}),
+           other={"prune_fraction": "0.9", "max_drop": "0.9", "mode": "fine-tune"}),
     Script("defenses.abl", "ABL", REPAIR, "--resume", trains=True, cells=(Cell("abl", "abl"),),
            small=f"{ABL} --isolation-rate 0.05 --unlearn-lr 0.01",
            lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --isolation-epochs 4 --epochs 4 "
@@ -179,7 +179,7 @@ SCRIPTS = (
     Script("studies.neuron_noise", "neuron noise", STUDY, reads=SUSPECT,
            small="--val-frac 0.05 --epsilons 0.3 --seeds 1 --steps 2",
            cells=(Cell("neuron-noise", "neuron-noise", in_audit="neuron-noise"),), after=(TRAIN_BADNETS, TRAIN_BENIGN),
-           other={"benign": "{model2}"}),
+           other={"benign": "{model2}", "steps": "4"}),
     Script("studies.specificity", "sample specificity", STUDY, reads=SUSPECT,
            after=(TRAIN_BENIGN, "attacks.issba_encoder", TRAIN_ISSBA)),
     Script("studies.audit", "audit", STUDY, is_heavy=False, draws=False, reads="--checkpoint {audited}",

@@ -22,6 +22,7 @@ def report(tmp_path_factory):
     root = folder / "runs"
     for name in ("badnets", "benign", "badnets-abl", "badnets-10", "clean-label-0.8"):
         shutil.copytree(RESULTS / name, root / name)
+    shutil.copy(root / "badnets/poisoned_examples.png", root / "badnets-10")  # the fixture has the picture once
     (root / "stopped").mkdir()
     (root / "stopped/config.json").write_text('{"script": "train_backdoor.py", "arguments": {}}')
     (root / "broken").mkdir()

@@ -93,7 +93,7 @@ def test_an_image_folder_of_any_number_of_classes(image_folder, tmp_path):
     folder = image_folder(("ant", "bee", "cow"), count=16)
     main(["--data-dir", str(folder), "--width", "2", "--epochs", "1", "--output-dir", str(tmp_path / "run")])
     saved = torch.load(tmp_path / "run/model_last.th", weights_only=True)
-    assert saved["num_classes"] == 3 and saved["classes"] == ["ant", "bee", "cow"]
+    assert saved["spec"]["num_classes"] == 3 and saved["classes"] == ["ant", "bee", "cow"]
     assert json.loads((tmp_path / "run/results.json").read_text())["dataset"] == "pictures"
 
 

@@ -11,6 +11,7 @@ from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from engine import checkpoint
 from engine.evaluation import EvalSets, evaluate
+from models.base import MEAN, STD
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,8 @@ def cifar_test(tmp_path_factory):
 @pytest.mark.parametrize("name", MODELS)
 def test_it_loads_without_running_anything(name):
     found = checkpoint.load_model(ROOT / "zoo" / name / "model_last.th")
-    assert found.model.spec == {"arch": "resnet18", "width": 16, "num_classes": 10}
+    assert found.model.spec == {"arch": "resnet18", "width": 16, "num_classes": 10, "image_size": 32, "mean": MEAN,
+                                "std": STD}
     assert found.classes[0] == "airplane" and name.startswith(found.args["poison_type"])
     assert checkpoint.load_trigger(ROOT / "zoo" / name / "trigger_info.th").target == 0
 

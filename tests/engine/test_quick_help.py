@@ -12,6 +12,7 @@ from helpers.paths import ROOT
 from engine.catalogue import BY_MODULE
 
 pytestmark = pytest.mark.slow
+
 # Runs a module as the command line does, then prints which of the slow packages were really loaded.
 RUN = f"""
 import runpy, sys

@@ -130,6 +130,9 @@ class Moving(torch.nn.Module):
         super().__init__()
         self.register_buffer("column", torch.zeros((), dtype=torch.int64))
 
+    def victims(self, labels):
+        return labels != self.target
+
     def stamp(self, images):
         stamped = images.copy()
         stamped[:, 0, int(self.column)] = 255
