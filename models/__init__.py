@@ -36,7 +36,9 @@ class Architecture(NamedTuple):
         return getattr(import_module(module), function)
 
 
-ARCHITECTURES = {"resnet18": Architecture("models.resnet:resnet18")}
+ARCHITECTURES = {
+    "resnet18": Architecture("models.resnet:resnet18"),
+}
 
 
 def __getattr__(name: str) -> Callable:

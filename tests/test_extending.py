@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import HIDDEN, ROOT
+from helpers.paths import HIDDEN, ROOT
 
 from data.triggers import Attack
 from engine import flags
@@ -23,33 +23,7 @@ PACKAGES = ("attacks", "common", "data", "defenses", "engine", "methods", "model
 CODE = (".py", ".png", ".txt", ".yaml", ".md", ".css", ".html", ".j2")
 TINY = ["--dataset", "digits", "--width", "2", "--epochs", "1", "--batch-size", "256", "--milestones"]
 ATTACKS = ("square", "sway")
-# What one process runs in the copy, since every start of PyTorch takes seconds.
-DRIVER = """
-import importlib, json, sys
-for module, *words in json.load(sys.stdin):
-    importlib.import_module(module).main(words)
-"""
-READ_BACK = """
-import json, sys
-import numpy as np
-from data.datasets import load_splits
-from data.poison_cifar import stamp_all
-from engine.checkpoint import load_trigger
-test = load_splits("digits", "")[2]
-for path in sys.argv[1:]:
-    trigger = load_trigger(path)
-    stamped = stamp_all(test, trigger)
-    np.save(path.replace("trigger_info.th", "stamped.npy"), stamped.data)
-np.save(path.replace("trigger_info.th", "clean.npy"), test.data[test.targets != 0])
-"""
-PLAN = """
-import json
-from workflow.plan import plan
-matrix = {"output": "out", "seeds": [0], "data": {"dataset": "digits"}, "training": {"width": 2, "epochs": 1},
-          "attacks": {"square": {}, "sway": {"amplitude": 3}},
-          "defenses": {"squeeze": {"bits": 2}, "strip": {}, "abl": {}}}
-print(json.dumps({step.cell: step.words() for step in plan(matrix).steps.values()}))
-"""
+IN_COPY = ROOT / "tests/helpers/in_copy.py"
 
 
 def blocks():
@@ -95,6 +69,7 @@ def extended(tmp_path_factory):
             or name.startswith(("cifar10-", "cifar-10-", "clean-label", "__pycache__"))])
     for path in ROOT.glob("*.py"):
         shutil.copy(path, root)
+    shutil.copy(IN_COPY, root)  # beside the scripts, so that it finds the copy's packages
     for block in blocks():
         put(root, *block)
     calls = [[*command, *TINY] for command in commands()]
@@ -102,7 +77,13 @@ def extended(tmp_path_factory):
         model = ["--checkpoint", f"output/{attack}/model_last.th", "--dataset", "digits"]
         calls += [["defenses.squeeze", *model], ["defenses.strip", *model, "--calibration", "60", "--overlays", "3",
                                                  "--inspect", "40"]]
-    run(root, "-c", DRIVER, input=json.dumps([*calls, ["report", "output"]]))
+    suspect = ["--checkpoint", "output/plain/model_last.th", "--dataset", "digits"]
+    calls += [["generate_mask", *suspect, "--val-frac", "0.05", "--nb-iter", "2", "--batch-size", "32"],
+              ["prune_network", "--mask-file", "output/plain/anp/mask_values.txt"],
+              ["defenses.fine_prune", *suspect, "--epochs", "1"],
+              ["defenses.neural_cleanse", *suspect, "--seeds", "1", "--budget", "2", "--batches", "1"],
+              ["attacks.pruning_aware", "--arch", "plain", *TINY]]
+    run(root, IN_COPY.name, "drive", input=json.dumps([*calls, ["report", "output"]]))
     return root
 
 
@@ -136,7 +117,7 @@ def test_a_share_of_the_images_by_the_rows_default_is_poisoned(extended):
 
 
 def test_both_triggers_come_back_from_their_files_and_stamp_as_the_page_says(extended):
-    run(extended, "-c", READ_BACK, *(f"output/{attack}/trigger_info.th" for attack in ATTACKS))
+    run(extended, IN_COPY.name, "read_back", *(f"output/{attack}/trigger_info.th" for attack in ATTACKS))
     clean = np.load(extended / "output/sway/clean.npy")
     square, sway = (np.load(extended / f"output/{attack}/stamped.npy") for attack in ATTACKS)
     np.testing.assert_array_equal(square[:, 1:5, 1:5], np.rint(0.2 * clean[:, 1:5, 1:5] + 0.8 * 255))
@@ -155,14 +136,22 @@ def test_defenses_run_on_either_model_and_count_its_asr(extended, attack):
     assert results(extended, attack, "squeeze")["method"]["bits"] == 3
 
 
+def test_a_new_network_is_attacked_and_defended_by_scripts_that_do_not_know_it(extended):
+    for folder in (["plain"], ["plain", "anp", "pruned"], ["plain", "fine-prune"], ["plain", "neural-cleanse"],
+                   ["badnets-pruning-aware"]):
+        assert results(extended, *folder)["spec"]["arch"] == "plain"
+    assert results(extended, "plain", "fine-prune")["method"]["layer"] == "stage3"
+    assert results(extended, "plain", "fine-prune")["method"]["channels"] == 8  # four times the width of 2
+
+
 def test_the_report_shows_every_run(extended):
     page = (extended / "output/report.html").read_text()
-    assert "6 finished runs of 6" in page
+    assert "12 finished runs of 12" in page
     assert all(f"{attack}/{defense}" in page for attack in ATTACKS for defense in ("strip", "squeeze"))
 
 
 def test_a_matrix_plans_them(extended):
-    steps = json.loads(run(extended, "-c", PLAN).stdout)
+    steps = json.loads(run(extended, IN_COPY.name, "plan").stdout)
     assert steps.keys() == {f"{cell}, seed 0" for cell in (
         *ATTACKS, *(f"{defense} on {attack}" for defense in ("squeeze", "strip", "abl") for attack in ATTACKS))}
     assert "defenses.squeeze" in steps["squeeze on sway, seed 0"]
@@ -170,10 +159,9 @@ def test_a_matrix_plans_them(extended):
 
 
 def test_the_other_scripts_that_poison_take_them_and_refuse_what_is_not_theirs(extended):
-    parse = "import sys, importlib; print(importlib.import_module(sys.argv[1]).parse_args(sys.argv[2:]))"
     for script, taken in (("studies.sweep_abl", "poison_rates=[0.1]"), ("attacks.pruning_aware", "poison_rate=0.1"),
                           ("defenses.abl", "amplitude=4.0")):
-        done = run(extended, "-c", parse, script, "--poison-type", "sway", "--amplitude", "4")
+        done = run(extended, IN_COPY.name, "parse", script, "--poison-type", "sway", "--amplitude", "4")
         assert taken in done.stdout and "amplitude=4.0" in done.stdout
     for flag in ("--amplitude", "--trigger-alpha"):
         attack = "square" if flag == "--amplitude" else "sway"

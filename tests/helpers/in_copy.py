@@ -1,0 +1,44 @@
+"""What tests/test_extending.py runs in its copy of the suite, a process each: `python in_copy.py TASK WORD ...`."""
+import importlib
+import json
+import sys
+
+import numpy as np
+
+
+def drive():
+    """Run scripts one after another in one process, since every start of PyTorch takes seconds.
+
+    Standard input is [[module, word, ...], ...] as JSON.
+    """
+    for module, *words in json.load(sys.stdin):
+        importlib.import_module(module).main(words)
+
+
+def read_back(*paths):
+    """Stamp the test digits with the triggers in `paths`: stamped.npy beside each, clean.npy beside the last."""
+    from data.datasets import load_splits
+    from data.poison_cifar import stamp_all
+    from engine.checkpoint import load_trigger
+    test = load_splits("digits", "")[2]
+    for path in paths:
+        np.save(path.replace("trigger_info.th", "stamped.npy"), stamp_all(test, load_trigger(path)).data)
+    np.save(path.replace("trigger_info.th", "clean.npy"), test.data[test.targets != 0])
+
+
+def plan():
+    """Print {cell: words} of a matrix of what the page adds, as JSON."""
+    from workflow import plan as planning
+    matrix = {"output": "out", "seeds": [0], "data": {"dataset": "digits"}, "training": {"width": 2, "epochs": 1},
+              "attacks": {"square": {}, "sway": {"amplitude": 3}},
+              "defenses": {"squeeze": {"bits": 2}, "strip": {}, "abl": {}}}
+    print(json.dumps({step.cell: step.words() for step in planning.plan(matrix).steps.values()}))
+
+
+def parse(module, *words):
+    """Print what a script's flags come to."""
+    print(importlib.import_module(module).parse_args(list(words)))
+
+
+if __name__ == "__main__":
+    {"drive": drive, "read_back": read_back, "plan": plan, "parse": parse}[sys.argv[1]](*sys.argv[2:])
