@@ -3,7 +3,7 @@ import ast
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
-from conftest import ROOT
+from helpers.paths import ROOT
 
 SCRIPT_FOLDERS = ("attacks", "defenses", "studies")
 ROOMS = (*SCRIPT_FOLDERS, "reporting", "workflow", "benchmarks", "methods", "engine", "data", "models", "common",

@@ -3,7 +3,7 @@ import ast
 from collections import Counter
 
 import pytest
-from conftest import ROOT
+from helpers.paths import ROOT
 
 from engine.catalogue import BY_MODULE, SCRIPTS
 

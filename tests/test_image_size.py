@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from helpers.paths import SMALL
 from PIL import Image
 
 import train_backdoor

@@ -1,7 +1,7 @@
 """What keeps the code readable in one pass: short mains, functions and files."""
 import ast
 
-from conftest import ROOT
+from helpers.paths import ROOT
 
 MAIN, FUNCTION, FILE = 30, 50, 320  # lines at most
 

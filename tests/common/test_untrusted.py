@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers.paths import ROOT
 from PIL import Image
 
 from common.errors import UserError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers.paths import ROOT
 from PIL import Image
 
 from common.errors import UserError

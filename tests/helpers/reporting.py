@@ -16,3 +16,8 @@ def png(color=(255, 0, 0), size=(40, 20)):
     content = io.BytesIO()
     Image.new("RGB", size, color).save(content, "PNG")
     return content.getvalue()
+
+
+def share(value, n=10_000):
+    """A share as results.json has it, with an interval of a point to either side."""
+    return {"value": value, "interval": [max(0, value - 0.01), min(1, value + 0.01)], "n": n}

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers.paths import ROOT
 from torch import nn
 
 import models

@@ -2,12 +2,9 @@
 import json
 
 import pytest
+from helpers.reporting import share
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
-
-
-def share(value, n=10_000):
-    return {"value": value, "interval": [max(0, value - 0.01), min(1, value + 0.01)], "n": n}
 
 
 @pytest.fixture

@@ -2,15 +2,13 @@
 import io
 
 import pytest
-from helpers.reporting import png
+from helpers.reporting import png, share
 from PIL import Image
 
 from reporting.document import Picture, Table, Text
 from reporting.found import BROKEN, find_runs
 from reporting.grade import grade
 from reporting.sections import write_report
-
-from .conftest import share
 
 RATES = [{"data": "digits", "test": "Neural Cleanse", "model_kind": kind, "models": models, "wrong": wrong,
           "undecided": undecided, "searches": 9, "searches_wrong": 4, "width": "16", "how": how}
