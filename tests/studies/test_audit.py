@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from defenses import neural_cleanse
+from defenses import neural_cleanse, unlearn_trigger
 from engine.checkpoint import load_model
 from engine.inputs import find_trigger, load_suspect
 from methods.trigger_search import Search
@@ -53,8 +53,8 @@ def suspected(learned_run, tmp_path, monkeypatch):
         return [Search(number, None, None, norm=60.0 + number if number else 4.0, mask=mask, pattern=pattern,
                        success=1.0, steps=9) for number in range(10)]
     monkeypatch.setattr(neural_cleanse, "reverse_triggers", searches)
-    neural_cleanse.main(["detect", "--checkpoint", "output/stranger/model_last.th", *DIGITS])
-    neural_cleanse.main(["unlearn", "--checkpoint", "output/stranger/model_last.th", *DIGITS])
+    neural_cleanse.main(["--checkpoint", "output/stranger/model_last.th", *DIGITS])
+    unlearn_trigger.main(["--checkpoint", "output/stranger/model_last.th", *DIGITS])
     return folder / "model_last.th"
 
 
