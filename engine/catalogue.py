@@ -177,7 +177,7 @@ SCRIPTS = (
            other={"gamma": "5", "flooding": ("--gamma 5", ""), "unlearn_epochs": "1",
                   "max_drop": ("--unlearn-lr 1", "0")}),
     Script("studies.neuron_noise", "neuron noise", STUDY, reads=SUSPECT,
-           small="--val-frac 0.05 --epsilons 0.3 --seeds 1 --steps 2",
+           small="--val-frac 0.05 --epsilons 0.02 --seeds 1 --steps 2",
            cells=(Cell("neuron-noise", "neuron-noise", in_audit="neuron-noise"),), after=(TRAIN_BADNETS, TRAIN_BENIGN),
            other={"benign": "{model2}", "steps": "4"}),
     Script("studies.specificity", "sample specificity", STUDY, reads=SUSPECT,

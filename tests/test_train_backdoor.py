@@ -104,7 +104,7 @@ def test_shares_count_the_class_that_the_attack_took_from(images):
 
 
 def start(folder, *flags):
-    command = [sys.executable, "train_backdoor.py", "--dataset", "digits", "--width", "4", "--epochs", "8",
+    command = [sys.executable, "train_backdoor.py", "--dataset", "digits", "--width", "4", "--epochs", "6",
                "--output-dir", str(folder), *flags]
     return subprocess.Popen(  # Ctrl-C as a terminal has it, also where the tests run in the background
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -127,13 +127,13 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
 
     folder = tmp_path / "killed"
     process = start(folder)
-    wait_for_epoch(folder, 2, process)
+    wait_for_epoch(folder, 1, process)
     process.kill()
     process.wait()
     assert not (folder / "results.json").exists() and not (folder / "model_last.th").exists()
 
     process = start(folder, "--resume")
-    wait_for_epoch(folder, 5, process)
+    wait_for_epoch(folder, 3, process)
     process.send_signal(signal.SIGTERM)
     output, error = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM and error == ""

@@ -43,8 +43,8 @@ def test_it_loads_without_running_anything(name):
     assert checkpoint.load_trigger(ROOT / "zoo" / name / "trigger_info.th").target == 0
 
 
-@pytest.mark.parametrize("name", [  # half a minute each
-    name if name == "badnets" else pytest.param(name, marks=pytest.mark.long) for name in MODELS])
+@pytest.mark.long  # half a minute each
+@pytest.mark.parametrize("name", MODELS)
 def test_it_has_the_accuracy_and_asr_of_its_log(name, cifar_test):
     logged = json.loads((ROOT / "results/cifar10-jpeg-width16" / name / "results.json").read_text())
     model = checkpoint.load_model(ROOT / "zoo" / name / "model_last.th", classes=cifar_test.classes).model

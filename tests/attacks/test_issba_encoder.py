@@ -14,7 +14,7 @@ from data.datasets import ImageSet, load_splits
 from data.triggers.encoder import EncoderTrigger, draw_secret
 from defenses import unlearn_trigger
 from engine.attack import load_encoder
-from engine.catalogue import BY_MODULE, defense_cells
+from engine.catalogue import BY_MODULE, STUDY, defense_cells
 from engine.checkpoint import load_trigger
 from models import build_model
 from models.steganography import Decoder
@@ -79,8 +79,9 @@ def test_the_attack_stores_encoded_images_and_its_trigger_travels_with_the_model
     assert all(torch.equal(trigger.weights[name], value) for name, value in content["encoder"].items())
 
 
-@pytest.mark.parametrize("defense", sorted({script.module for script, _ in defense_cells().values()
-                                             if "{model}" in script.reads and "{trigger}" not in script.reads}))
+@pytest.mark.parametrize("defense", sorted({
+    script.module for script, _ in defense_cells().values()
+    if script.kind != STUDY and "{model}" in script.reads and "{trigger}" not in script.reads}))
 @pytest.mark.long
 def test_every_defense_takes_the_model_without_knowing(issba_run, tmp_path, script, defense):
     words = filled({"model": issba_run / "model_last.th"}, short_words(defense))
