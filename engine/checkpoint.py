@@ -14,10 +14,10 @@ from common.files import atomic_file
 from common.untrusted.limits import MAX_WEIGHTS
 from common.untrusted.weights import is_weight, read_tensors
 from data.triggers import trigger_from_info, trigger_to_info
-from models import ARCHITECTURES, build_model, recognize
+from engine.state_dicts import MAX_CANDIDATES, all_names, describe_foreign, find_candidates
+from models import ARCHITECTURES, build_model
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
 
-WRAPPERS = ("state_dict", "net", "model")
 MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE = 2**12, 2**16, 2**12  # far beyond any; a file may claim anything
 OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
 
@@ -48,13 +48,15 @@ class Checkpoint:
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Sequence[str] | None = None,
                **options) -> Checkpoint:
-    """The Checkpoint in `path`: one of ours, or a bare state_dict of a network of ours, with `module.` prefixes or not.
+    """The Checkpoint in `path`: one of ours, or a state_dict of a network of ours as another program saved it.
 
-    One of ours is rebuilt from its spec; of a bare state_dict the network is told by its keys and shapes
-    (models.recognize). A .safetensors file is read as a bare state_dict. `options` go to models.build_model
-    (norm_layer); the masks and noises of a NoisyBatchNorm2d start at 1 and 0, whatever a file of another ANP may hold.
-    Raises UserError if it is not a checkpoint, its weights do not fit the network (which keys), or it was made for
-    other classes than `classes`, names in label order (of a bare state_dict only their number is known).
+    One of ours is rebuilt from its spec. A stranger's state_dict may lie in any nesting of dicts and lists, and its
+    names may have any common prefix (engine.state_dicts); the network is told by keys and shapes (models.recognize).
+    .safetensors are read too. `options` go to models.build_model (norm_layer); the masks and noises of a
+    NoisyBatchNorm2d start at 1 and 0, whatever a file of another ANP may hold.
+    Raises UserError if it is not a checkpoint, holds two networks, its weights do not fit the network (which keys), or
+    it was made for other classes than `classes`, names in label order (of a bare state_dict only their number is
+    known).
     """
     weights, meta, spec = _read_model(path)
     own = _classes(path, meta)
@@ -84,14 +86,53 @@ def saved_image_size(path: str | Path | None) -> int | None:
 def _read_model(path):
     """(the state_dict in `path`, what a file of ours says beside it, its checked spec). Raises UserError."""
     content = read_tensors(path)
-    weights = _find_weights(content)
-    if weights is None:
-        raise UserError(f"{path}: not a checkpoint (expected a state_dict, or a dict that has one under "
-                        f"{', '.join(WRAPPERS)})")
-    is_ours = weights is not content and ("spec" in content or "arch" in content)
-    meta = content if is_ours else {}
+    meta = content if _is_ours(content) else {}
+    if "spec" in meta:
+        weights, spec = meta["state_dict"], meta["spec"]
+    else:
+        found = _choose(path, find_candidates(content), content)
+        weights, spec = found.weights, found.spec | ({"arch": meta["arch"]} if meta else {})
     weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
-    return weights, meta, _check_spec(path, _spec(path, meta, weights))
+    return weights, meta, _check_spec(path, spec)
+
+
+def _is_ours(content):
+    """Whether `content` is of save_model: a state_dict beside a spec, or beside an arch before there was a spec."""
+    if not isinstance(content, dict) or not ("spec" in content or "arch" in content):
+        return False
+    weights = content.get("state_dict")
+    return isinstance(weights, dict) and bool(weights) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items())
+
+
+def _choose(path, candidates, content):
+    """The one Candidate that a file's content leaves to choose; of several the one that fits its network.
+
+    Raises UserError if there is none, and by name if there are several that fit.
+    """
+    names = [] if candidates else all_names(content)
+    if not candidates and not names:
+        raise UserError(f"{path}: not a checkpoint (expected a state_dict, alone or in any dict)")
+    if not candidates:
+        raise UserError(f"{path}: {describe_foreign(names)}")
+    if len(candidates) > MAX_CANDIDATES:
+        raise UserError(f"{path}: refused, it holds more than {MAX_CANDIDATES} networks")
+    fitting = candidates if len(candidates) == 1 else [one for one in candidates if _fits(path, one)]
+    if len(fitting) > 1:
+        raise UserError(f"{path}: holds several networks: {', '.join(one.name for one in fitting[:5])}; save the one "
+                        f"that is meant by itself, as in torch.save({fitting[0].as_code(str(path))}, 'one.th')")
+    return (fitting or candidates)[0]
+
+
+def _fits(path, candidate):
+    """Whether a Candidate's weights are all of its network's, and no others."""
+    try:
+        spec = _check_spec(path, candidate.spec)
+        with torch.device("meta"):
+            _check_fit(path, build_model(**spec).state_dict(), candidate.weights)
+    except UserError:
+        return False
+    return True
 
 
 def load_weights(path: str | Path, model: PixelModel) -> None:
@@ -109,35 +150,6 @@ def check_classes(path: str | Path, found: Checkpoint, classes: Sequence[str]) -
     if found.classes and found.classes != tuple(classes):
         raise UserError(f"{path}: made for the classes {', '.join(found.classes[:3])}, ..., but the data set has "
                         f"{', '.join(classes[:3])}, ...")
-
-
-def _find_weights(content):
-    """The state_dict in what a file held, by itself or under a usual name; None where there is none."""
-    if not isinstance(content, dict):
-        return None
-    for candidate in (content, *(content.get(name) for name in WRAPPERS)):
-        if isinstance(candidate, dict) and candidate and all(
-                isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in candidate.items()):
-            return candidate
-    return None
-
-
-def _spec(path, meta, weights):
-    """The spec as the file says, not yet checked; of a bare state_dict as models.recognize reads it off the shapes.
-
-    Files from before there was a spec say arch alone beyond doubt; their width and number of classes are the shapes'.
-    """
-    if "spec" in meta:
-        return meta["spec"]
-    try:
-        found = recognize(weights)
-    except IndexError:
-        found = None
-    if found is None:
-        raise UserError(f"{path}: expected the weights of one of the networks {', '.join(ARCHITECTURES)} (as a CIFAR "
-                        "ResNet-18's: conv1.weight, ..., linear.weight), got "
-                        f"{', '.join(list(weights)[:3]) or 'none'}, ...")
-    return {**found, "arch": meta.get("arch", found["arch"])}
 
 
 def _check_spec(path, spec):

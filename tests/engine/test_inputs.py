@@ -17,7 +17,8 @@ from engine.inputs import asr_of, beneath_model, default_folder, find_trigger, l
 
 def load(checkpoint, **options):
     """The Suspect of flags that name a checkpoint of digits, on the CPU."""
-    args = argparse.Namespace(checkpoint=checkpoint, trigger_info=None, dataset="digits", data_dir="")
+    args = argparse.Namespace(checkpoint=checkpoint, trigger_info=None, dataset="digits", data_dir="",
+                              image_size=None)
     return load_suspect(args, argparse.Namespace(device="cpu"), **options)
 
 
