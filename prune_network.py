@@ -25,6 +25,7 @@ from engine.evaluation import Evaluation, Score, evaluate, evaluation_batches, s
 from engine.figures import pruning_curve
 from engine.inherit import check_weights, inherit
 from engine.inputs import last_within, load_suspect, split_defender
+from engine.missing import check_there
 from engine.progress import progress
 from engine.run import Run
 
@@ -47,6 +48,7 @@ class Row:
 
 def read_data(file_name):
     """[(layer, channel, mask value)] of a mask file. Raises UserError with file and line for what is none."""
+    check_there(file_name)
     try:
         lines = read_text(file_name).splitlines()
     except (OSError, ValueError) as error:

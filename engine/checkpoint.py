@@ -14,6 +14,7 @@ from common.files import atomic_file
 from common.untrusted.limits import MAX_WEIGHTS
 from common.untrusted.weights import is_weight, read_tensors
 from data.triggers import trigger_from_info, trigger_to_info
+from engine.missing import check_there
 from engine.state_dicts import MAX_CANDIDATES, all_names, describe_foreign, find_candidates
 from models import ARCHITECTURES, build_model
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
@@ -85,6 +86,7 @@ def saved_image_size(path: str | Path | None) -> int | None:
 
 def _read_model(path):
     """(the state_dict in `path`, what a file of ours says beside it, its checked spec). Raises UserError."""
+    check_there(path)
     content = read_tensors(path)
     meta = content if _is_ours(content) else {}
     if "spec" in meta:
@@ -212,6 +214,7 @@ def save_trigger(path, trigger, data_index=()):
 
 def load_trigger(path):
     """The Trigger in a trigger_info file. Raises UserError, naming the file, if it holds none."""
+    check_there(path)
     info = read_tensors(path)
     if not isinstance(info, dict):
         raise UserError(f"{path}: expected a trigger_info dict, got {type(info).__name__}")
