@@ -15,6 +15,7 @@ from common.untrusted.limits import MAX_WEIGHTS
 from common.untrusted.weights import is_weight, read_tensors
 from data.triggers import trigger_from_info, trigger_to_info
 from engine.missing import check_there
+from engine.normalization import PixelInput, swap_channels
 from engine.state_dicts import MAX_CANDIDATES, all_names, describe_foreign, find_candidates
 from models import ARCHITECTURES, build_model
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
@@ -39,27 +40,36 @@ def save_model(path: str | Path, model: PixelModel, args: dict, metrics: dict, c
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as loaded, and what its file says about it (empty for a bare state_dict)."""
+    """A model as loaded, and what its file says about it (empty for a bare state_dict).
+
+    has_spec: whether the file says how pixels enter the network; otherwise that is as given, or ours.
+    """
 
     model: PixelModel
     args: dict
     metrics: dict
     classes: tuple
+    has_spec: bool = False
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Sequence[str] | None = None,
-               **options) -> Checkpoint:
+               given: PixelInput | None = None, **options) -> Checkpoint:
     """The Checkpoint in `path`: one of ours, or a state_dict of a network of ours as another program saved it.
 
     One of ours is rebuilt from its spec. A stranger's state_dict may lie in any nesting of dicts and lists, and its
     names may have any common prefix (engine.state_dicts); the network is told by keys and shapes (models.recognize).
     .safetensors are read too. `options` go to models.build_model (norm_layer); the masks and noises of a
-    NoisyBatchNorm2d start at 1 and 0, whatever a file of another ANP may hold.
+    NoisyBatchNorm2d start at 1 and 0, whatever a file of another ANP may hold. given: how pixels enter a network whose
+    file does not say it; refused for a file that does.
     Raises UserError if it is not a checkpoint, holds two networks, its weights do not fit the network (which keys), or
     it was made for other classes than `classes`, names in label order (of a bare state_dict only their number is
     known).
     """
     weights, meta, spec = _read_model(path)
+    given = given or PixelInput()
+    if given.flags() and "spec" in meta:
+        raise UserError(f"{path}: says its own normalization, so {given.flags()} has no use; leave it out")
+    spec = {**spec, **given.spec}
     own = _classes(path, meta)
     with torch.device("meta"):  # a model without memory, since a file may claim to be of any width
         own_weights = build_model(**spec, **options).state_dict()
@@ -70,7 +80,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
         _check_fit(path, own_weights, weights)
     model = build_model(**spec, **options)
     model.load_state_dict(weights, strict=False)
-    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own)
+    if given.as_bgr:
+        swap_channels(model)
+    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own, "spec" in meta)
     if classes is not None:
         check_classes(path, found, classes)
     return found

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from common.errors import UserError
 from data.datasets import DATASETS
 from data.triggers import ATTACKS, Flag
+from engine.normalization import add_input_flags
 from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
     Parser,
     fraction,
@@ -264,6 +265,7 @@ def add_suspect_flags(parser, default=None):
     group.add_argument("--checkpoint", default=None if default else "output/badnets/model_last.th",
                        help="model_last.th of a run, or a CIFAR ResNet-18 state_dict from anywhere (.th, .safetensors)"
                             + (f" (default: {default})" if default else ""))
+    add_input_flags(group)
     group.add_argument("--trigger-info", metavar="FILE.th",
                        help="trigger to measure ASR with (default: trigger_info.th beside the checkpoint; without one "
                             "ASR is left out)")

@@ -20,10 +20,20 @@ from common.files import hash_file, write_table
 from engine import flags
 from engine.checkpoint import load_model, load_trigger
 from engine.command import command
+from engine.doubt import Doubt
 from engine.evaluation import Proportion, predict
 from engine.inputs import asr_of, beneath_model, find_run, load_suspect
+from engine.normalization import add_input_flags
 from engine.run import Run
-from methods.evidence import called, cleanse_evidence, how_searched, noise_evidence, read_rates, strip_evidence
+from methods.evidence import (
+    Evidence,
+    called,
+    cleanse_evidence,
+    how_searched,
+    noise_evidence,
+    read_rates,
+    strip_evidence,
+)
 from reporting.found import FINISHED, read_run
 
 REPAIRED = {"ANP": "anp/pruned", "Fine-Pruning": "fine-prune", "unlearning": "unlearn-reversed"}
@@ -32,8 +42,13 @@ SUSPECT, NO_SIGN, UNDECIDED = "suspect", "no sign of a backdoor", "undecided"
 log = logging.getLogger("backdoor")
 
 
-def judge(method):
-    """SUSPECT, NO_SIGN or UNDECIDED, by what defenses.neural_cleanse found."""
+def judge(method: dict, doubt: Doubt | None = None) -> str:
+    """SUSPECT, NO_SIGN or UNDECIDED, by what defenses.neural_cleanse found; of a model in doubt always UNDECIDED.
+
+    method: the method entry of its results.json. doubt: see engine.doubt.
+    """
+    if doubt:
+        return UNDECIDED
     return {True: SUSPECT, False: NO_SIGN}.get(method.get("infected"), UNDECIDED)
 
 
@@ -124,6 +139,7 @@ def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     parser.add_argument("--checkpoint", default="output/badnets/model_last.th",
                         help="the model, beside which the other scripts left their runs")
+    add_input_flags(parser)
     flags.add_data_flags(parser)
     flags.add_run_flags(parser, beneath_model("verdict"))
     return parser.parse_args(argv)
@@ -179,8 +195,11 @@ def main(argv=None):
 
         run.begin(suspect)
         evidence = collect_evidence(tests, classes, args.checkpoint)
+        if suspect.doubt:
+            evidence.insert(0, Evidence("accuracy", None, suspect.doubt.words()))
         rows = compare_repaired(args.checkpoint, suspect.model, suspect.test, triggers, run.device)
-        missing, least, verdict = missing_from(tests, rows), least_lost(rows), judge(cleanse.method)
+        missing, least, verdict = missing_from(tests, rows), least_lost(rows), judge(cleanse.method, suspect.doubt)
+        targets = [] if suspect.doubt else targets
         report(verdict, targets, classes, evidence, rows, least, missing)
 
         write_table(run.folder / "repaired.csv", COLUMNS, map(table_row, rows))
@@ -189,6 +208,7 @@ def main(argv=None):
                        "name": "audit", "verdict": verdict, "targets": targets,
                        "target_classes": [classes[label] for label in targets],
                        "evidence": [asdict(item) for item in evidence], "repaired": rows, "least_lost": least,
+                       "doubt": suspect.doubt and suspect.doubt.words(),
                        "missing": missing, "how": how_searched(cleanse.arguments), "rates": read_rates()})
 
 
