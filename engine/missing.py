@@ -3,12 +3,12 @@ import shlex
 from pathlib import Path
 
 from common.errors import UserError
-from engine.catalogue import BY_MODULE, POISON_TYPES, defense_cells
+from engine.catalogue import POISON_TYPES, SCRIPTS, attack_cells, defense_cells, gifts
 
 MODEL = "model_last.th"
-MODEL_FILES = {MODEL, "model_init.th", "trigger_info.th"}  # of which training leaves all, and a repair the first
+OF_TRAINING = (MODEL, "model_init.th", "trigger_info.th")
+OF_DEFENSES = ("model_last.th", "mask_values", "reversed_trigger_")  # how files of theirs begin that others read
 USUAL = Path("output")
-ENDINGS = {"pruning-aware": "attacks.pruning_aware", "abl": "defenses.abl"}  # of the folders output/<attack>-<ending>
 
 
 def check_there(path: str | Path) -> None:
@@ -22,55 +22,56 @@ def check_there(path: str | Path) -> None:
 def first_runs(path: Path) -> list[str]:
     """The command lines that leave `path`, each with what it reads made before it; [] where no script leaves such.
 
-    Flags of the data set are left out: they are the user's own.
+    The folder's name says which script, as the catalogue has it. Flags of the data set are left out: they are the
+    user's own.
     """
-    if path.name in MODEL_FILES:
-        return _for_model(path.parent)
-    if path.name == "encoder.th":
-        usual = USUAL / "issba-encoder"
-        needed = [] if Path("output/benign", MODEL).exists() else _for_model(Path("output/benign"))
-        return [*needed, _command("attacks.issba_encoder", {}, path.parent, usual)]
-    if path.name == "mask_values.txt":
-        return _beneath(path.parent, "generate_mask", {}, "anp")
-    if path.name.startswith("reversed_trigger_"):
-        return _beneath(path.parent, "defenses.neural_cleanse", {}, "neural-cleanse")
-    return []
-
-
-def _for_model(folder):
-    """The command lines that leave a model in `folder`: a repair's, if it is called as one's, or else a training's."""
+    for script, gift in gifts().values():
+        if gift.file and path.name == Path(gift.file).name:
+            helper = USUAL / "benign" / MODEL
+            return [*unless_there(helper), command_line(script, {}, path.parent, USUAL / gift.folder)]
     for script, cell in defense_cells().values():
         parts = Path(cell.folder).parts
-        if script.leaves_model and not script.trains and folder.parts[-len(parts):] == parts:
-            return _for_repair(folder, script, cell)
+        if path.name.startswith(OF_DEFENSES) and not script.trains and path.parent.parts[-len(parts):] == parts:
+            return for_defense(path.parent, script, cell)
+    for _, cell in defense_cells().values():
+        if path.name in cell.takes.values():
+            return for_defense(path.parent, *defense_cells()[cell.needs])
+    return for_training(path.parent) if path.name in OF_TRAINING else []
+
+
+def unless_there(path: Path) -> list[str]:
+    """first_runs of a file, [] where it is there."""
+    return [] if path.exists() else first_runs(path)
+
+
+def for_training(folder: Path) -> list[str]:
+    """The command line of the training whose usual folder is called as `folder`, or else of one that writes there."""
     attack, _, ending = folder.name.partition("-")
-    if ending in ENDINGS and attack in POISON_TYPES:
-        return [_command(ENDINGS[ending], {"poison_type": attack}, folder, USUAL / folder.name)]
-    usual, flags = (USUAL / folder.name, {"poison_type": folder.name}) if folder.name in POISON_TYPES else (None, {})
-    return [_command("train_backdoor", flags, folder, usual)]
+    for script in SCRIPTS:  # output/<attack>-<script>
+        if script.trains and ending and ending == script.name.replace("_", "-") and attack in POISON_TYPES:
+            return [command_line(script, {"poison_type": attack}, folder, USUAL / folder.name)]
+    trainer, _ = next(iter(attack_cells().values()))
+    if folder.name in POISON_TYPES:
+        return [command_line(trainer, {"poison_type": folder.name}, folder, USUAL / folder.name)]
+    return [command_line(trainer, {}, folder, None)]
 
 
-def _for_repair(folder, script, cell):
-    """The command lines that leave a repaired model in `folder`."""
-    if not cell.takes:
-        return _beneath(folder, script.module, cell.flags, cell.folder)
-    flag, name = next(iter(cell.takes.items()))
-    needed = folder.parent / name
-    made = [] if needed.exists() else first_runs(needed)
-    return [*made, _command(script.module, {**cell.flags, flag: needed}, folder, folder)]
+def for_defense(folder: Path, script, cell) -> list[str]:
+    """The command lines of a defense's Script and Cell that writes into `folder`, beneath a model's run."""
+    if cell.takes:
+        flag, name = next(iter(cell.takes.items()))
+        needed, usual = folder.parent / name, folder
+    else:
+        parts = Path(cell.folder).parts
+        is_beneath = folder.parts[-len(parts):] == parts
+        flag, needed = "checkpoint", (folder.parents[len(parts) - 1] if is_beneath else folder) / MODEL
+        usual = needed.parent / cell.folder if needed.parts[:1] == USUAL.parts else None
+    return [*unless_there(needed), command_line(script, {**cell.flags, flag: needed}, folder, usual)]
 
 
-def _beneath(folder, module, flags, name):
-    """The command lines of a defense that writes into `folder`, called `name` beneath a model's run."""
-    model = (folder.parent if folder.name == name else folder) / MODEL
-    needed = [] if model.exists() else _for_model(model.parent)
-    usual = model.parent / name if model.parts[:1] == USUAL.parts else None
-    return [*needed, _command(module, {**flags, "checkpoint": model}, folder, usual)]
-
-
-def _command(module, flags, folder, usual):
-    """A command line that writes into `folder`, which need not be named if it is the `usual` one."""
+def command_line(script, flags: dict, folder: Path, usual: Path | None) -> str:
+    """How a Script is called so that it writes into `folder`, which need not be named if it is the `usual` one."""
     if folder != usual:
         flags = {**flags, "output_dir": folder}
     words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return " ".join([BY_MODULE[module].command(), shlex.join(words)]).strip()
+    return " ".join([script.command(), shlex.join(words)]).strip()
