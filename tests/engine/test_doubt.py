@@ -1,6 +1,8 @@
 """A model whose accuracy cannot be right."""
 import argparse
+import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,3 +227,17 @@ def test_numbers_that_no_normalization_has_are_refused(words, said, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(words)
     assert said in capsys.readouterr().err
+
+
+def test_pruning_takes_over_how_pixels_enter_and_leaves_a_model_that_says_it(stranger, tmp_path, monkeypatch):
+    from generate_mask import main as make_masks
+    from prune_network import main as prune
+    monkeypatch.chdir(tmp_path)
+    path = stranger(lambda weights: refold(weights, *NORMALIZATIONS["none"]))
+    words = [*DIGITS, "--val-frac", "0.05", "--nb-iter", "4", "--print-every", "4", "--batch-size", "32"]
+    make_masks(["--checkpoint", str(path), *words, "--mean", "none", "--std", "none", "--output-dir", "anp"])
+    prune(["--mask-file", "anp/mask_values.txt", "--checkpoint", str(path), "--threshold", "0"])
+    results = json.loads(Path("anp/pruned/results.json").read_text())
+    assert results["acc"]["value"] > 0.8 and results["spec"]["std"] == [1, 1, 1]
+    pruned = suspect("anp/pruned/model_last.th")
+    assert pruned.doubt is None and pruned.model.spec["mean"] == (0, 0, 0)
