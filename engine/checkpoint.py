@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted.limits import MAX_WEIGHTS
 from common.untrusted.weights import is_weight, read_tensors
-from data.triggers import trigger_from_info, trigger_to_info
+from data.triggers import Trigger, trigger_from_info, trigger_to_info
 from engine.missing import check_there
 from engine.normalization import PixelInput, swap_channels
 from engine.state_dicts import MAX_CANDIDATES, all_names, describe_foreign, find_candidates
@@ -24,7 +25,7 @@ MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE = 2**12, 2**16, 2**12  # far beyond any; 
 OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
 
 
-def save(path, value):
+def save(path: str | Path, value: Any) -> None:
     """torch.save, whole or not at all."""
     buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError of its own; a plain write as the OSError it is
     torch.save(value, buffer)
@@ -167,7 +168,7 @@ def check_classes(path: str | Path, found: Checkpoint, classes: Sequence[str]) -
 
 
 def _check_spec(path, spec):
-    """`spec`, a stranger's perhaps, with what it leaves out filled in. Raises UserError for what no network is of."""
+    """`spec`, perhaps a stranger's, with what it leaves out filled in. Raises UserError for one that no network has."""
     if not isinstance(spec, dict):
         raise UserError(f"{path}: damaged, expected a dict in its spec, got {type(spec).__name__}")
     spec = {"image_size": IMAGE_SIZE, "mean": MEAN, "std": STD, **spec}
@@ -198,10 +199,10 @@ def _are_pixel_values(values, are_positive):
 
 
 def _classes(path, meta):
-    """The class names that the file gives, () for none. Raises UserError if they are no names."""
+    """The class names that the file gives, () for none. Raises UserError if they are not names."""
     classes = meta.get("classes") or ()
     if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
-        raise UserError(f"{path}: damaged, its classes are no names")
+        raise UserError(f"{path}: damaged, its classes are not names")
     return tuple(classes)
 
 
@@ -219,12 +220,12 @@ def _check_fit(path, own, weights):
         raise UserError(f"{path}: does not fit the network: {named}{more}")
 
 
-def save_trigger(path, trigger, data_index=()):
+def save_trigger(path: str | Path, trigger: Trigger, data_index: Sequence[int] = ()) -> None:
     """Write the homework's trigger_info dict."""
     save(path, trigger_to_info(trigger, data_index))
 
 
-def load_trigger(path):
+def load_trigger(path: str | Path) -> Trigger:
     """The Trigger in a trigger_info file. Raises UserError, naming the file, if it holds none."""
     check_there(path)
     info = read_tensors(path)
