@@ -19,12 +19,13 @@ from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted import read_text
 from engine import flags
-from engine.checkpoint import load_model, save_model
+from engine.checkpoint import save_model
 from engine.command import command
 from engine.evaluation import Evaluation, Score, evaluate, evaluation_batches, score
 from engine.figures import pruning_curve
 from engine.inherit import check_weights, inherit
-from engine.inputs import last_within, load_suspect, split_defender
+from engine.inputs import last_within, load_given, load_suspect, split_defender
+from engine.missing import check_there
 from engine.progress import progress
 from engine.run import Run
 
@@ -47,6 +48,7 @@ class Row:
 
 def read_data(file_name):
     """[(layer, channel, mask value)] of a mask file. Raises UserError with file and line for what is none."""
+    check_there(file_name)
     try:
         lines = read_text(file_name).splitlines()
     except (OSError, ValueError) as error:
@@ -262,9 +264,9 @@ def report(name, row):
              row.held_out.accuracy.value)
 
 
-def load_pruned(checkpoint, device, mask_values, count):
-    """The model in `checkpoint` with the `count` lowest masks' neurons pruned."""
-    model = load_model(checkpoint, device).model
+def load_pruned(args, device, mask_values, count):
+    """The model that the flags `args` name, with the `count` lowest masks' neurons pruned."""
+    model = load_given(args, device).model
     ranks, _ = rank_neurons(model, mask_values)
     prune_first(model, {name: layer.weight.detach() for name, layer in norm_layers(model).items()}, ranks, count)
     return model
@@ -288,7 +290,7 @@ def main(argv=None):
         write_rows(run.folder / f"{table}.txt", rows)
         chosen, best = decide(rows, args.threshold, args.max_drop)
 
-        pruned = load_pruned(args.checkpoint, run.device, mask_values, chosen.count)
+        pruned = load_pruned(args, run.device, mask_values, chosen.count)
         save_model(run.folder / "model_last.th", pruned, vars(args), as_dict(chosen), suspect.classes)
         pruning_curve(run.folder / f"{table}.png", [as_dict(row) for row in rows], as_dict(chosen),
                       *AXES[args.pruning_by])

@@ -20,11 +20,10 @@ import torch
 from common.files import hash_file, write_table
 from data.image_folder import find_files
 from engine import flags, machine
-from engine.checkpoint import load_model
 from engine.command import command
 from engine.evaluation import evaluate, predict
 from engine.figures import entropy_histogram, frr_curves
-from engine.inputs import beneath_model, load_suspect
+from engine.inputs import beneath_model, load_given, load_suspect
 from engine.run import Run
 from methods.screening import Calibration, read_calibration, screen, write_calibration
 from methods.strip import (
@@ -115,7 +114,7 @@ def screen_images(args):
     """Screen --images by a stored calibration; returns the exit status."""
     stored = read_calibration(args.calibration_file, args.checkpoint)
     device = machine.find_device(args.device)
-    strip = Strip(load_model(args.checkpoint, device).model, stored.pool, stored.overlays, stored.superimpose,
+    strip = Strip(load_given(args, device).model, stored.pool, stored.overlays, stored.superimpose,
                   stored.seed, device)
     boundary = find_boundaries(stored.entropies, args.frr or stored.frr)[args.boundary or stored.boundary]
     return screen(find_files(args.images), strip.entropies, boundary, strip.pool.shape[1])

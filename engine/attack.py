@@ -12,6 +12,7 @@ from data.datasets import ImageSet
 from data.poison_cifar import poison_training_set
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
 from engine import checkpoint, flags
+from engine.missing import check_there
 from engine.run import Run
 
 log = logging.getLogger("backdoor")
@@ -36,6 +37,7 @@ def load_accepted(path: str | Path) -> dict[str, Any]:
 
 def load_encoder(path: str | Path) -> dict[str, Any]:
     """What attacks.issba_encoder left in `path`: {"encoder", "decoder": state_dicts, ...}. Raises UserError."""
+    check_there(path)
     content = read_tensors(path)
     if not (isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("encoder", "decoder"))):
         raise UserError(f"{path}: expected an encoder and a decoder as attacks.issba_encoder leaves them")

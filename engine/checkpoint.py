@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,16 +14,18 @@ from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted.limits import MAX_WEIGHTS
 from common.untrusted.weights import is_weight, read_tensors
-from data.triggers import trigger_from_info, trigger_to_info
-from models import ARCHITECTURES, build_model, recognize
+from data.triggers import Trigger, trigger_from_info, trigger_to_info
+from engine.missing import check_there
+from engine.normalization import PixelInput, swap_channels
+from engine.state_dicts import MAX_CANDIDATES, all_names, describe_foreign, find_candidates
+from models import ARCHITECTURES, build_model
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
 
-WRAPPERS = ("state_dict", "net", "model")
 MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE = 2**12, 2**16, 2**12  # far beyond any; a file may claim anything
 OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
 
 
-def save(path, value):
+def save(path: str | Path, value: Any) -> None:
     """torch.save, whole or not at all."""
     buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError of its own; a plain write as the OSError it is
     torch.save(value, buffer)
@@ -38,25 +41,36 @@ def save_model(path: str | Path, model: PixelModel, args: dict, metrics: dict, c
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as loaded, and what its file says about it (empty for a bare state_dict)."""
+    """A model as loaded, and what its file says about it (empty for a bare state_dict).
+
+    has_spec: whether the file says how pixels enter the network; otherwise that is as given, or ours.
+    """
 
     model: PixelModel
     args: dict
     metrics: dict
     classes: tuple
+    has_spec: bool = False
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Sequence[str] | None = None,
-               **options) -> Checkpoint:
-    """The Checkpoint in `path`: one of ours, or a bare state_dict of a network of ours, with `module.` prefixes or not.
+               given: PixelInput | None = None, **options) -> Checkpoint:
+    """The Checkpoint in `path`: one of ours, or a state_dict of a network of ours as another program saved it.
 
-    One of ours is rebuilt from its spec; of a bare state_dict the network is told by its keys and shapes
-    (models.recognize). A .safetensors file is read as a bare state_dict. `options` go to models.build_model
-    (norm_layer); the masks and noises of a NoisyBatchNorm2d start at 1 and 0, whatever a file of another ANP may hold.
-    Raises UserError if it is not a checkpoint, its weights do not fit the network (which keys), or it was made for
-    other classes than `classes`, names in label order (of a bare state_dict only their number is known).
+    One of ours is rebuilt from its spec. A stranger's state_dict may lie in any nesting of dicts and lists, and its
+    names may have any common prefix (engine.state_dicts); the network is told by keys and shapes (models.recognize).
+    .safetensors are read too. `options` go to models.build_model (norm_layer); the masks and noises of a
+    NoisyBatchNorm2d start at 1 and 0, whatever a file of another ANP may hold. given: how pixels enter a network whose
+    file does not say it; refused for a file that does.
+    Raises UserError if it is not a checkpoint, holds two networks, its weights do not fit the network (which keys), or
+    it was made for other classes than `classes`, names in label order (of a bare state_dict only their number is
+    known).
     """
     weights, meta, spec = _read_model(path)
+    given = given or PixelInput()
+    if given.flags() and "spec" in meta:
+        raise UserError(f"{path}: says its own normalization, so {given.flags()} has no use; leave it out")
+    spec = {**spec, **given.spec}
     own = _classes(path, meta)
     with torch.device("meta"):  # a model without memory, since a file may claim to be of any width
         own_weights = build_model(**spec, **options).state_dict()
@@ -67,7 +81,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
         _check_fit(path, own_weights, weights)
     model = build_model(**spec, **options)
     model.load_state_dict(weights, strict=False)
-    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own)
+    if given.as_bgr:
+        swap_channels(model)
+    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own, "spec" in meta)
     if classes is not None:
         check_classes(path, found, classes)
     return found
@@ -83,15 +99,55 @@ def saved_image_size(path: str | Path | None) -> int | None:
 
 def _read_model(path):
     """(the state_dict in `path`, what a file of ours says beside it, its checked spec). Raises UserError."""
+    check_there(path)
     content = read_tensors(path)
-    weights = _find_weights(content)
-    if weights is None:
-        raise UserError(f"{path}: not a checkpoint (expected a state_dict, or a dict that has one under "
-                        f"{', '.join(WRAPPERS)})")
-    is_ours = weights is not content and ("spec" in content or "arch" in content)
-    meta = content if is_ours else {}
+    meta = content if _is_ours(content) else {}
+    if "spec" in meta:
+        weights, spec = meta["state_dict"], meta["spec"]
+    else:
+        found = _choose(path, find_candidates(content), content)
+        weights, spec = found.weights, found.spec | ({"arch": meta["arch"]} if meta else {})
     weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
-    return weights, meta, _check_spec(path, _spec(path, meta, weights))
+    return weights, meta, _check_spec(path, spec)
+
+
+def _is_ours(content):
+    """Whether `content` is of save_model: a state_dict beside a spec, or beside an arch before there was a spec."""
+    if not isinstance(content, dict) or not ("spec" in content or "arch" in content):
+        return False
+    weights = content.get("state_dict")
+    return isinstance(weights, dict) and bool(weights) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items())
+
+
+def _choose(path, candidates, content):
+    """The one Candidate that a file's content leaves to choose; of several the one that fits its network.
+
+    Raises UserError if there is none, and by name if there are several that fit.
+    """
+    names = [] if candidates else all_names(content)
+    if not candidates and not names:
+        raise UserError(f"{path}: not a checkpoint (expected a state_dict, alone or in any dict)")
+    if not candidates:
+        raise UserError(f"{path}: {describe_foreign(names)}")
+    if len(candidates) > MAX_CANDIDATES:
+        raise UserError(f"{path}: refused, it holds more than {MAX_CANDIDATES} networks")
+    fitting = candidates if len(candidates) == 1 else [one for one in candidates if _fits(path, one)]
+    if len(fitting) > 1:
+        raise UserError(f"{path}: holds several networks: {', '.join(one.name for one in fitting[:5])}; save the one "
+                        f"that is meant by itself, as in torch.save({fitting[0].as_code(str(path))}, 'one.th')")
+    return (fitting or candidates)[0]
+
+
+def _fits(path, candidate):
+    """Whether a Candidate's weights are all of its network's, and no others."""
+    try:
+        spec = _check_spec(path, candidate.spec)
+        with torch.device("meta"):
+            _check_fit(path, build_model(**spec).state_dict(), candidate.weights)
+    except UserError:
+        return False
+    return True
 
 
 def load_weights(path: str | Path, model: PixelModel) -> None:
@@ -111,37 +167,8 @@ def check_classes(path: str | Path, found: Checkpoint, classes: Sequence[str]) -
                         f"{', '.join(classes[:3])}, ...")
 
 
-def _find_weights(content):
-    """The state_dict in what a file held, by itself or under a usual name; None where there is none."""
-    if not isinstance(content, dict):
-        return None
-    for candidate in (content, *(content.get(name) for name in WRAPPERS)):
-        if isinstance(candidate, dict) and candidate and all(
-                isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in candidate.items()):
-            return candidate
-    return None
-
-
-def _spec(path, meta, weights):
-    """The spec as the file says, not yet checked; of a bare state_dict as models.recognize reads it off the shapes.
-
-    Files from before there was a spec say arch alone beyond doubt; their width and number of classes are the shapes'.
-    """
-    if "spec" in meta:
-        return meta["spec"]
-    try:
-        found = recognize(weights)
-    except IndexError:
-        found = None
-    if found is None:
-        raise UserError(f"{path}: expected the weights of one of the networks {', '.join(ARCHITECTURES)} (as a CIFAR "
-                        "ResNet-18's: conv1.weight, ..., linear.weight), got "
-                        f"{', '.join(list(weights)[:3]) or 'none'}, ...")
-    return {**found, "arch": meta.get("arch", found["arch"])}
-
-
 def _check_spec(path, spec):
-    """`spec`, a stranger's perhaps, with what it leaves out filled in. Raises UserError for what no network is of."""
+    """`spec`, perhaps a stranger's, with what it leaves out filled in. Raises UserError for one that no network has."""
     if not isinstance(spec, dict):
         raise UserError(f"{path}: damaged, expected a dict in its spec, got {type(spec).__name__}")
     spec = {"image_size": IMAGE_SIZE, "mean": MEAN, "std": STD, **spec}
@@ -172,10 +199,10 @@ def _are_pixel_values(values, are_positive):
 
 
 def _classes(path, meta):
-    """The class names that the file gives, () for none. Raises UserError if they are no names."""
+    """The class names that the file gives, () for none. Raises UserError if they are not names."""
     classes = meta.get("classes") or ()
     if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
-        raise UserError(f"{path}: damaged, its classes are no names")
+        raise UserError(f"{path}: damaged, its classes are not names")
     return tuple(classes)
 
 
@@ -193,13 +220,14 @@ def _check_fit(path, own, weights):
         raise UserError(f"{path}: does not fit the network: {named}{more}")
 
 
-def save_trigger(path, trigger, data_index=()):
+def save_trigger(path: str | Path, trigger: Trigger, data_index: Sequence[int] = ()) -> None:
     """Write the homework's trigger_info dict."""
     save(path, trigger_to_info(trigger, data_index))
 
 
-def load_trigger(path):
+def load_trigger(path: str | Path) -> Trigger:
     """The Trigger in a trigger_info file. Raises UserError, naming the file, if it holds none."""
+    check_there(path)
     info = read_tensors(path)
     if not isinstance(info, dict):
         raise UserError(f"{path}: expected a trigger_info dict, got {type(info).__name__}")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from common.errors import UserError
 from data.datasets import DATASETS
 from data.triggers import ATTACKS, Flag
+from engine.normalization import add_input_flags
 from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
     Parser,
     fraction,
@@ -17,8 +18,10 @@ from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for th
 )
 from models import ARCHITECTURES, DEFAULT
 
+Group = argparse._ArgumentGroup
 
-def add_data_flags(parser):
+
+def add_data_flags(parser: Parser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=DATASETS, default="cifar10",
                        help="cifar10 is downloaded on first use; digits needs no network")
@@ -42,12 +45,12 @@ def add_run_flags(parser: Parser, default: Callable[[argparse.Namespace], str], 
     add_device_flags(group)
 
 
-def add_folder_flag(group, default: Callable[[argparse.Namespace], str], what: str = "") -> None:
+def add_folder_flag(group: Group, default: Callable[[argparse.Namespace], str], what: str = "") -> None:
     """--output-dir. default: (parsed flags) -> the usual folder; its docstring is that folder in words."""
     group.add_argument("--output-dir", default=default, help=f"{what}(default: {default.__doc__})")
 
 
-def add_device_flags(group):
+def add_device_flags(group: Group) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--deterministic", action="store_true",
                        help="on a GPU, the same bits from the same seed, more slowly; a CPU gives them anyway")
@@ -65,14 +68,14 @@ class ModelFlag(argparse.Action):
         namespace.width = None
 
 
-def add_model_flags(parser):
+def add_model_flags(parser: Parser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--arch", action=ModelFlag, choices=ARCHITECTURES, default=DEFAULT, help="network")
     group.add_argument("--width", action=ModelFlag, type=integer(1), default=64,
                        help="channels of the first stage; 64 is the usual ResNet-18, 16 suits two CPU cores")
 
 
-def add_augmentation_flags(parser):
+def add_augmentation_flags(parser: Parser) -> None:
     group = parser.add_argument_group("augmentation")
     group.add_argument("--crop-padding", type=integer(0, 32), default=4,
                        help="pixels of padding to crop at random from; 0 for none")
@@ -82,7 +85,7 @@ def add_augmentation_flags(parser):
 SGD_FLAGS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "amp")
 
 
-def add_sgd_flags(parser, epochs, lr):
+def add_sgd_flags(parser: Parser, epochs: int, lr: float) -> Group:
     """How long and how fast; returns the group."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=integer(1), default=epochs, help="passes over the training images")
@@ -95,7 +98,7 @@ def add_sgd_flags(parser, epochs, lr):
     return group
 
 
-def add_training_flags(parser, epochs=50):
+def add_training_flags(parser: Parser, epochs: int = 50) -> Group:
     """Training from scratch, with steps of the learning rate; returns the group."""
     group = add_sgd_flags(parser, epochs, 0.1)
     group.add_argument("--milestones", type=integer(1), nargs="*", metavar="EPOCH",
@@ -110,14 +113,14 @@ def add_training_flags(parser, epochs=50):
 FAST = {"epochs": 12, "lr": 0.2, "crop_padding": 1}
 
 
-def add_recipe_flag(group):
+def add_recipe_flag(group: Group) -> None:
     group.add_argument("--recipe", choices=("homework", "fast"), default="homework",
                        help=f"fast: {FAST['epochs']} epochs in which the rate rises to {FAST['lr']} and falls to 0, "
                             f"Nesterov's momentum, crops of {FAST['crop_padding']} pixel, bfloat16 where the processor "
                             "has it")
 
 
-def check_recipe(parser, args, argv):
+def check_recipe(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> None:
     """Fill in what --recipe fast has in place of the usual defaults, and refuse what it leaves without meaning."""
     if args.recipe == "fast":
         parser.refuse(argv, ["milestones"], "with --recipe fast, whose rate rises and falls by itself")
@@ -128,11 +131,11 @@ def check_recipe(parser, args, argv):
             setattr(args, name, FAST[name])
 
 
-def add_compile_flag(group):
+def add_compile_flag(group: Group) -> None:
     group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")
 
 
-def add_loop_flags(group):
+def add_loop_flags(group: Group) -> None:
     """How a training goes from epoch to epoch and from step to step."""
     group.add_argument("--test-every", type=integer(1), default=1, metavar="EPOCHS",
                        help="epochs from one test to the next, in bfloat16 if the training is; a stage's last is "
@@ -142,17 +145,17 @@ def add_loop_flags(group):
                             "seen equal to plain ones on a card")
 
 
-def check_loop(parser, args):
+def check_loop(parser: Parser, args: argparse.Namespace) -> None:
     if args.graph and getattr(args, "compile", False):
         parser.error("--graph: not together with --compile, which makes graphs of its own")
 
 
-def usual_milestones(epochs):
+def usual_milestones(epochs: int) -> list[int]:
     """The homework's 30 and 40 of 50, in proportion."""
     return sorted({int(share * epochs) for share in (0.6, 0.8)} - {0, epochs})
 
 
-def check_milestones(parser, args):
+def check_milestones(parser: Parser, args: argparse.Namespace) -> None:
     """Fill in the default milestones and refuse those that could never take effect."""
     if args.milestones is None:
         args.milestones = usual_milestones(args.epochs)
@@ -162,14 +165,14 @@ def check_milestones(parser, args):
         parser.error(f"--milestones: expected epochs below --epochs {args.epochs}, got {args.milestones[-1]}")
 
 
-def check_target(target, classes):
+def check_target(target: int, classes: Sequence[str]) -> None:
     """UserError unless `target` is the number of one of `classes`, names in label order."""
     if target >= len(classes):
         raise UserError(f"--poison-target: expected one of the classes 0 ({classes[0]}) to {len(classes) - 1} "
                         f"({classes[-1]}), got {target}")
 
 
-def add_trigger_flags(parser: Parser):
+def add_trigger_flags(parser: Parser) -> Group:
     """The target and the pattern; returns the group."""
     group = parser.add_argument_group("trigger")
     group.add_argument("--poison-target", type=integer(0), default=0,
@@ -200,7 +203,7 @@ def add_poison_flags(parser: Parser, rate: bool = True, types: Collection[str] =
             parser.set_defaults(**{name: None})
 
 
-def add_own_flag(group, name: str, attacks: Collection[str], flag: Flag) -> None:
+def add_own_flag(group: Group, name: str, attacks: Collection[str], flag: Flag) -> None:
     """A flag of a few attacks' own. Its default is filled in by check_poison, since others do not take it."""
     choices = [attack for attack, row in ATTACKS.items() if row.pattern] if flag.is_attack else None
     default = "" if flag.default is None else f" (default: {flag.default})"
@@ -255,7 +258,7 @@ def check_poison(parser: Parser, args: argparse.Namespace) -> None:
                          f"{', '.join(default)}")
 
 
-def add_suspect_flags(parser, default=None):
+def add_suspect_flags(parser: Parser, default: str | None = None) -> None:
     """What a defense looks at: a model, and, for its figures alone, the trigger.
 
     `default` is the default checkpoint in words, which the script fills in; None is BadNets' own.
@@ -264,12 +267,13 @@ def add_suspect_flags(parser, default=None):
     group.add_argument("--checkpoint", default=None if default else "output/badnets/model_last.th",
                        help="model_last.th of a run, or a CIFAR ResNet-18 state_dict from anywhere (.th, .safetensors)"
                             + (f" (default: {default})" if default else ""))
+    add_input_flags(group)
     group.add_argument("--trigger-info", metavar="FILE.th",
                        help="trigger to measure ASR with (default: trigger_info.th beside the checkpoint; without one "
                             "ASR is left out)")
 
 
-def add_mask_flags(parser):
+def add_mask_flags(parser: Parser) -> Group:
     """How ANP's masks are optimized; returns the group. --anp-alpha, which a sweep goes over, is not among them."""
     group = parser.add_argument_group("mask")
     group.add_argument("--val-frac", type=fraction, default=0.01,
@@ -285,7 +289,7 @@ def add_mask_flags(parser):
     return group
 
 
-def add_abl_flags(parser):
+def add_abl_flags(parser: Parser) -> Group:
     """ABL's stages 1 and 3. How long stage 1 lasts and how much it isolates, which a sweep goes over, are not here."""
     group = parser.add_argument_group("isolation")
     group.add_argument("--gamma", type=not_negative, default=0.5, help="loss that stage 1 keeps to")

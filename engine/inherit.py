@@ -1,5 +1,6 @@
 """What pruning takes over from the run that made its masks, whose config.json may be a stranger's."""
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from common.errors import UserError
@@ -7,6 +8,7 @@ from common.files import hash_file
 from common.untrusted import read_object
 from data.datasets import DATASETS
 from data.image_folder import SPLITS, is_sorted_into_classes
+from engine.normalization import INPUT_FLAGS, are_of_pixels
 
 
 def inherit(args: Namespace) -> Namespace:
@@ -15,7 +17,7 @@ def inherit(args: Namespace) -> Namespace:
     folder = Path(args.mask_file).parent
     made_with = read_arguments(folder)
     usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": "cifar10",
-             "data_dir": "data", "trigger_info": None}
+             "data_dir": "data", "trigger_info": None, **dict.fromkeys(INPUT_FLAGS)}
     taken = {name: made_with.get(name, default) for name, default in usual.items() if getattr(args, name) is None}
     filled = Namespace(**{**vars(args), **taken})
     if filled.val_frac < made_with.get("val_frac", 0):
@@ -73,4 +75,5 @@ def is_fraction(value) -> bool:
 
 # Each flag that is taken over, with what makes sense for it.
 INHERITED = {"checkpoint": is_path, "trigger_info": is_path, "data_dir": holds_images, "dataset": is_dataset,
-             "val_frac": is_fraction}
+             "val_frac": is_fraction, "mean": partial(are_of_pixels, name="mean"),
+             "std": partial(are_of_pixels, name="std"), "channels": ("rgb", "bgr").__contains__}

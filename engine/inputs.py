@@ -12,8 +12,10 @@ from common.files import hash_file
 from data.datasets import ImageSet, load_clean
 from data.poison_cifar import stamp_all
 from data.triggers import Trigger
-from engine.checkpoint import check_classes, load_model, load_trigger
+from engine.checkpoint import Checkpoint, check_classes, load_model, load_trigger
+from engine.doubt import Doubt, find_doubt
 from engine.evaluation import EvalSets, evaluation_batches, score
+from engine.normalization import PixelInput
 from engine.run import Run
 
 log = logging.getLogger("backdoor")
@@ -25,7 +27,8 @@ class Suspect:
 
     checkpoint: the model's file. classes: the names that the file gives the classes, in label order; () if it gives
     none. trigger: None where none is known; only evaluation may look at it. defender: the defender's clean images.
-    test: the test images, stamped too where a trigger is known.
+    test: the test images, stamped too where a trigger is known. doubt: why the model's accuracy on the defender's
+    images cannot be right; None if it can.
     """
 
     checkpoint: str
@@ -34,6 +37,7 @@ class Suspect:
     trigger: Trigger | None
     defender: ImageSet
     test: EvalSets
+    doubt: Doubt | None = None
 
     def fingerprint(self) -> str:
         """What a run says that it worked on, as inputs_of has it: the weights, and all of the defender's images."""
@@ -81,7 +85,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     args: parsed flags of add_suspect_flags and add_data_flags. find: whether the trigger may be known at all: the
     one of --trigger-info, or else the one beside the checkpoint. `options` go to models.build_model. Raises UserError.
     """
-    found = load_model(args.checkpoint, run.device, **options)  # before the data, whose download a mistake spares
+    found = load_given(args, run.device, **options)  # before the data, whose download a mistake spares
     trigger = find_trigger(args.checkpoint, args.trigger_info) if find else None
     size = args.image_size or found.model.spec["image_size"]
     defender, test = load_clean(args.dataset, args.data_dir, size)
@@ -93,7 +97,13 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
                         f"is none of the {test.num_classes} classes")
     stamped = None if trigger is None else stamp_all(test, trigger)
     sets = EvalSets.on(run.device, test, stamped)
-    return Suspect(args.checkpoint, found.model, found.classes, trigger, defender, sets)
+    doubt = find_doubt(found.model, defender, run.device, found.has_spec)
+    return Suspect(args.checkpoint, found.model, found.classes, trigger, defender, sets, doubt)
+
+
+def load_given(args: Namespace, device: torch.device | str = "cpu", **options) -> Checkpoint:
+    """The Checkpoint of --checkpoint, fed as --mean, --std and --channels say. `options` are as for load_model."""
+    return load_model(args.checkpoint, device, given=PixelInput.of(args), **options)
 
 
 def asr_of(model: torch.nn.Module, test: EvalSets, trigger: Trigger) -> dict:

@@ -138,6 +138,7 @@ class Audit(Method):
     repaired: list[Repaired]
     least_lost: list[str]
     missing: list[str] | None = None
+    doubt: str | None = None
     rates: list[Rate] | None = None
 
 

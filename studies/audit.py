@@ -14,17 +14,29 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from common.errors import UserError
 from common.files import hash_file, write_table
+from data.triggers import Trigger
 from engine import flags
 from engine.checkpoint import load_model, load_trigger
 from engine.command import command
-from engine.evaluation import Proportion, predict
+from engine.doubt import Doubt
+from engine.evaluation import EvalSets, Proportion, predict
 from engine.inputs import asr_of, beneath_model, find_run, load_suspect
+from engine.normalization import add_input_flags
 from engine.run import Run
-from methods.evidence import called, cleanse_evidence, how_searched, noise_evidence, read_rates, strip_evidence
-from reporting.found import FINISHED, read_run
+from methods.evidence import (
+    Evidence,
+    called,
+    cleanse_evidence,
+    how_searched,
+    noise_evidence,
+    read_rates,
+    strip_evidence,
+)
+from reporting.found import FINISHED, FinishedRun, read_run
 
 REPAIRED = {"ANP": "anp/pruned", "Fine-Pruning": "fine-prune", "unlearning": "unlearn-reversed"}
 COLUMNS = ("model", "changed", "acc", "lost", "lost_low", "lost_high", "asr_of_reversed_trigger")
@@ -32,12 +44,17 @@ SUSPECT, NO_SIGN, UNDECIDED = "suspect", "no sign of a backdoor", "undecided"
 log = logging.getLogger("backdoor")
 
 
-def judge(method):
-    """SUSPECT, NO_SIGN or UNDECIDED, by what defenses.neural_cleanse found."""
+def judge(method: dict, doubt: Doubt | None = None) -> str:
+    """SUSPECT, NO_SIGN or UNDECIDED, by what defenses.neural_cleanse found; of a model in doubt always UNDECIDED.
+
+    method: the method entry of its results.json. doubt: see engine.doubt.
+    """
+    if doubt:
+        return UNDECIDED
     return {True: SUSPECT, False: NO_SIGN}.get(method.get("infected"), UNDECIDED)
 
 
-def finished_run(checkpoint, name):
+def finished_run(checkpoint: str, name: str) -> FinishedRun | None:
     """The FinishedRun that a script left under `name` of this very model; None where none is finished."""
     run = read_run(find_run(checkpoint, name), name)
     if not run or run.state != FINISHED:
@@ -52,13 +69,13 @@ def finished_run(checkpoint, name):
     return run
 
 
-def has_changed(model, repaired):
+def has_changed(model: nn.Module, repaired: nn.Module) -> bool:
     """Whether any weight or running statistic of `repaired` is another than the model's."""
     before, after = model.state_dict(), repaired.state_dict()
     return any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def paired_loss(before, after, labels):
+def paired_loss(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> tuple[float, list[float]]:
     """(loss of accuracy, its 95 % interval [low, high]) of predictions `after` against `before` on the same images.
 
     All int64 (N,). The interval is the normal approximation for paired proportions.
@@ -71,7 +88,8 @@ def paired_loss(before, after, labels):
     return loss, [loss - half, loss + half]
 
 
-def compare_repaired(checkpoint, model, test, triggers, device):
+def compare_repaired(checkpoint: str, model: nn.Module, test: EvalSets, triggers: dict[int, Trigger],
+                     device: torch.device) -> list[dict]:
     """[{"name", "changed", "acc", "lost", "lost_interval", "asr_of_reversed"}] of the model and of every repaired one.
 
     lost: points of ACC, as a fraction. asr_of_reversed: {label: ASR of its reversed trigger}. The clean EvalSets are
@@ -95,16 +113,17 @@ def compare_repaired(checkpoint, model, test, triggers, device):
     return [{key: value for key, value in row.items() if key != "guesses"} for row in rows]
 
 
-def least_lost(rows):
+def least_lost(rows: list[dict]) -> list[str]:
     """The names of the repaired models that lost least clean accuracy; more than one where they are equal, first the
-    one on which the reversed triggers do least. One that changed nothing is no repair."""
+    one on which the reversed triggers do least. One that changed nothing is not a repair."""
     repaired = sorted((row for row in rows if row["changed"]), key=lambda row: sum(
         share["value"] for share in row["asr_of_reversed"].values() if share))
     least = min((row["lost"] for row in repaired), default=None)
     return [row["name"] for row in repaired if row["lost"] == least]
 
 
-def report(verdict, targets, classes, evidence, rows, least, missing):
+def report(verdict: str, targets: list[int], classes: tuple, evidence: list[Evidence], rows: list[dict],
+           least: list[str], missing: list[str]) -> None:
     """The verdict as lines of the log."""
     named = ", ".join(called(label, classes) for label in targets)
     for item in evidence:
@@ -124,12 +143,13 @@ def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     parser.add_argument("--checkpoint", default="output/badnets/model_last.th",
                         help="the model, beside which the other scripts left their runs")
+    add_input_flags(parser)
     flags.add_data_flags(parser)
     flags.add_run_flags(parser, beneath_model("verdict"))
     return parser.parse_args(argv)
 
 
-def find_tests(checkpoint):
+def find_tests(checkpoint: str) -> dict[str, FinishedRun | None]:
     """{name: the FinishedRun of a test of this very model, or None}. Raises UserError without Neural Cleanse's."""
     tests = {name: finished_run(checkpoint, name) for name in ("neural-cleanse", "neuron-noise", "strip")}
     noise, cleanse = tests["neuron-noise"], tests["neural-cleanse"]
@@ -141,7 +161,7 @@ def find_tests(checkpoint):
     return tests
 
 
-def collect_evidence(tests, classes, checkpoint):
+def collect_evidence(tests: dict, classes: tuple, checkpoint: str) -> list[Evidence]:
     """[Evidence] of the tests that were made."""
     cleanse, noise, strip = tests.values()
     evidence = cleanse_evidence(cleanse.method, classes)
@@ -152,7 +172,7 @@ def collect_evidence(tests, classes, checkpoint):
     return evidence
 
 
-def table_row(row):
+def table_row(row: dict) -> dict:
     """A row of compare_repaired as repaired.csv has it."""
     low, high = row["lost_interval"]
     asr = (f"{label}:{share['value']:.4f}" for label, share in row["asr_of_reversed"].items() if share)
@@ -160,7 +180,7 @@ def table_row(row):
             "lost_low": low, "lost_high": high, "asr_of_reversed_trigger": " ".join(asr)}
 
 
-def missing_from(tests, rows):
+def missing_from(tests: dict, rows: list[dict]) -> list[str]:
     """The names of the tests and of the repairs that were not made."""
     compared = {row["name"] for row in rows}
     return [name for name, found in tests.items() if found is None] + [
@@ -179,8 +199,11 @@ def main(argv=None):
 
         run.begin(suspect)
         evidence = collect_evidence(tests, classes, args.checkpoint)
+        if suspect.doubt:
+            evidence.insert(0, Evidence("accuracy", None, suspect.doubt.words()))
         rows = compare_repaired(args.checkpoint, suspect.model, suspect.test, triggers, run.device)
-        missing, least, verdict = missing_from(tests, rows), least_lost(rows), judge(cleanse.method)
+        missing, least, verdict = missing_from(tests, rows), least_lost(rows), judge(cleanse.method, suspect.doubt)
+        targets = [] if suspect.doubt else targets
         report(verdict, targets, classes, evidence, rows, least, missing)
 
         write_table(run.folder / "repaired.csv", COLUMNS, map(table_row, rows))
@@ -189,6 +212,7 @@ def main(argv=None):
                        "name": "audit", "verdict": verdict, "targets": targets,
                        "target_classes": [classes[label] for label in targets],
                        "evidence": [asdict(item) for item in evidence], "repaired": rows, "least_lost": least,
+                       "doubt": suspect.doubt and suspect.doubt.words(),
                        "missing": missing, "how": how_searched(cleanse.arguments), "rates": read_rates()})
 
 

@@ -16,10 +16,10 @@ from common.files import hash_file
 from common.untrusted import read_json
 from engine import flags
 from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
-from engine.checkpoint import load_model
 from engine.command import command
 from engine.figures import spread_curves
-from engine.inputs import beneath_model
+from engine.inputs import beneath_model, load_given
+from engine.normalization import INPUT_FLAGS
 
 DATA_SETTINGS = ("dataset", "data_dir", "image_size")
 MASK_SETTINGS = ("val_frac", "lr", "nb_iter", "print_every", "batch_size", "anp_eps", "anp_steps", "project",
@@ -93,13 +93,14 @@ def parse_args(argv=None):
 def plan_cells(args, folder):
     """{name: function that runs a cell beneath `folder` and returns its rows} of all that the flags ask for."""
     data, mask = ({name: getattr(args, name) for name in names} for names in (DATA_SETTINGS, MASK_SETTINGS))
-    shared = as_flags({**data, "trigger_info": args.trigger_info, "device": args.device,
-                       "deterministic": args.deterministic}, ("deterministic",))
+    suspect = {"trigger_info": args.trigger_info, **{name: getattr(args, name) for name in INPUT_FLAGS}}
+    shared = as_flags({**data, **suspect, "device": args.device, "deterministic": args.deterministic},
+                      ("deterministic",))
     mask_flags, prune_flags = [*shared, *as_flags(mask)], [*shared, "--max-drop", args.max_drop]
 
     def make(alpha, seed):
         cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
-        run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, "trigger_info": args.trigger_info},
+        run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, **suspect},
                  args.max_drop, mask_flags, prune_flags)
         return read_cell(cell, alpha, seed)
 
@@ -111,7 +112,7 @@ def plan_cells(args, folder):
 def main(argv=None):
     args = parse_args(argv)
     folder = Path(args.output_dir)
-    load_model(args.checkpoint)  # a mistake here would fail every cell
+    load_given(args)  # a mistake here would fail every cell
     check_folder(folder)
 
     cells = plan_cells(args, folder)

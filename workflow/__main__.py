@@ -15,6 +15,7 @@ from common.files import write_json
 from common.locks import lock_folder
 from engine import flags
 from engine.command import command
+from engine.normalization import add_input_flags
 from workflow.request import pack, read_plan
 from workflow.steps import ROOT, known_files
 
@@ -35,6 +36,7 @@ def parse_args(argv=None):
     audit.add_argument("--settings", metavar="FILE.yaml", default="workflow/audits/usual.yaml",
                        help="flags of the steps")
     audit.add_argument("--output-dir", help="(default: output/audits/ and the model's name)")
+    add_input_flags(audit)
     for task in (matrix, audit):
         task.add_argument("--gpu", action=argparse.BooleanOptionalAction,
                           help="whether heavy steps ask for a GPU (default: where this machine has one)")

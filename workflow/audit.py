@@ -1,6 +1,7 @@
 """The audit of a stranger's model, of which nothing is known but its weights and some clean images, as a Plan."""
 import hashlib
 import os
+from argparse import Namespace
 from pathlib import Path
 
 from common.errors import UserError
@@ -11,10 +12,12 @@ from data.image_folder import SPLITS, is_sorted_into_classes
 from engine.catalogue import BY_MODULE, defense_cells
 from engine.checkpoint import check_classes, load_model
 from engine.inputs import check_clean_images
+from engine.normalization import INPUT_FLAGS, PixelInput
 from workflow.steps import PLACES, Plan, check_flags, known_files, short
 
 VERDICT = "verdict"  # the name of the last step in the settings, and its folder
-GIVEN = PLACES | {"data_dir", "dataset", "benign", "images", "reversed_trigger", "patch_with", "mode"}  # not to be set
+GIVEN = PLACES | {"data_dir", "dataset", "benign", "images", "reversed_trigger", "patch_with", "mode",
+                  *INPUT_FLAGS}  # not to be set
 STAMP = "audit.json"  # hashes of the model and of the images
 
 
@@ -38,10 +41,11 @@ def read_settings(path):
     return content
 
 
-def check_input(checkpoint, images):
+def check_input(checkpoint, images, given=None):
     """A hash of the checkpoint, and one of the defense's half of the clean images in the folder `images`.
 
-    Raises UserError unless the one is a checkpoint and the other has images of its classes.
+    given: {flag: value} of INPUT_FLAGS. Raises UserError unless the one is a checkpoint and the other has images of
+    its classes.
     """
     if not checkpoint or not images:
         raise UserError("expected a model and clean images: make audit CHECKPOINT=model.th IMAGES=folder")
@@ -49,7 +53,7 @@ def check_input(checkpoint, images):
     if not has_splits and not is_sorted_into_classes(images):  # which is no reason to download CIFAR-10 to it
         raise UserError(f"{images}: expected a folder <class>/* of PNG or JPEG files" + (
             "" if Path(images).is_dir() else "; there is no such folder"))
-    found = load_model(checkpoint)
+    found = load_model(checkpoint, given=PixelInput.of(Namespace(**(given or {}))))
     defender, _ = load_clean("cifar10", images)
     check_classes(checkpoint, found, defender.classes)
     check_clean_images(defender)
@@ -84,29 +88,30 @@ def check_folder(output, checkpoint, inputs):
                         "--output-dir")
 
 
-def plan_audit(checkpoint, images, settings, output=None):
-    """The Plan of an audit; `settings` as read_settings returns them.
+def plan_audit(checkpoint, images, settings, output=None, given=None):
+    """The Plan of an audit; `settings` as read_settings returns them; given: {flag: value} of INPUT_FLAGS.
 
     The model is copied away from whatever lies beside it, so that no step finds a trigger there. Raises UserError for
     input that does not fit.
     """
-    inputs = check_input(checkpoint, images)
+    inputs = check_input(checkpoint, images, given)
     output, images = output or usual_folder(checkpoint, inputs), os.path.normpath(images)
     check_folder(output, checkpoint, inputs)
     plan = Plan(output, f"Audit of {Path(checkpoint).name}", last=f"{output}/{VERDICT}", stamp=(STAMP, list(inputs)))
     model = f"{output}/model_last.th"
     plan.copies[model] = checkpoint
+    suspect = {"checkpoint": model, **(given or {})}  # pruning takes it over from the masks
 
     done = {}
     for name, (script, cell) in defense_cells().items():
         if cell.in_audit:
             taken = {flag: f"{done[cell.needs].folder}/{file}" for flag, file in cell.takes.items()}
-            settled = {"data_dir": images, **(taken or {"checkpoint": model}), **cell.flags,
+            settled = {"data_dir": images, **(taken or suspect), **cell.flags,
                        **(settings.get(cell.in_audit) or {})}
             needs = [done[cell.needs].results] if cell.needs else [model]
             done[name] = plan.add(f"{output}/{cell.folder}", script, settled, needs, cell.in_audit, cell.is_heavy)
     plan.add(f"{output}/{VERDICT}", BY_MODULE["studies.audit"],
-             {"data_dir": images, "checkpoint": model, **(settings.get(VERDICT) or {})},
+             {"data_dir": images, **suspect, **(settings.get(VERDICT) or {})},
              [step.results for step in done.values()], VERDICT)
     plan.check()
     return plan

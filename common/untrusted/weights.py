@@ -13,6 +13,7 @@ import torch
 
 from common.errors import UserError
 from common.untrusted.archives import check_archive
+from common.untrusted.kinds import foreign_kind, is_safetensors
 from common.untrusted.limits import MAX_WEIGHTS, check_size
 
 
@@ -31,38 +32,57 @@ def _numpy_rebuilders() -> list:
 
 
 NUMPY_REBUILDERS = _numpy_rebuilders()
-NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)  # of num_batches_tracked
 SAFE_RELEASE = (2, 10)  # of PyTorch; requirements.txt shuts out what is older
 
 
 def read_tensors(path: str | os.PathLike) -> Any:
     """What a PyTorch file holds, on the CPU: tensors, NumPy arrays and plain values; of .safetensors {name: tensor}.
 
-    Every tensor in it is dense, and has its own memory for each of its values. Raises UserError, naming the file, in
-    one line, for anything else.
+    Which of the two it is, its content says; its name decides only where the content is neither. Every tensor in it is
+    dense, and has its own memory for each of its values. Raises UserError, naming the file, in one line, for anything
+    else, and says what it is where that can be told.
     """
+    if Path(path).is_dir():
+        raise UserError(f"{path}: a folder; expected a file of weights in it")
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     check_size(path, MAX_WEIGHTS)
-    content = _read_safetensors(path) if Path(path).suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
     _check_tensors(path, content)
     return content
 
 
 def _read_torch(path):
     check_loader()
+    kind = foreign_kind(path)
+    if kind:
+        wanted = "safetensors file" if Path(path).suffix == ".safetensors" else "checkpoint"
+        raise UserError(f"{path}: not a {wanted}; it is {kind}")
+    if Path(path).suffix == ".safetensors" and not _begins_as_torch(path):
+        return _read_safetensors(path)  # which says what is wrong with it
     check_archive(path)
     try:
-        with torch.serialization.safe_globals(NUMPY_REBUILDERS), warnings.catch_warnings():
+        with open(path, "rb") as file, torch.serialization.safe_globals(NUMPY_REBUILDERS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever torch has to say of a strange file, the error below says once
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)  # by a name it would judge
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it refers to {found[1]}, which could run code" if found else "more than tensors and plain values"
+        if not found and not _begins_as_torch(path):
+            raise UserError(f"{path}: not a checkpoint (neither torch.save nor safetensors writes this)") from None
+        reason = (f"it refers to {found[1]}, which could run code; of a model that was pickled whole, save "
+                  "model.state_dict()" if found else "it holds more than tensors and plain values, or is damaged")
         raise UserError(f"{path}: refused, {reason}") from None
     except Exception as error:  # torn or strange bytes make the readers raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a checkpoint ({reason[:120]})") from None
+
+
+def _begins_as_torch(path):
+    """Whether a file begins as one of torch.save, a zip archive or, before PyTorch 1.6, a pickle."""
+    with open(path, "rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def _read_safetensors(path):
@@ -100,9 +120,12 @@ def is_plain(tensor: torch.Tensor) -> bool:
 
 
 def is_weight(name: str, tensor: torch.Tensor) -> bool:
-    """Whether a tensor of read_tensors is of finite real numbers, and of at least 0 if its name is a variance's."""
+    """Whether a tensor of read_tensors is of finite real numbers, and of at least 0 if its name is a variance's.
+
+    A count of batches, which no output depends on, may be of any whole type too.
+    """
+    if name.endswith("num_batches_tracked") and tensor.dtype in COUNTS:
+        return True
     if tensor.dtype not in NUMBERS or not torch.isfinite(tensor).all():
-        return False
-    if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
         return False
     return not name.endswith("running_var") or bool((tensor >= 0).all())

@@ -37,7 +37,8 @@ def opening(method):
     said = {"suspect": "SUSPECT: this model shows a sign of a backdoor",
             "no sign of a backdoor": "NO SIGN OF A BACKDOOR was found, which is no proof that there is none"}
     target = audit_verdict(method).partition(", target ")[2]
-    yield said.get(method["verdict"], "UNDECIDED: most searches could flag no label, whatever the model is") + (
+    why = method.get("doubt") or "most searches could flag no label, whatever the model is"
+    yield said.get(method["verdict"], f"UNDECIDED: {why}") + (
         f" to label {target}." if target else ".")
     yield error_rates(method)
     yield least_costly(method)

@@ -250,7 +250,7 @@ def test_a_width_that_the_file_only_claims_takes_no_memory(net, tmp_path, claim,
 @pytest.mark.parametrize("classes", [5, [1, 2], "ab", {"a": 1}, [["a"]]])
 def test_classes_that_are_no_names_are_refused(net, tmp_path, classes):
     torch.save({"state_dict": net.state_dict(), "arch": "resnet18", "classes": classes}, tmp_path / "m.th")
-    with pytest.raises(UserError, match="its classes are no names"):
+    with pytest.raises(UserError, match="its classes are not names"):
         checkpoint.load_model(tmp_path / "m.th")
 
 

@@ -110,3 +110,27 @@ def test_the_rates_go_into_the_result(suspected, tmp_path, monkeypatch):
     method = json.loads((tmp_path / "verdict/results.json").read_text())["method"]
     assert method["rates"] == rates
     assert method["how"] == "--seeds 3 --batches 4 --batch-size 32 --budget 300 --success 0.99"
+
+
+def test_a_model_whose_accuracy_cannot_be_right_is_undecided(suspected, tmp_path, monkeypatch, capsys):
+    """Whatever Neural Cleanse flags: the same weights with their classes in another order are no backdoor's sign."""
+    saved = torch.load(suspected, weights_only=True)["state_dict"]
+    order = [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    weights = saved | {name: saved[name][order] for name in ("linear.weight", "linear.bias")}
+    folder = tmp_path / "output/other"
+    folder.mkdir()
+    torch.save(weights, folder / "model_last.th")
+    neural_cleanse.main(["--checkpoint", "output/other/model_last.th", *DIGITS])
+    capsys.readouterr()
+    main(["--checkpoint", "output/other/model_last.th", *DIGITS])
+    method = json.loads((folder / "verdict/results.json").read_text())["method"]
+    assert (method["verdict"], method["targets"], method["target_classes"]) == ("undecided", [], [])
+    assert "--classes FILE with the classes in the model's order (1, 2, 3" in method["doubt"]
+    assert method["evidence"][0] == {"test": "accuracy", "points_to": None, "words": method["doubt"]}
+    assert "verdict: undecided" in capsys.readouterr().out
+
+
+def test_a_doubt_outweighs_what_neural_cleanse_found():
+    for infected in (True, False, None):
+        assert judge({"infected": infected}, object()) == "undecided"
+    assert judge({"infected": True}) == "suspect" and judge({"infected": False}) == "no sign of a backdoor"

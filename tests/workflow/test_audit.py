@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from helpers.paths import ROOT
 
+from common.errors import UserError
 from workflow import audit
 from workflow.__main__ import main
 from workflow.audit import plan_audit, read_settings, usual_folder
@@ -44,6 +46,18 @@ def test_every_step_sees_the_copy_and_no_trigger(small_run, clean):
     assert {step.script.module for step in planned.steps.values()} == {
         "generate_mask", "prune_network", "defenses.neural_cleanse", "defenses.unlearn_trigger", "defenses.strip",
         "defenses.fine_prune", "studies.neuron_noise", "studies.audit"}
+
+
+def test_every_step_that_reads_the_model_is_told_how_its_pixels_enter(small_run, clean, tmp_path):
+    weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "bare.th")
+    given = {"mean": [0.5] * 3, "std": [0.5] * 3, "channels": "bgr"}
+    planned = plan_audit(str(tmp_path / "bare.th"), str(clean), {}, "out", given)
+    for step in planned.steps.values():
+        assert (step.script.module == "prune_network") != ("--mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --channels bgr"
+                                                           in " ".join(step.flags)), step
+    with pytest.raises(UserError, match="says its own normalization"):
+        plan_audit(str(small_run / "model_last.th"), str(clean), {}, "out", given)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "workflow/audits").glob("*.yaml")])

@@ -1,0 +1,77 @@
+"""What to run for a file that is not there and that a script of the suite leaves."""
+import shlex
+from pathlib import Path
+
+from common.errors import UserError
+from engine.catalogue import POISON_TYPES, SCRIPTS, attack_cells, defense_cells, gifts
+
+MODEL = "model_last.th"
+OF_TRAINING = (MODEL, "model_init.th", "trigger_info.th")
+OF_DEFENSES = ("model_last.th", "mask_values", "reversed_trigger_")  # how files of theirs begin that others read
+USUAL = Path("output")
+
+
+def check_there(path: str | Path) -> None:
+    """UserError if there is no file `path`; the line names the commands that leave one."""
+    if Path(path).exists():
+        return
+    commands = first_runs(Path(path))
+    raise UserError(f"{path}: no such file" + (f"; first run: {' && '.join(commands)}" if commands else ""))
+
+
+def first_runs(path: Path) -> list[str]:
+    """The command lines that leave `path`, each with what it reads made before it; [] where no script leaves such.
+
+    The folder's name says which script, as the catalogue has it. Flags of the data set are left out: they are the
+    user's own.
+    """
+    for script, gift in gifts().values():
+        if gift.file and path.name == Path(gift.file).name:
+            helper = USUAL / "benign" / MODEL
+            return [*unless_there(helper), command_line(script, {}, path.parent, USUAL / gift.folder)]
+    for script, cell in defense_cells().values():
+        parts = Path(cell.folder).parts
+        if path.name.startswith(OF_DEFENSES) and not script.trains and path.parent.parts[-len(parts):] == parts:
+            return for_defense(path.parent, script, cell)
+    for _, cell in defense_cells().values():
+        if path.name in cell.takes.values():
+            return for_defense(path.parent, *defense_cells()[cell.needs])
+    return for_training(path.parent) if path.name in OF_TRAINING else []
+
+
+def unless_there(path: Path) -> list[str]:
+    """first_runs of a file, [] where it is there."""
+    return [] if path.exists() else first_runs(path)
+
+
+def for_training(folder: Path) -> list[str]:
+    """The command line of the training whose usual folder is called as `folder`, or else of one that writes there."""
+    attack, _, ending = folder.name.partition("-")
+    for script in SCRIPTS:  # output/<attack>-<script>
+        if script.trains and ending and ending == script.name.replace("_", "-") and attack in POISON_TYPES:
+            return [command_line(script, {"poison_type": attack}, folder, USUAL / folder.name)]
+    trainer, _ = next(iter(attack_cells().values()))
+    if folder.name in POISON_TYPES:
+        return [command_line(trainer, {"poison_type": folder.name}, folder, USUAL / folder.name)]
+    return [command_line(trainer, {}, folder, None)]
+
+
+def for_defense(folder: Path, script, cell) -> list[str]:
+    """The command lines of a defense's Script and Cell that writes into `folder`, beneath a model's run."""
+    if cell.takes:
+        flag, name = next(iter(cell.takes.items()))
+        needed, usual = folder.parent / name, folder
+    else:
+        parts = Path(cell.folder).parts
+        is_beneath = folder.parts[-len(parts):] == parts
+        flag, needed = "checkpoint", (folder.parents[len(parts) - 1] if is_beneath else folder) / MODEL
+        usual = needed.parent / cell.folder if needed.parts[:1] == USUAL.parts else None
+    return [*unless_there(needed), command_line(script, {**cell.flags, flag: needed}, folder, usual)]
+
+
+def command_line(script, flags: dict, folder: Path, usual: Path | None) -> str:
+    """How a Script is called so that it writes into `folder`, which need not be named if it is the `usual` one."""
+    if folder != usual:
+        flags = {**flags, "output_dir": folder}
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return " ".join([script.command(), shlex.join(words)]).strip()

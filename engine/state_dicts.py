@@ -1,0 +1,131 @@
+"""Weights found in what other programs save: in any nesting, under any common prefix."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from models import ARCHITECTURES, recognize
+
+MAX_PREFIX = 6  # parts, as in module.model.backbone.
+MAX_CANDIDATES = 50  # a file with more keeps a reader busy
+
+
+class Candidate(NamedTuple):
+    """Weights that a network of ours could have. spec: what models.recognize reads off their shapes.
+
+    keys: what leads to their dict, keys of dicts and places in lists. prefix: of their names in it.
+    """
+
+    keys: tuple[str | int, ...]
+    prefix: str
+    weights: dict[str, torch.Tensor]
+    spec: dict
+
+    @property
+    def name(self) -> str:
+        """Where it is, in words."""
+        return " > ".join([*(str(key)[:60] for key in self.keys), *([f"{self.prefix[:60]}*"] * bool(self.prefix))])
+
+    def as_code(self, path: str) -> str:
+        """Python that makes a state_dict of it alone, from the file `path`."""
+        whole = f"torch.load({path!r}, weights_only=True){''.join(f'[{key!r}]' for key in self.keys)}"
+        return f"{{k: v for k, v in {whole}.items() if k.startswith({self.prefix!r})}}" if self.prefix else whole
+
+
+def find_candidates(content: Any) -> list[Candidate]:
+    """The Candidates in `content`, as common.untrusted.weights.read_tensors gives it; two equal ones count once.
+
+    Every dict in it, however deep in dicts and lists, is looked at, with every prefix that ends in a dot; beneath a
+    prefix that leads to a network no further is tried. Numbers, texts and tensors of other names may lie beside.
+    """
+    found: list[Candidate] = []
+    for keys, tensors in _named_tensors(content):
+        fitting = []
+        for prefix, weights in _by_prefix(tensors):
+            spec = None if prefix.startswith(tuple(fitting)) else _recognized(weights)
+            if spec is None:
+                continue
+            fitting.append(prefix)
+            if not any(_are_equal(weights, one.weights) for one in found):
+                found.append(Candidate(keys, prefix, weights, spec))
+            if len(found) > MAX_CANDIDATES:
+                return found
+    return found
+
+
+def all_names(content: Any) -> list[str]:
+    """The names of all tensors in `content` that have one, the largest dict's first."""
+    return [name for _, tensors in sorted(_named_tensors(content), key=lambda pair: -len(pair[1])) for name in tensors]
+
+
+def _recognized(weights):
+    try:
+        return recognize(weights)
+    except IndexError:  # a weight of fewer axes than any network's
+        return None
+
+
+def _named_tensors(content) -> Iterator[tuple[tuple[str | int, ...], dict[str, torch.Tensor]]]:
+    """((key, ...), {name: tensor}) of each dict in `content` that has any, outer ones first, each object once."""
+    seen, waiting = set(), [((), content)]
+    for keys, value in waiting:  # which grows
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            named = {name: _as_tensor(part) for name, part in value.items() if isinstance(name, str)}
+            tensors = {name: part for name, part in named.items() if part is not None}
+            if tensors:
+                yield keys, tensors
+            waiting += [((*keys, name), part) for name, part in value.items()
+                        if isinstance(part, (dict, list, tuple))]
+        elif isinstance(value, (list, tuple)):
+            waiting += [((*keys, place), part) for place, part in enumerate(value)
+                        if isinstance(part, (dict, list, tuple))]
+
+
+def _as_tensor(value):
+    """A tensor, or a NumPy array of numbers as one; None for anything else."""
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "fiu" and value.dtype.isnative:
+        return torch.from_numpy(np.array(value))
+    return None
+
+
+def _by_prefix(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """(prefix, {the rest of the name: tensor}) for every prefix that ends in a dot, the empty one first."""
+    groups = {"": dict(tensors)}
+    for name, value in tensors.items():
+        parts = name.split(".")
+        for count in range(1, min(len(parts) - 1, MAX_PREFIX) + 1):
+            prefix = ".".join(parts[:count]) + "."
+            groups.setdefault(prefix, {})[name[len(prefix):]] = value
+    yield from sorted(groups.items(), key=lambda pair: pair[0].count("."))
+
+
+def _are_equal(one, other):
+    """Whether two state_dicts hold the same tensors."""
+    return one.keys() == other.keys() and all(
+        one[name].shape == other[name].shape and torch.equal(one[name], other[name]) for name in one)
+
+
+def describe_foreign(names: list[str]) -> str:
+    """What a file without a network of ours holds, by the names of its tensors, in words."""
+    if _is_torchvision_resnet(names):
+        return ("torchvision's ResNet (timm's has the same names): its first layer is 7x7, its last is called fc, and "
+                "it is made for images of 224 pixels. Expected a network for small images, as "
+                f"{', '.join(ARCHITECTURES)} with conv1.weight of 3x3, ..., linear.weight; train one, or see "
+                "docs/extending.md, Add a network")
+    shown = ", ".join(name[:60] for name in names[:3]) or "none"
+    return (f"expected the weights of one of the networks {', '.join(ARCHITECTURES)} (as a CIFAR ResNet-18's: "
+            f"conv1.weight, ..., linear.weight), got {shown}, ...")
+
+
+def _is_torchvision_resnet(names):
+    """Whether tensors are called as torchvision calls a ResNet's, under any prefix."""
+    return any(name.endswith("fc.weight") for name in names) and any(
+        "layer1.0.conv1.weight" in name for name in names) and not any(".shortcut." in name for name in names)

@@ -1,0 +1,62 @@
+"""What is said of a file that is not there and that a script of the suite would have left."""
+import importlib
+import shlex
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from engine.attack import load_encoder
+from engine.checkpoint import load_model, load_trigger
+from engine.missing import first_runs
+from prune_network import read_data
+
+TRAIN = "python train_backdoor.py --poison-type"
+MASK = "python generate_mask.py --checkpoint"
+COMMANDS = [
+    (load_model, "output/benign/model_last.th", [f"{TRAIN} benign"]),
+    (load_model, "my/run/model_last.th", ["python train_backdoor.py --output-dir my/run"]),
+    (load_model, "my/blend/model_last.th", [f"{TRAIN} blend --output-dir my/blend"]),
+    (load_model, "output/clean-label/model_init.th", [f"{TRAIN} clean-label"]),
+    (load_model, "output/badnets-pruning-aware/model_last.th",
+     ["python -m attacks.pruning_aware --poison-type badnets"]),
+    (load_encoder, "output/issba-encoder/encoder.th", [f"{TRAIN} benign", "python -m attacks.issba_encoder"]),
+    (read_data, "output/badnets/anp/mask_values.txt", [f"{TRAIN} badnets", f"{MASK} output/badnets/model_last.th"]),
+    (load_model, "output/blend/fine-tune/model_last.th",
+     [f"{TRAIN} blend", "python -m defenses.fine_prune --mode fine-tune --checkpoint output/blend/model_last.th"]),
+    (load_model, "output/blend/anp/pruned/model_last.th",
+     [f"{TRAIN} blend", f"{MASK} output/blend/model_last.th",
+      "python prune_network.py --mask-file output/blend/anp/mask_values.txt"]),
+    (load_trigger, "output/blend/trigger_info.th", [f"{TRAIN} blend"]),
+    (load_trigger, "output/blend/neural-cleanse/reversed_trigger_3.th",
+     [f"{TRAIN} blend", "python -m defenses.neural_cleanse --checkpoint output/blend/model_last.th"])]
+
+
+@pytest.mark.parametrize("load, path, commands", COMMANDS, ids=[path for _, path, _ in COMMANDS])
+def test_a_missing_file_names_the_commands_that_leave_it(tmp_path, monkeypatch, load, path, commands):
+    """The kind: a file that an earlier script leaves.
+
+    The users met an encoder, a model and masks; a repaired model, a trigger and a reversed one are siblings. Each
+    command is one that its script takes, and writes where the file is looked for.
+    """
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as told:
+        load(path)
+    assert str(told.value) == f"{path}: no such file; first run: {' && '.join(commands)}"
+    for command in commands:
+        _, *words = shlex.split(command)
+        module, argv = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
+        args = importlib.import_module(module).parse_args(argv)
+    assert Path(args.output_dir or str(Path(path).parent)) == Path(path).parent
+
+
+def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("output/blend").mkdir(parents=True)
+    Path("output/blend/model_last.th").touch()
+    assert first_runs(Path("output/blend/anp/mask_values.txt")) == [f"{MASK} output/blend/model_last.th"]
+
+
+def test_a_strangers_file_is_only_called_missing():
+    with pytest.raises(UserError, match=r"^weights\.pt: no such file$"):
+        load_model("weights.pt")

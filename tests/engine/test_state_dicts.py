@@ -1,0 +1,137 @@
+"""Weights as other programs save them."""
+import collections
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from common.errors import UserError
+from engine import checkpoint
+from models import build_model
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return build_model("resnet18", 2, 10)
+
+
+def prefixed(weights, prefix):
+    return {f"{prefix}{name}": value for name, value in weights.items()}
+
+
+def other_than(weights):
+    """Weights of the same network with other values."""
+    return {name: value + 1 for name, value in weights.items()}
+
+
+def counted_as(weights, kind):
+    return {name: value.to(kind) if name.endswith("num_batches_tracked") else value for name, value in weights.items()}
+
+
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(2, 3, 3, 3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+WRAPPED = {
+    "PyTorch's tutorial": lambda w: {"epoch": 9, "model_state_dict": w, "optimizer_state_dict": OPTIMIZER, "loss": 0.1},
+    "WaNet": lambda w: {"netC": w, "schedulerC": {"last_epoch": 3}, "netG": {"conv1.weight": torch.ones(2, 3, 3, 3)}},
+    "Lightning": lambda w: {"state_dict": prefixed(w, "model.") | {"criterion.weight": torch.ones(10)}, "epoch": 3,
+                            "pytorch-lightning_version": "2.0", "hyper_parameters": {"lr": 0.1}},
+    "torch.compile": lambda w: prefixed(w, "_orig_mod."),
+    "DataParallel in a module": lambda w: {"state_dict": prefixed(w, "module.backbone.")},
+    "counts of int32": lambda w: counted_as(w, torch.int32),
+    "counts of int16": lambda w: counted_as(w, torch.int16),
+    "counts as floats": lambda w: counted_as(w, torch.float32),
+    "half precision": lambda w: {name: value.half() for name, value in w.items()},
+    "NumPy arrays": lambda w: {"params": {name: np.asarray(value) for name, value in w.items()}},
+    "a tuple": lambda w: (w, 93.1), "a deep one": lambda w: {"a": [{"b": {"c": w}}]},
+    "values beside the weights": lambda w: w | {"epoch": 3, "acc": 93.1},
+    "Parameters": lambda w: {name: torch.nn.Parameter(value) if value.is_floating_point() else value
+                             for name, value in w.items()},
+    "the same twice": lambda w: {"best": w, "last": {name: value.clone() for name, value in w.items()}}}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_weights_are_found_however_they_are_wrapped(net, tmp_path, wrap):
+    """The kind: tensors of a known network that lie deeper, or are called longer, than a bare state_dict's.
+
+    Of it the users met four, a wrapper's name, a prefix, a type of the counts and (below) a format; the rest are
+    siblings.
+    """
+    torch.save(wrap(net.state_dict()), tmp_path / "m.pt")
+    again, pixels = checkpoint.load_model(tmp_path / "m.pt").model, torch.rand(2, 3, 32, 32)
+    assert again.spec == net.spec
+    assert torch.allclose(again.eval()(pixels), net.eval()(pixels), atol=0.05)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".th", ".bin", ""])
+def test_a_safetensors_file_is_read_whatever_it_is_called(net, tmp_path, suffix):
+    safetensors.torch.save_file({name: value.contiguous() for name, value in net.state_dict().items()},
+                                tmp_path / f"m{suffix}")
+    assert torch.equal(checkpoint.load_model(tmp_path / f"m{suffix}").model.linear.weight, net.linear.weight)
+
+
+def test_a_torch_file_is_read_although_it_is_called_safetensors(net, tmp_path):
+    for new_format in (True, False):
+        torch.save(net.state_dict(), tmp_path / "m.safetensors", _use_new_zipfile_serialization=new_format)
+        assert torch.equal(checkpoint.load_model(tmp_path / "m.safetensors").model.linear.weight, net.linear.weight)
+
+
+@pytest.mark.parametrize("wrap, names", [
+    (lambda w: {"netC": w, "teacher": other_than(w)}, "netC, teacher"),
+    (lambda w: {"state_dict": w, "state_dict_ema": other_than(w)}, "state_dict, state_dict_ema"),
+    (lambda w: {"state_dict": prefixed(w, "student.") | prefixed(other_than(w), "teacher.")},
+     r"state_dict > student\.\*, state_dict > teacher\.\*")])
+def test_of_two_networks_none_is_guessed(net, tmp_path, monkeypatch, wrap, names):
+    """What the line says to do takes the first out, which is then read."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(wrap(net.state_dict()), "m.pt")
+    with pytest.raises(UserError, match=f"m.pt: holds several networks: {names}; save the one that is meant") as told:
+        checkpoint.load_model("m.pt")
+    exec(str(told.value).rpartition("as in ")[2], {"torch": torch})
+    assert torch.equal(checkpoint.load_model("one.th").model.linear.weight, net.linear.weight)
+
+
+def test_of_two_networks_the_one_that_is_whole_is_read(net, tmp_path):
+    torn = other_than(net.state_dict())
+    del torn["layer3.0.bn1.weight"]
+    torch.save({"a": torn, "b": net.state_dict()}, tmp_path / "m.pt")
+    assert torch.equal(checkpoint.load_model(tmp_path / "m.pt").model.linear.weight, net.linear.weight)
+
+
+def test_one_network_that_does_not_fit_is_told_by_its_keys(net, tmp_path):
+    torn = prefixed(net.state_dict(), "model.")
+    del torn["model.layer3.0.bn1.weight"]
+    torch.save({"epoch": 3, "state_dict": torn}, tmp_path / "m.pt")
+    with pytest.raises(UserError, match=r"does not fit the network: missing layer3\.0\.bn1\.weight"):
+        checkpoint.load_model(tmp_path / "m.pt")
+
+
+def test_a_file_of_very_many_networks_is_refused_at_once(net, tmp_path):
+    torch.save([{"conv1.weight": torch.full((1, 3, 3, 3), i), "linear.weight": torch.ones(2, 8)} for i in range(300)],
+               tmp_path / "m.pt")
+    with pytest.raises(UserError, match="more than 50 networks"):
+        checkpoint.load_model(tmp_path / "m.pt")
+
+
+def test_names_of_very_many_parts_take_no_time(tmp_path):
+    torch.save({f"{i}." * 2000 + "conv1.weight": torch.zeros(1) for i in range(200)}, tmp_path / "m.pt")
+    with pytest.raises(UserError, match="expected the weights of one of the networks") as told:
+        checkpoint.load_model(tmp_path / "m.pt")
+    assert len(str(told.value)) < 500
+
+
+def torchvision_names(deep=False):
+    """{name: tensor} of the first and the last layers of torchvision's resnet18, or resnet50, as it calls them."""
+    names = ["layer1.0.conv1.weight", "layer1.0.bn1.weight", "layer2.0.downsample.0.weight"]
+    return {"conv1.weight": torch.zeros(64, 3, 7, 7), **dict.fromkeys(names, torch.zeros(64)),
+            **({"layer1.0.conv3.weight": torch.zeros(256)} if deep else {}),
+            "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+
+
+@pytest.mark.parametrize("content", [
+    torchvision_names(), torchvision_names(deep=True), collections.OrderedDict(torchvision_names()),
+    {"state_dict": prefixed(torchvision_names(), "model.")}, prefixed(torchvision_names(), "module.")])
+def test_torchvisions_network_is_called_so(tmp_path, content):
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(UserError, match=r"torchvision's ResNet .* fc, .* Expected a network for small images"):
+        checkpoint.load_model(tmp_path / "m.pt")
