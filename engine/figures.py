@@ -177,7 +177,7 @@ def entropy_bars(names, rows):
 
 
 def frr_curves(path, rows):
-    """What the FRR asked for really gives; rows as detect_strip.sweep_frr makes them."""
+    """What the FRR asked for really gives; rows as methods.strip.sweep_frr makes them."""
     figure = new_figure(6, 3.6)
     axis = figure.subplots()
     for name, marker in (("empirical", "o"), ("normal", "s")):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from data.datasets import load_clean
 from defenses import neural_cleanse, unlearn_trigger
 from engine.checkpoint import load_model
 from engine.inputs import find_trigger
