@@ -1,5 +1,6 @@
 """Where images come from: CIFAR-10, an image folder, or scikit-learn's digits, all as one ImageSet."""
 import hashlib
+import logging
 from copy import copy
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
@@ -9,12 +10,19 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
+from common.untrusted.images import is_hidden
 from data.image_folder import IMAGE_SIZE, SPLITS, WHOLE, is_sorted_into_classes, read_image_folder, resized
 
 # torchvision and scikit-learn are imported where they are used: each takes longer than the rest of a script's start.
 DATASETS = ("cifar10", "digits")
 SHUFFLE_FILE = Path(__file__).with_name("cifar_shuffle.txt")
+CIFAR_FOLDER = "cifar-10-batches-py"
+CIFAR_FILES = (CIFAR_FOLDER, "cifar-10-python.tar.gz")  # as torchvision leaves them
+LIKE_SPLITS = (*SPLITS, "val", "valid", "validation", "training", "testing")  # in lower case
+LAYOUTS = (f"train/<class>/* and test/<class>/*, for a defense <class>/*, or CIFAR-10's {CIFAR_FOLDER}/, which is "
+           "downloaded to an empty folder")
 SPLIT_SEED = 0
+log = logging.getLogger("backdoor.data")
 DataSet = TypeVar("DataSet")  # an ImageSet, or torchvision's CIFAR10 and what is shaped like it
 
 
@@ -40,25 +48,25 @@ class ImageSet:
         if self.original is None:
             object.__setattr__(self, "original", self.targets)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.targets)
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return len(self.classes)
 
     @property
-    def image_size(self):
+    def image_size(self) -> int:
         """Pixels a side; of images that are not square, their height."""
         return self.data.shape[1]
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """A hash of the pixels and labels, to tell whether two runs saw the same."""
         digest = hashlib.sha256(np.ascontiguousarray(self.data))
         digest.update(np.ascontiguousarray(self.targets))
         return digest.hexdigest()
 
-    def subset(self, indices):
+    def subset(self, indices: np.ndarray | slice) -> "ImageSet":
         """The images at `indices` (ints or a bool mask), as a new ImageSet."""
         return replace(self, data=self.data[indices], targets=self.targets[indices],
                        poisoned=self.poisoned[indices], original=self.original[indices])
@@ -84,7 +92,8 @@ def take(data_set: DataSet, indices: np.ndarray) -> DataSet:
     return taken
 
 
-def load_splits(dataset, data_dir, val_frac=0.1, image_size=None):
+def load_splits(dataset: str, data_dir: str | Path, val_frac: float = 0.1, image_size: int | None = None) -> tuple[
+        ImageSet, ImageSet, ImageSet]:
     """The attacker's training images, the defender's held-out images, and the test images, as ImageSets.
 
     image_size: pixels a side that all images are resized to; None for IMAGE_SIZE.
@@ -101,7 +110,7 @@ def load_splits(dataset, data_dir, val_frac=0.1, image_size=None):
     return attacker, defender, test
 
 
-def load_clean(dataset, data_dir, image_size=None):
+def load_clean(dataset: str, data_dir: str | Path, image_size: int | None = None) -> tuple[ImageSet, ImageSet]:
     """What a defense has: the defender's held-out images and the test images, as ImageSets.
 
     Those of `load_splits`; of a folder <class>/* of clean images, which no training set comes with, one half each.
@@ -113,13 +122,13 @@ def load_clean(dataset, data_dir, image_size=None):
     return defender, test
 
 
-def load_clean_folder(data_dir, image_size=None):
+def load_clean_folder(data_dir: str | Path, image_size: int | None = None) -> ImageSet:
     """The ImageSet of a folder <class>/*, its images resized to `image_size` pixels a side (None: IMAGE_SIZE)."""
     arrays, classes = read_image_folder(data_dir, WHOLE, image_size or IMAGE_SIZE)
     return ImageSet(*arrays[""], classes, Path(data_dir).resolve().name)
 
 
-def halve(images):
+def halve(images: ImageSet) -> tuple[ImageSet, ImageSet]:
     """Two ImageSets in random order, of every class one half each, by a fixed seed.
 
     In random order, since a defense takes the first of its images for one thing and the rest for another. Raises
@@ -134,7 +143,7 @@ def halve(images):
     return tuple(images.subset(half) for half in halves)
 
 
-def fixed_permutation(n):
+def fixed_permutation(n: int) -> np.ndarray:
     """The permutation of n images that splits attacker from defender: data/cifar_shuffle.txt when n is 50,000.
 
     That file was made by the same seeded rule, and is committed so that other programs can read it.
@@ -144,7 +153,7 @@ def fixed_permutation(n):
     return np.random.default_rng(SPLIT_SEED).permutation(n)
 
 
-def load_train_and_test(dataset, data_dir, image_size=None):
+def load_train_and_test(dataset: str, data_dir: str | Path, image_size: int | None = None) -> tuple[ImageSet, ImageSet]:
     """(train, test) ImageSets. A `data_dir` with train/ and test/ in it is read as an image folder.
 
     image_size: as for load_splits. Raises UserError if the data cannot be had.
@@ -152,22 +161,45 @@ def load_train_and_test(dataset, data_dir, image_size=None):
     image_size = image_size or IMAGE_SIZE
     if dataset == "digits":
         return load_digit_images(image_size)
-    found = [split for split in SPLITS if (Path(data_dir) / split).is_dir()]
-    if len(found) == 1:
-        raise UserError(f"{data_dir}: has {found[0]}/ but not both of {' and '.join(SPLITS)}")
-    if is_sorted_into_classes(data_dir):
-        raise UserError(f"--data-dir {data_dir}: holds classes but neither train/ nor test/: enough for a defense, not "
-                        "for training")
-    if not Path(data_dir).is_dir() and str(data_dir) != "data":  # a typing mistake should not download 170 MB
-        raise UserError(f"--data-dir {data_dir}: no such folder; make it first to have CIFAR-10 downloaded there")
-    if found:
+    if has_splits(data_dir):
         arrays, classes = read_image_folder(data_dir, image_size=image_size)
         name = Path(data_dir).resolve().name
-        return tuple(ImageSet(*arrays[split], classes, name) for split in ("train", "test"))
+        return tuple(ImageSet(*arrays[split], classes, name) for split in SPLITS)
+    check_cifar_folder(data_dir)
     return load_cifar10(data_dir, image_size)
 
 
-def load_cifar10(data_dir, image_size=IMAGE_SIZE):
+def has_splits(data_dir: str | Path) -> bool:
+    """Whether a folder is divided into train/ and test/. Raises UserError where one of them is missing."""
+    found = [split for split in SPLITS if (Path(data_dir) / split).is_dir()]
+    if len(found) == 1:
+        raise UserError(f"{data_dir}: has {found[0]}/ but not both of {' and '.join(SPLITS)}")
+    return bool(found)
+
+
+def check_cifar_folder(data_dir: str | Path) -> None:
+    """UserError unless CIFAR-10 lies in the folder or may be downloaded there: it is empty, or the default, data.
+
+    Beside CIFAR-10 may lie other things, but no folders of images that the user may mean.
+    """
+    path = Path(data_dir)
+    if is_sorted_into_classes(path):
+        raise UserError(f"--data-dir {data_dir}: holds classes but neither train/ nor test/: enough for a defense, not "
+                        "for training")
+    is_default = path.resolve() in (Path("data").resolve(), Path(__file__).resolve().parent)
+    if not path.is_dir():
+        if is_default and not path.exists():
+            return
+        raise UserError(f"--data-dir {data_dir}: no such folder; make it first to have CIFAR-10 downloaded there")
+    found = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in path.iterdir()
+                   if not is_hidden(entry.name) and entry.name not in CIFAR_FILES)
+    is_meant = any(name.rstrip("/").lower() in LIKE_SPLITS and name.endswith("/") for name in found)
+    if found and (is_meant or not (is_default or (path / CIFAR_FOLDER).is_dir())):
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        raise UserError(f"--data-dir {data_dir}: expected {LAYOUTS}; found {', '.join(found[:4])}{more}")
+
+
+def load_cifar10(data_dir: str | Path, image_size: int = IMAGE_SIZE) -> tuple[ImageSet, ImageSet]:
     """(train, test) of CIFAR-10 by torchvision, downloaded to `data_dir` on first use, resized where asked."""
     from torchvision.datasets import CIFAR10
     sets = []
@@ -185,7 +217,7 @@ def load_cifar10(data_dir, image_size=IMAGE_SIZE):
     return tuple(sets)
 
 
-def load_digit_images(image_size=IMAGE_SIZE):
+def load_digit_images(image_size: int = IMAGE_SIZE) -> tuple[ImageSet, ImageSet]:
     """(train, test) of scikit-learn's 1,797 handwritten digits, enlarged from 8x8 pixels and colored gray.
 
     image_size: pixels a side that they are enlarged to. 360 are for testing.

@@ -1,7 +1,8 @@
-"""Read a folder of PNG or JPEG files, sorted into train/ and test/ or into classes alone, into cached uint8 arrays."""
+"""Read a folder of pictures, sorted into train/ and test/ or into classes alone, into cached uint8 arrays."""
 import hashlib
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,18 @@ from PIL import Image
 from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted import read_archive
-from common.untrusted.images import read_picture
+from common.untrusted.images import IN_WORDS, is_called_image, is_hidden, read_rgb
 
-EXTENSIONS = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "test")
 WHOLE = ("",)  # the one split of a folder <class>/*, which is not divided
 CACHE_VERSION = 1
+Row = tuple[str, int, int, int]  # (path, label, size, modification time in ns) of an image file
 IMAGE_SIZE = 32  # pixels a side, where nothing else is asked for; CIFAR-10's
 log = logging.getLogger("backdoor.data")
 
 
-def read_image_folder(data_dir, splits=SPLITS, image_size=IMAGE_SIZE):
+def read_image_folder(data_dir: str | Path, splits: Sequence[str] = SPLITS, image_size: int = IMAGE_SIZE) -> tuple[
+        dict[str, tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
     """Return ({split: (data, targets)}, classes) of an image folder <split>/<class>/*; of <class>/* with WHOLE.
 
     data is uint8 (N, image_size, image_size, 3), targets int64 (N,), classes the folder names in sorted order. The
@@ -40,28 +42,28 @@ def read_image_folder(data_dir, splits=SPLITS, image_size=IMAGE_SIZE):
     return arrays, classes
 
 
-def cache_name(image_size=IMAGE_SIZE):
+def cache_name(image_size: int = IMAGE_SIZE) -> str:
     """The file in an image folder that holds its images of this many pixels a side, decoded."""
     return f".decoded-{image_size}x{image_size}.npz"
 
 
-def is_sorted_into_classes(data_dir):
+def is_sorted_into_classes(data_dir: str | Path) -> bool:
     """Whether folders with images in them lie in `data_dir` itself, and neither train/ nor test/."""
     if any((Path(data_dir) / split).is_dir() for split in SPLITS):
         return False
     try:
-        folders = [entry.path for entry in os.scandir(data_dir) if entry.is_dir() and not entry.name.startswith(".")]
+        folders = [entry.path for entry in os.scandir(data_dir) if entry.is_dir() and not is_hidden(entry.name)]
         return any(is_image(entry) for folder in folders for entry in os.scandir(folder))
     except OSError:
         return False
 
 
-def is_image(entry):
+def is_image(entry: os.DirEntry) -> bool:
     """Whether an entry of os.scandir is a file that is called an image."""
-    return entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
+    return is_called_image(entry.name) and entry.is_file()
 
 
-def check_classes(data_dir, splits):
+def check_classes(data_dir: Path, splits: Sequence[str]) -> tuple[str, ...]:
     """The class names that the splits share; UserError where they do not, or are fewer than two."""
     found = {}
     for split in splits:
@@ -69,9 +71,9 @@ def check_classes(data_dir, splits):
             folders = [entry.name for entry in os.scandir(data_dir / split) if entry.is_dir()]
         except FileNotFoundError:
             folders = []
-        found[split] = sorted(name for name in folders if not name.startswith("."))
+        found[split] = sorted(name for name in folders if not is_hidden(name))
         if not found[split]:
-            raise UserError(f"{data_dir / split}: expected one folder per class with PNG or JPEG files in it, found "
+            raise UserError(f"{data_dir / split}: expected one folder per class with {IN_WORDS} files in it, found "
                             "none")
     first, last = found[splits[0]], found[splits[-1]]
     if first != last:
@@ -83,27 +85,28 @@ def check_classes(data_dir, splits):
     return tuple(first)
 
 
-def list_files(folder, classes):
+def list_files(folder: Path, classes: Sequence[str]) -> list[Row]:
     """[(path, label, size, modification time in ns)] of a split, in sorted order."""
     rows, ignored = [], 0
     for label, name in enumerate(classes):
-        entries = sorted(os.scandir(folder / name), key=lambda entry: entry.name)
+        entries = sorted((entry for entry in os.scandir(folder / name) if not is_hidden(entry.name)),
+                         key=lambda entry: entry.name)
         images = [entry for entry in entries if is_image(entry)]
         ignored += len(entries) - len(images)
         if not images:
-            raise UserError(f"{folder / name}: expected PNG or JPEG files, found none")
+            raise UserError(f"{folder / name}: expected {IN_WORDS} files, found none")
         for entry in images:
             status = entry.stat()
             rows.append((entry.path, label, status.st_size, status.st_mtime_ns))
     if ignored:
-        log.info("notice: %s: ignored %d entries that are not PNG or JPEG files", folder, ignored)
+        log.warning("%s: ignored %d entries that are not %s files", folder, ignored, IN_WORDS)
     return rows
 
 
-def find_files(path):
+def find_files(path: str | Path) -> list[Path]:
     """Every file in a folder and beneath it, in sorted order, or the one file `path`; hidden ones are left out.
 
-    Whatever it is called: a picture under another suffix is a picture too. Raises UserError if there is none.
+    So are hidden folders. A picture under another suffix is a picture too. Raises UserError if there is none.
     """
     if not str(path):
         raise UserError("expected a file or a folder, got an empty name")
@@ -112,14 +115,16 @@ def find_files(path):
 
     def complain(error):
         raise UserError(f"{error.filename}: {error.strerror}")
-    found = sorted(Path(folder) / name for folder, _, names in os.walk(path, onerror=complain) for name in names
-                   if not name.startswith("."))
+    found = []
+    for folder, folders, names in os.walk(path, onerror=complain):
+        folders[:] = [name for name in folders if not is_hidden(name)]  # which os.walk then leaves out
+        found += [Path(folder) / name for name in names if not is_hidden(name)]
     if not found:
         raise UserError(f"{path}: expected an image, or a folder with images in it, found none")
-    return found
+    return sorted(found)
 
 
-def fingerprint(files, classes, image_size=IMAGE_SIZE):
+def fingerprint(files: Mapping[str, Sequence[Row]], classes: Sequence[str], image_size: int = IMAGE_SIZE) -> str:
     """A hash over every file's path, label, size and time, and what images are resized to: it changes when they do."""
     digest = hashlib.sha256(repr((CACHE_VERSION, classes, image_size)).encode())
     for split in files:
@@ -128,7 +133,7 @@ def fingerprint(files, classes, image_size=IMAGE_SIZE):
     return digest.hexdigest()
 
 
-def decode(rows, image_size=IMAGE_SIZE):
+def decode(rows: Sequence[Row], image_size: int = IMAGE_SIZE) -> tuple[np.ndarray, np.ndarray]:
     """(uint8 (N, image_size, image_size, 3), int64 (N,)) of the listed files."""
     data = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8)
     others = 0
@@ -136,37 +141,29 @@ def decode(rows, image_size=IMAGE_SIZE):
         data[i], was_other_size = read_image(path, image_size)
         others += was_other_size
     if others:
-        log.info("notice: resized %d of %d images to %dx%d", others, len(rows), image_size, image_size)
+        log.warning("resized %d of %d images to %dx%d", others, len(rows), image_size, image_size)
     return data, np.array([row[1] for row in rows], dtype=np.int64)
 
 
-def read_image(path, image_size=IMAGE_SIZE):
+def read_image(path: str | Path, image_size: int = IMAGE_SIZE) -> tuple[np.ndarray, bool]:
     """(uint8 (image_size, image_size, 3), whether it had another size) of one image file.
 
     Raises UserError if it is unreadable.
     """
-    image = to_8_bits(read_picture(path)).convert("RGB")
+    image = read_rgb(path)
     if image.size == (image_size, image_size):
         return np.asarray(image), False
     return resized(image, image_size), True
 
 
-def resized(image, image_size, how=Image.Resampling.BILINEAR):
+def resized(image: Image.Image | np.ndarray, image_size: int, how: Image.Resampling = Image.Resampling.BILINEAR
+            ) -> np.ndarray:
     """uint8 (image_size, image_size[, 3]) of a picture, or of uint8 (H, W[, 3]); not the proportions, but all of it."""
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     return np.asarray(image.resize((image_size, image_size), how))
 
 
-def to_8_bits(image):
-    """A 16-bit gray picture scaled to 8 bits, which Pillow's own conversion would clip to white; others as they are."""
-    if not image.mode.startswith("I"):
-        return image
-    gray = np.asarray(image).astype(np.float32)  # changed in place: a picture may have 89 million pixels
-    gray /= 257
-    return Image.fromarray(np.rint(gray, out=gray).clip(0, 255, out=gray).astype(np.uint8))
-
-
-def read_cache(path, stamp, files, image_size):
+def read_cache(path: Path, stamp: str, files: Mapping[str, Sequence[Row]], image_size: int) -> dict | None:
     """The cached arrays, or None where there are none for this state of the folder, whose `files` are {split: rows}."""
     try:
         cache = read_archive(path, 2**16 + 2 * sum(map(len, files.values())) * image_size**2 * 3)
@@ -181,7 +178,7 @@ def read_cache(path, stamp, files, image_size):
     return arrays if sound else None
 
 
-def write_cache(path, stamp, arrays):
+def write_cache(path: Path, stamp: str, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Keep the arrays for the next start. A folder that cannot be written to is read anew each time."""
     flat = {f"{split}_{kind}": array for split in arrays
             for kind, array in zip(("data", "targets"), arrays[split], strict=True)}
@@ -189,4 +186,4 @@ def write_cache(path, stamp, arrays):
         with atomic_file(path) as file:
             np.savez(file, stamp=np.array(stamp), **flat)
     except UserError as error:
-        log.info("notice: %s; the next start decodes the images again", error)
+        log.warning("%s; the next start decodes the images again", error)

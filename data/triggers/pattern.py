@@ -103,7 +103,7 @@ def read_trigger_image(path: str | Path, size: tuple[int, int] = (32, 32)) -> tu
     channel, or one that cannot be read.
     """
     from common.untrusted.images import read_picture
-    image = read_picture(path, formats=["PNG"])
+    image = read_picture(path)
     if image.size != size[::-1] or not (image.mode in ("RGBA", "LA") or "transparency" in image.info):
         raise UserError(f"{path}: expected a {by(size)} picture with an alpha channel (RGBA), got "
                         f"{by(image.size[::-1])} {image.mode}")

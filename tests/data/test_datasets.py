@@ -1,11 +1,12 @@
 import urllib.error
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.errors import UserError
-from data.datasets import fixed_permutation, load_splits
+from data.datasets import fixed_permutation, load_clean, load_splits
 from data.make_fixed_files import shuffled_indices
 
 
@@ -44,6 +45,62 @@ def test_a_mistyped_data_dir_is_not_downloaded_into(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(UserError, match="has train/ but not both"):
         load_splits("cifar10", tmp_path)
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """The folders that CIFAR-10 was asked of in place of a download."""
+    asked = []
+
+    def ask(root, **_):
+        asked.append(str(root))
+        raise RuntimeError("asked")
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", ask)
+    return asked
+
+
+@pytest.mark.parametrize("made, said", [
+    (["Train/a/1.png", "Test/a/1.png"], "found Test/, Train/$"), (["train/a/1.png", "val/a/1.png"], "has train/ but"),
+    (["val/a/1.png", "valid/a/1.png"], "found val/, valid/$"), (["Images/00000/1.ppm"], "found Images/$"),
+    (["a/1.tif", "b/1.tif"], "found a/, b/$"), (["1.png", "2.png"], "found 1.png, 2.png$"),
+    (["my.zip"], "found my.zip$"), (["cifar-10-batches-py/x", "Train/a/1.png"], "found Train/$"),
+    (["cifar-10-python.tar.gz", "b/c/d"], "found b/$"),
+    ([f"{i}/x/y" for i in range(9)], "found 0/, 1/, 2/, 3/ and 5 more$")])
+@pytest.mark.parametrize("load", [load_splits, load_clean])
+def test_a_folder_that_is_not_recognized_is_refused_and_never_becomes_cifar10(tmp_path, downloads, made, said, load):
+    """The kind: a folder of the user's own is replaced by CIFAR-10. Siblings: val/ for test/, one level too many or too
+    few, a format that is not read, an archive, and what an earlier download left beside their images."""
+    for name in made:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=said) as refused:
+        load("cifar10", tmp_path)
+    assert not downloads and "train/" in str(refused.value)
+
+
+@pytest.mark.parametrize("made", [[], [".DS_Store"], ["cifar-10-batches-py/x"], ["cifar-10-python.tar.gz"],
+                                  ["cifar-10-batches-py/x", "MNIST/raw/x"]])
+def test_cifar10_is_read_from_its_own_files_and_downloaded_to_an_empty_folder(tmp_path, downloads, made):
+    for name in made:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match="asked"):
+        load_splits("cifar10", tmp_path)
+    assert downloads == [str(tmp_path)]
+
+
+@pytest.mark.parametrize("name", ["data", "./data/", str(Path(fixed_permutation.__code__.co_filename).parent)])
+def test_cifar10_is_downloaded_to_the_default_folder_whatever_lies_there_but_images(
+        tmp_path, downloads, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # not there, and there with the suite's own files
+        with pytest.raises(UserError, match="asked"):
+            load_splits("cifar10", name)
+        (tmp_path / "data/clean-label").mkdir(parents=True, exist_ok=True)
+    assert downloads == [name] * 2
+    (tmp_path / "data/Train/a").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"found Train/, clean-label/$"):
+        load_splits("cifar10", "data")
 
 
 def test_no_network_and_no_data_names_the_ways_out(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
+from common.untrusted.images import SUFFIXES
 from data import image_folder as reader
 from data.datasets import load_clean, load_splits, load_train_and_test
 
@@ -47,10 +48,10 @@ def test_a_damaged_cache_is_read_anew(image_folder):
     np.testing.assert_array_equal(first.data, again.data)
 
 
-def test_other_sizes_are_resized_with_a_notice_and_other_files_ignored_with_one(image_folder, caplog):
+def test_other_sizes_are_resized_with_a_warning_and_other_files_ignored_with_one(image_folder, caplog):
     folder = image_folder(size=(48, 40), suffix=".jpg")
     (folder / "train/cat/notes.txt").write_text("not an image")
-    with caplog.at_level("INFO", logger="backdoor.data"):
+    with caplog.at_level("WARNING", logger="backdoor.data"):
         train, _ = load_train_and_test("cifar10", folder)
     assert train.data.shape == (12, 32, 32, 3)
     assert "resized 12 of 12 images" in caplog.text and "ignored 1 entries" in caplog.text
@@ -132,7 +133,7 @@ def empty_split(folder):
 
 
 @pytest.mark.parametrize("damage, named", [
-    (break_image, "train/dog/0003.png"), (empty_class, "train/dog: expected PNG or JPEG"),
+    (break_image, "train/dog/0003.png"), (empty_class, "train/dog: expected PNG, JPEG"),
     (empty_split, "one folder per class"), (lambda folder: (folder / "test/owl").mkdir(), "owl")])
 def test_bad_folders_are_refused_by_name(image_folder, damage, named):
     folder = image_folder()
@@ -197,5 +198,82 @@ def test_an_empty_class_of_clean_images_is_named_and_hidden_folders_are_none(cle
     (folder / ".thumbnails").mkdir()
     assert load_clean("cifar10", folder)[0].classes == ("cat", "dog")
     (folder / "eel").mkdir()
-    with pytest.raises(UserError, match="eel: expected PNG or JPEG files, found none"):
+    with pytest.raises(UserError, match=r"eel: expected PNG, JPEG, .* files, found none"):
         load_clean("cifar10", folder)
+
+
+@pytest.mark.parametrize("hidden", ["._0000.png", ".thumbnail.jpg", ".DS_Store", "__MACOSX/._0000.png", ".git/a.png"])
+def test_hidden_files_and_folders_are_left_out_of_every_folder_that_is_read(image_folder, hidden, caplog):
+    """The kind: what a system writes beside images is taken for the user's. Siblings: hidden files that are no copies,
+    and hidden folders, in a class folder, among the classes, and in a folder that STRIP screens."""
+    folder = image_folder()
+    for place in (folder, folder / "train", folder / "train/cat"):
+        (place / hidden).parent.mkdir(exist_ok=True)
+        (place / hidden).write_bytes(b"\0\5\x16\7 not an image")
+    train, test = load_train_and_test("cifar10", folder)
+    assert (len(train), len(test), train.classes) == (12, 12, ("cat", "dog"))
+    assert len(load_clean("cifar10", folder / "train")[0]) == 6
+    assert len(reader.find_files(folder)) == 24 and not caplog.text
+
+
+@pytest.mark.parametrize("suffix", [suffix for form in SUFFIXES.values() for suffix in form] + [".PPM", ".Jpg"])
+def test_every_format_that_is_read_is_read_in_class_folders_too(image_folder, suffix):
+    """The kind: a list of formats beside the reader's own. Siblings: suffixes in capitals, .pgm, .jfif."""
+    folder = image_folder()
+    form = next(form for form, known in SUFFIXES.items() if suffix.lower() in known)
+    Image.new("RGB", (32, 32), (80, 80, 80)).save(folder / f"train/cat/9{suffix}", format=form)
+    train, _ = load_train_and_test("cifar10", folder)
+    assert len(train) == 13 and (train.data[6] == 80).all()
+    assert reader.is_sorted_into_classes(folder / "train")
+
+
+def test_a_16_bit_pgm_is_scaled_not_clipped(image_folder):
+    ramp = np.linspace(0, 65535, 32 * 32).astype(">u2").reshape(32, 32)
+    folder = image_folder()
+    (folder / "train/cat/0000.pgm").write_bytes(b"P5 32 32 65535\n" + ramp.tobytes())
+    (folder / "train/cat/0000.png").unlink()
+    train, _ = load_train_and_test("cifar10", folder)
+    np.testing.assert_allclose(train.data[0, ..., 0], ramp / 257, atol=0.51)
+
+
+def float_picture(path):
+    path.write_bytes(b"Pf\n32 32\n-1.0\n" + np.ones((32, 32), "<f4").tobytes())
+
+
+def animation(path):
+    frames = [Image.new("L", (32, 32), level) for level in (0, 255)]
+    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:])
+
+
+@pytest.mark.parametrize("write, said", [(float_picture, "got floating point"), (animation, "got an animation")])
+def test_a_picture_with_two_readings_is_refused(image_folder, write, said):
+    """The kind: a format that is now read, of which one reading would be taken silently: which frame, what white is."""
+    folder = image_folder()
+    write(folder / "train/cat/0000.png")
+    with pytest.raises(UserError, match=f"cat/0000.png: expected .*{said}"):
+        load_train_and_test("cifar10", folder)
+
+
+def odd_exif(folder):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x09\0\x1a\x01\x05\0\1\0\0\0\xff\xff\xff\x7f"
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(folder / "train/cat/0000.jpg", exif=exif)
+
+
+def odd_palette(folder):
+    picture = Image.new("P", (32, 32), 1)
+    picture.putpalette([0, 0, 0, 9, 9, 9])
+    picture.save(folder / "train/cat/0000.png", transparency=b"\x80\xff")
+
+
+@pytest.mark.parametrize("write", [odd_exif, odd_palette])
+def test_pillows_warnings_do_not_come_through(image_folder, write, recwarn):
+    """The kind: a library's warning with a path of its own. Both were seen to warn when Pillow reads them by itself."""
+    folder = image_folder()
+    write(folder)
+    path = next((folder / "train/cat").glob("0000.jpg"), folder / "train/cat/0000.png")
+    with Image.open(path) as image:
+        image.convert("RGB")
+    assert recwarn.list
+    recwarn.clear()
+    pixels, _ = reader.read_image(path)
+    assert not recwarn.list and (np.abs(pixels.astype(int) - 9) <= 1).all()
