@@ -1,6 +1,7 @@
 """The clean-label training set on disk: what generate_clb_attack.py writes and train_backdoor.py reads.
 
-data.npy uint8 (N, H, W, 3), label.npy int64 (N,), backdoor_list.npy int64 (n,), and what the homework does not
+data.npy uint8 (N, H, W, 3), label.npy int64 (N,), backdoor_list.npy int64 (n,), of which a float64 (N,) of 0 and 1, as
+the course's program writes it, is read too, and what the homework does not
 have: trigger.npz, the trigger that was stamped, and manifest.json, which attacker's images it was made from.
 """
 from collections.abc import Callable, Mapping
@@ -34,15 +35,12 @@ class CIFAR10CLB:
         shape_fits = self.data.ndim == 4 and self.data.shape[3] == 3 and self.data.size > 0
         _expect(root / "data.npy", self.data, self.data.dtype == np.uint8 and shape_fits,
                 "uint8 (N, H, W, 3), N at least 1")
-        _expect(root / "label.npy", labels, labels.dtype.kind in "iu" and labels.shape == self.data.shape[:1],
+        _expect(root / "label.npy", labels, labels.size == len(self.data) and _is_whole(labels),
                 f"{len(self.data)} integers, one for each image")
-        self.targets = labels.astype(np.int64).tolist()
-        path, listed = root / "backdoor_list.npy", np.zeros(0, dtype=np.int64)
+        self.targets = labels.reshape(-1).astype(np.int64).tolist()
+        path, self.backdoor_list = root / "backdoor_list.npy", np.zeros(0, dtype=np.int64)
         if path.exists():
-            listed = read_array(path)
-            _expect(path, listed, listed.ndim == 1 and listed.dtype.kind in "iu" and len(listed) <= len(self) and
-                    bool(((listed >= 0) & (listed < len(self))).all()), f"indices below {len(self)}")
-        self.backdoor_list = listed.astype(np.int64)
+            self.backdoor_list = _poisoned_indices(path, read_array(path), len(self))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -56,6 +54,31 @@ class CIFAR10CLB:
 def _expect(path, array, good, expected):
     if not good:
         raise UserError(f"{path}: expected {expected}, got {array.dtype} {array.shape}")
+
+
+def _is_whole(array):
+    """Whether all values are integers, of whatever type, along one axis that is longer than 1."""
+    is_flat = array.ndim >= 1 and array.size == max(array.shape)
+    return is_flat and array.dtype.kind in "iuf" and bool((array == np.rint(array)).all() and np.isfinite(array).all())
+
+
+def _poisoned_indices(path, listed, count):
+    """int64 indices of the poisoned images: of an array of different indices, or of one 0 or 1 for each of `count`.
+
+    The length tells the two apart. Raises UserError for other arrays, and for one of the set's length that is both.
+    """
+    listed = listed.astype(np.uint8) if listed.dtype.kind == "b" and listed.size == count else listed
+    _expect(path, listed, not listed.size or _is_whole(listed),
+            f"indices below {count}, or one 0 or 1 for each of {count} images")
+    listed = listed.reshape(-1)
+    are_indices = len(np.unique(listed)) == len(listed) and bool(((listed >= 0) & (listed < count)).all())
+    are_flags = len(listed) == count and bool(np.isin(listed, (0, 1)).all())
+    if are_indices and are_flags:
+        raise UserError(f"{path}: {len(listed)} values for {count} images can be indices, or a 0 or 1 for each image; "
+                        "leave the file out, or poison a larger set")
+    _expect(path, listed, are_indices or are_flags,
+            f"different indices below {count}, or one 0 or 1 for each of {count} images")
+    return np.flatnonzero(listed) if are_flags else listed.astype(np.int64)
 
 
 def save_clean_label(root: str | Path, image_set: ImageSet, trigger: PatternTrigger,

@@ -11,7 +11,7 @@ import torch
 
 from common.errors import UserError
 from data.triggers.base import Trigger
-from data.triggers.info import small_array, target_of
+from data.triggers.info import array_of, target_of
 from models.steganography import Encoder, encoder_size
 
 BATCH = 100
@@ -99,7 +99,7 @@ class EncoderTrigger(Trigger):
             pixels = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 255
             residuals = self.encoder(pixels, secret.expand(len(pixels), -1))
             if not residuals.isfinite().all():
-                raise UserError("encoder: its weights make of an image what is no image (nan or infinite)")
+                raise UserError("encoder: with its weights, stamped images hold nan or infinite values")
             stamped[rows] = (255 * (pixels + residuals).clamp(0, 1)).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return stamped
 
@@ -110,8 +110,11 @@ class EncoderTrigger(Trigger):
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> EncoderTrigger:
-        """The trigger of such a dict. Raises UserError, KeyError or TypeError for values that it cannot have."""
-        return cls(info["trigger_encoder"], small_array(info["trigger_secret"]), target_of(info))
+        """The trigger of such a dict. Raises UserError or KeyError for values that it cannot have."""
+        secret = array_of(info, "trigger_secret")
+        secret = secret.reshape(-1) if secret.shape[:-1] == (1,) * (secret.ndim - 1) else secret  # a batch of one
+        is_binary = ((secret == 0) | (secret == 1)).all()
+        return cls(info["trigger_encoder"], secret.astype(np.uint8) if is_binary else secret, target_of(info))
 
 
 def draw_secret(bits: int, seed: int) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 
 from common.errors import UserError
 from data.triggers.base import Trigger
-from data.triggers.info import one_value, small_array, target_of
+from data.triggers.info import array_of, target_of
+from data.triggers.picture import gray_levels, placed, span, with_opacity, zero_to_one
 
 ALL_COLORS = 3
 
@@ -74,21 +75,13 @@ class PatternTrigger(Trigger):
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> PatternTrigger:
-        """The trigger of a dict in the homework's format, with or without its leading axis.
+        """The trigger of a dict in the homework's format; data/triggers/picture.py says which others are read.
 
-        Raises UserError, KeyError, TypeError or OverflowError for values that it cannot have.
+        Raises UserError or KeyError for values that it cannot have, or that can be read in two ways.
         """
-        pattern, mask = (small_array(info[f"trigger_{part}"]) for part in ("pattern", "mask"))
-        pattern, mask = (part[0] if part.ndim == 4 and len(part) == 1 else part for part in (pattern, mask))
-        if pattern.dtype.kind == "f" and pattern.size and 0 < pattern.max() <= 1:  # black, or meant as 0 to 1?
-            raise UserError(f"trigger_pattern: expected gray levels 0 to 255, got {pattern.dtype} {span(pattern)}; "
-                            "multiply a pattern of 0 to 1 by 255")
-        return cls(pattern, mask, float(one_value(info, "trigger_alpha")[0]), target_of(info))
-
-
-def span(values: np.ndarray) -> str:
-    """The least and the largest of some values, in words."""
-    return f"{values.min()} to {values.max()}" if values.size else "without any"
+        pattern, mask = placed(array_of(info, "trigger_pattern"), array_of(info, "trigger_mask"))
+        mask, alpha = with_opacity(zero_to_one(mask), array_of(info, "trigger_alpha"))
+        return cls(gray_levels(pattern), mask, alpha, target_of(info))
 
 
 def by(size: tuple[int, ...]) -> str:

@@ -43,6 +43,41 @@ def test_a_homework_folder_without_manifest_is_taken_with_the_four_corners(folde
     assert not poisoned.poisoned.any() and trigger.alpha == 1 and trigger.mask.sum() == 36
 
 
+@pytest.mark.parametrize("write", [
+    lambda flags: flags.astype(np.float64), lambda flags: flags.astype(np.uint8), lambda flags: flags,
+    lambda flags: flags[:, None].astype(np.int64), lambda flags: np.flatnonzero(flags).astype(np.float64),
+    lambda flags: np.flatnonzero(flags)[None].astype(np.int16)])
+def test_the_poisoned_images_are_listed_by_index_or_by_a_0_or_1_for_each(folder, images, write):
+    """The kind: an array that says one thing in two forms. The course's program writes a float64 for every image; read
+    as indices, its zeros and ones are the images 0 and 1. The length tells them apart."""
+    for name in ("manifest.json", "trigger.npz"):
+        (folder / name).unlink()
+    np.save(folder / "backdoor_list.npy", write(np.isin(np.arange(40), [1, 5])))
+    np.save(folder / "label.npy", images.targets.astype(np.float32)[:, None])
+    poisoned, _ = load_clean_label(folder, images, 1)
+    assert np.flatnonzero(poisoned.poisoned).tolist() == [1, 5]
+    np.testing.assert_array_equal(poisoned.targets, images.targets)
+
+
+@pytest.mark.parametrize("listed, indices", [([1, 0], None), ([1, 1], [0, 1]), ([0, 0], []), ([1], [1]), ([], [])])
+def test_a_list_as_long_as_the_set_that_can_be_both_is_refused(tmp_path, listed, indices):
+    np.save(tmp_path / "data.npy", np.zeros((2, 32, 32, 3), dtype=np.uint8))
+    np.save(tmp_path / "label.npy", np.zeros(2, dtype=int))
+    np.save(tmp_path / "backdoor_list.npy", np.array(listed))
+    if indices is None:
+        with pytest.raises(UserError, match="2 values for 2 images can be indices, or a 0 or 1 for each image"):
+            CIFAR10CLB(tmp_path)
+    else:
+        assert CIFAR10CLB(tmp_path).backdoor_list.tolist() == indices
+
+
+def test_all_images_listed_by_index_are_no_flags(tmp_path):
+    np.save(tmp_path / "data.npy", np.zeros((3, 32, 32, 3), dtype=np.uint8))
+    np.save(tmp_path / "label.npy", np.zeros(3, dtype=int))
+    np.save(tmp_path / "backdoor_list.npy", np.array([2, 0, 1]))
+    assert CIFAR10CLB(tmp_path).backdoor_list.tolist() == [2, 0, 1]
+
+
 def test_a_folder_that_was_not_finished_is_refused(folder, images):
     (folder / "manifest.json").unlink()
     (folder / "config.json").write_text("{}")
@@ -62,7 +97,15 @@ def save(name, array):
     (save("label.npy", np.zeros(39, dtype=int)), "label.npy: expected 40 integers"),
     (save("label.npy", np.full(40, 9)), "label.npy: expected labels 0 to 3, got 9"),
     (save("label.npy", np.array([{}] * 40)), "label.npy: not a NumPy array of plain"),
-    (save("backdoor_list.npy", np.array([40])), "backdoor_list.npy: expected indices below 40"),
+    (save("label.npy", np.full(40, 0.5)), "label.npy: expected 40 integers"),
+    (save("label.npy", np.eye(40)), "label.npy: expected 40 integers"),
+    (save("backdoor_list.npy", np.array([40])), "backdoor_list.npy: expected different indices below 40"),
+    (save("backdoor_list.npy", np.array([-1])), "backdoor_list.npy: expected different indices below 40"),
+    (save("backdoor_list.npy", np.array([1.5])), "backdoor_list.npy: expected indices below 40, or one 0 or 1"),
+    (save("backdoor_list.npy", np.array([np.nan])), "backdoor_list.npy: expected indices below 40, or one 0 or 1"),
+    (save("backdoor_list.npy", np.ones(39)), "backdoor_list.npy: expected different indices .* for each of 40 images"),
+    (save("backdoor_list.npy", np.full(40, 2)), "backdoor_list.npy: expected different indices"),
+    (save("backdoor_list.npy", np.array([True, False])), "backdoor_list.npy: expected indices .* got bool"),
     (save("backdoor_list.npy", np.array([1, 0])), "have the label 0, but --poison-target is 1"),
     (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest"),
     (lambda folder: (folder / "trigger.npz").write_bytes(b""), "trigger.npz: not an archive"),

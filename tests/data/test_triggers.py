@@ -121,9 +121,17 @@ def test_trigger_info_has_the_homeworks_keys_and_shapes_and_comes_back(images):
     ({"trigger_mask": None}, "trigger_mask"), ({"trigger_pattern": np.zeros((1, 28, 28, 1))}, "28"),
     ({"trigger_alpha": 20}, "alpha"), ({"poison_target": np.array([-1])}, "target"),
     ({"trigger_pattern": np.full((1, 32, 32, 1), np.nan)}, "pattern"),
-    ({"trigger_pattern": np.zeros((2, 32, 32, 1))}, "pattern"),
-    ({"trigger_mask": np.full((1, 32, 32, 1), 255)}, "255"),
+    ({"trigger_pattern": np.arange(2).repeat(32 * 32).reshape(2, 32, 32, 1)}, "different pictures, expected one"),
+    ({"trigger_mask": np.full((1, 32, 32, 1), 100)}, "trigger: expected mask values in .0, 1., got int64 100 to 100"),
+    ({"trigger_mask": np.eye(32)[..., None] * [1, 1, 0]}, "trigger_mask has channels that differ"),
+    ({"trigger_mask": [[1, 1], [1, 1]]}, "trigger_mask: list in place of an array"),
+    ({"trigger_pattern": np.zeros((32, 32, 4))}, "expected a pattern"),
+    ({"trigger_pattern": np.eye(32, dtype=np.uint8)[..., None]}, "if 1 is white, multiply"),
+    ({"trigger_pattern": np.full((32, 32, 3), -0.4)}, "expected pattern values"),
     ({"poison_target": np.arange(10)}, "poison_target has 10 values"),
+    ({"poison_target": "airplane"}, "poison_target: 'airplane' in place of a number"),
+    ({"poison_target": [0, 1]}, "poison_target has 2 values"), ({"poison_target": True}, "poison_target is bool"),
+    ({"trigger_alpha": "20"}, "write 20 % as 0.2"), ({"trigger_alpha": None}, "trigger_alpha"),
     ({"poison_target": np.array([])}, "poison_target has 0 values"),
     ({"trigger_alpha": np.array([0.2, 1, 1])}, "trigger_alpha has 3 values"),
     ({"trigger_pattern": np.ones((1, 32, 32, 3))}, "multiply a pattern of 0 to 1 by 255"),
@@ -141,9 +149,57 @@ def test_a_trigger_of_no_known_kind_is_refused_by_what_it_holds():
         trigger_from_info({"trigger_cloud": 1})
 
 
-@pytest.mark.parametrize("target", [np.array([4]), np.array(4.0), 4, torch.tensor([4]), np.int8(4)])
+@pytest.mark.parametrize("target", [np.array([4]), np.array(4.0), 4, torch.tensor([4]), np.int8(4), [4], [[4]],
+                                    (np.array([4]),), "4", " 4.0 ", ["4"], np.array(["4"]), np.full(9000, 4),
+                                    [4] * 10, torch.tensor([[4]]), torch.tensor(4.0, dtype=torch.bfloat16)])
 def test_a_target_is_read_from_whatever_holds_one_whole_number(target):
     assert trigger_from_info(trigger_to_info(build_trigger("badnets", 0)) | {"poison_target": target}).target == 4
+
+
+PICTURE = PatternTrigger(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8),
+                         np.random.default_rng(1).integers(0, 2, (20, 24, 1), dtype=np.uint8), 0.4, 3)
+
+
+@pytest.mark.parametrize("write", [
+    lambda p, m, a: {"trigger_pattern": p / 255},
+    lambda p, m, a: {"trigger_pattern": torch.from_numpy(p).float() / 255},
+    lambda p, m, a: {"trigger_pattern": p.transpose(2, 0, 1)[None]}, lambda p, m, a: {"trigger_pattern": p[None, None]},
+    lambda p, m, a: {"trigger_pattern": np.stack([p, p])}, lambda p, m, a: {"trigger_mask": m.astype(bool)},
+    lambda p, m, a: {"trigger_mask": m * 255}, lambda p, m, a: {"trigger_mask": m.repeat(3, axis=2) * 255.0},
+    lambda p, m, a: {"trigger_mask": torch.from_numpy(m).to(torch.bfloat16).permute(2, 0, 1).requires_grad_()},
+    lambda p, m, a: {"trigger_mask": m[..., 0]}, lambda p, m, a: {"trigger_alpha": [a]},
+    lambda p, m, a: {"trigger_alpha": str(a)}, lambda p, m, a: {"trigger_alpha": np.full((1, 20, 24, 1), a)},
+    lambda p, m, a: {"trigger_alpha": a * m, "trigger_mask": np.ones_like(m)},
+    lambda p, m, a: {"poison_rate": 0.05, "poison_target": "3"}])
+def test_a_picture_in_another_programs_form_stamps_as_its_own(write):
+    """The kind: a part of a trigger_info in another scale, type, number of axes or order of them. Each of these has one
+    sensible reading, so it is read."""
+    data = np.random.default_rng(2).integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
+    info = trigger_to_info(PICTURE)
+    read = trigger_from_info({**info, **write(PICTURE.pattern, PICTURE.mask, PICTURE.alpha)})
+    np.testing.assert_array_equal(read.stamp(data), PICTURE.stamp(data))
+    assert read.target == 3
+
+
+def test_a_gray_mask_of_which_255_is_all_is_a_soft_one():
+    gray = np.linspace(0, 255, 480).round().reshape(20, 24, 1)
+    read = trigger_from_info(trigger_to_info(PICTURE) | {"trigger_mask": gray})
+    assert read.mask.shape == (20, 24, 1) and np.abs(read.mask - gray / 255).max() < 1e-6
+
+
+def test_a_pattern_of_true_and_false_is_white_and_black():
+    dots = PICTURE.pattern > 128
+    assert (trigger_from_info(trigger_to_info(PICTURE) | {"trigger_pattern": dots}).pattern == 255 * dots).all()
+
+
+def test_channels_that_may_be_first_or_last_are_refused():
+    """The mask's shape tells where the channels are; of a picture as high as it has channels nothing does."""
+    info = trigger_to_info(PICTURE)
+    square, flat = np.full((3, 3, 3), 9, dtype=np.uint8), np.full((3, 24, 3), 9, dtype=np.uint8)
+    with pytest.raises(UserError, match="channels first or last; write both as"):
+        trigger_from_info(info | {"trigger_pattern": square, "trigger_mask": np.ones((3, 3))})
+    read = trigger_from_info(info | {"trigger_pattern": flat, "trigger_mask": np.ones((24, 3, 1))})
+    assert read.pattern.shape == (24, 3, 3)
 
 
 def test_patterns_are_placed_from_the_edges_and_the_noise_is_resized():
