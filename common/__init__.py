@@ -1,1 +1,2 @@
-"""The ground floor: errors, files that are replaced whole, locks, and the one door for strangers' files."""
+"""What every other package may import: errors, files written whole or not at all, locks, and the reading of untrusted
+files."""

@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. Its text is the one line that they see, with exit status 2."""
+    """A mistake that the user can correct. Its text is the one line that the user sees; the exit status is 2."""

@@ -1,4 +1,4 @@
-"""A folder held by one process at a time."""
+"""A lock that lets only one process use a folder."""
 import os
 
 from common.errors import UserError
@@ -10,10 +10,11 @@ except ImportError:  # Windows
 
 
 def lock_folder(folder: str | os.PathLike, what: str) -> int | None:
-    """Take a folder for this process alone; returns a file descriptor. Closing it frees the folder.
+    """Lock a folder for this process; returns a file descriptor. Closing it unlocks the folder.
 
-    Raises UserError, saying that `what` is under way there, if another process has it, and OSError for no folder.
-    The end of the process frees it, too. Windows (returns None) and file systems without locks lock nothing.
+    Raises UserError, which says that `what` is running there, if another process holds the lock, and OSError if the
+    folder does not exist. The lock also ends with the process. On Windows (returns None) and on file systems without
+    locks nothing is locked.
     """
     if fcntl is None:
         return None

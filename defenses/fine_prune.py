@@ -15,7 +15,7 @@ from data.batches import Batches
 from engine import flags
 from engine.checkpoint import save_model
 from engine.command import command
-from engine.control import read_control, report_control
+from engine.control import log_control, read_control
 from engine.evaluation import UNKNOWN, Evaluation, Score, evaluate, evaluation_batches, score, score_logits
 from engine.figures import pruning_curve
 from engine.inputs import default_folder, inputs_of, last_within, load_suspect, split_defender
@@ -145,7 +145,7 @@ def find_control(checkpoint, mode):
     if mode != "fine-prune":
         return None
     control = read_control(checkpoint, "fine-tune")
-    report_control(control, "--mode fine-tune")
+    log_control(control, "--mode fine-tune")
     return control
 
 
@@ -182,10 +182,10 @@ def parse_args(argv=None):
     flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
     if args.mode == "fine-tune":
-        parser.refuse(argv, ["layer", "max_drop", "prune_fraction"], "for --mode fine-tune, which prunes nothing")
+        parser.refuse(argv, ["layer", "max_drop", "prune_fraction"], "with --mode fine-tune, which prunes nothing")
     if args.mode == "prune":
         unused = (*flags.SGD_FLAGS, "crop_padding", "flip", "seed")
-        parser.refuse(argv, unused, "for --mode prune, which trains nothing")
+        parser.refuse(argv, unused, "with --mode prune, which trains nothing")
     if args.prune_fraction is not None or args.mode == "fine-tune":
         args.max_drop = None
     return args

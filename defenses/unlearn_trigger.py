@@ -17,7 +17,7 @@ from data.poison_cifar import stamp_share
 from engine import flags
 from engine.checkpoint import load_trigger, save_model
 from engine.command import command
-from engine.control import read_control, report_control
+from engine.control import log_control, read_control
 from engine.evaluation import evaluate
 from engine.inputs import asr_of, default_folder, find_run, inputs_of, load_suspect
 from engine.run import Run
@@ -73,7 +73,7 @@ def find_control(checkpoint, patch_with):
     if patch_with == "clean":
         return None
     control = read_control(checkpoint, "unlearn-clean")
-    report_control(control, "--patch-with clean")
+    log_control(control, "--patch-with clean")
     return control
 
 
@@ -98,9 +98,9 @@ def parse_args(argv=None):
     flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
     if args.patch_with != "reversed":
-        parser.refuse(argv, ["reversed_trigger"], f"for --patch-with {args.patch_with}")
+        parser.refuse(argv, ["reversed_trigger"], f"with --patch-with {args.patch_with}")
     if args.patch_with == "clean":
-        parser.refuse(argv, ["stamp_share"], "for --patch-with clean")
+        parser.refuse(argv, ["stamp_share"], "with --patch-with clean")
     return args
 
 

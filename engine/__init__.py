@@ -1,1 +1,1 @@
-"""The middle floor: flags, runs, checkpoints, training and pictures, for every script above it."""
+"""What all scripts share: flags, runs, checkpoints, training, evaluation and pictures."""

@@ -1,7 +1,7 @@
-"""Every script of the suite, a row each.
+"""The table of the suite's scripts, one row per script.
 
-Whatever goes over scripts reads this table: workflow, report, summary, grade and the tests. Nothing else keeps a list.
-A new script is its file and its row here.
+The workflow, the report, the summary, the grade and the tests read this table; there is no other list of scripts. To
+add a script, add its file and its row here.
 """
 from dataclasses import dataclass, field
 
@@ -16,10 +16,11 @@ ATTACK, INGREDIENT, REPAIR, VERDICT, STUDY, REPORT = "attack", "ingredient", "re
 class Cell:
     """One way in which a matrix runs a script: an attack, or a defense on an attack's model.
 
-    name: as matrix files have it. folder: where it writes, beneath the model's run. flags: that make it this cell.
+    name: its name in matrix files. folder: its output folder beneath the model's run. flags: the flags that select it.
     needs: the cell that must have run on the same model before. takes: {flag: file that `needs` left}, given in place
-    of --checkpoint. is_prepared: it has its flags under `prepare`, not among the defenses. draws: whether anything in
-    it is drawn, so that it takes a seed. in_audit: its name in an audit's settings, "" where it has no part in one.
+    of --checkpoint. is_prepared: whether matrix files set its flags under `prepare` instead of under `defenses`. draws:
+    whether it uses random numbers, and so takes a seed. in_audit: its name in an audit's settings, "" if audits do not
+    run it.
     """
 
     name: str
@@ -35,10 +36,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Gift:
-    """What an ingredient makes for an attack, with the benign model's help.
+    """What an ingredient makes for an attack from the benign model.
 
-    attack: the one that needs it. name: of its flags under `prepare` in a matrix. folder: where a matrix has it made.
-    flag, file: the attack's flag that takes it, and the file in the folder ("" for the folder itself).
+    attack: the attack that needs it. name: the name of its flags under `prepare` in a matrix. folder: its output folder
+    in a matrix. flag: the attack's flag that takes it. file: the file in the folder, "" for the folder itself.
     """
 
     attack: str
@@ -50,21 +51,22 @@ class Gift:
 
 @dataclass(frozen=True)
 class Script:
-    """A script.
+    """One script of the suite.
 
-    module: what `python -m` runs; one without a dot stands at the top and is run as module.py. title: as it is
-    printed. kind: attack (leaves a model with a backdoor), ingredient (what another script needs), repair (leaves a
-    model without one), verdict, study or report. again: what the same call has in addition to go on after a stop:
-    --resume, --overwrite (it starts over) or "" (the call itself goes on). is_heavy: whether it is worth a GPU.
-    trains: whether it trains on an attack's data, and so takes the attack's flags in place of a model. leaves_run:
-    whether it leaves a folder with results.json (a sweep leaves folders of them). draws: whether its seed changes what
-    it leaves.
+    module: what `python -m` runs; a module without a dot is a file at the top, run as module.py. title: its name in
+    print. kind: attack (leaves a model with a backdoor), ingredient (makes what another script needs), repair (leaves a
+    model without a backdoor), verdict, study or report. again: the flag that lets the same command continue after a
+    stop: --resume, --overwrite (it starts over), or "" if the same command continues by itself. is_heavy: whether it is
+    worth a GPU. trains: whether it trains on an attack's data, and so takes the attack's flags instead of a model.
+    leaves_run: whether it leaves a folder with results.json (a sweep leaves folders of them). draws: whether its seed
+    changes what it leaves.
 
-    The others are for tests. reads: what a run on handwritten digits is given; {names} are files that tests/helpers
-    makes. small: flags that make a run short on any images. lasting: flags of a run that lasts long enough to be killed
-    within. after: command lines that must have run before the docstring's own. other: {flag: another value of it, which
-    changes what a short run leaves}, where the next value of its kind does not; (words in addition for both runs, the
-    value) where it takes them, all of their words after a "="; None where a test of the script's own has the flag.
+    The other fields are for tests. reads: its inputs in a run on handwritten digits; {names} are files that
+    tests/helpers makes. small: flags that make a run short on any images. lasting: flags of a run that lasts long
+    enough to be killed. after: command lines that must run before the docstring's own. other: {flag: another value of
+    it that changes what a short run leaves}, for flags whose next value does not; (flags that both runs get in
+    addition, the value) for a value that needs them, where a leading "=" makes them the run's only flags; None if the
+    script's own test covers the flag.
     """
 
     module: str
@@ -101,11 +103,11 @@ class Script:
         return self.module.rpartition(".")[2]
 
     def words(self) -> list[str]:
-        """The words behind `python` that call it."""
+        """The words of the command line after `python`."""
         return ["-m", self.module] if "." in self.module else [f"{self.module}.py"]
 
     def command(self) -> str:
-        """How a user calls it."""
+        """The command that a user types."""
         return " ".join(["python", *self.words()])
 
 
@@ -113,7 +115,7 @@ TRAIN = "--width 4 --epochs 2 --batch-size 64 --crop-padding 2"
 ABL = f"{TRAIN} --isolation-epochs 2 --unlearn-epochs 2 --max-drop 1"
 MASK = "--val-frac 0.05 --nb-iter 8 --print-every 4 --batch-size 32"
 SUSPECT = "--checkpoint {model}"
-BARE = f"= --mask-file {{bare-masks}} --val-frac 0.05 {SUSPECT}"  # masks that do not say of what they are
+BARE = f"= --mask-file {{bare-masks}} --val-frac 0.05 {SUSPECT}"  # masks without a record of their model
 TRAIN_BADNETS, TRAIN_BENIGN, TRAIN_BLEND, TRAIN_ISSBA = (
     f"train_backdoor --poison-type {attack}" for attack in ("badnets", "benign", "blend", "issba"))
 
@@ -197,7 +199,7 @@ SCRIPTS = (
 )
 BY_MODULE = {script.module: script for script in SCRIPTS}
 
-# What results.json and config.json of earlier versions call a script.
+# The names that results.json and config.json of earlier versions give to scripts.
 FORMER = {"detect_strip.py": "defenses.strip", "fine_prune.py": "defenses.fine_prune", "train_abl.py": "defenses.abl",
           "neural_cleanse.py": "defenses.neural_cleanse", "neural_cleanse.py unlearn": "defenses.unlearn_trigger",
           "generate_issba_encoder.py": "attacks.issba_encoder", "train_pruning_aware.py": "attacks.pruning_aware",
@@ -207,7 +209,7 @@ FORMER = {"detect_strip.py": "defenses.strip", "fine_prune.py": "defenses.fine_p
 
 
 def script_of(name: str, task: str | None = None) -> str:
-    """The module of a run whose files call its script `name`; task: of a former script that had two tasks."""
+    """The module of a run whose files call its script `name`. task: which of two tasks a former script had run."""
     return FORMER.get(f"{name} {task}") or FORMER.get(name) or name.removesuffix(".py")
 
 
@@ -217,10 +219,10 @@ def attack_cells() -> dict[str, tuple[Script, Cell]]:
 
 
 def defense_cells() -> dict[str, tuple[Script, Cell]]:
-    """The same of all that runs on an attack's model or data."""
+    """{name in a matrix: (Script, Cell)} of every cell that runs on an attack's model or data."""
     return {cell.name: (script, cell) for script in SCRIPTS if script.kind != ATTACK for cell in script.cells}
 
 
 def gifts() -> dict[str, tuple[Script, Gift]]:
-    """{attack: (Script, Gift)} of what attacks need made before them."""
+    """{attack: (Script, Gift)} of what must be made before an attack."""
     return {script.gives.attack: (script, script.gives) for script in SCRIPTS if script.gives}

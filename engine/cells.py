@@ -1,4 +1,4 @@
-"""The cells of a sweep: runs of other scripts in folders of their own, made once and read again."""
+"""The cells of a sweep: each runs other scripts once in a folder of its own, and later reads the folder."""
 import os
 import shutil
 import subprocess
@@ -10,14 +10,16 @@ from common.files import write_table
 from common.untrusted import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where Linux offers it, what a call begins with so that it dies with its caller: an orphan would go on writing into the
-# folder that the caller's next start goes on in.
+# The start of a command whose process dies with its caller, on Linux. An orphan would keep writing into the folder in
+# which the caller's next start continues.
 DIES_TOO = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
 def finished(folder, wanted, weights=""):
-    """Whether a finished run lies in `folder`. Raises UserError if it was made with other arguments than `wanted`, or
-    from other weights than those of the hash `weights`."""
+    """Whether `folder` holds a finished run with the arguments `wanted`.
+
+    Raises UserError if the run was made with other arguments, or from weights whose hash is not `weights`.
+    """
     if not (folder / "results.json").exists():
         return False
     try:
@@ -28,7 +30,7 @@ def finished(folder, wanted, weights=""):
         # A flag that is newer than the cell counts as not given.
         other = [f"{name} {arguments.get(name)}" for name, value in wanted.items() if arguments.get(name) != value]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder}: damaged; remove it to have it made again") from None
+        raise UserError(f"{folder}: damaged; remove the folder to make it again") from None
     if other:
         raise UserError(f"{folder}: holds a cell made with {', '.join(other)}; name another --output-dir")
     if not is_same:
@@ -37,8 +39,8 @@ def finished(folder, wanted, weights=""):
 
 
 def call(script, *arguments):
-    """Run one of the suite's scripts with its output passed on; UserError with its last line if it fails."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # wherever the caller stands
+    """Run one of the suite's scripts and pass its output on. Raises UserError with its last line if it fails."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # so that it works from any folder
     done = subprocess.run([*DIES_TOO, sys.executable, "-m", script, *map(str, arguments)], stderr=subprocess.PIPE,
                           text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
@@ -47,22 +49,25 @@ def call(script, *arguments):
 
 
 def as_flags(values, switches=()):
-    """The command line that says {name: value}: --name or --no-name for True and False, nothing for None.
+    """The command line for {name: value}: --name or --no-name for True and False, nothing for None.
 
-    switches: names that are said only when they are True, having no --no-name.
+    switches: flags without a --no-name, which are left out where they are False.
     """
     words = []
     for name, value in values.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            words += [f"--{flag}"] if value else [f"--no-{flag}"] * (name not in switches)
+            if value:
+                words.append(f"--{flag}")
+            elif name not in switches:
+                words.append(f"--no-{flag}")
         elif value is not None:
             words += [f"--{flag}", *(value if isinstance(value, list) else [value])]
     return words
 
 
 def check_folder(folder):
-    """UserError if a run lies in the folder: cells have folders of their own beneath it."""
+    """Raise UserError if the folder itself holds a run: cells have folders of their own beneath it."""
     if (folder / "config.json").exists():
         raise UserError(f"{folder}: holds a run; name another --output-dir for the sweep")
 
@@ -70,8 +75,8 @@ def check_folder(folder):
 def run_cells(table, columns, cells):
     """Run the cells, {name: function that runs one and returns its rows}, and write the rows to the CSV file `table`.
 
-    It is written after each cell. One that fails (UserError) leaves the others going. Returns (rows, what failed and
-    why).
+    The table is written after each cell. A cell that fails (UserError) does not stop the others. Returns (rows, [name
+    and reason of each failure]).
     """
     rows, failed = [], []
     for name, run in cells.items():
@@ -85,6 +90,6 @@ def run_cells(table, columns, cells):
 
 
 def name_failed(failed, count):
-    """Raise UserError that names the cells, of `count`, which failed; nothing if none did."""
+    """Raise UserError that names the failed cells, out of `count`; do nothing if none failed."""
     if failed:
         raise UserError(f"{len(failed)} of {count} cells failed: {'; '.join(failed)}")

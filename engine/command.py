@@ -1,4 +1,4 @@
-"""How every script ends: a mistake in one line, a stop without a traceback."""
+"""How every script ends: a user's mistake as one line, a stop without a traceback."""
 import functools
 import signal
 import sys
@@ -8,15 +8,15 @@ from pathlib import Path
 from common.errors import UserError
 from engine.catalogue import BY_MODULE
 
-RUNNING = []  # scripts under way in this process, the innermost last
-MAX_LINE = 2000  # letters
+RUNNING = []  # the scripts that run in this process, the innermost last
+MAX_LINE = 2000  # characters
 
 
 def command(main):
     """Wrap `main(argv)`: a UserError or OSError is one line on stderr and exit status 2, Ctrl-C 130, SIGTERM 143.
 
-    Any other exception is our mistake, not the user's, and keeps its traceback; its status is 2 as well, since 1 is
-    defenses.strip's for a rejected image.
+    Any other exception is a bug of the suite and keeps its traceback. Its status is 2 as well, since 1 is the status of
+    defenses.strip for a rejected image.
     """
     @functools.wraps(main)
     def wrapped(argv=None):
@@ -27,11 +27,11 @@ def command(main):
         try:
             return main(argv)
         except (UserError, OSError) as error:
-            print(f"{called()}: error: {shortened(' '.join(describe(error).split()))}", file=sys.stderr)
+            print(f"{program_name()}: error: {shortened(' '.join(error_text(error).split()))}", file=sys.stderr)
             raise SystemExit(2) from None
         except Exception as error:
             if is_out_of_memory(error):
-                print(f"{called()}: error: {str(error).splitlines()[0]}; take a smaller --batch-size or "
+                print(f"{program_name()}: error: {str(error).splitlines()[0]}; choose a smaller --batch-size or "
                       "--width", file=sys.stderr)
             else:
                 traceback.print_exc()
@@ -45,37 +45,37 @@ def command(main):
 
 
 def is_out_of_memory(error):
-    """Whether an error is PyTorch's, of a GPU that is full; a script that has not loaded PyTorch need not for that."""
+    """Whether an error says that a GPU's memory is full. Does not load PyTorch for a script that has not."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def shortened(line):
-    """A line of at most MAX_LINE letters: a stranger's file may have names of any length."""
+    """The line, cut in its middle to MAX_LINE characters: an untrusted file may hold names of any length."""
     return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE // 2]} ... {line[-MAX_LINE // 2:]}"
 
 
-def called():
-    """What the user called, for the start of an error: train_backdoor.py, defenses.strip, workflow."""
+def program_name():
+    """The name of the running script at the start of an error: train_backdoor.py, defenses.strip, workflow."""
     name = running()
     return name if "." in name or name not in BY_MODULE else f"{name}.py"
 
 
 def running():
-    """The module of the script that runs, as engine.catalogue has it: train_backdoor, defenses.strip, ..."""
+    """The module of the running script as in engine.catalogue: train_backdoor, defenses.strip, ..."""
     return RUNNING[-1] if RUNNING else module_name("__main__")
 
 
 def module_name(module):
-    """The name of a module; of __main__ the one that was started."""
+    """The name of a module; for __main__ the name of the module that was started."""
     if module != "__main__":
         return module
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
 
 
-def describe(error):
-    """The error in one sentence, without the errno that str() of an OSError begins with."""
+def error_text(error):
+    """An error in one sentence, without the errno at the start of an OSError's str()."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

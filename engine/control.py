@@ -1,4 +1,4 @@
-"""The control that stands beside a repair: what fine-tuning alone does."""
+"""The control beside a repair: what fine-tuning alone does."""
 import logging
 import math
 from pathlib import Path
@@ -10,8 +10,8 @@ log = logging.getLogger("backdoor")
 
 
 def read_control(checkpoint, name):
-    """What fine-tuning alone made of the same model in the run `name`, {"acc", "asr"} as in results.json; None if there
-    is no such run."""
+    """The figures {"acc", "asr"}, as in results.json, of the run `name` that only fine-tuned the same model; None if
+    there is no such run."""
     try:
         results = read_json(find_run(checkpoint, name) / "results.json")
         if Path(results["parent"]).samefile(checkpoint):
@@ -21,10 +21,10 @@ def read_control(checkpoint, name):
     return None
 
 
-def report_control(control, how):
-    """Log the control of read_control beside a repair, or how to make it."""
+def log_control(control, how):
+    """Log the figures of read_control, or the flags `how` that would make them."""
     if control is None:
-        log.info("control: fine-tuning alone was not run; %s does", how)
+        log.info("control: fine-tuning alone has not been run; run it with %s", how)
     else:
         acc, asr = (math.nan if control[key] is None else control[key]["value"] for key in ("acc", "asr"))
         log.info("control, fine-tuning alone: ASR %.4f, ACC %.4f", asr, acc)

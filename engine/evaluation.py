@@ -1,4 +1,4 @@
-"""Count what a model gets right on clean and on triggered images."""
+"""The evaluation of a model on clean and on triggered images."""
 import logging
 import math
 from contextlib import contextmanager
@@ -16,8 +16,8 @@ from engine.progress import progress
 from models.folding import folded
 
 log = logging.getLogger("backdoor")
-# Large batches feed a GPU; on a CPU they fall out of the cache (at width 16, 1,000 images at a time take almost twice
-# as long an image as 128 do).
+# Large batches keep a GPU busy; on a CPU they do not fit into the cache (at width 16 an image takes almost twice as
+# long in batches of 1,000 as in batches of 128).
 EVALUATION_BATCH = {"cuda": 2000, "cpu": 128}
 
 
@@ -33,10 +33,10 @@ class Proportion:
         return self.hits / self.n if self.n else math.nan
 
     def as_dict(self):
-        """{"value", "interval": [low, high], "n"}; None where nothing was counted."""
+        """{"value", "interval": [low, high], "n"}; None if nothing was counted."""
         if not self.n:
             return None
-        from scipy.stats import binomtest  # half a second, which a script that only trains need not wait
+        from scipy.stats import binomtest  # takes half a second, which a script that only trains does not need
         low, high = binomtest(self.hits, self.n).proportion_ci(0.95, method="wilson")
         return {"value": self.value, "interval": [float(low), float(high)], "n": self.n}
 
@@ -55,15 +55,16 @@ UNKNOWN = Score(math.nan, Proportion(0, 0), Proportion(0, 0))
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Clean test images and triggered ones: ACC, ASR and robust accuracy; UNKNOWN where no trigger is known."""
+    """The Scores on clean and on triggered test images: ACC, ASR and robust accuracy. UNKNOWN if no trigger is known.
+    """
 
-    __test__ = False  # not a test case, whatever pytest makes of its name
+    __test__ = False  # tells pytest that this is not a test case
 
     clean: Score
     triggered: Score
 
     def figures(self):
-        """acc, asr and robust_acc as results.json has them."""
+        """acc, asr and robust_acc in the form of results.json."""
         return {"acc": self.clean.accuracy.as_dict(), "asr": self.triggered.accuracy.as_dict(),
                 "robust_acc": self.triggered.original_accuracy.as_dict()}
 
@@ -73,9 +74,9 @@ UNTESTED = Evaluation(UNKNOWN, UNKNOWN)
 
 @dataclass(frozen=True)
 class EvalSets:
-    """Clean and triggered test images on the device, stamped once for all epochs; triggered None without a trigger.
+    """Clean and triggered test images on the device, stamped once for all epochs; triggered is None without a trigger.
 
-    clean_images and triggered_images are the ImageSets that they were made of, for whoever stamps or shows them.
+    clean_images and triggered_images are the ImageSets that they were made from, for code that stamps or shows them.
     """
 
     __test__ = False
@@ -87,34 +88,35 @@ class EvalSets:
 
     @classmethod
     def on(cls, device: torch.device | str, clean: ImageSet, triggered: ImageSet | None = None) -> "EvalSets":
-        """Of ImageSets; `triggered` as stamp_all makes it of `clean`. Raises UserError for a set of no images."""
+        """The EvalSets of ImageSets; `triggered` is made from `clean` by stamp_all. Raises UserError for a set without
+        images."""
         if not len(clean) or (triggered is not None and not len(triggered)):
             others = " of other classes than the target" if len(clean) else ""
-            raise UserError(f"{clean.name or 'the data set'}: no test images{others}, so nothing can be counted")
+            raise UserError(f"{clean.name or 'the data set'}: expected test images{others}, got none")
         if triggered is not None and np.array_equal(triggered.data, clean.data[clean.targets != triggered.targets[0]]):
-            log.info("notice: the trigger changes no pixel of any test image")
+            log.warning("the trigger changes no pixel of any test image")
         return cls(evaluation_batches(clean, device),
                    None if triggered is None else evaluation_batches(triggered, device), clean, triggered)
 
     def restamped(self, triggered: ImageSet) -> "EvalSets":
-        """The same clean images with an ImageSet of newly triggered ones, for a trigger that has moved."""
+        """The same clean images with a new ImageSet of triggered ones, for a trigger that has changed."""
         return replace(self, triggered=Batches(triggered, self.clean.batch_size, self.clean.device),
                        triggered_images=triggered)
 
 
 def evaluation_batch(device):
-    """The number of images at a time that `device` predicts fastest."""
+    """The number of images per batch with which `device` predicts fastest."""
     return EVALUATION_BATCH.get(torch.device(device).type, 128)
 
 
 def evaluation_batches(image_set, device):
-    """All of an ImageSet in order, in batches of the size that `device` predicts fastest."""
+    """All images of an ImageSet in order, in batches of the size with which `device` predicts fastest."""
     return Batches(image_set, evaluation_batch(device), device)
 
 
 @contextmanager
 def frozen(model):
-    """`model` in eval mode, its parameters needing no gradients, for as long as the block lasts."""
+    """`model` in eval mode with parameters that need no gradients, for the duration of the block."""
     modes = {module: module.training for module in model.modules()}
     needing = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval().requires_grad_(False)
@@ -128,34 +130,36 @@ def frozen(model):
 
 
 def warn_of_chance(tested, num_classes, is_attacked):
-    """Log a notice if the accuracy in a Evaluation, or an attack's success rate, is not above what guessing gives."""
-    shares = [("ACC", tested.clean.accuracy)] + [("ASR", tested.triggered.accuracy)] * is_attacked
+    """Log a warning if the accuracy in an Evaluation, or an attack's success rate, is not above chance."""
+    shares = [("ACC", tested.clean.accuracy)]
+    if is_attacked:
+        shares.append(("ASR", tested.triggered.accuracy))
     for name, share in shares:
         known = share.as_dict()
         if known and known["interval"][0] <= 1 / num_classes:
-            log.info("notice: %s %.4f is no more than chance (%.4f of %d classes): nothing was learned", name,
-                     share.value, 1 / num_classes, num_classes)
+            log.warning("%s %.4f is not above chance (%.4f for %d classes): nothing was learned", name, share.value,
+                        1 / num_classes, num_classes)
 
 
 def predict(model, batches, amp=False):
     """Logits float32 (N, num_classes) of all images, in eval mode.
 
-    Not in bfloat16 unless `amp` says so: a figure that is kept is float32's, so that every script agrees. On a GPU
-    convolutions of float32 are TF32's, as PyTorch has them: a CPU's logits differ in the fourth digit. Where a GPU's
-    memory does not hold a batch, `batches` is left with the size that it does hold. Raises UserError for no images,
-    and for outputs that are NaN, whose argmax would pass for class 0.
+    Computed in bfloat16 only if `amp` says so: a published figure is float32's, so that all scripts agree. On a GPU
+    PyTorch computes float32 convolutions in TF32, so a CPU's logits differ in the fourth digit. If a batch does not fit
+    into a GPU's memory, `batches` is left with the size that fits. Raises UserError if there are no images, and for
+    outputs that are NaN, whose argmax would count as class 0.
     """
     return predict_each(model, [batches], amp)[0]
 
 
 def predict_each(model, sets, amp=False):
-    """The logits of several sets of Batches, as `predict` gives those of one, in one pass over all.
+    """The logits of several sets of Batches, computed as in `predict`, in one pass over all of them.
 
-    Nothing is looked at in between, so that a GPU is not made to wait before all of it is under way.
+    No result is read in between, so that a GPU does not wait before all the work is queued.
     """
     if not all(batches.num_images for batches in sets):
-        raise UserError("no images to predict, so nothing can be counted")
-    amp = amp and not is_compiled(model)  # which would be compiled once more for it, for each size of batch
+        raise UserError("expected images to predict, got none")
+    amp = amp and not is_compiled(model)  # it would be compiled again for bfloat16, for each batch size
     with without_gradients(model):
         logits = check_outputs(torch.cat(forward_each(folded(model), sets, amp)))
         return logits.split([batches.num_images for batches in sets])
@@ -166,34 +170,34 @@ def is_compiled(model):
 
 
 def without_gradients(model):
-    """A context without autograd: torch.inference_mode, but torch.no_grad for a compiled model.
+    """A context without autograd: torch.inference_mode, or torch.no_grad for a compiled model.
 
-    Where the first CUDA graph of a process is captured in inference mode, releases of PyTorch from before 2026 cannot
-    capture a later one, of a training step ("Inplace update to inference tensor outside InferenceMode").
+    If the first CUDA graph of a process is captured in inference mode, releases of PyTorch before 2026 cannot capture a
+    later graph of a training step ("Inplace update to inference tensor outside InferenceMode").
     """
     return torch.no_grad() if is_compiled(model) else torch.inference_mode()
 
 
 def forward_each(model, sets, amp):
-    """[float32 (B, C)] of each batch of all `sets`, in eval mode."""
+    """[float32 (B, C)] for each batch of all `sets`, in eval mode."""
     forward, logits = HalvingForward(model.eval()), []
     for batches in sets:
         with torch.autocast(batches.device.type, torch.bfloat16, enabled=amp):
             logits += [forward(images).float() for images, _ in progress(batches, "test")]
-    for batches in sets:  # not before all are done: a pass under way counts on its size
+    for batches in sets:  # only now, since a pass that has begun relies on its batch size
         batches.batch_size = min(batches.batch_size, forward.size or batches.batch_size)
     return logits
 
 
 def check_outputs(values):
-    """The model's outputs, or what was made of them; UserError if any is NaN."""
+    """Return the model's outputs, or values computed from them; raise UserError if any is NaN."""
     if torch.isnan(values).any():
-        raise UserError("the model's outputs are no numbers (nan), so nothing can be counted")
+        raise UserError("the model returned NaN; its weights may be damaged")
     return values
 
 
 def sample_losses(model, image_set, device):
-    """Cross-entropy float32 (N,) of every image of an ImageSet as it is, not augmented, in eval mode."""
+    """Cross-entropy float32 (N,) of every image of an ImageSet, not augmented, in eval mode."""
     batches = evaluation_batches(image_set, device)
     return F.cross_entropy(predict(model, batches), batches.labels, reduction="none").cpu().numpy()
 
@@ -204,17 +208,17 @@ def score(model, batches):
 
 
 def score_logits(logits, batches):
-    """The Score of logits (N, num_classes) that were found for the images of `batches`."""
+    """The Score of the logits (N, num_classes) of the images of `batches`."""
     guesses, n = logits.argmax(1), batches.num_images
     return Score(float(F.cross_entropy(logits, batches.labels)), Proportion(int((guesses == batches.labels).sum()), n),
                  Proportion(int((guesses == batches.originals).sum()), n))
 
 
 def evaluate(model, test, amp=False):
-    """The Evaluation of a model on EvalSets; amp: in bfloat16, for a look at a training under way.
+    """The Evaluation of a model on EvalSets. amp: compute in bfloat16, for a test during training.
 
-    ASR is the share of triggered images, their own label not the target, that are called the target; robust
-    accuracy the share of them that still get their own label.
+    ASR is the share of triggered images, whose own label is not the target, that are predicted as the target. Robust
+    accuracy is the share of them that are still predicted as their own label.
     """
     sets = [batches for batches in (test.clean, test.triggered) if batches is not None]
     scores = list(map(score_logits, predict_each(model, sets, amp), sets))

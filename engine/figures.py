@@ -1,4 +1,4 @@
-"""The pictures that runs leave."""
+"""The pictures that scripts write."""
 import math
 import warnings
 from itertools import cycle, pairwise
@@ -7,11 +7,11 @@ import numpy as np
 
 from common.files import atomic_file
 
-MAX_RATE_LINES = 4  # of training_curves; a rate that changes more often is a curve of its own
+MAX_RATE_LINES = 4  # of training_curves; a rate that changes more often gets its own curve
 
 
 def new_figure(width, height):
-    """A matplotlib figure of so many inches. Imported here, so that a script starts without waiting for it."""
+    """A matplotlib figure of this size in inches. matplotlib is imported here, so that scripts start without it."""
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -23,14 +23,15 @@ def write_figure(path, figure):
 
 
 def save_png(file, figure, **options):
-    """Write a matplotlib figure as PNG to an open binary file; options: more of savefig's."""
+    """Write a matplotlib figure as PNG to an open binary file; options: further ones of savefig."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font lacks
         figure.savefig(file, format="png", dpi=150, **options)
 
 
 def image_grid(path, rows, titles):
-    """Rows of images under one another: `rows` is [(label, uint8 (K, H, W, 3))], `titles` K texts."""
+    """Rows of images, one below the other: `rows` is [(label, uint8 (K, H, W, 3))], `titles` K texts above the columns.
+    """
     columns = len(titles)
     figure = new_figure(1.25 * columns + 0.9, 1.3 * len(rows) + 0.3)
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -46,18 +47,20 @@ def image_grid(path, rows, titles):
 
 
 def enlarge(change):
-    """A change of pixels, int (n, H, W, 3), as a picture: gray where nothing changed, else up to black or white."""
+    """A change of pixels, int (n, H, W, 3), scaled into a picture: gray where nothing changed, up to black or white
+    elsewhere."""
     return (128 + change * (127 / max(np.abs(change).max(), 1))).round().astype(np.uint8)
 
 
 def known_shares(rows, key):
-    """([epoch], [share in %]) of the rows of metrics.jsonl whose `key` is known: a line through tested epochs alone."""
+    """([epoch], [share in %]) of the rows of metrics.jsonl whose `key` is known, for a line through tested epochs only.
+    """
     known = [row for row in rows if row.get(key) is not None]
     return [row["epoch"] for row in known], [100 * row[key] for row in known]
 
 
 def training_curves(path, metrics, title):
-    """ACC and ASR over the epochs that were tested; `metrics` is the rows of metrics.jsonl."""
+    """ACC and ASR over the epochs that were tested; `metrics` are the rows of metrics.jsonl."""
     epochs = [row["epoch"] for row in metrics]
     figure = new_figure(6, 3.6)
     axis = figure.subplots()
@@ -83,7 +86,7 @@ def training_curves(path, metrics, title):
 
 
 def loss_curves(path, rows, title):
-    """Training losses over epochs: means, with bands between quantiles; rows as train_backdoor.loss_rows makes them."""
+    """Training losses over epochs: means, with bands between quantiles. rows: those of train_backdoor.loss_rows."""
     figure = new_figure(6, 3.6)
     axis = figure.subplots()
     for name, color in (("clean", "tab:blue"), ("poisoned", "tab:red")):
@@ -103,9 +106,9 @@ def loss_curves(path, rows, title):
 
 
 def pruning_curve(path, rows, chosen, axis_name, label):
-    """ACC, ASR and held-out accuracy over a pruning sweep; rows and chosen are dicts as results.json has them.
+    """ACC, ASR and held-out accuracy over a pruning sweep. rows and chosen are dicts in the form of results.json.
 
-    axis_name: the entry of a row that the sweep goes over. label: that in words.
+    axis_name: the entry of a row that the sweep varies. label: the axis's label.
     """
     figure = new_figure(6, 3.6)
     axis = figure.subplots()
@@ -124,7 +127,8 @@ def pruning_curve(path, rows, chosen, axis_name, label):
 
 
 def spread_curves(path, panels, x_name, title):
-    """Panels side by side, {name: [(x, share)]} each: the mean at each x, a band from lowest to highest."""
+    """Panels side by side, each {name: [(x, share)]}: the mean at each x, with a band from the lowest to the highest
+    value."""
     figure = new_figure(5.4 * len(panels), 3.6)
     for axis, curves in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for (name, points), marker in zip(curves.items(), cycle("os^vD*"), strict=False):
@@ -141,7 +145,8 @@ def spread_curves(path, panels, x_name, title):
 
 
 def entropy_histogram(path, clean, triggered, mean, sd, boundaries):
-    """Entropies in bits of clean and triggered images, the normal (mean, sd) fitted to clean ones, and boundaries."""
+    """Entropies in bits of clean and triggered images, the normal (mean, sd) fitted to clean ones, and the boundaries.
+    """
     from scipy.stats import norm
     figure = new_figure(6.4, 3.8)
     axis = figure.subplots()
@@ -162,7 +167,7 @@ def entropy_histogram(path, clean, triggered, mean, sd, boundaries):
 
 
 def entropy_bars(names, rows):
-    """A figure of mean entropies of clean and triggered images; rows: dicts of both, in bits, None where unknown."""
+    """A figure of mean entropies of clean and triggered images. rows: dicts of both, in bits, None if unknown."""
     figure = new_figure(max(5, 1.3 * len(names)), 3.6)
     axis, places = figure.subplots(), np.arange(len(names))
     for shift, key, color in ((-0.2, "clean", "tab:blue"), (0.2, "triggered", "tab:red")):
@@ -177,7 +182,7 @@ def entropy_bars(names, rows):
 
 
 def frr_curves(path, rows):
-    """What the FRR asked for really gives; rows as methods.strip.sweep_frr makes them."""
+    """The FRR and FAR that result for each requested FRR. rows: those of methods.strip.sweep_frr."""
     figure = new_figure(6, 3.6)
     axis = figure.subplots()
     for name, marker in (("empirical", "o"), ("normal", "s")):
@@ -186,7 +191,7 @@ def frr_curves(path, rows):
             if own[0][key] is not None:
                 axis.plot([100 * row["frr_asked"] for row in own], [100 * row[key] for row in own], f"{marker}{style}",
                           markersize=3.5, label=f"{key.upper()}, {name} boundary")
-    axis.set(xlabel="FRR asked for, %", ylabel="%", xscale="log", ylim=(-2, 102))
+    axis.set(xlabel="requested FRR, %", ylabel="%", xscale="log", ylim=(-2, 102))
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
     write_figure(path, figure)
@@ -195,7 +200,7 @@ def frr_curves(path, rows):
 def norm_bars(path, classes, norms, bound):
     """L1 norms of reversed masks: a bar for each label's mean over seeds, a dot for each seed.
 
-    norms: (seeds, labels), inf where none was found. bound: (seeds,), the norm below which a seed flags a label.
+    norms: (seeds, labels), inf if no trigger was found. bound: (seeds,), the norm below which a seed flags a label.
     """
     norms, places = np.where(np.isfinite(norms), norms, np.nan), np.arange(len(classes))
     figure = new_figure(max(5, 0.7 * len(classes)), 3.8)
@@ -212,7 +217,7 @@ def norm_bars(path, classes, norms, bound):
 
 
 def trigger_grid(path, columns):
-    """Masks, patterns and their products under one another; `columns` is [(title, PatternTrigger)]."""
+    """Masks, patterns and their products, one row each; `columns` is [(title, PatternTrigger)]."""
     rows = {"mask": [], "pattern": [], "mask x pattern": []}
     for _, trigger in columns:
         shape = (*trigger.mask.shape[:2], 3)

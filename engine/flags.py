@@ -1,4 +1,4 @@
-"""Every flag that more than one script has, declared once, with the checks that need no data."""
+"""The flags that more than one script has, each declared once, with the checks that need no data."""
 import argparse
 from collections.abc import Callable, Collection, Sequence
 
@@ -26,38 +26,39 @@ def add_data_flags(parser: Parser) -> None:
     group.add_argument("--dataset", choices=DATASETS, default="cifar10",
                        help="cifar10 is downloaded on first use; digits needs no network")
     group.add_argument("--data-dir", default="data",
-                       help="where CIFAR-10 lies or is downloaded to, or an image folder with train/<class>/* and "
-                            "test/<class>/* (for a defense <class>/* will do), not for digits")
+                       help="folder where CIFAR-10 is or is downloaded to, or an image folder with "
+                            "train/<class>/* and test/<class>/* (a defense also takes <class>/*); not for digits")
     group.add_argument("--image-size", type=integer(8, 1024), metavar="PIXELS",
-                       help="pixels a side that images are resized to (default: those that the given model was "
-                            "trained on, otherwise 32)")
+                       help="pixels per side to which images are resized (default: the size on which the given "
+                            "model was trained, otherwise 32)")
 
 
 def add_run_flags(parser: Parser, default: Callable[[argparse.Namespace], str], resumable: bool = False) -> None:
-    """Where a run lies, its seed and its device. default: as for add_folder_flag. resumable: with --resume."""
+    """The run's folder, seed and device. default: as for add_folder_flag. resumable: add --resume."""
     group = parser.add_argument_group("run")
-    add_folder_flag(group, default, "folder for everything that this run leaves ")
+    add_folder_flag(group, default, "folder for all files of this run ")
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--overwrite", action="store_true", help="replace the run that lies there")
+    either.add_argument("--overwrite", action="store_true", help="replace the run in that folder")
     if resumable:
-        either.add_argument("--resume", action="store_true", help="go on from the last saved epoch of the run there")
-    group.add_argument("--seed", type=integer(0), default=0, help="of poisoned indices, initial weights and batches")
+        either.add_argument("--resume", action="store_true",
+                            help="continue the run in that folder from its last saved epoch")
+    group.add_argument("--seed", type=integer(0), default=0, help="for poisoned indices, initial weights and batches")
     add_device_flags(group)
 
 
 def add_folder_flag(group: Group, default: Callable[[argparse.Namespace], str], what: str = "") -> None:
-    """--output-dir. default: (parsed flags) -> the usual folder; its docstring is that folder in words."""
+    """--output-dir. default: (parsed flags) -> the default folder; its docstring describes that folder."""
     group.add_argument("--output-dir", default=default, help=f"{what}(default: {default.__doc__})")
 
 
 def add_device_flags(group: Group) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--deterministic", action="store_true",
-                       help="on a GPU, the same bits from the same seed, more slowly; a CPU gives them anyway")
+                       help="on a GPU, the same bits from the same seed, but slower; a CPU always does so")
 
 
 class ModelFlag(argparse.Action):
-    """Store --arch or --width; an error where both are given and that network has no width."""
+    """Store --arch or --width; an error if both are given and that network has only one width."""
 
     def __call__(self, parser, namespace, value, option_string=None):
         setattr(namespace, self.dest, value)
@@ -78,54 +79,54 @@ def add_model_flags(parser: Parser) -> None:
 def add_augmentation_flags(parser: Parser) -> None:
     group = parser.add_argument_group("augmentation")
     group.add_argument("--crop-padding", type=integer(0, 32), default=4,
-                       help="pixels of padding to crop at random from; 0 for none")
-    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror by a coin")
+                       help="pixels of padding for random crops; 0 for none")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror images at random")
 
 
 SGD_FLAGS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "amp")
 
 
 def add_sgd_flags(parser: Parser, epochs: int, lr: float) -> Group:
-    """How long and how fast; returns the group."""
+    """Epochs, batch size and SGD's settings; returns the group."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=integer(1), default=epochs, help="passes over the training images")
-    group.add_argument("--batch-size", type=integer(1), default=128, help="images a step")
-    group.add_argument("--lr", type=positive, default=lr, help="learning rate of SGD")
-    group.add_argument("--momentum", type=fraction, default=0.9, help="of SGD")
-    group.add_argument("--weight-decay", type=not_negative, default=5e-4, help="of SGD, on every parameter")
+    group.add_argument("--batch-size", type=integer(1), default=128, help="images per step")
+    group.add_argument("--lr", type=positive, default=lr, help="initial learning rate")
+    group.add_argument("--momentum", type=fraction, default=0.9, help="momentum of SGD")
+    group.add_argument("--weight-decay", type=not_negative, default=5e-4, help="weight decay of every parameter")
     group.add_argument("--amp", action=argparse.BooleanOptionalAction,
-                       help="bfloat16 arithmetic (default: on a GPU that has it, which NVIDIA's have from Ampere on)")
+                       help="compute in bfloat16 (default: on a GPU that supports it, NVIDIA's from Ampere on)")
     return group
 
 
 def add_training_flags(parser: Parser, epochs: int = 50) -> Group:
-    """Training from scratch, with steps of the learning rate; returns the group."""
+    """Training from scratch, with a learning rate that falls in steps; returns the group."""
     group = add_sgd_flags(parser, epochs, 0.1)
     group.add_argument("--milestones", type=integer(1), nargs="*", metavar="EPOCH",
-                       help="epochs after which the learning rate falls to a tenth "
+                       help="epochs after which the learning rate is divided by ten "
                             "(default: 60 %% and 80 %% of the epochs, 30 and 40 of 50)")
     return group
 
 
-# What --recipe fast has in place of the homework's 50 epochs at three rates: one cycle of the rate, up and down by the
-# step, with Nesterov's momentum, and bfloat16 where the machine multiplies in it. In so few epochs a network does not
-# get to fit images that are shifted by up to 4 pixels, nor a trigger in the corner that is shifted with them.
+# --recipe fast replaces the homework's 50 epochs at three rates by one cycle of the rate, which changes at every step,
+# with Nesterov's momentum, and bfloat16 if the machine has instructions for it. In so few epochs a network does not
+# learn images that are shifted by up to 4 pixels, nor a corner trigger that is shifted with them.
 FAST = {"epochs": 12, "lr": 0.2, "crop_padding": 1}
 
 
 def add_recipe_flag(group: Group) -> None:
     group.add_argument("--recipe", choices=("homework", "fast"), default="homework",
                        help=f"fast: {FAST['epochs']} epochs in which the rate rises to {FAST['lr']} and falls to 0, "
-                            f"Nesterov's momentum, crops of {FAST['crop_padding']} pixel, bfloat16 where the processor "
-                            "has it")
+                            f"Nesterov's momentum, crops of {FAST['crop_padding']} pixel, bfloat16 if the processor "
+                            "supports it")
 
 
 def check_recipe(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> None:
-    """Fill in what --recipe fast has in place of the usual defaults, and refuse what it leaves without meaning."""
+    """Fill in the defaults of --recipe fast, and refuse flags that have no effect with it."""
     if args.recipe == "fast":
-        parser.refuse(argv, ["milestones"], "with --recipe fast, whose rate rises and falls by itself")
+        parser.refuse(argv, ["milestones"], "with --recipe fast, which sets the rate itself")
         if not args.momentum:
-            parser.error("--momentum: expected more than 0 with --recipe fast, whose momentum is Nesterov's")
+            parser.error("--momentum: expected more than 0 with --recipe fast, which uses Nesterov's momentum")
         args.milestones = []
         for name in FAST.keys() - parser.given(argv):
             setattr(args, name, FAST[name])
@@ -136,37 +137,37 @@ def add_compile_flag(group: Group) -> None:
 
 
 def add_loop_flags(group: Group) -> None:
-    """How a training goes from epoch to epoch and from step to step."""
+    """How often a training is tested, and whether its steps are CUDA graphs."""
     group.add_argument("--test-every", type=integer(1), default=1, metavar="EPOCHS",
-                       help="epochs from one test to the next, in bfloat16 if the training is; a stage's last is "
-                            "always tested, in float32")
+                       help="epochs from one test to the next, in bfloat16 if the training is; the last epoch of a "
+                            "stage is always tested, in float32")
     group.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
-                       help="the step as a CUDA graph, fewer launches; off by default until graphed steps have been "
-                            "seen equal to plain ones on a card")
+                       help="run each step as a CUDA graph, with fewer launches; off by default until graphed "
+                            "steps have been shown equal to plain ones on a GPU")
 
 
 def check_loop(parser: Parser, args: argparse.Namespace) -> None:
     if args.graph and getattr(args, "compile", False):
-        parser.error("--graph: not together with --compile, which makes graphs of its own")
+        parser.error("--graph: cannot be combined with --compile, which makes graphs of its own")
 
 
 def usual_milestones(epochs: int) -> list[int]:
-    """The homework's 30 and 40 of 50, in proportion."""
+    """The homework's 30 and 40 of 50 epochs, in proportion."""
     return sorted({int(share * epochs) for share in (0.6, 0.8)} - {0, epochs})
 
 
-def check_milestones(parser: Parser, args: argparse.Namespace) -> None:
-    """Fill in the default milestones and refuse those that could never take effect."""
+def check_milestones(parser, args):
+    """Fill in the default milestones and refuse milestones that could never take effect."""
     if args.milestones is None:
         args.milestones = usual_milestones(args.epochs)
     if sorted(set(args.milestones)) != args.milestones:
-        parser.error(f"--milestones: expected rising epochs, got {' '.join(map(str, args.milestones))}")
+        parser.error(f"--milestones: expected increasing epochs, got {' '.join(map(str, args.milestones))}")
     if args.milestones and args.milestones[-1] >= args.epochs:
         parser.error(f"--milestones: expected epochs below --epochs {args.epochs}, got {args.milestones[-1]}")
 
 
 def check_target(target: int, classes: Sequence[str]) -> None:
-    """UserError unless `target` is the number of one of `classes`, names in label order."""
+    """Raise UserError unless `target` is the number of one of `classes`, names in label order."""
     if target >= len(classes):
         raise UserError(f"--poison-target: expected one of the classes 0 ({classes[0]}) to {len(classes) - 1} "
                         f"({classes[-1]}), got {target}")
@@ -176,20 +177,20 @@ def add_trigger_flags(parser: Parser) -> Group:
     """The target and the pattern; returns the group."""
     group = parser.add_argument_group("trigger")
     group.add_argument("--poison-target", type=integer(0), default=0,
-                       help="number of the class that the attacker wants; classes are numbered from 0 in sorted order")
+                       help="number of the target class; classes are numbered from 0 in sorted order")
     own = "".join(f"{attack.alpha:g} for {name}, " for name, attack in ATTACKS.items() if attack.alpha != 1)
     group.add_argument("--trigger-alpha", type=fraction,
                        help=f"opacity of the trigger (default: {own}1 for the others and for --trigger-image)")
     group.add_argument("--trigger-image", metavar="FILE.png",
-                       help="RGBA picture of the images' size (32x32) in place of the attack's own pattern; its alpha "
-                            "channel is mask times opacity")
+                       help="RGBA picture of the images' size (32x32) that replaces the attack's pattern; its alpha "
+                            "channel is the mask times the opacity")
     return group
 
 
 def add_poison_flags(parser: Parser, rate: bool = True, types: Collection[str] = tuple(ATTACKS)) -> None:
-    """The attack and what it takes.
+    """The attack and its flags.
 
-    rate: whether --poison-rate is among them; a sweep over it has its own. types: the attacks to choose from.
+    rate: whether to add --poison-rate; a sweep over the rate has a flag of its own. types: the attacks to choose from.
     """
     group = add_trigger_flags(parser)
     group.add_argument("--poison-type", choices=types, default="badnets", help="attack")
@@ -204,7 +205,7 @@ def add_poison_flags(parser: Parser, rate: bool = True, types: Collection[str] =
 
 
 def add_own_flag(group: Group, name: str, attacks: Collection[str], flag: Flag) -> None:
-    """A flag of a few attacks' own. Its default is filled in by check_poison, since others do not take it."""
+    """A flag that only some attacks have. check_poison fills in its default, since other attacks do not take it."""
     choices = [attack for attack, row in ATTACKS.items() if row.pattern] if flag.is_attack else None
     default = "" if flag.default is None else f" (default: {flag.default})"
     group.add_argument(f"--{name.replace('_', '-')}", type=flag.type, choices=choices, metavar=flag.metavar,
@@ -212,7 +213,7 @@ def add_own_flag(group: Group, name: str, attacks: Collection[str], flag: Flag) 
 
 
 def own_flags() -> dict[str, list[str]]:
-    """{flag: the attacks that it is for} of the flags that rows of ATTACKS declare."""
+    """{flag: the attacks that use it} of the flags declared in rows of ATTACKS."""
     found = {}
     for attack, row in ATTACKS.items():
         for name in row.flags:
@@ -221,7 +222,7 @@ def own_flags() -> dict[str, list[str]]:
 
 
 def rate_help(types: Collection[str]) -> str:
-    """The help of --poison-rate: the share of what it is, for which attacks, and their defaults."""
+    """The help text of --poison-rate: what the share refers to for which attacks, and their defaults."""
     rates = {name: rate for name, rate in POISON_DEFAULTS["poison_rate"].items() if name in types}
     pools = {}
     for name in rates:
@@ -238,7 +239,7 @@ def in_words(names: Collection[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-# {flag: {attack that uses it: its default there}}; the flags mean nothing for the other attacks.
+# {flag: {attack that uses it: its default there}}; a flag has no effect with the other attacks.
 POISON_DEFAULTS = {
     "poison_rate": {name: attack.rate for name, attack in ATTACKS.items() if attack.rate is not None},
     **{flag: {name: ATTACKS[name].flags[flag].default for name in names} for flag, names in own_flags().items()},
@@ -249,19 +250,19 @@ POISON_FLAGS = ("poison_type", "poison_target", *POISON_DEFAULTS)
 
 
 def check_poison(parser: Parser, args: argparse.Namespace) -> None:
-    """Fill in the defaults of what the attack uses, and refuse flags that would change nothing."""
+    """Fill in the defaults for the attack, and refuse flags that have no effect with it."""
     for name, default in POISON_DEFAULTS.items():
         if name in vars(args) and getattr(args, name) is None:
             setattr(args, name, default.get(args.poison_type))
         elif name in vars(args) and args.poison_type not in default:
-            parser.error(f"--{name.replace('_', '-')}: means nothing for --poison-type {args.poison_type}, only for "
-                         f"{', '.join(default)}")
+            parser.error(f"--{name.replace('_', '-')}: has no effect with --poison-type {args.poison_type}, only "
+                         f"with {', '.join(default)}")
 
 
 def add_suspect_flags(parser: Parser, default: str | None = None) -> None:
-    """What a defense looks at: a model, and, for its figures alone, the trigger.
+    """The model that a defense examines, and the trigger, which only its figures use.
 
-    `default` is the default checkpoint in words, which the script fills in; None is BadNets' own.
+    default: the default checkpoint in words, which the script fills in; None for the BadNets model.
     """
     group = parser.add_argument_group("model under suspicion")
     group.add_argument("--checkpoint", default=None if default else "output/badnets/model_last.th",
@@ -269,46 +270,46 @@ def add_suspect_flags(parser: Parser, default: str | None = None) -> None:
                             + (f" (default: {default})" if default else ""))
     add_input_flags(group)
     group.add_argument("--trigger-info", metavar="FILE.th",
-                       help="trigger to measure ASR with (default: trigger_info.th beside the checkpoint; without one "
-                            "ASR is left out)")
+                       help="trigger with which ASR is measured (default: trigger_info.th beside the checkpoint; "
+                            "without one ASR is not measured)")
 
 
 def add_mask_flags(parser: Parser) -> Group:
-    """How ANP's masks are optimized; returns the group. --anp-alpha, which a sweep goes over, is not among them."""
+    """How ANP optimizes its masks; returns the group. --anp-alpha is left out, since a sweep varies it."""
     group = parser.add_argument_group("mask")
     group.add_argument("--val-frac", type=fraction, default=0.01,
-                       help="share of all training images to optimize on, out of the defender's tenth")
+                       help="share of all training images to optimize on, taken from the defender's tenth")
     group.add_argument("--lr", type=positive, default=0.2, help="learning rate of the masks")
-    group.add_argument("--nb-iter", type=integer(1), default=2000, help="mask steps")
+    group.add_argument("--nb-iter", type=integer(1), default=2000, help="number of mask steps")
     group.add_argument("--print-every", type=integer(1), default=250, help="steps from one log line to the next")
-    group.add_argument("--batch-size", type=integer(1), default=128, help="images a step, with replacement")
+    group.add_argument("--batch-size", type=integer(1), default=128, help="images per step, drawn with replacement")
     group.add_argument("--anp-eps", type=not_negative, default=0.4, help="largest relative noise")
-    group.add_argument("--anp-steps", type=integer(1), default=1, help="steps to the worst noise")
+    group.add_argument("--anp-steps", type=integer(1), default=1, help="steps that search for the worst noise")
     group.add_argument("--project", action=argparse.BooleanOptionalAction, default=True,
-                       help="keep the noise within eps; the authors' code does not, and reaches 2 eps")
+                       help="keep the noise within eps; the authors' code does not, and allows up to 2 eps")
     return group
 
 
 def add_abl_flags(parser: Parser) -> Group:
-    """ABL's stages 1 and 3. How long stage 1 lasts and how much it isolates, which a sweep goes over, are not here."""
+    """ABL's stages 1 and 3. The length of stage 1 and the isolation rate are left out, since a sweep varies them."""
     group = parser.add_argument_group("isolation")
-    group.add_argument("--gamma", type=not_negative, default=0.5, help="loss that stage 1 keeps to")
+    group.add_argument("--gamma", type=not_negative, default=0.5, help="loss at which stage 1 holds the images")
     group.add_argument("--lga", choices=("sample", "batch"), default="batch",
                        help="whose loss is held at gamma: each image's (the paper's equation), or the batch's mean "
                             "(the authors' code)")
     group.add_argument("--flooding", action="store_true",
-                       help="flooding in place of local gradient ascent; the same update as --lga batch")
+                       help="use flooding instead of local gradient ascent; the same update as --lga batch")
     unlearning = parser.add_argument_group("unlearning")
     unlearning.add_argument("--unlearn-epochs", type=integer(0), default=5,
-                            help="epochs of stage 3; 0 only leaves the isolated images out")
-    unlearning.add_argument("--unlearn-lr", type=positive, default=5e-4, help="its learning rate")
+                            help="epochs of stage 3; 0 leaves out the isolated images without unlearning them")
+    unlearning.add_argument("--unlearn-lr", type=positive, default=5e-4, help="learning rate of stage 3")
     unlearning.add_argument("--max-drop", type=fraction, default=0.05,
-                            help="loss of accuracy on the defender's clean images at which unlearning stops")
+                            help="drop of accuracy on the defender's clean images at which unlearning stops")
     return group
 
 
 def check_abl(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> None:
-    """Refuse the flags of ABL that would change nothing, and set them to None."""
+    """Refuse the flags of ABL that would have no effect, and set them to None."""
     unused = {}
     if args.flooding:
         unused["with --flooding"] = ("lga",)

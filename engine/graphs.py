@@ -1,7 +1,7 @@
-"""The forward and backward passes of a training step as CUDA graphs: two launches in place of some 230.
+"""The forward and backward passes of a training step as CUDA graphs: two launches instead of about 230.
 
-A small network's step is bound by how fast the processor launches kernels. torch.compile spares the launches too, but
-takes a minute to start; torch.cuda.make_graphed_callables captures the kernels that run anyway.
+The speed of a small network's step is limited by how fast the processor launches kernels. torch.compile saves the
+launches too but takes a minute to start; torch.cuda.make_graphed_callables captures the kernels that run anyway.
 """
 import copy
 
@@ -12,35 +12,36 @@ from common.errors import UserError
 
 
 def check_graph(device, num_images, batch_size):
-    """Raise UserError unless steps over `num_images` images can be CUDA graphs on the torch.device."""
+    """Raise UserError unless training steps over `num_images` images can run as CUDA graphs on the torch.device."""
     if device.type != "cuda":
         raise UserError(f"--graph: expected a CUDA device, got {device.type}; leave the flag out")
     if num_images < batch_size:
-        raise UserError(f"--graph: a graph is of whole batches, and {num_images} training images do not make one of "
-                        f"--batch-size {batch_size}; take a smaller one or leave the flag out")
+        raise UserError(f"--graph: a graph needs whole batches, and {num_images} training images do not fill one of "
+                        f"--batch-size {batch_size}; choose a smaller one or leave the flag out")
 
 
 def graphed_forward(model, images, amp=False):
-    """`model`'s forward in train mode, and the backward pass that belongs to it, captured for batches like `images`.
+    """`model`'s forward pass in train mode, with its backward pass, captured for batches of the shape of `images`.
 
-    Returns images (B, 3, 32, 32) -> logits (B, C). The model's weights and statistics are as before; a replay reads
-    and writes them where they lie, so that they may be changed in place but not replaced. The next call overwrites
-    the logits, and what the backward pass needs: a step may call it once. amp: in bfloat16.
+    Returns images (B, 3, 32, 32) -> logits (B, C). The model's weights and statistics are unchanged. A replay reads and
+    writes them at their addresses, so they may be changed in place but not replaced. The next call overwrites the
+    logits and the values for the backward pass, so a step may call it only once. amp: compute in bfloat16.
 
-    Raises AssertionError for a model with hooks of its own; those of its submodules are captured.
+    Raises AssertionError for a model with hooks of its own; hooks of its submodules are captured.
     """
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
-    # PyTorch refuses to capture where casts are kept: the cached ones would be freed beneath the graph.
+    # PyTorch does not capture with the cast cache on: cached casts would be freed while the graph still uses them.
     with torch.autocast(images.device.type, torch.bfloat16, enabled=amp, cache_enabled=False):
         torch.cuda.make_graphed_callables(model, (images.clone(),))
-    forward = model.__dict__.pop("forward")  # left there, a deepcopy of the model would call the graph of this one
-    model.load_state_dict(before)  # the warm-up has moved the running statistics
+    forward = model.__dict__.pop("forward")  # if it stayed, a deepcopy of the model would call this model's graph
+    model.load_state_dict(before)  # the warm-up has changed the running statistics
     return forward
 
 
 class GraphedModel:
-    """Calls `model` through a graph for batches of `batch_size` images, and as it is for others, as the last may be.
+    """Calls `model` through a graph for batches of `batch_size` images, and directly for others, such as a short last
+    batch.
 
     The graph is captured at the first whole batch. For steps that call the model once.
     """
@@ -57,7 +58,7 @@ class GraphedModel:
 
 
 def descend(model, call, images, labels, amp, count):
-    """`count` steps of SGD on one batch; returns their losses, float32 (count,)."""
+    """Make `count` SGD steps on one batch; returns their losses, float32 (count,)."""
     optimizer, losses = torch.optim.SGD(model.parameters(), 0.05, 0.9), []
     model.train()
     for _ in range(count):
@@ -71,12 +72,12 @@ def descend(model, call, images, labels, amp, count):
 
 
 def compare_steps(model, images, labels, amp=False, count=5):
-    """What graphed steps from `model`'s weights come to, against plain ones: what to look at before --graph is used.
+    """Compare graphed steps with plain steps from the same weights: a check to make before using --graph.
 
     images (B, 3, 32, 32) and labels (B,) on the device. Returns {"eager", "graphed": the losses of `count` steps,
-    "losses_apart", "statistics_apart", "weights_apart": the largest relative difference of losses, and of the running
-    statistics and weights after the last step, by the largest value of each tensor, "same_counts": whether
-    num_batches_tracked agrees}. `model` is left as it is.
+    "losses_apart", "statistics_apart", "weights_apart": the largest difference of losses, and of the running statistics
+    and weights after the last step, relative to the largest value of each tensor, "same_counts": whether
+    num_batches_tracked agrees}. `model` is unchanged.
     """
     plain, graphed = copy.deepcopy(model), copy.deepcopy(model)
     eager = descend(plain, plain, images, labels, amp, count)
@@ -92,5 +93,5 @@ def compare_steps(model, images, labels, amp=False, count=5):
 
 
 def apart(one, other):
-    """The largest difference between two tensors, as a share of the largest value of the first."""
+    """The largest difference between two tensors, relative to the largest value of the first."""
     return float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))

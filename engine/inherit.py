@@ -1,4 +1,4 @@
-"""What pruning takes over from the run that made its masks, whose config.json may be a stranger's."""
+"""What pruning inherits from the run that made its masks, whose config.json is untrusted."""
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,11 @@ from engine.normalization import INPUT_FLAGS, are_of_pixels
 
 
 def inherit(args: Namespace) -> Namespace:
-    """The parsed flags `args`, with what was not given as the masks of --mask-file were made, or as usual for foreign
-    ones. Raises UserError for a --val-frac that would let the images that made them choose."""
+    """The parsed flags `args`, completed by the flags with which the masks of --mask-file were made; for masks from
+    elsewhere, by the usual defaults.
+
+    Raises UserError for a --val-frac with which images that made the masks would also choose the threshold.
+    """
     folder = Path(args.mask_file).parent
     made_with = read_arguments(folder)
     usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": "cifar10",
@@ -22,28 +25,28 @@ def inherit(args: Namespace) -> Namespace:
     filled = Namespace(**{**vars(args), **taken})
     if filled.val_frac < made_with.get("val_frac", 0):
         raise UserError(f"--val-frac {filled.val_frac}: the masks were made on {made_with['val_frac']} of the images, "
-                        "and none of those may choose the threshold")
+                        "which may not choose the threshold; give at least that")
     return filled
 
 
 def check_weights(mask_folder: Path, path: str) -> None:
-    """UserError if the masks say of which weights they are, and these are others."""
+    """Raise UserError if the masks name the weights that they were made from, and `path` holds others."""
     inputs = read_config(mask_folder).get("inputs")
     if isinstance(inputs, str) and not inputs.startswith(hash_file(path)):
-        raise UserError(f"{path}: not the weights that the masks in {mask_folder} were made from")
+        raise UserError(f"{path}: expected the weights that the masks in {mask_folder} were made from, got others")
 
 
 def read_arguments(folder: Path) -> dict:
-    """The arguments of the run in `folder` that pruning takes over, as far as they make sense."""
+    """The arguments of the run in `folder` that pruning inherits, if they are valid."""
     arguments = read_config(folder).get("arguments")
     if not isinstance(arguments, dict):
         return {}
-    return {name: arguments[name] for name, makes_sense in INHERITED.items()
-            if name in arguments and makes_sense(arguments[name])}
+    return {name: arguments[name] for name, is_valid in INHERITED.items()
+            if name in arguments and is_valid(arguments[name])}
 
 
 def read_config(folder: Path) -> dict:
-    """The config.json of the run in `folder`, {} where no run of ours lies there."""
+    """The config.json of the run in `folder`; {} if there is none or it cannot be read."""
     try:
         return read_object(folder / "config.json")
     except (OSError, ValueError):
@@ -51,12 +54,12 @@ def read_config(folder: Path) -> dict:
 
 
 def is_path(value) -> bool:
-    """Whether a value can be the name of a file."""
+    """Whether a value can be a file's name."""
     return isinstance(value, str) and value.isprintable()
 
 
 def holds_images(value) -> bool:
-    """Whether a folder that a stranger's file may have named holds images: nothing is downloaded into another."""
+    """Whether a folder, which an untrusted file may have named, holds images: nothing is downloaded into any other."""
     if not is_path(value):
         return False
     folders = (*SPLITS, "cifar-10-batches-py")
@@ -73,7 +76,7 @@ def is_fraction(value) -> bool:
     return type(value) is float and 0 <= value <= 1
 
 
-# Each flag that is taken over, with what makes sense for it.
+# {inherited flag: whether a value is valid for it}
 INHERITED = {"checkpoint": is_path, "trigger_info": is_path, "data_dir": holds_images, "dataset": is_dataset,
              "val_frac": is_fraction, "mean": partial(are_of_pixels, name="mean"),
              "std": partial(are_of_pixels, name="std"), "channels": ("rgb", "bgr").__contains__}

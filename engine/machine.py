@@ -1,4 +1,4 @@
-"""What a run runs on, as config.json and results.json tell it."""
+"""The machine that a run uses, as recorded in config.json and results.json."""
 import logging
 import os
 import platform
@@ -19,13 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def find_device(name):
-    """The torch.device that `name` asks for; auto is a GPU that works, else the CPU. Raises UserError for a device that
-    does not work."""
+    """The torch.device for `name`; auto is a working GPU, otherwise the CPU. Raises UserError for a device that does
+    not work."""
     found = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return try_device(found if name == "auto" else name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]  # CUDA's messages go on with advice on debugging
+        reason = str(error).partition("\n")[0]  # the rest of a CUDA message is advice on debugging
     if name != "auto":
         raise UserError(f"--device {name}: {reason}")
     log.warning("the GPU does not work (%s), so this runs on the CPU", reason)
@@ -33,8 +33,9 @@ def find_device(name):
 
 
 def try_device(name):
-    """The torch.device `name` once it has run a kernel, which a card too old for this PyTorch or in exclusive use by
-    another process cannot. One with a number becomes the current device, since that is whose context pins memory."""
+    """The torch.device `name`, after it has run a kernel: a GPU that is too old for this PyTorch, or reserved by
+    another process, fails here. A device with a number becomes the current one, since the current device's context pins
+    memory."""
     device = torch.device(name)
     torch.zeros(1, device=device).add(1).item()
     if device.type == "cuda" and device.index is not None:
@@ -43,13 +44,13 @@ def try_device(name):
 
 
 def has_working_gpu():
-    """Whether find_device("auto") takes a GPU. Another process asks, so that no memory of the card stays taken."""
+    """Whether find_device("auto") finds a GPU. A child process checks, so that this process takes no GPU memory."""
     code = "from engine import machine; raise SystemExit(machine.find_device('auto').type == 'cpu')"
     return torch.cuda.is_available() and not subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
 
 
 def set_determinism(wanted):
-    """Whether a GPU is to give the same bits each time, or to try which convolution is fastest; no effect on a CPU."""
+    """Make a GPU either return the same bits each time or try which convolution is fastest. No effect on a CPU."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
     torch.use_deterministic_algorithms(wanted)
@@ -57,15 +58,15 @@ def set_determinism(wanted):
 
 
 def set_cudnn_benchmark(wanted):
-    """Whether a GPU tries which convolution is fastest for each new shape: that pays where batches keep theirs."""
+    """Whether a GPU tries which convolution is fastest for each new shape: useful if batches keep their shape."""
     torch.backends.cudnn.benchmark = wanted
 
 
 def multiplies_bfloat16(device):
-    """Whether the device has instructions for products of bfloat16; without them it is slower than float32.
+    """Whether the device has bfloat16 matrix instructions; without them bfloat16 is slower than float32.
 
-    PyTorch hands convolutions of bfloat16 to cuDNN from compute capability 8.0 (Ampere) on. On an older card it runs
-    its own kernel, one image at a time.
+    PyTorch passes bfloat16 convolutions to cuDNN from compute capability 8.0 (Ampere) on. On an older GPU it runs a
+    kernel of its own, one image at a time.
     """
     if device.type == "cpu":
         known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
@@ -74,10 +75,10 @@ def multiplies_bfloat16(device):
 
 
 def trains_in_bfloat16(args, device):
-    """Whether a run trains in bfloat16: as --amp says, by default where the device multiplies in it: on a GPU always,
-    on a CPU in the fast recipe.
+    """Whether a run trains in bfloat16: as --amp says; by default on a GPU with bfloat16 instructions, and on such a
+    CPU only with --recipe fast.
 
-    args: a script's parsed flags; one without --amp does not.
+    args: a script's parsed flags; a script without --amp trains in float32.
     """
     amp, is_fast = getattr(args, "amp", False), getattr(args, "recipe", None) == "fast"
     if amp is None:
@@ -86,7 +87,7 @@ def trains_in_bfloat16(args, device):
 
 
 def device_name(device):
-    """What a figure was measured on: the card's name, or the processor's."""
+    """The name of the GPU or processor that a figure was measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -97,14 +98,14 @@ def device_name(device):
 
 
 def versions():
-    """The releases that figures may depend on."""
+    """The versions that figures may depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__,
-            "torchvision": metadata.version("torchvision"),  # to import it takes a second
+            "torchvision": metadata.version("torchvision"),  # importing it takes a second
             "numpy": np.__version__, "pillow": PIL.__version__}
 
 
 def commit():
-    """The commit that the code is at, with -dirty behind it for changed files; None outside a checkout."""
+    """The code's commit, with -dirty appended if files were changed; None outside a checkout."""
     try:
         done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
                               capture_output=True, text=True, timeout=10)
@@ -114,15 +115,15 @@ def commit():
 
 
 def peak_memory_mb():
-    """The most memory that this process has held, in MiB; ru_maxrss counts bytes on macOS and KiB elsewhere."""
+    """The most memory that this process has used, in MiB. ru_maxrss counts bytes on macOS and KiB elsewhere."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def peaks(device):
-    """peak_memory_mb, and on a GPU peak_device_memory_mb, as results.json has them.
+    """peak_memory_mb, and on a GPU peak_device_memory_mb, in the form of results.json.
 
-    peak_device_memory_mb is the most that PyTorch has held there: tensors, and the workspaces of the convolutions that
-    cuDNN tried while it looked for the fastest, which may be gigabytes more than the same run needs with
+    peak_device_memory_mb is the most that PyTorch has allocated there: tensors, and the workspaces of the convolutions
+    that cuDNN tried in its search for the fastest. Those may take gigabytes more than the same run needs with
     --deterministic.
     """
     found = {"peak_memory_mb": peak_memory_mb()}

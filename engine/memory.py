@@ -1,33 +1,33 @@
-"""A test that does not fit into a GPU's memory goes on with half as many images at a time."""
+"""A test that does not fit into a GPU's memory continues with half as many images per batch."""
 import logging
 
 import torch
 
-SMALLEST_BATCH = 32  # images; below it a network that does not fit is too large for the device
+SMALLEST_BATCH = 32  # images; a network for which these do not fit is too large for the device
 log = logging.getLogger("backdoor")
 
 
 class HalvingForward:
-    """`model` called on at most `size` images at a time; `size` is halved each time that the memory runs out.
+    """Calls `model` on at most `size` images at a time; `size` is halved each time the memory runs out.
 
-    Raises torch.OutOfMemoryError once SMALLEST_BATCH images do not fit either.
+    Raises torch.OutOfMemoryError if SMALLEST_BATCH images do not fit either.
     """
 
     def __init__(self, model):
-        self.model, self.size = model, None  # None: batches as they come
+        self.model, self.size = model, None  # None: whole batches
 
     def __call__(self, images):
-        """The model's outputs (B, C) for images (B, ...), in memory of their own."""
+        """The model's outputs (B, C) for images (B, ...), in newly allocated memory."""
         while True:
             try:
-                # clone: the next batch writes into what a compiled model's graph has returned
+                # clone: the next batch overwrites the output of a compiled model's graph
                 return torch.cat([self.model(part).clone() for part in images.split(self.size or len(images))])
             except torch.OutOfMemoryError:
                 size = min(self.size or len(images), len(images))
                 if size < 2 * SMALLEST_BATCH:
                     raise
                 self.size = size // 2
-            # Only here, outside the except clause, has the error let go of the activations that its traceback held.
+            # Outside the except clause, so that the error's traceback no longer holds the activations.
             torch.cuda.empty_cache()
-            log.warning("the device's memory does not hold a test of %d images at a time; it goes on with %d", size,
+            log.warning("a test of %d images at a time does not fit into the device's memory; continuing with %d", size,
                         self.size)

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from engine.catalogue import BY_MODULE
-from engine.command import called, running
+from engine.command import program_name, running
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line on stderr, with exit status 2.
+    """An argument parser whose error is one line on stderr, with exit status 2.
 
-    A default that depends on other flags is a function of them: parsed flags -> value.
+    A default that depends on other flags is a function: parsed flags -> value.
     """
 
     def __init__(self, docstring, **options):
@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False, **options)
 
     def parse_args(self, args=None, namespace=None):
-        """The parsed flags, with each default that is a function replaced by its value."""
+        """The parsed flags; each default that is a function is replaced by its value."""
         parsed = super().parse_args(args, namespace)
         for name, value in list(vars(parsed).items()):
             if callable(value):
@@ -28,22 +28,23 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def given(self, argv: Sequence[str] | None) -> set[str]:
-        """The names of the options that the command line (None: the process's) names."""
+        """The names of the options on the command line `argv` (None: that of the process)."""
         words = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
         return {action.dest for action in self._actions if words.intersection(action.option_strings)}
 
     def refuse(self, argv: Sequence[str] | None, names: Iterable[str], why: str) -> None:
-        """End with an error if the command line names one of the options `names`, which mean nothing."""
+        """End with an error if the command line gives one of the options `names`, which have no effect there. why:
+        "with --x ..."."""
         for name in names:
             if name in self.given(argv):
-                self.error(f"--{name.replace('_', '-')}: means nothing {why}")
+                self.error(f"--{name.replace('_', '-')}: has no effect {why}")
 
     def error(self, message):
-        self.exit(2, f"{called()}: error: {message.removeprefix('argument ')}\n")
+        self.exit(2, f"{program_name()}: error: {message.removeprefix('argument ')}\n")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the docstring's lines, and shows defaults except where there is none to show."""
+    """Keeps the docstring's lines, and shows defaults if there are any."""
 
     def _get_help_string(self, action):
         if action.default is None or action.default is False or callable(action.default):
@@ -52,7 +53,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 
 
 def number(low: float, high: float, wanted: str, hint: str = "") -> Callable[[str], float]:
-    """An argparse type: a float in [low, high], `wanted` in words."""
+    """An argparse type: a float in [low, high]. wanted: that range in words."""
     def parse(text):
         try:
             value = float(text)
@@ -67,11 +68,11 @@ def number(low: float, high: float, wanted: str, hint: str = "") -> Callable[[st
 fraction = number(0, 1, "a fraction in [0, 1]", "; write 5 % as 0.05")
 positive = number(1e-12, 1e6, "a number above 0, at most 1e6")
 not_negative = number(0, 1e6, "a number from 0 to 1e6")
-isolation_rate = number(0, 0.9, "a share from 0 to 0.9, since training goes on with the rest")
+isolation_rate = number(0, 0.9, "a share from 0 to 0.9, since training continues with the rest")
 
 
 def ratio(text: str) -> float:
-    """An argparse type: a fraction in [0, 1], also written as a quotient such as 16/255."""
+    """An argparse type: a fraction in [0, 1], or a quotient such as 16/255."""
     top, _, bottom = text.partition("/")
     try:
         return fraction(str(float(top) / float(bottom or 1)))

@@ -1,9 +1,10 @@
-"""A progress bar for people, nothing for files."""
+"""A progress bar on a terminal, nothing in a file."""
 import sys
 
 from tqdm import tqdm
 
 
 def progress(iterable, name, **options):
-    """`iterable` with a bar on stderr that vanishes at the end; no bar where stderr is not a terminal."""
+    """`iterable` with a progress bar on stderr that disappears at the end; without a bar if stderr is not a terminal.
+    """
     return tqdm(iterable, desc=name, leave=False, disable=not sys.stderr.isatty(), **options)

@@ -1,8 +1,8 @@
-"""Lets `python SCRIPT --help` answer at once: what takes long to import is replaced by stand-ins, which do nothing.
+"""Makes `python SCRIPT --help` fast: packages that take long to import are replaced by stand-ins that do nothing.
 
-Importing this module is all that a script does for it, before its other imports; a package of scripts does it in its
-__init__.py. Where the command line asks for no help, it changes nothing. Where it does, argparse prints the help and
-ends the script, or ends it with an error, before any function of the stand-ins would be needed.
+A script only imports this module before its other imports; a package of scripts does so in its __init__.py. Without
+--help on the command line nothing changes. With it, argparse prints the help or an error and ends the script before it
+would need any function of the stand-ins.
 """
 import sys
 from importlib.abc import Loader, MetaPathFinder
@@ -13,7 +13,7 @@ SLOW = {"jinja2", "markupsafe", "matplotlib", "reportlab", "safetensors", "scipy
 
 
 class StandIn(ModuleType):
-    """A module, class, function or value: whatever a script does with one of SLOW while it is imported."""
+    """A module, class, function or value from a package in SLOW, for whatever a script does with it during import."""
 
     __path__ = ()  # it has submodules
 
@@ -23,21 +23,21 @@ class StandIn(ModuleType):
         return StandIn(name)
 
     def __mro_entries__(self, bases):
-        """As a base class: nothing is inherited."""
+        """As a base class: contributes nothing."""
         return ()
 
     def __iter__(self):
         return iter(())
 
     def _itself(self, *arguments, **options):
-        """What comes of a call, as a function or a decorator; of Tensor | None in an annotation; of 15 * mm."""
+        """The result of a call, as a function or a decorator; of Tensor | None in an annotation; of 15 * mm."""
         return self
 
     __call__ = __getitem__ = __or__ = __ror__ = __mul__ = __rmul__ = __sub__ = __rsub__ = _itself
 
 
 class Finder(MetaPathFinder, Loader):
-    """Finds a StandIn for every module of SLOW."""
+    """Finds a StandIn for every module of a package in SLOW."""
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in SLOW:
@@ -48,11 +48,11 @@ class Finder(MetaPathFinder, Loader):
         return StandIn(spec.name)
 
     def exec_module(self, module):
-        """There is nothing to run."""
+        """Nothing to run."""
 
 
 def asks_for_help(words):
-    """Whether argparse would print a help text for these words of a command line; after -- a word is no flag."""
+    """Whether argparse would print a help text for these words of a command line. A word after -- is not a flag."""
     flags = words[:words.index("--")] if "--" in words else words
     return "-h" in flags or "--help" in flags
 

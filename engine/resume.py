@@ -1,4 +1,4 @@
-"""An earlier run in a script's output folder: what may be replaced, what may be gone on with, and where it stopped."""
+"""An earlier run in a script's output folder: whether it may be replaced or resumed, and where it stopped."""
 import json
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,53 +12,54 @@ from common.untrusted import read_json
 from common.untrusted.weights import read_tensors
 from engine.catalogue import script_of
 from engine.command import running
-from engine.saved_state import is_alike, is_progress
+from engine.saved_state import has_same_structure, is_progress
 
 OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")
-MAY_CHANGE = {"resume", "overwrite", "output_dir", "data_dir", "device"}  # flags that --resume may be given anew
-DAMAGED = "not what a stopped run of these flags leaves; --overwrite starts anew"
+MAY_CHANGE = {"resume", "overwrite", "output_dir", "data_dir", "device"}  # flags that may differ with --resume
+DAMAGED = "damaged, or saved by a run with other flags; --overwrite starts over"
 
 
 def check_folder(folder: Path, args: Namespace, leaves: Sequence[str], other_leaves: Sequence[str]) -> None:
-    """Refuse to lose what lies in the folder, and to go on with anything but the run that lies there.
+    """Raise UserError if this run would lose files in the folder, or would resume any other run than its own.
 
-    leaves, other_leaves: as for engine.run.Run. Raises UserError; exits with status 0 if the run is finished and
-    --resume is given.
+    leaves, other_leaves: as for engine.run.Run. Exits with status 0 if the run is finished and --resume is given.
     """
     names = (*OWN_FILES, *leaves, *other_leaves)
     links = [name for name in names if (folder / name).is_symlink()]
     if links:
-        raise UserError(f"{folder / links[0]}: a symbolic link, through which a run would write elsewhere")
-    there = [name for name in names if (folder / name).exists()]
-    check_inputs_stay(folder, args, there)
+        raise UserError(f"{folder / links[0]}: expected a file, got a symbolic link, which would let a run write "
+                        "elsewhere; remove it")
+    present = [name for name in names if (folder / name).exists()]
+    check_inputs_stay(folder, args, present)
     resumes = getattr(args, "resume", False)
-    if there and (args.overwrite or resumes):
+    if present and (args.overwrite or resumes):
         check_same_script(folder)
-    if not there or args.overwrite:
+    if not present or args.overwrite:
         return
     if not resumes:
-        refuse_to_replace(folder, args, there[0])
+        refuse_to_replace(folder, args, present[0])
     check_same_arguments(folder, args, read_config(folder)["arguments"])
-    if "results.json" in there:
-        end_if_whole(folder, [name for name in leaves if name not in there])
+    if "results.json" in present:
+        end_if_whole(folder, [name for name in leaves if name not in present])
 
 
-def check_inputs_stay(folder: Path, args: Namespace, there: Sequence[str]) -> None:
-    """Refuse to write over a file that an argument names, such as the checkpoint that the run reads."""
-    if not there:
+def check_inputs_stay(folder: Path, args: Namespace, present: Sequence[str]) -> None:
+    """Raise UserError if the run would overwrite a file that an argument names, such as the checkpoint that it reads.
+    """
+    if not present:
         return
     named = {name: value for name, value in vars(args).items() if isinstance(value, str) and Path(value).exists()}
     for name, value in named.items():
-        if any((folder / own).samefile(value) for own in there):
+        if any((folder / own).samefile(value) for own in present):
             raise UserError(f"{value}: --{name.replace('_', '-')} reads this file, which would be overwritten; name "
                             "another --output-dir")
 
 
 def check_same_script(folder: Path) -> None:
-    """Refuse another script's run: what that one left would lie among this one's files, or go on as this one's."""
+    """Raise UserError if the folder holds another script's run: its files would mix with those of this run."""
     try:
         config = read_config(folder)
-    except UserError:  # damaged: all the more reason to overwrite it, and --resume says so
+    except UserError:  # a damaged one may be overwritten; with --resume a later check raises
         return
     before, now = script_of(str(config.get("script")), config["arguments"].get("task")), running()
     if before != now:
@@ -66,9 +67,9 @@ def check_same_script(folder: Path) -> None:
 
 
 def refuse_to_replace(folder: Path, args: Namespace, found: str) -> None:
-    """Raise the UserError for a folder that holds the file `found` of a run, with the ways out."""
-    what = {"results.json": "a finished run", "config.json": "a begun run"}.get(found, found)
-    how = "--resume goes on with it, " if hasattr(args, "resume") else ""
+    """Raise the UserError for a folder that holds the file `found` of a run; it names the flags that help."""
+    what = {"results.json": "a finished run", "config.json": "an unfinished run"}.get(found, found)
+    how = "--resume continues it, " if hasattr(args, "resume") else ""
     raise UserError(f"{folder}: holds {what}; {how}--overwrite replaces it, --output-dir names another folder")
 
 
@@ -78,12 +79,12 @@ def read_config(folder: Path) -> dict:
         config = read_json(folder / "config.json")
         return {**config, "arguments": dict(config["arguments"])}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / 'config.json'}: missing or damaged, so the run cannot go on; --overwrite "
-                        "starts anew") from None
+        raise UserError(f"{folder / 'config.json'}: missing or damaged, so the run cannot be resumed; "
+                        "--overwrite starts over") from None
 
 
 def check_same_arguments(folder: Path, args: Namespace, before: dict) -> None:
-    """A run may only go on as it began: other flags would make a model that no command line makes."""
+    """Raise UserError if a resumed run has other flags than it began with: no command line would make its model."""
     now = json.loads(json.dumps(vars(args)))
     changed = [f"--{name.replace('_', '-')} was {before[name]}, is {now[name]}" for name in now
                if name not in MAY_CHANGE and name in before and before[name] != now[name]]
@@ -92,17 +93,17 @@ def check_same_arguments(folder: Path, args: Namespace, before: dict) -> None:
 
 
 def end_if_whole(folder: Path, missing: Sequence[str]) -> None:
-    """Exit with status 0, since the run is finished; UserError if files that it left are gone."""
+    """Exit with status 0, since the run is finished; raise UserError if files that it left are missing."""
     if missing:
-        raise UserError(f"{folder}: the run is finished, but {', '.join(missing)} is gone; --overwrite starts anew")
+        raise UserError(f"{folder}: the run is finished, but {', '.join(missing)} is missing; --overwrite starts over")
     print(f"{folder}: this run is finished; see {folder / 'results.json'}")
     raise SystemExit(0)
 
 
 def load_progress(folder: Path, config: dict, inputs: str | None) -> dict:
-    """What resume.th holds of a run that began on `inputs`. Raises UserError for other inputs, and if it is damaged."""
+    """The content of resume.th of a run on `inputs`. Raises UserError if it began on other inputs or is damaged."""
     if config.get("inputs") != inputs:
-        raise UserError(f"{folder}: --resume needs the images and weights that the run began with, and these are "
+        raise UserError(f"{folder}: --resume needs the images and weights that the run began with, got "
                         "others")
     saved = read_tensors(folder / "resume.th")
     if not is_progress(saved):
@@ -111,22 +112,22 @@ def load_progress(folder: Path, config: dict, inputs: str | None) -> dict:
 
 
 def cut_log(path: Path, size: int) -> None:
-    """Drop what the log at `path` has beyond `size` bytes: the lines of an epoch that was not finished."""
-    if path.exists():  # a new file, so that a hard link to the old one is not written through
+    """Cut the log at `path` to `size` bytes, which drops the lines of an unfinished epoch."""
+    if path.exists():  # a new file, so that a hard link to the old one is unchanged
         content = path.read_bytes()[:size]
         with atomic_file(path) as file:
             file.write(content)
 
 
 def restore(path: Path, saved: dict, state: dict, generator: torch.Generator, columns: Sequence[str]) -> None:
-    """Give `state`, {name: what has load_state_dict}, and the generator back what was saved of them in `path`.
+    """Load into `state`, {name: object with load_state_dict}, and into the generator what `path` has saved of them.
 
-    columns: the figures that every saved row must have. Raises UserError if that is something else.
+    columns: the figures that every saved row must have. Raises UserError if the saved values do not fit.
     """
     try:
         for name, thing in state.items():
             own = saved["state"][name]
-            if not is_alike(own, thing.state_dict()):  # a scheduler would take any, its own methods included
+            if not has_same_structure(own, thing.state_dict()):  # a scheduler takes any keys, even its methods' names
                 raise ValueError(name)
             thing.load_state_dict(own)
         json.dumps(saved["rows"], allow_nan=False)
@@ -134,5 +135,5 @@ def restore(path: Path, saved: dict, state: dict, generator: torch.Generator, co
         figures = [row[name] for row in saved["rows"] for name in columns]
         if not all(isinstance(figure, (int, float, type(None))) for figure in figures):
             raise ValueError("rows")
-    except Exception:  # a file may hold anything in place of a state, and each thing complains in its own way
+    except Exception:  # the file may hold anything, and each load_state_dict raises errors of its own
         raise UserError(f"{path}: {DAMAGED}") from None

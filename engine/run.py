@@ -1,4 +1,4 @@
-"""A script's run: its output folder, log, device, seed, progress that survives a kill, and result."""
+"""One run of a script: its output folder, log, device, seed, saved progress and result."""
 import json
 import logging
 import os
@@ -26,26 +26,26 @@ from engine.evaluation import Evaluation, Score
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 ROW = "%d \t %.3f \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
 LOG_FORMAT = logging.Formatter("[%(asctime)s] - %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
-COLUMNS = ("epoch", "lr", "poison_acc", "clean_acc")  # of metrics.jsonl, that a training's picture is drawn from
-KEEPING = 0.05  # of the time
+COLUMNS = ("epoch", "lr", "poison_acc", "clean_acc")  # of metrics.jsonl, which a training's picture needs
+MAX_SAVING_SHARE = 0.05  # of a GPU's time, for saving progress
 log = logging.getLogger("backdoor")
 
 
 class Fingerprinted(Protocol):
-    """What can tell whether two runs worked on the same: an ImageSet, a Suspect."""
+    """Has a fingerprint that is equal for two runs on the same inputs: an ImageSet, a Suspect."""
 
     def fingerprint(self) -> str: ...
 
 
 class Console(logging.StreamHandler):
-    """Standard output; a reader that went away (`| head`) does not end the run, whose log is in its file."""
+    """Standard output; a reader that has closed the pipe (`| head`) does not end the run, whose log is in its file."""
 
     def handleError(self, record):
         pass
 
 
 class LogFile(logging.FileHandler):
-    """A log file whose errors (a full disk) end the run; logging itself would print a traceback and go on."""
+    """A log file whose errors (a full disk) end the run; logging itself would print a traceback and continue."""
 
     def handleError(self, record):
         error = sys.exc_info()[1]
@@ -55,16 +55,16 @@ class LogFile(logging.FileHandler):
 class Run:
     """One script's run in `args.output_dir`; a context manager.
 
-    args: the script's parsed flags (output_dir, overwrite, seed, device, and resume where it has one). leaves: the
-    names of the files that the script writes there beside OWN_FILES, which --overwrite removes; other_leaves: those
-    that only some of its runs write.
+    args: the script's parsed flags (output_dir, overwrite, seed, device, and resume if it has one). leaves: the names
+    of the files that the script writes there besides OWN_FILES, which --overwrite removes. other_leaves: the files that
+    only some of its runs write.
 
-    Nothing is written before `begin`, so that a mistake in the input leaves the folder as it was. `generator` is a
-    seeded CPU generator, the same on every device. Raises UserError if a run already lies in the folder and the
-    flags do not say what to do with it; exits with status 0 if it is finished and --resume is given.
+    Nothing is written before `begin`, so that a mistake in the input leaves the folder unchanged. `generator` is a
+    seeded CPU generator, the same on every device. Raises UserError if the folder already holds a run and the flags do
+    not say what to do with it; exits with status 0 if it is finished and --resume is given.
 
-    `amp` is whether to train in bfloat16; a run that is gone on with keeps, from `begin` on, to what it began with,
-    whatever this machine's default is.
+    `amp` is whether to train in bfloat16. From `begin` on, a resumed run keeps the value that it began with, whatever
+    this machine's default is.
     """
 
     def __init__(self, args: Namespace, leaves: Sequence[str] = (), other_leaves: Sequence[str] = ()):
@@ -77,12 +77,12 @@ class Run:
         self.generator = torch.Generator().manual_seed(args.seed)
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
         self.begun, self.lock = False, None
-        self.kept, self.kept_at, self.keeping = 0, 0.0, 0.0  # last epoch saved, when, and how long that took
+        self.saved_epoch, self.saved_at, self.saving_seconds = 0, 0.0, 0.0  # the last one, when, how long it took
         resume.check_folder(self.folder, args, leaves, other_leaves)
 
     def __enter__(self):
         self.started = time.monotonic()
-        # Lines from before `begin` wait in memory; those of a run that never begins are dropped with it.
+        # Lines from before `begin` are kept in memory; if the run never begins, they are dropped.
         self.buffer = MemoryHandler(10**6, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
         self.handlers = [Console(sys.stdout), self.buffer]
         self.handlers[0].setFormatter(LOG_FORMAT)
@@ -94,22 +94,22 @@ class Run:
 
     def __exit__(self, kind, error, trace):
         if kind is KeyboardInterrupt and self.begun:
-            how = "--resume goes on from there" if hasattr(self.args, "resume") else "--overwrite starts anew"
-            log.info("stopped with %d epochs finished; the same command with %s", self.kept, how)
+            how = "--resume continues from there" if hasattr(self.args, "resume") else "--overwrite starts over"
+            log.info("stopped with %d epochs finished; the same command with %s", self.saved_epoch, how)
         if isinstance(error, UserError) and self.epoch_started is not None:
             error.args = (f"epoch {self.epoch + 1}: {error}",)
         for handler in self.handlers:
             log.removeHandler(handler)
-            with suppress(OSError):  # a line that did not fit on the disk, which the run has ended with already
+            with suppress(OSError):  # a line that did not fit on the disk; that error has ended the run already
                 handler.close()
         if self.lock is not None:
             os.close(self.lock)
 
     def begin(self, inputs: Fingerprinted | str | None = None) -> None:
-        """Take the folder: from here on the input is good. Writes config.json first; then the log goes to its file.
+        """Start the run once its input is known to be good: write config.json first, then the log to its file.
 
-        inputs: a fingerprint of what the run works on, or what has one: an ImageSet or a Suspect. A run only goes on
-        with the same. Raises UserError as __init__ does.
+        inputs: a fingerprint of what the run works on, or an object that has one (an ImageSet or a Suspect). A run is
+        only resumed on the same inputs. Raises UserError as __init__ does.
         """
         if not isinstance(inputs, (str, type(None))):
             inputs = inputs.fingerprint()
@@ -118,10 +118,10 @@ class Run:
         # Again, since another run may have begun there while this one read its data.
         resume.check_folder(self.folder, self.args, self.leaves, self.other_leaves)
         for name in (*resume.OWN_FILES, *self.leaves, *self.other_leaves):
-            for left in self.folder.glob(f".{name}.*.tmp"):  # by a kill within a write
+            for left in self.folder.glob(f".{name}.*.tmp"):  # left by a kill during a write
                 left.unlink(missing_ok=True)
         if self.resume and (self.folder / "resume.th").exists():
-            self._go_on(inputs)
+            self._resume(inputs)
         else:
             self._clear()
             write_json(self.folder / "config.json", self._config(inputs))
@@ -135,8 +135,8 @@ class Run:
         self.handlers[1] = file
         log.info("%s", self.args)
 
-    def _go_on(self, inputs):
-        """Read resume.th, note the resumption in config.json, and drop the log's lines of an unfinished epoch."""
+    def _resume(self, inputs):
+        """Read resume.th, note the resumption in config.json, and drop the log lines of an unfinished epoch."""
         config = resume.read_config(self.folder)
         self.saved = resume.load_progress(self.folder, config, inputs)
         self.amp = config.get("bfloat16", self.amp) is True
@@ -146,7 +146,7 @@ class Run:
         resume.cut_log(self.folder / "output.log", self.saved["log_size"])
 
     def _clear(self):
-        """Remove by name what such a run leaves; nothing else in the folder."""
+        """Remove the files that such a run leaves, by name, and no others."""
         for name in (*resume.OWN_FILES, *self.leaves, *self.other_leaves):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -163,59 +163,61 @@ class Run:
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
 
     def epochs(self, count: int, header: str = HEADER, columns: Sequence[str] = COLUMNS, **state) -> Iterator[int]:
-        """Yield the epochs 1 to `count` that are still to be done; after each, `state` is saved and the log is safe.
+        """Yield the epochs from 1 to `count` that have not been made yet; after each, save `state`.
 
-        On a GPU that is done after the last epoch, and after others as long as it takes no more than KEEPING of the
-        time: a full-width state is 90 MB, and an epoch a second or two.
+        A CPU saves after every epoch. A GPU saves after the last epoch, and after others if saving takes at most
+        MAX_SAVING_SHARE of the time: a full-width state is 90 MB, and an epoch takes a second or two.
 
-        header: the log's line of column names. columns: the figures that the script wants of every row of
-        metrics.jsonl, also of those from before a stop. state: whatever changes from epoch to epoch and has state_dict
-        and load_state_dict (model, optimizer, scheduler). With the generator's state that is all, so a resumed run
-        ends with the same bits. A run of two stages calls it twice, the second time with the sum of both as `count`;
-        what a stop in the second left is kept for the second.
+        header: the log's line of column names. columns: the figures that every row of metrics.jsonl must have,
+        including rows from before a stop. state: everything that changes from epoch to epoch and has state_dict and
+        load_state_dict (model, optimizer, scheduler). Together with the generator's state this is complete: a resumed
+        run ends with the same bits. A run of two stages calls this twice, the second time with the sum of both as
+        `count`; progress saved in the second stage is restored there.
         """
         if self.saved and self.saved["epoch"] > count:
-            self.epoch = self.kept = self.saved["epoch"]
+            self.epoch = self.saved_epoch = self.saved["epoch"]
             return
         if self.saved:
             resume.restore(self.folder / "resume.th", self.saved, state, self.generator, columns)
             self.epoch, self.rows, self.seconds = (self.saved[key] for key in ("epoch", "rows", "seconds"))
-            self.saved, self.kept = None, self.epoch
+            self.saved, self.saved_epoch = None, self.epoch
             log.info("resumed after epoch %d", self.epoch)
         else:
             log.info(header)
         for epoch in range(self.epoch + 1, count + 1):
             self.epoch_started = time.monotonic()
             yield epoch
-            if epoch == count or self._may_keep():
-                self._keep(epoch, state)
+            if epoch == count or self._should_save():
+                self._save_progress(epoch, state)
             self.epoch, self.epoch_started = epoch, None
 
-    def _may_keep(self):
-        """Whether an epoch's state is to be saved: on a GPU, whose epochs may be as short, only once in a while."""
-        return self.device.type == "cpu" or time.monotonic() - self.kept_at >= self.keeping / KEEPING
+    def _should_save(self):
+        """Whether to save an epoch's state. A GPU, whose epochs may be as short as the saving, saves only now and then.
+        """
+        return self.device.type == "cpu" or time.monotonic() - self.saved_at >= self.saving_seconds / MAX_SAVING_SHARE
 
-    def _keep(self, epoch, state):
+    def _save_progress(self, epoch, state):
         started = time.monotonic()
         checkpoint.save(self.folder / "resume.th", {
             "epoch": epoch, "state": {name: thing.state_dict() for name, thing in state.items()},
             "generator": self.generator.get_state(), "rows": self.rows, "seconds": self._elapsed(),
             "log_size": (self.folder / "output.log").stat().st_size})
-        self.kept, self.kept_at = epoch, time.monotonic()
-        self.keeping = self.kept_at - started
+        self.saved_epoch, self.saved_at = epoch, time.monotonic()
+        self.saving_seconds = self.saved_at - started
 
     def check_left(self, name: str, stage_end: int) -> None:
-        """Raise UserError if the run goes on after epoch `stage_end` without the file that it left there."""
+        """Raise UserError if the run resumes after epoch `stage_end` without the file that this stage left."""
         if self.epoch > stage_end and not (self.folder / name).exists():
-            raise UserError(f"{self.folder / name}: missing, so the run cannot go on; --overwrite starts anew")
+            raise UserError(f"{self.folder / name}: missing, so the run cannot be resumed; --overwrite starts over")
 
     def _elapsed(self):
         return self.seconds + time.monotonic() - self.started
 
     def log(self, epoch: int, lr: float, train: Score, test: Evaluation, **more) -> None:
-        """One line of the log and of metrics.jsonl: `train` a Score, `test` a Evaluation, `more` for the latter alone.
+        """Write one line of the log and of metrics.jsonl. train: the epoch's Score. test: its Evaluation. more: further
+        entries for metrics.jsonl.
 
-        What is not known (ASR without a trigger, or an epoch that was not tested) is nan in the log and null in
+        An unknown figure (ASR without a trigger, or an epoch that was not tested) is nan in the log and null in
         metrics.jsonl.
         """
         row = {"epoch": epoch, "lr": lr, "time": self.elapsed_in_epoch(),
@@ -239,12 +241,12 @@ class Run:
     def finish(self, evaluation: Evaluation | None = None, *, model: torch.nn.Module | None = None,
                parent: str | None = None, data: ImageSet | None = None, method: dict | None = None,
                epochs: int | None = None, **figures) -> None:
-        """Write results.json, whose presence means finished, and drop what only --resume needs.
+        """Write results.json, which marks the run as finished, and delete what only --resume needs.
 
-        evaluation: what the model was found to do, an Evaluation; a script that has none gives its figures by name.
-        model: the network that the run leaves or looked at, which says of what architecture and width it is. parent:
-        the checkpoint that it was made from. data: the ImageSet whose name the figures go by. method: what the script
-        adds. epochs: how many were made, where that is not the flag's number. What is not known is left out.
+        evaluation: the final Evaluation; a script without one passes its figures by name. model: the network that the
+        run leaves or has examined, whose architecture and width are recorded. parent: the checkpoint that it was made
+        from. data: the ImageSet whose name is recorded. method: the script's own entries. epochs: the number of epochs,
+        if it is not that of the flag. Unknown entries are left out.
         """
         if evaluation is not None:
             figures = {**evaluation.figures(), **figures}
@@ -259,7 +261,7 @@ class Run:
         log.info("finished; everything is in %s", self.folder)
 
     def _size_of(self, model):
-        """What results.json says of a network: its spec, and by itself its width, which older readers look for."""
+        """The entries of results.json about a network: its spec, and its width by itself for older readers."""
         if model is None:
             return {"width": getattr(self.args, "width", None)}
         return {"spec": model.spec, "width": model.spec["width"]}

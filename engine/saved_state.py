@@ -1,4 +1,4 @@
-"""Whether what resume.th holds is what a stopped run of the same flags left there."""
+"""Checks that the content of resume.th was saved by a stopped run with the same flags."""
 import math
 
 import torch
@@ -14,25 +14,25 @@ FIELDS = {"epoch": is_count,
 
 
 def is_progress(saved):
-    """Whether what resume.th held is what a stopped run leaves: a row for each of its epochs."""
+    """Whether the content of resume.th is what a stopped run saves, with a row for each of its epochs."""
     found = sound_fields(saved, FIELDS)
     return found.keys() == FIELDS.keys() and len(found["rows"]) == found["epoch"]
 
 
-def is_alike(saved, own):
-    """Whether a saved state can stand for a thing's `own`: the same names, lengths, shapes and kinds of value.
+def has_same_structure(saved, own):
+    """Whether a saved state can replace an object's `own`: the same names, lengths, shapes and types of value.
 
-    The state of an optimizer's weights, which a new one has not, is not looked at.
+    The "state" entry of an optimizer is not compared, since a new optimizer has none for its weights yet.
     """
     if isinstance(own, torch.Tensor):
         return isinstance(saved, torch.Tensor) and saved.shape == own.shape
     if isinstance(own, dict):
         return isinstance(saved, dict) and saved.keys() == own.keys() and all(
-            name == "state" or is_alike(saved[name], own[name]) for name in own)
+            name == "state" or has_same_structure(saved[name], own[name]) for name in own)
     if isinstance(own, (list, tuple)):
-        return type(saved) is type(own) and len(saved) == len(own) and all(map(is_alike, saved, own))
+        return type(saved) is type(own) and len(saved) == len(own) and all(map(has_same_structure, saved, own))
     if type(own) in (int, float):
         return type(saved) in (int, float) and math.isfinite(saved)
-    if own is None or type(own) is bool:  # whether an optimizer's step is fused is up to the device
+    if own is None or type(own) is bool:  # whether an optimizer's step is fused depends on the device
         return saved is None or type(saved) is bool
     return saved == own

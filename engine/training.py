@@ -1,4 +1,4 @@
-"""Train for an epoch; count what a model gets right on clean and on triggered images."""
+"""Training: one epoch, and a stage of epochs with tests."""
 import logging
 
 import torch
@@ -15,24 +15,24 @@ log = logging.getLogger("backdoor")
 
 
 def sgd(model, args, lr=None, nesterov=False):
-    """SGD over all weights of `model` by the flags of engine.flags.add_sgd_flags; `lr` in place of their own."""
+    """SGD over all weights of `model` by the flags of engine.flags.add_sgd_flags. lr: replaces --lr."""
     is_fused = next(model.parameters()).is_cuda  # one kernel for all weights
     return torch.optim.SGD(model.parameters(), lr or args.lr, args.momentum, weight_decay=args.weight_decay,
                            nesterov=nesterov, fused=is_fused or None)
 
 
 def compile_for(model, device):
-    """Compile `model` in place; on a GPU into CUDA graphs, which spare the launches."""
+    """Compile `model` in place; on a GPU into CUDA graphs, which save launches."""
     if torch.are_deterministic_algorithms_enabled():
-        from torch._inductor import config  # half a second, which other runs need not wait
-        if hasattr(config, "deterministic"):  # not in every PyTorch: kernels are then chosen by what was fastest
+        from torch._inductor import config  # takes half a second, which other runs do not need
+        if hasattr(config, "deterministic"):  # older releases of PyTorch lack it and choose the fastest kernels
             config.deterministic = True
-    # One graph for each batch size: a graph for all sizes, made at the short last batch, would take the others' place.
+    # One graph per batch size: a graph for all sizes, made at the short last batch, would replace the others.
     model.compile(mode="reduce-overhead" if device.type == "cuda" else None, dynamic=False)
 
 
 def step_of(objective):
-    """The step that calls the model on the images as they are and descends objective: (logits, labels) -> loss."""
+    """The step that calls the model on the unchanged images and descends objective: (logits, labels) -> loss."""
     def step(model, images, labels):
         logits = model(images)
         return objective(logits, labels), logits
@@ -43,15 +43,15 @@ cross_entropy_step = step_of(F.cross_entropy)
 
 
 def train_epoch(model, batches, optimizer, amp=False, step=cross_entropy_step, after_step=None, call=None):
-    """One pass in train mode. Returns the Score over the batches as they were seen (augmented, before each step).
+    """One pass in train mode. Returns the Score over the batches as the model saw them (augmented, before each step).
 
-    step: (model, images, labels) -> (loss, logits); the loss, a mean, is descended and is the Score's, the logits
-    (B, C) are counted against the labels. after_step: called after each step, such as a scheduler's own. call: what
-    the step gets in place of the model, such as a GraphedModel of it. Raises UserError naming the step if a loss is
-    not finite.
+    step: (model, images, labels) -> (loss, logits). The loss, a mean, is descended and is the Score's; the logits (B,
+    C) are counted against the labels. after_step: called after each step, for example a scheduler's step. call: what
+    the step gets in place of the model, such as its GraphedModel. Raises UserError that names the step if a loss is not
+    finite.
     """
     model.train()
-    waits = batches.device.type == "cuda"  # to look at a loss makes a GPU wait, so that it is looked at in the end
+    waits = batches.device.type == "cuda"  # reading a loss makes a GPU wait, so it is read only at the end
     losses, hits = [], torch.zeros((), dtype=torch.int64, device=batches.device)
     for number, (images, labels) in enumerate(progress(batches, "train"), 1):
         optimizer.zero_grad()
@@ -70,22 +70,25 @@ def train_epoch(model, batches, optimizer, amp=False, step=cross_entropy_step, a
 
 
 def is_tested(epoch, until, every):
-    """Whether a stage that ends with epoch `until` is tested after `epoch`: each `every`th of the run, and the last."""
+    """Whether a stage that ends with epoch `until` is tested after `epoch`: every `every`th epoch of the run, and the
+    last."""
     return epoch == until or epoch % every == 0
 
 
 def train_stage(run, model, batches, test, until, optimizer, milestones=(), step=cross_entropy_step, watch=None,
                 one_cycle=False, test_every=1, restamp=None, graph=False, learned=None):
-    """Train `model` up to epoch `until` of the Run and log each epoch, tested on EvalSets as is_tested says.
+    """Train `model` up to epoch `until` of the Run; log each epoch, and test on EvalSets the epochs that is_tested
+    selects.
 
-    The last epoch is tested in float32, those before it in the run's own arithmetic. The learning rate falls to a
-    tenth after each of `milestones`, counted from the stage's first epoch; with one_cycle, for a run of one stage, it
-    moves after every step, up to its value and down to nothing (Smith & Topin, 2018).
+    The last epoch is tested in float32, the earlier ones in the run's own precision. The learning rate is divided by
+    ten after each of `milestones`, counted from the stage's first epoch. With one_cycle, for a run of one stage, it
+    changes after every step: up to its value and down to 0 (Smith & Topin, 2018).
 
-    step: as in train_epoch. watch: model -> more entries for the epoch's row of metrics.jsonl. restamp: () -> the test
-    images as the trigger stamps them by now, called before each test; None for a trigger that does not learn. learned:
-    {name: what else has a state_dict and learns}, which a stopped run goes on with. graph: the model's passes as CUDA
-    graphs, for a step that calls it once. Returns the last Evaluation, None where no epoch was left to do.
+    step: as in train_epoch. watch: model -> further entries for the epoch's row of metrics.jsonl. restamp: () -> the
+    test images stamped with the current trigger, called before each test; None for a trigger that does not learn.
+    learned: {name: another object that learns and has a state_dict}, restored when a run is resumed. graph: run the
+    model's passes as CUDA graphs, for a step that calls the model once. Returns the last Evaluation, None if all epochs
+    had been made before.
     """
     scheduler, tested = scheduler_of(optimizer, milestones, until * len(batches) if one_cycle else None), None
     after_step = scheduler.step if one_cycle else None
@@ -103,7 +106,7 @@ def train_stage(run, model, batches, test, until, optimizer, milestones=(), step
 
 
 def check_finite(losses):
-    """Raise UserError naming the first step whose loss is NaN or infinite."""
+    """Raise UserError that names the first step whose loss is NaN or infinite."""
     bad = (~torch.isfinite(torch.stack(losses))).nonzero()
     if len(bad):
         raise UserError(f"the loss became {float(losses[bad[0]])} at step {int(bad[0]) + 1}; a lower --lr may help")

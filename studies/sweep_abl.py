@@ -97,7 +97,7 @@ def parse_args(argv=None):
     flags.add_folder_flag(group, output_dir)
     args = parser.parse_args(argv)
     if args.poison_type not in flags.POISON_DEFAULTS["poison_rate"]:
-        parser.refuse(argv, ["poison_rates"], f"for --poison-type {args.poison_type}")
+        parser.refuse(argv, ["poison_rates"], f"with --poison-type {args.poison_type}")
         args.poison_rates = [None]
     flags.check_abl(parser, args, argv)
     flags.check_milestones(parser, args)

@@ -167,7 +167,7 @@ def test_the_other_scripts_that_poison_take_them_and_refuse_what_is_not_theirs(e
         attack = "square" if flag == "--amplitude" else "sway"
         done = run(extended, "train_backdoor.py", "--poison-type", attack, flag, "1", check=False)
         assert done.returncode == 2 and done.stderr.count("\n") == 1
-        assert f"{flag}: means nothing for --poison-type {attack}" in done.stderr
+        assert f"{flag}: has no effect with --poison-type {attack}" in done.stderr
     done = run(extended, "train_backdoor.py", "--dataset", "digits", "--poison-type", "sway", "--amplitude", "99",
                "--output-dir", "output/refused", check=False)
     assert done.returncode == 2 and "expected an amplitude" in done.stderr

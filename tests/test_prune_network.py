@@ -173,8 +173,8 @@ def test_by_number_to_the_last_neuron(masked, tmp_path):
 def test_masks_of_other_weights_and_images_that_made_them_are_refused(masked, small_run, refused, tmp_path):
     flags = ["--mask-file", masked / "mask_values.txt", "--output-dir", tmp_path / "p"]
     error = refused(main, *flags, "--checkpoint", small_run / "model_init.th")
-    assert "not the weights that the masks" in error
-    assert "none of those may choose" in refused(main, *flags, "--val-frac", "0.01")
+    assert "expected the weights that the masks" in error
+    assert "which may not choose" in refused(main, *flags, "--val-frac", "0.01")
     for wrong in (["--threshold", "0.5", "--pruning-by", "number"], ["--pruning-step", "1e-9"],
                   ["--pruning-max", "3"]):
         assert wrong[0] in refused(main, *flags, *wrong)

@@ -86,7 +86,7 @@ def test_the_grade_passes_where_all_is_met(capsys, tmp_path):
 def test_what_is_refused(tmp_path, refused):
     assert "no such folder" in refused(main, tmp_path / "none")
     assert "no run lies here" in refused(main, tmp_path)
-    assert "means nothing with --grade" in refused(main, tmp_path, "--grade", "--max-pages", "3")
+    assert "has no effect with --grade" in refused(main, tmp_path, "--grade", "--max-pages", "3")
     assert "expected a whole number" in refused(main, tmp_path, "--max-pages", "0")
 
 

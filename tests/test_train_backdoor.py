@@ -137,7 +137,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, error = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM and error == ""
-    assert "resumed after epoch" in output and "--resume goes on" in output.splitlines()[-1]
+    assert "resumed after epoch" in output and "--resume continues" in output.splitlines()[-1]
 
     assert start(folder, "--resume").wait() == 0
     assert same(weights(tmp_path / "whole"), weights(folder))
@@ -168,9 +168,9 @@ def test_ctrl_c_ends_in_a_line_not_a_traceback(tmp_path):
     (["--no-such-flag"], "--no-such-flag"), (["--width", "0"], "--width"), (["--lr", "1e300"], "--lr"),
     (["--seed", "99999999999999999999999"], "--seed"), (["--device", "meta"], "--device meta"),
     (["--crop-padding", "1000"], "--crop-padding"), (["--poison-rate", "0.0001"], "--poison-rate 0.0001: no image"),
-    (["--poison-type", "clean-label", "--poison-rate", "0.1"], "--poison-rate: means nothing for"),
-    (["--poison-type", "blend", "--clb-dir", "x"], "--clb-dir: means nothing for"),
-    (["--eval-trigger", "blend"], "--eval-trigger: means nothing for"),
+    (["--poison-type", "clean-label", "--poison-rate", "0.1"], "--poison-rate: has no effect with"),
+    (["--poison-type", "blend", "--clb-dir", "x"], "--clb-dir: has no effect with"),
+    (["--eval-trigger", "blend"], "--eval-trigger: has no effect with"),
     (["--resume", "--overwrite"], "not allowed with")])
 def test_bad_flags_are_one_line_and_write_nothing(refused, tmp_path, flags, named):
     error = refused(main, "--dataset", "digits", "--output-dir", tmp_path / "run", *flags)
@@ -275,7 +275,7 @@ def test_the_fast_recipe_has_its_own_defaults_and_refuses_the_homeworks_steps(re
     assert (args.epochs, args.lr, args.crop_padding) == (20, 0.3, 4)
     args = train_backdoor.parse_args([])
     assert (args.epochs, args.lr, args.crop_padding, args.milestones) == (50, 0.1, 4, [30, 40])
-    assert "--milestones: means nothing with --recipe fast" in refused(main, "--recipe", "fast", "--milestones", "3")
+    assert "--milestones: has no effect with --recipe fast" in refused(main, "--recipe", "fast", "--milestones", "3")
     assert "--momentum: expected more than 0" in refused(main, "--recipe", "fast", "--momentum", "0")
 
 
@@ -283,7 +283,7 @@ def test_too_few_steps_for_the_fast_recipe_cost_the_run_that_lies_there_nothing(
     words = [*SMALL, "--output-dir", str(tmp_path / "run")]
     main(words)
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    assert "6 steps in all" in refused(main, *words, "--recipe", "fast", "--overwrite")
+    assert "the rate rises and falls, got 6" in refused(main, *words, "--recipe", "fast", "--overwrite")
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 

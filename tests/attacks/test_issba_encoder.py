@@ -167,7 +167,7 @@ def test_what_is_refused(small_run, tmp_path, refused):
     assert "no such file" in refused(train_backdoor.main, *flags, "--encoder", tmp_path / "none.th")
     assert "expected an encoder and a decoder" in refused(train_backdoor.main, *flags, "--encoder",
                                                           small_run / "model_last.th")
-    assert "--trigger-alpha: means nothing for --poison-type issba" in refused(train_backdoor.main, *flags,
+    assert "--trigger-alpha: has no effect with --poison-type issba" in refused(train_backdoor.main, *flags,
                                                                               "--trigger-alpha", "0.5")
-    assert "--encoder: means nothing for --poison-type badnets" in refused(
+    assert "--encoder: has no effect with --poison-type badnets" in refused(
         train_backdoor.main, "--dataset", "digits", "--encoder", "x.th")

@@ -192,10 +192,10 @@ def test_the_isolated_images_are_found_and_unlearned_as_they_are(tmp_path, monke
 
 def test_what_is_refused(tmp_path, refused):
     flags = ["--dataset", "digits", "--output-dir", tmp_path / "out"]
-    assert "--lga: means nothing with --flooding" in refused(main, *flags, "--flooding", "--lga", "sample")
-    assert "--max-drop: means nothing with --unlearn-epochs 0" in refused(main, *flags, "--unlearn-epochs", "0",
+    assert "--lga: has no effect with --flooding" in refused(main, *flags, "--flooding", "--lga", "sample")
+    assert "--max-drop: has no effect with --unlearn-epochs 0" in refused(main, *flags, "--unlearn-epochs", "0",
                                                                          "--max-drop", "0.1")
-    assert "since training goes on with the rest" in refused(main, *flags, "--isolation-rate", "1")
+    assert "since training continues with the rest" in refused(main, *flags, "--isolation-rate", "1")
 
 
 @pytest.mark.slow

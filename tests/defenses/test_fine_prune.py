@@ -110,7 +110,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(learned_run, tmp_path, m
 def test_the_control_is_printed_beside(learned_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(learned_run, tmp_path / "first", "--epochs", "1")
-    assert "fine-tuning alone was not run; --mode fine-tune does" in (tmp_path / "first/output.log").read_text()
+    assert "alone has not been run; run it with --mode fine-tune" in (tmp_path / "first/output.log").read_text()
     main(["--checkpoint", str(learned_run / "model_last.th"), *SMALL, "--mode", "fine-tune", "--epochs", "1"])
     results = run(learned_run, tmp_path / "second", "--epochs", "1")
     control, = tmp_path.glob("output/**/fine-tune/results.json")
@@ -145,8 +145,8 @@ def test_without_a_trigger_asr_is_left_out(small_run, tmp_path):
     (["--layer", "layer9"], "--layer: expected a stage of resnet18 (layer1, layer2, layer3, layer4), got layer9"),
     (["--prune-fraction", "1"], "--prune-fraction: expected a fraction in [0, 1), got 1"),
     (["--val-frac", "0.1"], "--val-frac 0.1: expected a share that leaves"),
-    (["--mode", "fine-tune", "--max-drop", "0.1"], "--max-drop: means nothing for --mode fine-tune"),
-    (["--mode", "prune", "--no-flip"], "--flip: means nothing for --mode prune"),
+    (["--mode", "fine-tune", "--max-drop", "0.1"], "--max-drop: has no effect with --mode fine-tune"),
+    (["--mode", "prune", "--no-flip"], "--flip: has no effect with --mode prune"),
     (["--max-drop", "0.1", "--prune-fraction", "0.1"], "not allowed with")])
 def test_what_is_refused(small_run, tmp_path, refused, flags, message):
     assert message in refused(main, "--checkpoint", small_run / "model_last.th", *SMALL, "--output-dir",

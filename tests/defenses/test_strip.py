@@ -277,9 +277,9 @@ def test_images_that_stand_twice_are_laid_over_once(images):
 def test_what_is_refused(calibrated, small_run, pictures, tmp_path, refused):
     model = ["--checkpoint", small_run / "model_last.th"]
     for flag in (["--overlays", "5"], ["--seed", "9"], ["--output-dir", "x"], ["--overwrite"]):
-        assert f"{flag[0]}: means nothing with --images" in refused(main, *model, "--images", pictures, *flag)
+        assert f"{flag[0]}: has no effect with --images" in refused(main, *model, "--images", pictures, *flag)
     assert "empty name" in refused(main, *model, "--calibration-file", calibrated / "strip.json", "--images", "")
-    assert "means nothing without --images" in refused(main, *model, "--calibration-file", "strip.json")
+    assert "has no effect without --images" in refused(main, *model, "--calibration-file", "strip.json")
     assert "no calibration" in refused(main, *model, "--images", pictures, "--calibration-file", tmp_path / "none")
     other = ["--checkpoint", ROOT / "zoo/benign/model_last.th", "--calibration-file", calibrated / "strip.json"]
     assert "another model" in refused(main, *other, "--images", pictures)

@@ -64,9 +64,9 @@ def test_an_empty_stamped_share_is_plain_fine_tuning(small_run, tmp_path):
 
 def test_what_is_refused(small_run, tmp_path, refused):
     model = ["--checkpoint", small_run / "model_last.th", *DIGITS, "--output-dir", tmp_path / "out"]
-    assert "--stamp-share: means nothing for --patch-with clean" in refused(main, *model, "--patch-with",
+    assert "--stamp-share: has no effect with --patch-with clean" in refused(main, *model, "--patch-with",
                                                                            "clean", "--stamp-share", "0.1")
-    assert "means nothing for --patch-with clean" in refused(main, *model, "--patch-with", "clean",
+    assert "has no effect with --patch-with clean" in refused(main, *model, "--patch-with", "clean",
                                                             "--reversed-trigger", "x.th")
     assert "no such file" in refused(main, *model, "--reversed-trigger", tmp_path / "x.th")
     assert "no finished run of defenses.neural_cleanse" in refused(main, *model)

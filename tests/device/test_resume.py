@@ -33,7 +33,7 @@ def stop_in_epoch(number, patch):
 @pytest.mark.parametrize("first, second", [("cpu", "cuda"), ("cuda", "cpu")])
 @pytest.mark.parametrize("module", RESUMABLE)
 def test_a_run_goes_on_on_another_device(module, first, second, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "KEEPING", 1e9)  # every epoch is saved, on a GPU too
+    monkeypatch.setattr(run, "MAX_SAVING_SHARE", 1e9)  # every epoch is saved, on a GPU too
 
     def call(device, folder, *more):
         words = [*filled(made, short_words(module)), "--output-dir", str(tmp_path / folder), "--device", device, *more]

@@ -24,4 +24,4 @@ def test_a_full_gpu_is_one_line_with_what_to_do(capsys):
         main()
     said = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and len(said) == 1
-    assert "Tried to allocate 8 GiB.; take a smaller --batch-size or --width" in said[0]
+    assert "Tried to allocate 8 GiB.; choose a smaller --batch-size or --width" in said[0]

@@ -67,5 +67,5 @@ def test_help_shows_defaults_and_the_docstring():
     text = parser.format_help()
     assert "\n    python x.py\n" in text
     text = " ".join(text.split())
-    assert "learning rate of SGD (default: 0.1)" in text and "(default: output/x)" in text
+    assert "initial learning rate (default: 0.1)" in text and "(default: output/x)" in text
     assert "function" not in text and "default: None" not in text and "default: False" not in text

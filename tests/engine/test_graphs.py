@@ -106,7 +106,7 @@ def test_five_graphed_steps_equal_five_plain_ones_on_a_card(images, amp, most):
 def test_what_cannot_be_a_graph_is_refused():
     with pytest.raises(UserError, match="--graph: expected a CUDA device, got cpu"):
         check_graph(torch.device("cpu"), 1000, 128)
-    with pytest.raises(UserError, match="100 training images do not make one of --batch-size 128"):
+    with pytest.raises(UserError, match="100 training images do not fill one of --batch-size 128"):
         check_graph(torch.device("cuda"), 100, 128)
     check_graph(torch.device("cuda"), 128, 128)
 
@@ -119,4 +119,4 @@ def test_a_graph_on_a_cpu_is_one_line_and_writes_nothing(script, tmp_path, refus
 
 def test_a_graph_is_off_by_default_and_not_together_with_compile(refused):
     assert not train_backdoor.parse_args([]).graph and train_backdoor.parse_args(["--graph"]).graph
-    assert "--graph: not together with --compile" in refused(train_backdoor.main, "--graph", "--compile")
+    assert "--graph: cannot be combined with --compile" in refused(train_backdoor.main, "--graph", "--compile")

@@ -12,7 +12,7 @@ from common.untrusted.weights import read_tensors
 from engine import checkpoint, command, machine
 from engine.evaluation import Evaluation, Proportion, Score
 from engine.run import HEADER, Run
-from engine.saved_state import is_alike
+from engine.saved_state import has_same_structure
 from models import build_model
 
 ROW = {"epoch": 1, "lr": 0.1, "poison_acc": None, "clean_acc": 0.5}
@@ -136,7 +136,7 @@ def test_a_gpus_short_epochs_are_saved_once_in_a_while_and_at_the_end(arguments,
 def test_a_run_that_lies_there_is_left_alone(arguments, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         go(arguments(), stop_in=2)
-    with pytest.raises(UserError, match=r"begun run; --resume .*--overwrite .*--output-dir"):
+    with pytest.raises(UserError, match=r"unfinished run; --resume .*--overwrite .*--output-dir"):
         go(arguments())
     go(arguments(resume=True))
     with pytest.raises(UserError, match=r"finished run; --resume .*--overwrite .*--output-dir"):
@@ -192,7 +192,7 @@ def test_a_finished_run_is_only_done_if_it_is_the_one_that_is_asked_for(argument
     with pytest.raises(UserError, match="--lr was"):
         go(arguments(resume=True, lr=3))
     (tmp_path / "run/model_last.th").unlink()
-    with pytest.raises(UserError, match=r"finished, but model_last\.th is gone"):
+    with pytest.raises(UserError, match=r"finished, but model_last\.th is missing"):
         go(arguments(resume=True))
 
 
@@ -273,9 +273,9 @@ def test_a_state_of_another_kind_is_not_alike(spoil):
         trained["optimizer"].step()
         trained["scheduler"].step()
     saved = {name: thing.state_dict() for name, thing in trained.items()}
-    assert is_alike(saved, {name: thing.state_dict() for name, thing in own.items()})
+    assert has_same_structure(saved, {name: thing.state_dict() for name, thing in own.items()})
     spoil(saved)
-    assert not is_alike(saved, {name: thing.state_dict() for name, thing in own.items()})
+    assert not has_same_structure(saved, {name: thing.state_dict() for name, thing in own.items()})
 
 
 def test_another_scripts_run_is_not_gone_on_with(arguments, monkeypatch):
@@ -345,7 +345,7 @@ def test_progress_that_is_something_else_is_one_error(arguments, spoil):
                 raise KeyboardInterrupt
     path = run.folder / "resume.th"
     checkpoint.save(path, {**read_tensors(path), **spoil})
-    with pytest.raises(UserError, match="not what a stopped run"), Run(args) as run:
+    with pytest.raises(UserError, match="damaged, or saved by a run with other flags"), Run(args) as run:
         run.begin()
         next(iter(run.epochs(3, counter=Counter())))
 

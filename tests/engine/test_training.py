@@ -103,7 +103,7 @@ def test_a_loss_that_is_no_number_names_its_step(images):
 def test_outputs_that_are_no_numbers_are_not_counted(images):
     model = build_model("resnet18", 2, 4)
     model.linear.bias.data.fill_(float("nan"))
-    with pytest.raises(UserError, match="no numbers"):
+    with pytest.raises(UserError, match="the model returned NaN"):
         score(model, Batches(images, 16))
 
 
@@ -129,12 +129,12 @@ def test_losses_are_those_of_each_image_as_it_is_in_eval_mode(images):
 
 
 def test_no_images_are_an_error_and_no_share(test_set):
-    with pytest.raises(UserError, match="no images to predict"):
+    with pytest.raises(UserError, match="expected images to predict"):
         predict(Answers(), Batches(test_set.subset(slice(0)), 16))
-    with pytest.raises(UserError, match="no test images, so nothing"):
+    with pytest.raises(UserError, match="expected test images, got none"):
         EvalSets.on("cpu", test_set.subset(slice(0)))
     only_the_target = test_set.subset(test_set.targets == 0)
-    with pytest.raises(UserError, match="no test images of other classes"):
+    with pytest.raises(UserError, match="expected test images of other classes"):
         EvalSets.on("cpu", only_the_target, stamp_all(only_the_target, build_trigger("badnets", 0)))
 
 
@@ -144,7 +144,7 @@ def test_a_trigger_that_changes_no_pixel_is_noticed(test_set, caplog, monkeypatc
         EvalSets.on("cpu", test_set, stamp_all(test_set, build_trigger("badnets", 0)))
         assert "changes no pixel" not in caplog.text
         EvalSets.on("cpu", test_set, stamp_all(test_set, build_trigger("blend", 0, 0.0)))
-        assert "notice: the trigger changes no pixel of any test image" in caplog.text
+        assert "the trigger changes no pixel of any test image" in caplog.text
 
 
 @pytest.mark.parametrize("acc, asr, is_attacked, noticed", [
@@ -164,7 +164,7 @@ def test_several_sets_in_one_pass_give_what_each_gives_alone(test_set):
     sets = [Batches(test_set, 16), Batches(test_set.subset(slice(5)), 16)]
     for together, alone in zip(predict_each(model, sets), (predict(model, batches) for batches in sets), strict=True):
         assert torch.equal(together, alone)
-    with pytest.raises(UserError, match="no images to predict"):
+    with pytest.raises(UserError, match="expected images to predict"):
         predict_each(model, [*sets, Batches(test_set.subset(slice(0)), 16)])
 
 

@@ -67,7 +67,7 @@ def test_a_second_call_runs_only_what_is_not_there_and_a_failed_cell_is_named(tm
 
 
 def test_what_is_refused(refused):
-    assert "--poison-rates: means nothing for --poison-type benign" in refused(
+    assert "--poison-rates: has no effect with --poison-type benign" in refused(
         main, "--poison-type", "benign", "--poison-rates", "0.1")
-    assert "--unlearn-lr: means nothing with --unlearn-epochs 0" in refused(
+    assert "--unlearn-lr: has no effect with --unlearn-epochs 0" in refused(
         main, "--unlearn-epochs", "0", "--unlearn-lr", "0.1")
