@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from data.triggers.pattern import PatternTrigger
 
-COVERS_IMAGE = ("notice: this trigger replaces every pixel, so all triggered images are one picture and ASR means "
-                "nothing; lower --trigger-alpha")
+COVERS_IMAGE = ("this trigger replaces every pixel, so all triggered images are one picture and ASR has no "
+                "meaning; lower --trigger-alpha")
 
 
 class Trigger(ABC):
