@@ -23,6 +23,7 @@ from data.clean_label import save_clean_label
 from data.datasets import ImageSet, load_splits
 from data.triggers import build_trigger
 from engine import flags
+from engine.attack import log_target
 from engine.checkpoint import load_model, saved_image_size
 from engine.command import command
 from engine.evaluation import frozen, score
@@ -208,6 +209,7 @@ def main(argv=None):
         surrogate = load_model(args.checkpoint, run.device, train.classes).model
 
         run.begin()
+        log_target(args.poison_target, train.classes)
         shares = chosen_shares(train, chosen, args.poison_target)
         log.info("poisoning %(poisoned)d images: %(of_class).4f of the %(class_size)d of the target class, "
                  "%(of_training_set).4f of the %(training_set)d training images", shares)

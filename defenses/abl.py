@@ -10,6 +10,7 @@ model_filtered.th (after stage 2), model_last.th, trigger_info.th, curves.png, o
 and results.json.
 """
 import logging
+import math
 
 import numpy as np
 import torch
@@ -70,6 +71,13 @@ def climb(logits, labels):
 def isolate(losses, rate):
     """Indices int64 (round(rate * N),) of the lowest losses, lowest first."""
     return np.argsort(losses, kind="stable")[:round(rate * len(losses))]
+
+
+def check_isolation(rate, count):
+    """UserError for a share above 0 that isolates none of `count` images: ABL would have nothing to unlearn."""
+    if rate > 0 and not round(rate * count):
+        raise UserError(f"--isolation-rate {rate}: none of the {count} training images would be isolated; give at "
+                        f"least {math.ceil(1e4 / count) / 1e4:g}")
 
 
 def read_isolated(path, count, rate):
@@ -200,6 +208,7 @@ def main(argv=None):
     with Run(args, LEAVES) as run:
         train, defender, test = load_splits(args.dataset, args.data_dir, image_size=args.image_size)
         poisoned, trigger = poison_by(args, train)
+        check_isolation(args.isolation_rate, len(poisoned))
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
         held_out = evaluation_batches(defender, run.device)
         if args.graph:  # of stage 2, whose images are fewer

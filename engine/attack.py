@@ -1,6 +1,7 @@
 """What the flags of engine.flags.add_poison_flags make of a training set, and how an attack's run begins."""
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,17 @@ def load_encoder(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def log_target(target: int, classes: Sequence[str]) -> None:
+    """Log which of `classes`, names in label order, the trigger is for; a number alone may be taken for a name."""
+    log.info("target class %d (%s)", target, classes[target])
+
+
 def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger) -> dict:
-    """Leave trigger_info.th in the folder of a run that has begun, and log how many images of `poisoned` are.
+    """Leave trigger_info.th in the folder of a run that has begun, and log its target and how many are poisoned.
 
     Returns their poisoned_shares, as results.json has them.
     """
+    log_target(trigger.target, poisoned.classes)
     shares = poisoned_shares(poisoned, trigger.target)
     log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
              "%(of_candidates).4f of the %(candidates)d candidates", shares)

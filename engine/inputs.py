@@ -12,6 +12,7 @@ from common.files import hash_file
 from data.datasets import ImageSet, load_clean
 from data.poison_cifar import stamp_all
 from data.triggers import Trigger
+from engine.attack import log_target
 from engine.checkpoint import Checkpoint, check_classes, load_model, load_trigger
 from engine.doubt import Doubt, find_doubt
 from engine.evaluation import EvalSets, evaluation_batches, score
@@ -95,6 +96,8 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     elif trigger.target >= test.num_classes:
         raise UserError(f"{args.trigger_info or 'trigger_info.th beside the checkpoint'}: its target {trigger.target} "
                         f"is none of the {test.num_classes} classes")
+    else:
+        log_target(trigger.target, test.classes)
     stamped = None if trigger is None else stamp_all(test, trigger)
     sets = EvalSets.on(run.device, test, stamped)
     doubt = find_doubt(found.model, defender, run.device, found.has_spec)

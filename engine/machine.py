@@ -5,6 +5,7 @@ import platform
 import resource
 import subprocess
 import sys
+from argparse import Namespace
 from importlib import metadata
 from pathlib import Path
 
@@ -15,27 +16,38 @@ import torch
 from common.errors import UserError
 
 log = logging.getLogger("backdoor")
+MAX_REASON = 200  # letters of PyTorch's
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def find_device(name):
+def find_device(name: str) -> torch.device:
     """The torch.device for `name`; auto is a working GPU, otherwise the CPU. Raises UserError for a device that does
     not work."""
     found = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return try_device(found if name == "auto" else name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]  # the rest of a CUDA message is advice on debugging
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = shortest(str(error))
     if name != "auto":
         raise UserError(f"--device {name}: {reason}")
     log.warning("the GPU does not work (%s), so this runs on the CPU", reason)
     return torch.device("cpu")
 
 
-def try_device(name):
-    """The torch.device `name`, after it has run a kernel: a GPU that is too old for this PyTorch, or reserved by
-    another process, fails here. A device with a number becomes the current one, since the current device's context pins
-    memory."""
+def shortest(reason: str) -> str:
+    """The first sentence of what PyTorch says: CUDA's messages go on with advice on debugging, and one about a device
+    that is not built in with a list of 1,500 letters of all devices that might have been."""
+    if any(part in reason for part in ("Could not run", "not compiled with", "No module named")):
+        return "this machine's PyTorch has no such device; try auto or cpu"
+    if reason.startswith("Expected one of") or "Invalid device string" in reason:
+        return "expected auto, cpu, cuda, cuda:1, ..."
+    reason = reason.partition("\n")[0].partition(". ")[0]
+    return reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}..."
+
+
+def try_device(name: str) -> torch.device:
+    """The torch.device `name` once it has run a kernel, which a card too old for this PyTorch or in exclusive use by
+    another process cannot. One with a number becomes the current device, since that is whose context pins memory."""
     device = torch.device(name)
     torch.zeros(1, device=device).add(1).item()
     if device.type == "cuda" and device.index is not None:
@@ -43,13 +55,13 @@ def try_device(name):
     return device
 
 
-def has_working_gpu():
+def has_working_gpu() -> bool:
     """Whether find_device("auto") finds a GPU. A child process checks, so that this process takes no GPU memory."""
     code = "from engine import machine; raise SystemExit(machine.find_device('auto').type == 'cpu')"
     return torch.cuda.is_available() and not subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
 
 
-def set_determinism(wanted):
+def set_determinism(wanted: bool) -> None:
     """Make a GPU either return the same bits each time or try which convolution is fastest. No effect on a CPU."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
@@ -57,13 +69,13 @@ def set_determinism(wanted):
     set_cudnn_benchmark(not wanted)
 
 
-def set_cudnn_benchmark(wanted):
-    """Whether a GPU tries which convolution is fastest for each new shape: useful if batches keep their shape."""
+def set_cudnn_benchmark(wanted: bool) -> None:
+    """Whether a GPU tries which convolution is fastest for each new shape: that pays where batches keep theirs."""
     torch.backends.cudnn.benchmark = wanted
 
 
-def multiplies_bfloat16(device):
-    """Whether the device has bfloat16 matrix instructions; without them bfloat16 is slower than float32.
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bfloat16; without them it is slower than float32.
 
     PyTorch passes bfloat16 convolutions to cuDNN from compute capability 8.0 (Ampere) on. On an older GPU it runs a
     kernel of its own, one image at a time.
@@ -74,9 +86,9 @@ def multiplies_bfloat16(device):
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def trains_in_bfloat16(args, device):
-    """Whether a run trains in bfloat16: as --amp says; by default on a GPU with bfloat16 instructions, and on such a
-    CPU only with --recipe fast.
+def trains_in_bfloat16(args: Namespace, device: torch.device) -> bool:
+    """Whether a run trains in bfloat16: as --amp says, by default where the device multiplies in it: on a GPU always,
+    on a CPU in the fast recipe.
 
     args: a script's parsed flags; a script without --amp trains in float32.
     """
@@ -86,7 +98,7 @@ def trains_in_bfloat16(args, device):
     return amp
 
 
-def device_name(device):
+def device_name(device: torch.device) -> str:
     """The name of the GPU or processor that a figure was measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -97,14 +109,14 @@ def device_name(device):
         return platform.processor() or platform.machine()
 
 
-def versions():
+def versions() -> dict[str, str]:
     """The versions that figures may depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__,
             "torchvision": metadata.version("torchvision"),  # importing it takes a second
             "numpy": np.__version__, "pillow": PIL.__version__}
 
 
-def commit():
+def commit() -> str | None:
     """The code's commit, with -dirty appended if files were changed; None outside a checkout."""
     try:
         done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -114,13 +126,13 @@ def commit():
     return done.stdout.strip() or None
 
 
-def peak_memory_mb():
-    """The most memory that this process has used, in MiB. ru_maxrss counts bytes on macOS and KiB elsewhere."""
+def peak_memory_mb() -> int:
+    """The most memory that this process has held, in MiB; ru_maxrss counts bytes on macOS and KiB elsewhere."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 
-def peaks(device):
-    """peak_memory_mb, and on a GPU peak_device_memory_mb, in the form of results.json.
+def peaks(device: torch.device) -> dict[str, int]:
+    """peak_memory_mb, and on a GPU peak_device_memory_mb, as results.json has them.
 
     peak_device_memory_mb is the most that PyTorch has allocated there: tensors, and the workspaces of the convolutions
     that cuDNN tried in its search for the fastest. Those may take gigabytes more than the same run needs with

@@ -205,3 +205,21 @@ def test_the_last_epoch_of_every_stage_is_tested(unbroken, tmp_path):
     assert epochs_tested(tmp_path / "run") == [2, 4, 5, 6] and epochs_tested(unbroken) == [1, 2, 3, 4]
     last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
     assert json.loads((tmp_path / "run/results.json").read_text())["acc"]["value"] == last["clean_acc"]
+
+
+@pytest.mark.parametrize("flags, least", [
+    (["--isolation-rate", "0.0003"], "0.0008"), (["--isolation-rate", "1e-9"], "0.0008")])
+def test_a_rate_that_isolates_nothing_is_refused_before_anything_is_written(tmp_path, refused, flags, least):
+    """The kind: a share that comes to none of the images runs on and reports a defense that did nothing."""
+    said = refused(main, *SMALL, *flags, "--output-dir", tmp_path / "run")
+    assert "none of the 1294 training images would be isolated" in said and f"at least {least}" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("count", [1, 3, 50, 1294, 45_000])
+def test_the_least_share_that_is_named_isolates_an_image(count):
+    with pytest.raises(UserError) as refused:
+        abl.check_isolation(0.4 / count, count)
+    least = float(str(refused.value).rpartition(" ")[2])
+    abl.check_isolation(least, count)
+    abl.check_isolation(0, count)  # none is meant

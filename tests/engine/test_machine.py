@@ -50,6 +50,18 @@ def test_a_named_card_that_runs_no_kernel_is_an_error_of_one_line(card):
         find_device("cuda")
 
 
+@pytest.mark.parametrize(("name", "said"), [
+    ("mps", "has no such device"), ("xpu", "has no such device"), ("vulkan", "has no such device"),
+    ("hpu", "has no such device"), ("tpu", "expected auto, cpu"), ("cpu:x", "expected auto, cpu"), ("meta", "meta")])
+def test_a_device_that_is_not_there_is_refused_in_one_short_line(name, said):
+    """The kind: PyTorch's own text, up to 1,500 letters, or a traceback. Siblings: xpu, vulkan, hpu, a mistyped one."""
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("the device is there")
+    with pytest.raises(UserError, match=f"--device {name}: .*{said}") as refused:
+        find_device(name)
+    assert len(str(refused.value)) < 100 and "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(("name", "current"), [("cuda:1", ["cuda:1"]), ("cuda", []), ("auto", []), ("cpu", [])])
 def test_a_device_with_a_number_becomes_the_current_one(card, name, current):
     found = card(works=True)
