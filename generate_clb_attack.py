@@ -30,6 +30,7 @@ from engine.evaluation import frozen, score
 from engine.figures import enlarge, image_grid
 from engine.progress import progress
 from engine.run import Run
+from engine.surrogate import check_surrogate
 
 LEAVES = ("data.npy", "label.npy", "backdoor_list.npy", "trigger.npz", "manifest.json", "clean_label_examples.png")
 LOOK_EVERY = 10  # iterations of PGD, after which a GPU is asked whether anything still moves
@@ -213,10 +214,10 @@ def main(argv=None):
         shares = chosen_shares(train, chosen, args.poison_target)
         log.info("poisoning %(poisoned)d images: %(of_class).4f of the %(class_size)d of the target class, "
                  "%(of_training_set).4f of the %(training_set)d training images", shares)
+        check_surrogate(args.checkpoint, surrogate, train.subset(chosen), run.device)
         clean, labels = train.data[chosen], train.targets[chosen]
-        perturbed = clean
-        if not args.no_pgd:
-            perturbed = perturb(surrogate, clean, labels, args.batch_size, generator=run.generator, **pgd_options(args))
+        perturbed = clean if args.no_pgd else perturb(
+            surrogate, clean, labels, args.batch_size, generator=run.generator, **pgd_options(args))
         stamped = trigger.stamp(perturbed)
         figures = measure(surrogate, clean, perturbed, stamped, labels, args.batch_size)
         report(figures)

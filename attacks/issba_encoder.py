@@ -29,6 +29,7 @@ from engine.figures import enlarge, image_grid
 from engine.inputs import inputs_of
 from engine.progress import progress
 from engine.run import Run
+from engine.surrogate import check_surrogate
 from engine.training import check_finite
 from methods.residuals import paste, psnr, shared_energy
 from models.steganography import Decoder, Encoder
@@ -252,6 +253,7 @@ def main(argv=None):
             run.device, memory_format=torch.channels_last) for network in (Encoder, Decoder))
 
         run.begin(inputs_of(args.checkpoint, whole))
+        check_surrogate(args.checkpoint, classifier, held_out, run.device)
         with frozen(classifier):
             learn(run, args, encoder, decoder, classifier, batches, held_out)
         figures = {name: run.rows[-1][name] for name in FIGURES}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.untrusted import read_json_lines, read_object
-from reporting.log import read_log
 from reporting.scripts import repairs, script_name, trains_attack
+from reporting.submission import trainings_in
 
 FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "log only"
 # Where a run read and wrote, on what machine, and how often it was looked at: no part of what it did.
@@ -131,7 +131,7 @@ def read_checked(path):
 
 def read_run(folder, name):
     """The FinishedRun in `folder`, or None if none lies there. `name` is what it is called by."""
-    has = {file: (folder / file).is_file() for file in ("results.json", "config.json", "output.log")}
+    has = {file: (folder / file).is_file() for file in ("results.json", "config.json")}
     config, wrong_config = read_checked(folder / "config.json")
     results, wrong_results = read_checked(folder / "results.json")
     why = wrong_config + wrong_results
@@ -144,18 +144,20 @@ def read_run(folder, name):
     if has["config.json"]:
         run = FinishedRun(folder, name, UNFINISHED, "", {}, config)
         return replace(run, why=f"{len(run.rows)} epochs logged, no results.json")
-    return read_foreign(folder, name) if has["output.log"] else None
+    return read_foreign(folder, name)
 
 
 def read_foreign(folder, name):
-    """The FinishedRun of a folder with an output.log and nothing else that we know; None if it is no training's log."""
+    """The FinishedRun of a folder with logs and nothing else that we know; None if they are not of a training."""
     try:
-        log = read_log(folder / "output.log")
+        trainings = trainings_in(folder)
     except UserError as error:
         return FinishedRun(folder, name, BROKEN, str(error))
-    if log.complaint:
-        return FinishedRun(folder, name, BROKEN, f"output.log: {log.complaint}")
-    return FinishedRun(folder, name, LOG_ONLY, "no results.json; read from output.log") if log.rows else None
+    if any(log.rows for log in trainings):
+        logs = ", ".join(dict.fromkeys(printable(log.path.name) for log in trainings if log.rows))
+        return FinishedRun(folder, name, LOG_ONLY, f"no results.json; read from {logs}")
+    return FinishedRun(folder, name, BROKEN, f"{printable(trainings[0].path.name)}: {trainings[0].complaint}"
+                       ) if trainings else None
 
 
 def folders(root):
@@ -181,5 +183,5 @@ def find_runs(root):
             above = next((runs[parent] for parent in path.parents if parent in runs), None)
             runs[path] = replace(run, above=above)
     if not runs:
-        raise UserError(f"{root}: no run lies here (no folder with results.json, config.json or output.log)")
+        raise UserError(f"{root}: no run lies here (no folder with results.json, config.json or a training's log)")
     return list(runs.values())

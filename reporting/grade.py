@@ -1,19 +1,17 @@
 """The homework's criteria against what was logged."""
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.evaluation import Proportion
-from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, USUAL_ARCH, folders
+from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, USUAL_ARCH, folders, printable
 from reporting.log import read_log, read_pruning
 from reporting.scripts import PRUNING
+from reporting.submission import ATTACKS, pruning_rows, pruning_tables, training_of
 
 HOMEWORK_WIDTH = 64
 TEST_IMAGES, TRIGGERED_IMAGES = 10_000, 9_000  # CIFAR-10's, assumed where a log does not say
 PASSED, FAILED, NOT_MEASURED = "pass", "fail", "not measured"
 BACKDOORED = 0.5  # ASR from which there is a backdoor to prune away
-ATTACKS = ("badnets", "blend", "clean-label")
 NAMES = {"badnets": "BadNets", "blend": "Blend", "clean-label": "Clean-label", "anp": "ANP"}
-ALIASES = {"badnet": "badnets", "clb": "clean-label", "cleanlabel": "clean-label"}
 
 
 @dataclass(frozen=True)
@@ -82,23 +80,26 @@ def logged_share(value, n):
     """A share with the 95 % Wilson interval that `n` images have; None if the value is nan."""
     if value != value:
         return None
-    return {**Proportion(round(value * n), n).as_dict(), "value": value}  # a log's four decimals are no whole hits
+    return {**Proportion(round(value * n), n).as_dict(), "value": value}  # a log has four decimals
 
 
 def attack_of(run):
-    """The homework's name of the attack that a run is of; None for another. A foreign log is told by its arguments,
-    and where it has none by the names of its folder and the one above."""
-    if run.state != LOG_ONLY:
-        named = run.arguments.get("poison_type") if run.script == "train_backdoor" else None
-        return named if named in ATTACKS else None
-    named = read_log(run.folder / "output.log").poison_type
-    words = [named] if named else [run.folder.name, run.folder.parent.name]
-    for word in words:
-        word = word.replace("_", "-").lower()
-        for attack in (*ATTACKS, *ALIASES):
-            if word == attack or word.startswith(f"{attack}-"):
-                return ALIASES.get(attack, attack)
-    return None
+    """The homework's name of the attack that a run of ours is of; None for another."""
+    named = run.arguments.get("poison_type") if run.script == "train_backdoor" else None
+    return named if named in ATTACKS else None
+
+
+def measure_log(run, attack):
+    """What the logs of a folder without results.json say of an attack; None if no training in them is of it."""
+    found = training_of(run.folder, attack)
+    if found is None:
+        return None
+    log, count = found
+    last, others = log.last, f"the longest of {count} trainings of this attack; " if count > 1 else ""
+    return Measured(run.name, logged_share(last["poison_acc"], TRIGGERED_IMAGES),
+                    logged_share(last["clean_acc"], TEST_IMAGES),
+                    f"{run.name}/{printable(log.path.name)}, line {last['line']} (epoch {last['epoch']})",
+                    f"{others}interval for {TRIGGERED_IMAGES} and {TEST_IMAGES} images, as of CIFAR-10")
 
 
 def is_comparable(run):
@@ -124,10 +125,6 @@ def measure_attack(run):
     log = read_log(run.folder / "output.log") if (run.folder / "output.log").is_file() else None
     last = log.last if log else None
     where = f"{run.name}/{(last and 'output.log, line {line} (epoch {epoch})'.format(**last)) or 'results.json'}"
-    if run.state == LOG_ONLY:
-        return Measured(run.name, logged_share(last["poison_acc"], TRIGGERED_IMAGES),
-                        logged_share(last["clean_acc"], TEST_IMAGES), where,
-                        f"interval for {TRIGGERED_IMAGES} and {TEST_IMAGES} images, as of CIFAR-10")
     asr, acc = measured_share(run.results.get("asr")), measured_share(run.results.get("acc"))
     notes, comparable = remarks(run)
     if not last:
@@ -167,12 +164,12 @@ def measure_pruning(run):
 
 
 def measure_foreign_pruning(folder, name, has_backdoor):
-    """What a pruning_by_threshold.txt without a results.json says; None if it prunes nothing, or no backdoor.
+    """What a folder's tables of pruning say without a results.json; None if they prune nothing, or no backdoor.
 
     Of several rows the one that comes nearest to the homework's two bounds: chosen by the test set, hence *oracle*.
     has_backdoor: whether another log shows one, for a table whose own rows do not.
     """
-    table = read_pruning(Path(folder) / "pruning_by_threshold.txt")
+    table = pruning_rows(folder)
     rows = [row for row in table if row["threshold"] is not None]
     if not rows or any(not row["pruned"] and row["poison_acc"] < BACKDOORED for row in table):
         return None
@@ -186,7 +183,7 @@ def measure_foreign_pruning(folder, name, has_backdoor):
     notes += [] if shown else ["nothing shows that a backdoor was there before"]
     return Measured(name, logged_share(best["poison_acc"], TRIGGERED_IMAGES),
                     logged_share(best["clean_acc"], TEST_IMAGES),
-                    f"{name}/pruning_by_threshold.txt, line {best['line']}", "; ".join(notes), shown)
+                    f"{name}/{printable(best['file'])}, line {best['line']}", "; ".join(notes), shown)
 
 
 def pick(candidates, wanted):
@@ -218,21 +215,18 @@ def lines_for(criterion, candidates, wanted):
     return lines
 
 
-def find_foreign_prunings(root):
-    """Folders beneath `root` with a pruning_by_threshold.txt that no run of ours wrote, as [(folder, name)]."""
-    return [(folder, name) for folder, name in folders(root) if (folder / "pruning_by_threshold.txt").is_file()
-            and not any((folder / file).exists() for file in ("results.json", "config.json"))]
-
-
 def grade(root, runs):
     """The homework's criteria as Lines, for the runs found beneath the folder `root`."""
     lines, has_backdoor = [], False
     for attack in ATTACKS:
-        own = [measure_attack(run) for run in runs if attack_of(run) == attack]
+        own = [measure_log(run, attack) if run.state == LOG_ONLY else measure_attack(run) for run in runs
+               if run.state == LOG_ONLY or attack_of(run) == attack]
+        own = [one for one in own if one]
         has_backdoor |= any(one.asr and one.asr["value"] >= BACKDOORED for one in own)
         lines += lines_for(attack, own, attack)
     pruned = [measure_pruning(run) for run in runs if run.script == PRUNING]
-    foreign = [measure_foreign_pruning(folder, name, has_backdoor) for folder, name in find_foreign_prunings(root)]
+    foreign = [measure_foreign_pruning(folder, name, has_backdoor) for folder, name in folders(root)
+               if pruning_tables(folder)]
     return lines + lines_for("anp", [one for one in (*pruned, *foreign) if one], "badnets")
 
 

@@ -1,16 +1,19 @@
 """Logs in the homework's format, ours and those of other implementations."""
+import codecs
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
-from common.untrusted import read_text
+from common.untrusted.limits import MAX_TEXT, fault_of
 
 COLUMNS = ("epoch", "lr", "time", "train_loss", "train_acc", "poison_loss", "poison_acc", "clean_loss", "clean_acc")
 ACCURACIES = ("train_acc", "poison_acc", "clean_acc")
 HEADINGS = ("Epoch", "EPOCHS", "Iter", "No")  # what a line of column names begins with
-PREFIX = re.compile(r"^\[[^\]]*\]\s*(?:-\s*)?")  # what a logger puts before the line: [2026/11/24 15:09:40] -
+# What a logger puts before the line: [2026/11/24 15:09:40] -, 2026-11-24 15:09:40,123 - INFO -, INFO:root:
+PREFIX = re.compile(
+    r"^(?:\[[^\]]*\]|\d{4}[-/]\d\d[-/]\d\d[ T][\d:.,]+|[A-Z]+:\w*:)\s*(?:-\s*)?(?:[A-Za-z]+\s*[-:]\s*)*")
 POISON_TYPE = re.compile(r"poison[_-]type\W{1,4}([\w-]+)")
 
 
@@ -18,7 +21,7 @@ POISON_TYPE = re.compile(r"poison[_-]type\W{1,4}([\w-]+)")
 class Log:
     """`rows`: dicts of COLUMNS and "line", counted from 1. `poison_type` as its line of arguments names it.
 
-    `complaint` says what is wrong with rows that look like a training's and are none.
+    `complaint` says what is wrong with rows that look like a training's and do not count.
     """
 
     path: Path
@@ -27,14 +30,14 @@ class Log:
     complaint: str = ""
 
     @property
-    def last(self):
+    def last(self) -> dict | None:
         """The last row whose epoch was tested, by its ACC, whose ASR may be nan; without one the last, or None."""
         tested = [row for row in self.rows if not math.isnan(row["clean_acc"])]
         return next(reversed(tested or self.rows), None)
 
 
-def row_of(words, line):
-    """A row of the log from its words; None if it is none: an epoch that counts from 1 up, finite losses."""
+def row_of(words: list[str], line: int) -> dict | None:
+    """A row of the log from its words; None for other lines. A row's epoch counts from 1 up."""
     if len(words) != len(COLUMNS):
         return None
     try:
@@ -45,45 +48,85 @@ def row_of(words, line):
     return {**row, "line": line} if row["epoch"] >= 1 else None
 
 
-def are_shares(row):
+def are_shares(row: dict) -> bool:
     """Whether a row's accuracies are fractions, or nan where there was nothing to count."""
     return all(0 <= row[name] <= 1 or row[name] != row[name] for name in ACCURACIES)
 
 
-def read_lines(path):
-    """A text file's lines, whatever their bytes are. Raises UserError if it cannot be read or is too large."""
+def read_lines(path: str | Path) -> list[str]:
+    """A text file's lines, in UTF-8 or UTF-16 (as PowerShell's > writes it), with a byte order mark or without.
+
+    Raises UserError if it cannot be read or is too large.
+    """
     try:
-        return read_text(path, errors="replace").splitlines()
+        fault = fault_of(path, MAX_TEXT)
+        if fault:
+            raise UserError(f"{path}: {fault}; not a log")
+        content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; not a log") from None
+    return content.decode(encoding_of(content), errors="replace").splitlines()
 
 
-def read_log(path):
-    """The Log of a training in the homework's format, tab- or blank-separated. Raises UserError if it is unreadable.
+def encoding_of(content: bytes) -> str:
+    """The encoding of a text: by its byte order mark, and without one by where its first zero byte stands."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zero = content[:2].find(0)  # the upper half of a letter
+    return "utf-8-sig" if zero < 0 else ("utf-16-be", "utf-16-le")[zero]
 
-    A log to which several trainings were appended is read from where its last one begins: at a line of column names, or
-    at an epoch that is not greater than the one before. Tables of other columns are passed over.
+
+@dataclass
+class Reading:
+    """A training while its lines are read."""
+
+    poison_type: str | None = None
+    rows: list = field(default_factory=list)
+    wrong: list = field(default_factory=list)
+
+    def goes_on_with(self, row: dict, poison_type: str | None) -> bool:
+        """Whether a row is this training's: of the same attack, with a greater epoch."""
+        return not self.rows or (row["epoch"] > self.rows[-1]["epoch"] and poison_type == self.poison_type)
+
+    def as_log(self, path: str | Path) -> Log:
+        complaint = (f"line {self.wrong[0]}: expected accuracies as fractions in [0, 1]; write 99.9 % as 0.999"
+                     if self.wrong else "")
+        return Log(Path(path), tuple(self.rows), self.poison_type, complaint)
+
+
+def read_trainings(path: str | Path) -> list[Log]:
+    """The Logs of all trainings in a file in the homework's format, in order. Raises UserError if it is unreadable.
+
+    A training begins at a line of column names, at an epoch that is not greater than the one before, or where the
+    arguments before a row name another attack. Tables of other columns are passed over. At least one Log, which may
+    have no rows.
     """
-    rows, poison_type, wrong, reading = [], None, [], True
+    found, poison_type, reading = [Reading()], None, True
     for number, text in enumerate(read_lines(path), 1):
         named = POISON_TYPE.search(text)
         poison_type = named.group(1) if named else poison_type
         words = PREFIX.sub("", text).split()
         if words and words[0] in HEADINGS:
             reading = words[0] == "Epoch"
-            rows, wrong = ([], []) if reading else (rows, wrong)
+            found += [Reading(poison_type)] if reading else []
         row = row_of(words, number) if reading else None
         if row and not are_shares(row):
-            wrong.append(number)
+            found[-1].wrong.append(number)
         elif row:
-            rows = [row] if rows and row["epoch"] <= rows[-1]["epoch"] else [*rows, row]
-    complaint = f"line {wrong[0]}: expected accuracies as fractions in [0, 1]; write 99.9 % as 0.999" if wrong else ""
-    return Log(Path(path), tuple(rows), poison_type, complaint)
+            found += [] if found[-1].goes_on_with(row, poison_type) else [Reading()]
+            found[-1].poison_type = poison_type
+            found[-1].rows.append(row)
+        elif not found[-1].rows:
+            found[-1].poison_type = poison_type
+    return [one.as_log(path) for one in found]
 
 
-def read_pruning(path):
+def read_log(path: str | Path) -> Log:
+    """The Log of the last training in a file; `read_trainings` has all. Raises UserError if it is unreadable."""
+    return read_trainings(path)[-1]
+
+
+def read_pruning(path: str | Path) -> list[dict]:
     """Rows {pruned, threshold, poison_acc, clean_acc, line} of a pruning_by_threshold.txt. Raises UserError.
 
     The columns are the homework's: No, Layer Name, Neuron Idx, Mask, PoisonLoss, PoisonACC, CleanLoss, CleanACC.

@@ -151,6 +151,8 @@ def test_a_printed_command_runs(command, checkout):
     command for command in (*PRINTED, *MENTIONED) if parts(command)[0] not in BY_MODULE])
 def test_another_program_that_is_named_is_there_and_has_a_help(command, capsys):
     module, flags = parts(command)
+    if (ROOT / module / "__main__.py").exists():  # a package that is run, as python -m workflow
+        module = f"{module}.__main__"
     assert callable(main_of(module))
     if flags or hasattr(importlib.import_module(module), "parse_args"):
         with pytest.raises(SystemExit) as ended:

@@ -160,7 +160,7 @@ def test_ctrl_c_ends_in_a_line_not_a_traceback(tmp_path):
     (["--poison-target", "10"], "--poison-target: expected one of the classes 0 (0) to 9 (9), got 10"),
     (["--poison-target", "-1"], "--poison-target"),
     (["--epochs", "0"], "--epochs: expected a whole number of at least 1, got 0"),
-    (["--milestones", "3", "2"], "--milestones: expected rising"),
+    (["--milestones", "3", "2"], "--milestones: expected increasing"),
     (["--epochs", "5", "--milestones", "7"], "--milestones: expected epochs below --epochs 5, got 7"),
     (["--trigger-alpha", "20"], "--trigger-alpha"), (["--lr", "0"], "--lr"), (["--lr", "nan"], "--lr"),
     (["--poison-type", "clean-label", "--clb-dir", "nowhere"], "nowhere: no such clean-label folder"),

@@ -1,12 +1,13 @@
 import pytest
 
 from common.errors import UserError
-from reporting.log import read_log, read_pruning
+from reporting.log import read_log, read_pruning, read_trainings
 
 ROW = "3 \t 0.100 \t 20.0 \t 0.5 \t 0.8 \t 0.1 \t 0.9912 \t 0.4 \t 0.9001"
 
 
-@pytest.mark.parametrize("prefix", ["", "[2026/05/11 23:59:59] - ", "[INFO] "])
+@pytest.mark.parametrize("prefix", ["", "[2026/05/11 23:59:59] - ", "[INFO] ", "INFO:root:",
+                                    "2026-05-11 23:59:59,123 - INFO - ", "2026-05-11 23:59:59,123 - train - "])
 def test_a_row_is_read_whatever_the_logger_puts_before_it(tmp_path, prefix):
     (tmp_path / "output.log").write_text(f"{prefix}Epoch \t lr\n{prefix}{ROW}\n")
     row, = read_log(tmp_path / "output.log").rows
@@ -72,3 +73,32 @@ def test_the_last_epoch_that_was_tested_is_the_one_that_counts(tmp_path):
     assert read_log(tmp_path / "output.log").last["epoch"] == 2
     (tmp_path / "output.log").write_text("")
     assert read_log(tmp_path / "output.log").last is None
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_log_is_read_in_the_encodings_that_shells_write(tmp_path, encoding, newline):
+    """The kind: a text that another shell or editor saved. PowerShell's > writes UTF-16 with a byte order mark."""
+    text = newline.join(["Namespace(poison_type='blend')", "Epoch \t lr", ROW, ""])
+    (tmp_path / "output.log").write_bytes(text.encode(encoding))
+    log = read_log(tmp_path / "output.log")
+    assert [(row["epoch"], row["line"]) for row in log.rows] == [(3, 3)] and log.poison_type == "blend"
+    table = f"7.00 \t bn1 \t 3 \t 0.25 \t 1 \t 0.04 \t 1 \t 0.92{newline}"
+    (tmp_path / "pruning.txt").write_bytes(table.encode(encoding))
+    assert [row["threshold"] for row in read_pruning(tmp_path / "pruning.txt")] == [0.25]
+
+
+def test_an_appended_log_is_split_into_its_trainings(tmp_path):
+    lines = ["Namespace(poison_type='badnets')", "Epoch \t lr", ROW, "STREAM b'IHDR' 16 13", ROW.replace("3", "4", 1),
+             "Namespace(poison_type='blend')", "Epoch \t lr", "Namespace(poison_type='benign')",
+             ROW.replace("3", "5", 1), ROW.replace("3", "2", 1)]
+    (tmp_path / "output.log").write_text("\n".join(f"[2026/05/11 23:59:59] - {line}" for line in lines))
+    found = [(log.poison_type, [row["epoch"] for row in log.rows]) for log in read_trainings(tmp_path / "output.log")]
+    assert [one for one in found if one[1]] == [("badnets", [3, 4]), ("benign", [5]), ("benign", [2])]
+
+
+def test_a_training_that_was_resumed_is_one(tmp_path):
+    lines = ["Namespace(poison_type='badnets')", "Epoch \t lr", ROW, "Namespace(poison_type='badnets', resume=True)",
+             "resumed after epoch 3", ROW.replace("3", "4", 1)]
+    (tmp_path / "output.log").write_text("\n".join(lines))
+    assert [row["epoch"] for row in read_log(tmp_path / "output.log").rows] == [3, 4]

@@ -40,6 +40,7 @@ def test_a_run_counts_each_variant(learned_run, tmp_path):
           str(tmp_path / "run")])
     results = json.loads((tmp_path / "run/results.json").read_text())
     found = results["method"]["asr_with_residual"]
+    assert results["dataset"] == "digits"  # without it a summary takes the run for unfinished
     assert found["own"] == results["asr"] and found["own"]["n"] == 324
     assert 0 < results["method"]["shared_energy"] < 1
     assert np.asarray(Image.open(tmp_path / "run/specificity.png").convert("L")).std() > 5
