@@ -1,11 +1,13 @@
 """The flags that more than one script has, each declared once, with the checks that need no data."""
 import argparse
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from common.errors import UserError
 from data.datasets import DATASETS
 from data.triggers import ATTACKS, Flag
 from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
+    Group,
     Parser,
     fraction,
     integer,
@@ -18,7 +20,7 @@ from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for th
 from models import ARCHITECTURES, DEFAULT
 
 
-def add_data_flags(parser):
+def add_data_flags(parser: Parser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=DATASETS, default="cifar10",
                        help="cifar10 is downloaded on first use; digits needs no network")
@@ -43,12 +45,12 @@ def add_run_flags(parser: Parser, default: Callable[[argparse.Namespace], str], 
     add_device_flags(group)
 
 
-def add_folder_flag(group, default: Callable[[argparse.Namespace], str], what: str = "") -> None:
+def add_folder_flag(group: Group, default: Callable[[argparse.Namespace], str], what: str = "") -> None:
     """--output-dir. default: (parsed flags) -> the default folder; its docstring describes that folder."""
     group.add_argument("--output-dir", default=default, help=f"{what}(default: {default.__doc__})")
 
 
-def add_device_flags(group):
+def add_device_flags(group: Group) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--deterministic", action="store_true",
                        help="on a GPU, the same bits from the same seed, but slower; a CPU always does so")
@@ -57,7 +59,8 @@ def add_device_flags(group):
 class ModelFlag(argparse.Action):
     """Store --arch or --width; an error if both are given and that network has only one width."""
 
-    def __call__(self, parser, namespace, value, option_string=None):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any,
+                 option_string: str | None = None):
         setattr(namespace, self.dest, value)
         if ARCHITECTURES[namespace.arch].has_width:
             return
@@ -66,14 +69,14 @@ class ModelFlag(argparse.Action):
         namespace.width = None
 
 
-def add_model_flags(parser):
+def add_model_flags(parser: Parser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--arch", action=ModelFlag, choices=ARCHITECTURES, default=DEFAULT, help="network")
     group.add_argument("--width", action=ModelFlag, type=integer(1), default=64,
                        help="channels of the first stage; 64 is the usual ResNet-18, 16 suits two CPU cores")
 
 
-def add_augmentation_flags(parser):
+def add_augmentation_flags(parser: Parser) -> None:
     group = parser.add_argument_group("augmentation")
     group.add_argument("--crop-padding", type=integer(0, 32), default=4,
                        help="pixels of padding for random crops; 0 for none")
@@ -83,7 +86,7 @@ def add_augmentation_flags(parser):
 SGD_FLAGS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "amp")
 
 
-def add_sgd_flags(parser, epochs, lr):
+def add_sgd_flags(parser: Parser, epochs: int, lr: float) -> Group:
     """Epochs, batch size and SGD's settings; returns the group."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=integer(1), default=epochs, help="passes over the training images")
@@ -96,7 +99,7 @@ def add_sgd_flags(parser, epochs, lr):
     return group
 
 
-def add_training_flags(parser, epochs=50):
+def add_training_flags(parser: Parser, epochs: int = 50) -> Group:
     """Training from scratch, with a learning rate that falls in steps; returns the group."""
     group = add_sgd_flags(parser, epochs, 0.1)
     group.add_argument("--milestones", type=integer(1), nargs="*", metavar="EPOCH",
@@ -111,14 +114,14 @@ def add_training_flags(parser, epochs=50):
 FAST = {"epochs": 12, "lr": 0.2, "crop_padding": 1}
 
 
-def add_recipe_flag(group):
+def add_recipe_flag(group: Group) -> None:
     group.add_argument("--recipe", choices=("homework", "fast"), default="homework",
                        help=f"fast: {FAST['epochs']} epochs in which the rate rises to {FAST['lr']} and falls to 0, "
                             f"Nesterov's momentum, crops of {FAST['crop_padding']} pixel, bfloat16 if the processor "
                             "supports it")
 
 
-def check_recipe(parser, args, argv):
+def check_recipe(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> None:
     """Fill in the defaults of --recipe fast, and refuse flags that have no effect with it."""
     if args.recipe == "fast":
         parser.refuse(argv, ["milestones"], "with --recipe fast, which sets the rate itself")
@@ -129,11 +132,11 @@ def check_recipe(parser, args, argv):
             setattr(args, name, FAST[name])
 
 
-def add_compile_flag(group):
+def add_compile_flag(group: Group) -> None:
     group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")
 
 
-def add_loop_flags(group):
+def add_loop_flags(group: Group) -> None:
     """How often a training is tested, and whether its steps are CUDA graphs."""
     group.add_argument("--test-every", type=integer(1), default=1, metavar="EPOCHS",
                        help="epochs from one test to the next, in bfloat16 if the training is; the last epoch of a "
@@ -143,17 +146,17 @@ def add_loop_flags(group):
                             "steps have been shown equal to plain ones on a GPU")
 
 
-def check_loop(parser, args):
+def check_loop(parser: Parser, args: argparse.Namespace) -> None:
     if args.graph and getattr(args, "compile", False):
         parser.error("--graph: cannot be combined with --compile, which makes graphs of its own")
 
 
-def usual_milestones(epochs):
+def usual_milestones(epochs: int) -> list[int]:
     """The homework's 30 and 40 of 50 epochs, in proportion."""
     return sorted({int(share * epochs) for share in (0.6, 0.8)} - {0, epochs})
 
 
-def check_milestones(parser, args):
+def check_milestones(parser: Parser, args: argparse.Namespace) -> None:
     """Fill in the default milestones and refuse milestones that could never take effect."""
     if args.milestones is None:
         args.milestones = usual_milestones(args.epochs)
@@ -163,14 +166,14 @@ def check_milestones(parser, args):
         parser.error(f"--milestones: expected epochs below --epochs {args.epochs}, got {args.milestones[-1]}")
 
 
-def check_target(target, classes):
+def check_target(target: int, classes: Sequence[str]) -> None:
     """Raise UserError unless `target` is the number of one of `classes`, names in label order."""
     if target >= len(classes):
         raise UserError(f"--poison-target: expected one of the classes 0 ({classes[0]}) to {len(classes) - 1} "
                         f"({classes[-1]}), got {target}")
 
 
-def add_trigger_flags(parser: Parser):
+def add_trigger_flags(parser: Parser) -> Group:
     """The target and the pattern; returns the group."""
     group = parser.add_argument_group("trigger")
     group.add_argument("--poison-target", type=integer(0), default=0,
@@ -201,7 +204,7 @@ def add_poison_flags(parser: Parser, rate: bool = True, types: Collection[str] =
             parser.set_defaults(**{name: None})
 
 
-def add_own_flag(group, name: str, attacks: Collection[str], flag: Flag) -> None:
+def add_own_flag(group: Group, name: str, attacks: Collection[str], flag: Flag) -> None:
     """A flag that only some attacks have. check_poison fills in its default, since other attacks do not take it."""
     choices = [attack for attack, row in ATTACKS.items() if row.pattern] if flag.is_attack else None
     default = "" if flag.default is None else f" (default: {flag.default})"
@@ -256,7 +259,7 @@ def check_poison(parser: Parser, args: argparse.Namespace) -> None:
                          f"with {', '.join(default)}")
 
 
-def add_suspect_flags(parser, default=None):
+def add_suspect_flags(parser: Parser, default: str | None = None) -> None:
     """The model that a defense examines, and the trigger, which only its figures use.
 
     default: the default checkpoint in words, which the script fills in; None for the BadNets model.
@@ -270,7 +273,7 @@ def add_suspect_flags(parser, default=None):
                             "without one ASR is not measured)")
 
 
-def add_mask_flags(parser):
+def add_mask_flags(parser: Parser) -> Group:
     """How ANP optimizes its masks; returns the group. --anp-alpha is left out, since a sweep varies it."""
     group = parser.add_argument_group("mask")
     group.add_argument("--val-frac", type=fraction, default=0.01,
@@ -286,7 +289,7 @@ def add_mask_flags(parser):
     return group
 
 
-def add_abl_flags(parser):
+def add_abl_flags(parser: Parser) -> Group:
     """ABL's stages 1 and 3. The length of stage 1 and the isolation rate are left out, since a sweep varies them."""
     group = parser.add_argument_group("isolation")
     group.add_argument("--gamma", type=not_negative, default=0.5, help="loss at which stage 1 holds the images")

@@ -5,6 +5,7 @@ import platform
 import resource
 import subprocess
 import sys
+from argparse import Namespace
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +19,7 @@ log = logging.getLogger("backdoor")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def find_device(name):
+def find_device(name: str) -> torch.device:
     """The torch.device for `name`; auto is a working GPU, otherwise the CPU. Raises UserError for a device that does
     not work."""
     found = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,7 +33,7 @@ def find_device(name):
     return torch.device("cpu")
 
 
-def try_device(name):
+def try_device(name: str) -> torch.device:
     """The torch.device `name`, after it has run a kernel: a GPU that is too old for this PyTorch, or reserved by
     another process, fails here. A device with a number becomes the current one, since the current device's context pins
     memory."""
@@ -43,13 +44,13 @@ def try_device(name):
     return device
 
 
-def has_working_gpu():
+def has_working_gpu() -> bool:
     """Whether find_device("auto") finds a GPU. A child process checks, so that this process takes no GPU memory."""
     code = "from engine import machine; raise SystemExit(machine.find_device('auto').type == 'cpu')"
     return torch.cuda.is_available() and not subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
 
 
-def set_determinism(wanted):
+def set_determinism(wanted: bool) -> None:
     """Make a GPU either return the same bits each time or try which convolution is fastest. No effect on a CPU."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
@@ -57,12 +58,12 @@ def set_determinism(wanted):
     set_cudnn_benchmark(not wanted)
 
 
-def set_cudnn_benchmark(wanted):
+def set_cudnn_benchmark(wanted: bool) -> None:
     """Whether a GPU tries which convolution is fastest for each new shape: useful if batches keep their shape."""
     torch.backends.cudnn.benchmark = wanted
 
 
-def multiplies_bfloat16(device):
+def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device has bfloat16 matrix instructions; without them bfloat16 is slower than float32.
 
     PyTorch passes bfloat16 convolutions to cuDNN from compute capability 8.0 (Ampere) on. On an older GPU it runs a
@@ -74,7 +75,7 @@ def multiplies_bfloat16(device):
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def trains_in_bfloat16(args, device):
+def trains_in_bfloat16(args: Namespace, device: torch.device) -> bool:
     """Whether a run trains in bfloat16: as --amp says; by default on a GPU with bfloat16 instructions, and on such a
     CPU only with --recipe fast.
 
@@ -86,7 +87,7 @@ def trains_in_bfloat16(args, device):
     return amp
 
 
-def device_name(device):
+def device_name(device: torch.device) -> str:
     """The name of the GPU or processor that a figure was measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -97,14 +98,14 @@ def device_name(device):
         return platform.processor() or platform.machine()
 
 
-def versions():
+def versions() -> dict[str, str]:
     """The versions that figures may depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__,
             "torchvision": metadata.version("torchvision"),  # importing it takes a second
             "numpy": np.__version__, "pillow": PIL.__version__}
 
 
-def commit():
+def commit() -> str | None:
     """The code's commit, with -dirty appended if files were changed; None outside a checkout."""
     try:
         done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -114,12 +115,12 @@ def commit():
     return done.stdout.strip() or None
 
 
-def peak_memory_mb():
+def peak_memory_mb() -> int:
     """The most memory that this process has used, in MiB. ru_maxrss counts bytes on macOS and KiB elsewhere."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 
-def peaks(device):
+def peaks(device: torch.device) -> dict[str, int]:
     """peak_memory_mb, and on a GPU peak_device_memory_mb, in the form of results.json.
 
     peak_device_memory_mb is the most that PyTorch has allocated there: tensors, and the workspaces of the convolutions
