@@ -22,7 +22,7 @@ from common.untrusted import read_array
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
-from engine import flags
+from engine import abl_flags, flags
 from engine.attack import poison_by, start_attack
 from engine.checkpoint import load_weights, save_model
 from engine.command import command
@@ -133,7 +133,7 @@ def parse_args(argv=None):
     flags.add_poison_flags(parser)
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
-    group = flags.add_abl_flags(parser)
+    group = abl_flags.add_abl_flags(parser)
     group.add_argument("--isolation-epochs", type=flags.integer(1), default=20, help="epochs of stage 1")
     group.add_argument("--isolation-rate", type=flags.isolation_rate, default=0.01,
                        help="share of the training images that is isolated")
@@ -141,7 +141,7 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
-    flags.check_abl(parser, args, argv)
+    abl_flags.check_abl(parser, args, argv)
     flags.check_milestones(parser, args)
     flags.check_loop(parser, args)
     flags.check_poison(parser, args)

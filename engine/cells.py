@@ -3,7 +3,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.files import write_table
@@ -15,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DIES_TOO = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
-def finished(folder, wanted, weights=""):
+def finished(folder: Path, wanted: Mapping[str, Any], weights: str = "") -> bool:
     """Whether `folder` holds a finished run with the arguments `wanted`.
 
     Raises UserError if the run was made with other arguments, or from weights whose hash is not `weights`.
@@ -38,7 +40,7 @@ def finished(folder, wanted, weights=""):
     return True
 
 
-def call(script, *arguments):
+def call(script: str, *arguments) -> None:
     """Run one of the suite's scripts and pass its output on. Raises UserError with its last line if it fails."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # so that it works from any folder
     done = subprocess.run([*DIES_TOO, sys.executable, "-m", script, *map(str, arguments)], stderr=subprocess.PIPE,
@@ -48,7 +50,7 @@ def call(script, *arguments):
         raise UserError(lines[-1] if lines else f"{script} ended with status {done.returncode}")
 
 
-def as_flags(values, switches=()):
+def as_flags(values: Mapping[str, Any], switches: Collection[str] = ()) -> list:
     """The command line for {name: value}: --name or --no-name for True and False, nothing for None.
 
     switches: flags without a --no-name, which are left out where they are False.
@@ -66,13 +68,14 @@ def as_flags(values, switches=()):
     return words
 
 
-def check_folder(folder):
+def check_folder(folder: Path) -> None:
     """Raise UserError if the folder itself holds a run: cells have folders of their own beneath it."""
     if (folder / "config.json").exists():
         raise UserError(f"{folder}: holds a run; name another --output-dir for the sweep")
 
 
-def run_cells(table, columns, cells):
+def run_cells(table: Path, columns: Sequence[str],
+              cells: Mapping[str, Callable[[], list[dict]]]) -> tuple[list[dict], list[str]]:
     """Run the cells, {name: function that runs one and returns its rows}, and write the rows to the CSV file `table`.
 
     The table is written after each cell. A cell that fails (UserError) does not stop the others. Returns (rows, [name
@@ -89,7 +92,7 @@ def run_cells(table, columns, cells):
     return rows, failed
 
 
-def name_failed(failed, count):
+def name_failed(failed: Sequence[str], count: int) -> None:
     """Raise UserError that names the failed cells, out of `count`; do nothing if none failed."""
     if failed:
         raise UserError(f"{len(failed)} of {count} cells failed: {'; '.join(failed)}")

@@ -9,7 +9,7 @@ from engine.inputs import find_run
 log = logging.getLogger("backdoor")
 
 
-def read_control(checkpoint, name):
+def read_control(checkpoint: str | Path, name: str) -> dict | None:
     """The figures {"acc", "asr"}, as in results.json, of the run `name` that only fine-tuned the same model; None if
     there is no such run."""
     try:
@@ -21,7 +21,7 @@ def read_control(checkpoint, name):
     return None
 
 
-def log_control(control, how):
+def log_control(control: dict | None, how: str) -> None:
     """Log the figures of read_control, or the flags `how` that would make them."""
     if control is None:
         log.info("control: fine-tuning alone has not been run; run it with %s", how)

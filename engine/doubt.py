@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from data.datasets import ImageSet
 from engine.evaluation import evaluation_batches, frozen, predict
@@ -65,7 +64,7 @@ def line(share: float, num_classes: int) -> float:
     return (1 + share * (num_classes - 1)) / num_classes
 
 
-def guess(model, images, device):
+def guess(model: torch.nn.Module, images: ImageSet, device: torch.device) -> np.ndarray:
     """The labels int64 (N,) that a model gives an ImageSet."""
     return predict(model, evaluation_batches(images, device)).argmax(1).cpu().numpy()
 
@@ -136,6 +135,7 @@ def fit_order(guesses: np.ndarray, labels: np.ndarray, num_classes: int) -> tupl
     confusion = np.zeros((num_classes, num_classes), dtype=int)
     half = fitting_half(labels)
     np.add.at(confusion, (guesses[half], labels[half]), 1)
+    from scipy.optimize import linear_sum_assignment  # half a second, needed for a model in doubt alone
     _, order = linear_sum_assignment(confusion, maximize=True)
     return order, mean_recall(order[guesses[~half]], labels[~half])[0]
 

@@ -1,7 +1,8 @@
 """The evaluation of a model on clean and on triggered images."""
 import logging
 import math
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,10 +30,10 @@ class Proportion:
     n: int
 
     @property
-    def value(self):
+    def value(self) -> float:
         return self.hits / self.n if self.n else math.nan
 
-    def as_dict(self):
+    def as_dict(self) -> dict | None:
         """{"value", "interval": [low, high], "n"}; None if nothing was counted."""
         if not self.n:
             return None
@@ -63,7 +64,7 @@ class Evaluation:
     clean: Score
     triggered: Score
 
-    def figures(self):
+    def figures(self) -> dict:
         """acc, asr and robust_acc in the form of results.json."""
         return {"acc": self.clean.accuracy.as_dict(), "asr": self.triggered.accuracy.as_dict(),
                 "robust_acc": self.triggered.original_accuracy.as_dict()}
@@ -104,18 +105,18 @@ class EvalSets:
                        triggered_images=triggered)
 
 
-def evaluation_batch(device):
+def evaluation_batch(device: torch.device | str) -> int:
     """The number of images per batch with which `device` predicts fastest."""
     return EVALUATION_BATCH.get(torch.device(device).type, 128)
 
 
-def evaluation_batches(image_set, device):
+def evaluation_batches(image_set: ImageSet, device: torch.device | str) -> Batches:
     """All images of an ImageSet in order, in batches of the size with which `device` predicts fastest."""
     return Batches(image_set, evaluation_batch(device), device)
 
 
 @contextmanager
-def frozen(model):
+def frozen(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """`model` in eval mode with parameters that need no gradients, for the duration of the block."""
     modes = {module: module.training for module in model.modules()}
     needing = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -129,7 +130,7 @@ def frozen(model):
             parameter.requires_grad_(True)
 
 
-def warn_of_chance(tested, num_classes, is_attacked):
+def warn_of_chance(tested: Evaluation, num_classes: int, is_attacked: bool) -> None:
     """Log a warning if the accuracy in an Evaluation, or an attack's success rate, is not above chance."""
     shares = [("ACC", tested.clean.accuracy)]
     if is_attacked:
@@ -141,7 +142,7 @@ def warn_of_chance(tested, num_classes, is_attacked):
                         1 / num_classes, num_classes)
 
 
-def predict(model, batches, amp=False):
+def predict(model: torch.nn.Module, batches: Batches, amp: bool = False) -> torch.Tensor:
     """Logits float32 (N, num_classes) of all images, in eval mode.
 
     Computed in bfloat16 only if `amp` says so: a published figure is float32's, so that all scripts agree. On a GPU
@@ -152,7 +153,7 @@ def predict(model, batches, amp=False):
     return predict_each(model, [batches], amp)[0]
 
 
-def predict_each(model, sets, amp=False):
+def predict_each(model: torch.nn.Module, sets: Sequence[Batches], amp: bool = False) -> tuple[torch.Tensor, ...]:
     """The logits of several sets of Batches, computed as in `predict`, in one pass over all of them.
 
     No result is read in between, so that a GPU does not wait before all the work is queued.
@@ -165,11 +166,11 @@ def predict_each(model, sets, amp=False):
         return logits.split([batches.num_images for batches in sets])
 
 
-def is_compiled(model):
+def is_compiled(model: torch.nn.Module) -> bool:
     return model._compiled_call_impl is not None
 
 
-def without_gradients(model):
+def without_gradients(model: torch.nn.Module) -> AbstractContextManager:
     """A context without autograd: torch.inference_mode, or torch.no_grad for a compiled model.
 
     If the first CUDA graph of a process is captured in inference mode, releases of PyTorch before 2026 cannot capture a
@@ -178,7 +179,7 @@ def without_gradients(model):
     return torch.no_grad() if is_compiled(model) else torch.inference_mode()
 
 
-def forward_each(model, sets, amp):
+def forward_each(model: torch.nn.Module, sets: Sequence[Batches], amp: bool) -> list[torch.Tensor]:
     """[float32 (B, C)] for each batch of all `sets`, in eval mode."""
     forward, logits = HalvingForward(model.eval()), []
     for batches in sets:
@@ -189,32 +190,32 @@ def forward_each(model, sets, amp):
     return logits
 
 
-def check_outputs(values):
+def check_outputs(values: torch.Tensor) -> torch.Tensor:
     """Return the model's outputs, or values computed from them; raise UserError if any is NaN."""
     if torch.isnan(values).any():
         raise UserError("the model returned NaN; its weights may be damaged")
     return values
 
 
-def sample_losses(model, image_set, device):
+def sample_losses(model: torch.nn.Module, image_set: ImageSet, device: torch.device | str) -> np.ndarray:
     """Cross-entropy float32 (N,) of every image of an ImageSet, not augmented, in eval mode."""
     batches = evaluation_batches(image_set, device)
     return F.cross_entropy(predict(model, batches), batches.labels, reduction="none").cpu().numpy()
 
 
-def score(model, batches):
+def score(model: torch.nn.Module, batches: Batches) -> Score:
     """The Score of a model on the image set of `batches`."""
     return score_logits(predict(model, batches), batches)
 
 
-def score_logits(logits, batches):
+def score_logits(logits: torch.Tensor, batches: Batches) -> Score:
     """The Score of the logits (N, num_classes) of the images of `batches`."""
     guesses, n = logits.argmax(1), batches.num_images
     return Score(float(F.cross_entropy(logits, batches.labels)), Proportion(int((guesses == batches.labels).sum()), n),
                  Proportion(int((guesses == batches.originals).sum()), n))
 
 
-def evaluate(model, test, amp=False):
+def evaluate(model: torch.nn.Module, test: EvalSets, amp: bool = False) -> Evaluation:
     """The Evaluation of a model on EvalSets. amp: compute in bfloat16, for a test during training.
 
     ASR is the share of triggered images, whose own label is not the target, that are predicted as the target. Robust

@@ -1,35 +1,41 @@
 """The pictures that scripts write."""
 import math
 import warnings
+from collections.abc import Sequence
 from itertools import cycle, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from common.files import atomic_file
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MAX_RATE_LINES = 4  # of training_curves; a rate that changes more often gets its own curve
 
 
-def new_figure(width, height):
+def new_figure(width: float, height: float) -> "Figure":
     """A matplotlib figure of this size in inches. matplotlib is imported here, so that scripts start without it."""
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def write_figure(path, figure):
+def write_figure(path: Path, figure: "Figure") -> None:
     """Write a matplotlib figure as PNG, whole or not at all."""
     with atomic_file(path) as file:
         save_png(file, figure)
 
 
-def save_png(file, figure, **options):
+def save_png(file: BinaryIO, figure: "Figure", **options) -> None:
     """Write a matplotlib figure as PNG to an open binary file; options: further ones of savefig."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font lacks
         figure.savefig(file, format="png", dpi=150, **options)
 
 
-def image_grid(path, rows, titles):
+def image_grid(path: Path, rows: Sequence[tuple[str, np.ndarray]], titles: Sequence[str]) -> None:
     """Rows of images, one below the other: `rows` is [(label, uint8 (K, H, W, 3))], `titles` K texts above the columns.
     """
     columns = len(titles)
@@ -46,20 +52,20 @@ def image_grid(path, rows, titles):
     write_figure(path, figure)
 
 
-def enlarge(change):
+def enlarge(change: np.ndarray) -> np.ndarray:
     """A change of pixels, int (n, H, W, 3), scaled into a picture: gray where nothing changed, up to black or white
     elsewhere."""
     return (128 + change * (127 / max(np.abs(change).max(), 1))).round().astype(np.uint8)
 
 
-def known_shares(rows, key):
+def known_shares(rows: Sequence[dict], key: str) -> tuple[list[int], list[float]]:
     """([epoch], [share in %]) of the rows of metrics.jsonl whose `key` is known, for a line through tested epochs only.
     """
     known = [row for row in rows if row.get(key) is not None]
     return [row["epoch"] for row in known], [100 * row[key] for row in known]
 
 
-def training_curves(path, metrics, title):
+def training_curves(path: Path, metrics: Sequence[dict], title: str) -> None:
     """ACC and ASR over the epochs that were tested; `metrics` are the rows of metrics.jsonl."""
     epochs = [row["epoch"] for row in metrics]
     figure = new_figure(6, 3.6)
@@ -85,7 +91,7 @@ def training_curves(path, metrics, title):
     write_figure(path, figure)
 
 
-def loss_curves(path, rows, title):
+def loss_curves(path: Path, rows: Sequence[dict], title: str) -> None:
     """Training losses over epochs: means, with bands between quantiles. rows: those of train_backdoor.loss_rows."""
     figure = new_figure(6, 3.6)
     axis = figure.subplots()
@@ -105,7 +111,7 @@ def loss_curves(path, rows, title):
     write_figure(path, figure)
 
 
-def pruning_curve(path, rows, chosen, axis_name, label):
+def pruning_curve(path: Path, rows: Sequence[dict], chosen: dict, axis_name: str, label: str) -> None:
     """ACC, ASR and held-out accuracy over a pruning sweep. rows and chosen are dicts in the form of results.json.
 
     axis_name: the entry of a row that the sweep varies. label: the axis's label.
@@ -126,7 +132,7 @@ def pruning_curve(path, rows, chosen, axis_name, label):
     write_figure(path, figure)
 
 
-def spread_curves(path, panels, x_name, title):
+def spread_curves(path: Path, panels: Sequence[dict], x_name: str, title: str) -> None:
     """Panels side by side, each {name: [(x, share)]}: the mean at each x, with a band from the lowest to the highest
     value."""
     figure = new_figure(5.4 * len(panels), 3.6)
@@ -144,7 +150,8 @@ def spread_curves(path, panels, x_name, title):
     write_figure(path, figure)
 
 
-def entropy_histogram(path, clean, triggered, mean, sd, boundaries):
+def entropy_histogram(path: Path, clean: np.ndarray, triggered: np.ndarray, mean: float, sd: float,
+                      boundaries: dict[str, float]) -> None:
     """Entropies in bits of clean and triggered images, the normal (mean, sd) fitted to clean ones, and the boundaries.
     """
     from scipy.stats import norm
@@ -166,7 +173,7 @@ def entropy_histogram(path, clean, triggered, mean, sd, boundaries):
     write_figure(path, figure)
 
 
-def entropy_bars(names, rows):
+def entropy_bars(names: Sequence[str], rows: Sequence[dict]) -> "Figure":
     """A figure of mean entropies of clean and triggered images. rows: dicts of both, in bits, None if unknown."""
     figure = new_figure(max(5, 1.3 * len(names)), 3.6)
     axis, places = figure.subplots(), np.arange(len(names))
@@ -181,7 +188,7 @@ def entropy_bars(names, rows):
     return figure
 
 
-def frr_curves(path, rows):
+def frr_curves(path: Path, rows: Sequence[dict]) -> None:
     """The FRR and FAR that result for each requested FRR. rows: those of methods.strip.sweep_frr."""
     figure = new_figure(6, 3.6)
     axis = figure.subplots()
@@ -197,7 +204,7 @@ def frr_curves(path, rows):
     write_figure(path, figure)
 
 
-def norm_bars(path, classes, norms, bound):
+def norm_bars(path: Path, classes: Sequence[str], norms: np.ndarray, bound: Sequence[float]) -> None:
     """L1 norms of reversed masks: a bar for each label's mean over seeds, a dot for each seed.
 
     norms: (seeds, labels), inf if no trigger was found. bound: (seeds,), the norm below which a seed flags a label.
@@ -216,7 +223,7 @@ def norm_bars(path, classes, norms, bound):
     write_figure(path, figure)
 
 
-def trigger_grid(path, columns):
+def trigger_grid(path: Path, columns: Sequence[tuple]) -> None:
     """Masks, patterns and their products, one row each; `columns` is [(title, PatternTrigger)]."""
     rows = {"mask": [], "pattern": [], "mask x pattern": []}
     for _, trigger in columns:

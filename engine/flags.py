@@ -1,12 +1,14 @@
 """The flags that more than one script has, each declared once, with the checks that need no data."""
 import argparse
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from common.errors import UserError
 from data.datasets import DATASETS
 from data.triggers import ATTACKS, Flag
 from engine.normalization import add_input_flags
 from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
+    Group,
     Parser,
     fraction,
     integer,
@@ -17,8 +19,6 @@ from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for th
     ratio,
 )
 from models import ARCHITECTURES, DEFAULT
-
-Group = argparse._ArgumentGroup
 
 
 def add_data_flags(parser: Parser) -> None:
@@ -60,7 +60,8 @@ def add_device_flags(group: Group) -> None:
 class ModelFlag(argparse.Action):
     """Store --arch or --width; an error if both are given and that network has only one width."""
 
-    def __call__(self, parser, namespace, value, option_string=None):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any,
+                 option_string: str | None = None):
         setattr(namespace, self.dest, value)
         if ARCHITECTURES[namespace.arch].has_width:
             return
@@ -156,7 +157,7 @@ def usual_milestones(epochs: int) -> list[int]:
     return sorted({int(share * epochs) for share in (0.6, 0.8)} - {0, epochs})
 
 
-def check_milestones(parser, args):
+def check_milestones(parser: Parser, args: argparse.Namespace) -> None:
     """Fill in the default milestones and refuse milestones that could never take effect."""
     if args.milestones is None:
         args.milestones = usual_milestones(args.epochs)
@@ -288,34 +289,3 @@ def add_mask_flags(parser: Parser) -> Group:
     group.add_argument("--project", action=argparse.BooleanOptionalAction, default=True,
                        help="keep the noise within eps; the authors' code does not, and allows up to 2 eps")
     return group
-
-
-def add_abl_flags(parser: Parser) -> Group:
-    """ABL's stages 1 and 3. The length of stage 1 and the isolation rate are left out, since a sweep varies them."""
-    group = parser.add_argument_group("isolation")
-    group.add_argument("--gamma", type=not_negative, default=0.5, help="loss at which stage 1 holds the images")
-    group.add_argument("--lga", choices=("sample", "batch"), default="batch",
-                       help="whose loss is held at gamma: each image's (the paper's equation), or the batch's mean "
-                            "(the authors' code)")
-    group.add_argument("--flooding", action="store_true",
-                       help="use flooding instead of local gradient ascent; the same update as --lga batch")
-    unlearning = parser.add_argument_group("unlearning")
-    unlearning.add_argument("--unlearn-epochs", type=integer(0), default=5,
-                            help="epochs of stage 3; 0 leaves out the isolated images without unlearning them")
-    unlearning.add_argument("--unlearn-lr", type=positive, default=5e-4, help="learning rate of stage 3")
-    unlearning.add_argument("--max-drop", type=fraction, default=0.05,
-                            help="drop of accuracy on the defender's clean images at which unlearning stops")
-    return group
-
-
-def check_abl(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> None:
-    """Refuse the flags of ABL that would have no effect, and set them to None."""
-    unused = {}
-    if args.flooding:
-        unused["with --flooding"] = ("lga",)
-    if not args.unlearn_epochs:
-        unused["with --unlearn-epochs 0"] = ("unlearn_lr", "max_drop")
-    for why, names in unused.items():
-        parser.refuse(argv, names, why)
-        for name in names:
-            setattr(args, name, None)

@@ -4,6 +4,7 @@ The speed of a small network's step is limited by how fast the processor launche
 launches too but takes a minute to start; torch.cuda.make_graphed_callables captures the kernels that run anyway.
 """
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from common.errors import UserError
 
 
-def check_graph(device, num_images, batch_size):
+def check_graph(device: torch.device, num_images: int, batch_size: int) -> None:
     """Raise UserError unless training steps over `num_images` images can run as CUDA graphs on the torch.device."""
     if device.type != "cuda":
         raise UserError(f"--graph: expected a CUDA device, got {device.type}; leave the flag out")
@@ -20,7 +21,8 @@ def check_graph(device, num_images, batch_size):
                         f"--batch-size {batch_size}; choose a smaller one or leave the flag out")
 
 
-def graphed_forward(model, images, amp=False):
+def graphed_forward(model: torch.nn.Module, images: torch.Tensor,
+                    amp: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
     """`model`'s forward pass in train mode, with its backward pass, captured for batches of the shape of `images`.
 
     Returns images (B, 3, 32, 32) -> logits (B, C). The model's weights and statistics are unchanged. A replay reads and
@@ -46,10 +48,10 @@ class GraphedModel:
     The graph is captured at the first whole batch. For steps that call the model once.
     """
 
-    def __init__(self, model, batch_size, amp=False):
+    def __init__(self, model: torch.nn.Module, batch_size: int, amp: bool = False):
         self.model, self.batch_size, self.amp, self.forward = model, batch_size, amp, None
 
-    def __call__(self, images):
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         if len(images) != self.batch_size:
             return self.model(images)
         if self.forward is None:
@@ -57,7 +59,8 @@ class GraphedModel:
         return self.forward(images)
 
 
-def descend(model, call, images, labels, amp, count):
+def descend(model: torch.nn.Module, call: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor,
+            labels: torch.Tensor, amp: bool, count: int) -> torch.Tensor:
     """Make `count` SGD steps on one batch; returns their losses, float32 (count,)."""
     optimizer, losses = torch.optim.SGD(model.parameters(), 0.05, 0.9), []
     model.train()
@@ -71,7 +74,8 @@ def descend(model, call, images, labels, amp, count):
     return torch.stack(losses)
 
 
-def compare_steps(model, images, labels, amp=False, count=5):
+def compare_steps(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, amp: bool = False,
+                  count: int = 5) -> dict:
     """Compare graphed steps with plain steps from the same weights: a check to make before using --graph.
 
     images (B, 3, 32, 32) and labels (B,) on the device. Returns {"eager", "graphed": the losses of `count` steps,
@@ -92,6 +96,6 @@ def compare_steps(model, images, labels, amp=False, count=5):
             "same_counts": all(torch.equal(one[name], other[name]) for name in counts)}
 
 
-def apart(one, other):
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
     """The largest difference between two tensors, relative to the largest value of the first."""
     return float((one - other).abs().max() / one.abs().max().clamp(min=1e-12))

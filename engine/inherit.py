@@ -2,6 +2,7 @@
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.files import hash_file
@@ -53,12 +54,12 @@ def read_config(folder: Path) -> dict:
         return {}
 
 
-def is_path(value) -> bool:
+def is_path(value: Any) -> bool:
     """Whether a value can be a file's name."""
     return isinstance(value, str) and value.isprintable()
 
 
-def holds_images(value) -> bool:
+def holds_images(value: Any) -> bool:
     """Whether a folder, which an untrusted file may have named, holds images: nothing is downloaded into any other."""
     if not is_path(value):
         return False
@@ -66,12 +67,12 @@ def holds_images(value) -> bool:
     return is_sorted_into_classes(value) or any((Path(value) / name).is_dir() for name in folders)
 
 
-def is_dataset(value) -> bool:
+def is_dataset(value: Any) -> bool:
     """Whether a value is the name of a data set."""
     return isinstance(value, str) and value in DATASETS
 
 
-def is_fraction(value) -> bool:
+def is_fraction(value: Any) -> bool:
     """Whether a value is a float from 0 to 1."""
     return type(value) is float and 0 <= value <= 1
 

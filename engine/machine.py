@@ -46,8 +46,9 @@ def shortest(reason: str) -> str:
 
 
 def try_device(name: str) -> torch.device:
-    """The torch.device `name` once it has run a kernel, which a card too old for this PyTorch or in exclusive use by
-    another process cannot. One with a number becomes the current device, since that is whose context pins memory."""
+    """The torch.device `name`, after it has run a kernel: a GPU that is too old for this PyTorch, or reserved by
+    another process, fails here. A device with a number becomes the current one, since the current device's context pins
+    memory."""
     device = torch.device(name)
     torch.zeros(1, device=device).add(1).item()
     if device.type == "cuda" and device.index is not None:
@@ -70,12 +71,12 @@ def set_determinism(wanted: bool) -> None:
 
 
 def set_cudnn_benchmark(wanted: bool) -> None:
-    """Whether a GPU tries which convolution is fastest for each new shape: that pays where batches keep theirs."""
+    """Whether a GPU tries which convolution is fastest for each new shape: useful if batches keep their shape."""
     torch.backends.cudnn.benchmark = wanted
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for products of bfloat16; without them it is slower than float32.
+    """Whether the device has bfloat16 matrix instructions; without them bfloat16 is slower than float32.
 
     PyTorch passes bfloat16 convolutions to cuDNN from compute capability 8.0 (Ampere) on. On an older GPU it runs a
     kernel of its own, one image at a time.
@@ -87,8 +88,8 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def trains_in_bfloat16(args: Namespace, device: torch.device) -> bool:
-    """Whether a run trains in bfloat16: as --amp says, by default where the device multiplies in it: on a GPU always,
-    on a CPU in the fast recipe.
+    """Whether a run trains in bfloat16: as --amp says; by default on a GPU with bfloat16 instructions, and on such a
+    CPU only with --recipe fast.
 
     args: a script's parsed flags; a script without --amp trains in float32.
     """
@@ -127,12 +128,12 @@ def commit() -> str | None:
 
 
 def peak_memory_mb() -> int:
-    """The most memory that this process has held, in MiB; ru_maxrss counts bytes on macOS and KiB elsewhere."""
+    """The most memory that this process has used, in MiB. ru_maxrss counts bytes on macOS and KiB elsewhere."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def peaks(device: torch.device) -> dict[str, int]:
-    """peak_memory_mb, and on a GPU peak_device_memory_mb, as results.json has them.
+    """peak_memory_mb, and on a GPU peak_device_memory_mb, in the form of results.json.
 
     peak_device_memory_mb is the most that PyTorch has allocated there: tensors, and the workspaces of the convolutions
     that cuDNN tried in its search for the fastest. Those may take gigabytes more than the same run needs with

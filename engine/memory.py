@@ -13,10 +13,10 @@ class HalvingForward:
     Raises torch.OutOfMemoryError if SMALLEST_BATCH images do not fit either.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: torch.nn.Module):
         self.model, self.size = model, None  # None: whole batches
 
-    def __call__(self, images):
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """The model's outputs (B, C) for images (B, ...), in newly allocated memory."""
         while True:
             try:

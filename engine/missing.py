@@ -3,7 +3,7 @@ import shlex
 from pathlib import Path
 
 from common.errors import UserError
-from engine.catalogue import POISON_TYPES, SCRIPTS, attack_cells, defense_cells, gifts
+from engine.catalogue import POISON_TYPES, SCRIPTS, Cell, Script, attack_cells, defense_cells, gifts
 
 MODEL = "model_last.th"
 OF_TRAINING = (MODEL, "model_init.th", "trigger_info.th")
@@ -56,7 +56,7 @@ def for_training(folder: Path) -> list[str]:
     return [command_line(trainer, {}, folder, None)]
 
 
-def for_defense(folder: Path, script, cell) -> list[str]:
+def for_defense(folder: Path, script: Script, cell: Cell) -> list[str]:
     """The command lines of a defense's Script and Cell that writes into `folder`, beneath a model's run."""
     if cell.takes:
         flag, name = next(iter(cell.takes.items()))
@@ -69,7 +69,7 @@ def for_defense(folder: Path, script, cell) -> list[str]:
     return [*unless_there(needed), command_line(script, {**cell.flags, flag: needed}, folder, usual)]
 
 
-def command_line(script, flags: dict, folder: Path, usual: Path | None) -> str:
+def command_line(script: Script, flags: dict, folder: Path, usual: Path | None) -> str:
     """How a Script is called so that it writes into `folder`, which need not be named if it is the `usual` one."""
     if folder != usual:
         flags = {**flags, "output_dir": folder}

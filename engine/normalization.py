@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from common.errors import UserError
+from engine.parser import Group
 from models.base import MEAN, STD
 
 # {name: (mean, std)} of pixels in [0, 1]. cifar10 has CIFAR-10's true deviations; homework has the smaller ones that
@@ -57,10 +58,11 @@ class PixelInput:
 class NormalizationFlag(argparse.Action):
     """Store --mean or --std: a name of NORMALIZATIONS, or a number each for red, green and blue."""
 
-    def __call__(self, parser, namespace, words, option_string=None):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: list[str],
+                 option_string: str | None = None):
         setattr(namespace, self.dest, list(self._read(words)))
 
-    def _read(self, words):
+    def _read(self, words: list[str]):
         if len(words) == 1 and words[0] in NORMALIZATIONS:
             return NORMALIZATIONS[words[0]][self.dest == "std"]
         try:
@@ -84,7 +86,7 @@ def are_of_pixels(values: object, name: str) -> bool:
         type(value) is float and low <= value <= 1 for value in values)
 
 
-def add_input_flags(group) -> None:
+def add_input_flags(group: Group) -> None:
     """--mean, --std and --channels, of weights that do not say their own."""
     names = ", ".join(NORMALIZATIONS)
     for name, what in (("mean", "subtracted from"), ("std", "that divides")):

@@ -3,9 +3,12 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from engine.catalogue import BY_MODULE
 from engine.command import program_name, running
+
+Group = argparse._ArgumentGroup  # the result of add_argument_group
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,12 +17,13 @@ class Parser(argparse.ArgumentParser):
     A default that depends on other flags is a function: parsed flags -> value.
     """
 
-    def __init__(self, docstring, **options):
+    def __init__(self, docstring: str, **options):
         script = BY_MODULE.get(running())
         options = {"prog": script.command() if script else None, **options}
         super().__init__(description=docstring, formatter_class=HelpFormatter, allow_abbrev=False, **options)
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Sequence[str] | None = None,
+                   namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         """The parsed flags; each default that is a function is replaced by its value."""
         parsed = super().parse_args(args, namespace)
         for name, value in list(vars(parsed).items()):
@@ -39,14 +43,14 @@ class Parser(argparse.ArgumentParser):
             if name in self.given(argv):
                 self.error(f"--{name.replace('_', '-')}: has no effect {why}")
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{program_name()}: error: {message.removeprefix('argument ')}\n")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the docstring's lines, and shows defaults if there are any."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action):
         if action.default is None or action.default is False or callable(action.default):
             return action.help
         return super()._get_help_string(action)
@@ -54,7 +58,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 
 def number(low: float, high: float, wanted: str, hint: str = "") -> Callable[[str], float]:
     """An argparse type: a float in [low, high]. wanted: that range in words."""
-    def parse(text):
+    def parse(text: str):
         try:
             value = float(text)
         except ValueError:
@@ -82,7 +86,7 @@ def ratio(text: str) -> float:
 
 def integer(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """An argparse type: an int in [low, high]."""
-    def parse(text):
+    def parse(text: str):
         try:
             value = int(text)
         except ValueError:

@@ -5,6 +5,7 @@ A script only imports this module before its other imports; a package of scripts
 would need any function of the stand-ins.
 """
 import sys
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -17,12 +18,12 @@ class StandIn(ModuleType):
 
     __path__ = ()  # it has submodules
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str):
         if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
         return StandIn(name)
 
-    def __mro_entries__(self, bases):
+    def __mro_entries__(self, bases: tuple):
         """As a base class: contributes nothing."""
         return ()
 
@@ -39,19 +40,20 @@ class StandIn(ModuleType):
 class Finder(MetaPathFinder, Loader):
     """Finds a StandIn for every module of a package in SLOW."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Sequence[str] | None = None,
+                  target: ModuleType | None = None) -> ModuleSpec | None:
         if name.partition(".")[0] in SLOW:
             return ModuleSpec(name, self, is_package=True)
         return None
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> StandIn:
         return StandIn(spec.name)
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         """Nothing to run."""
 
 
-def asks_for_help(words):
+def asks_for_help(words: Sequence[str]) -> bool:
     """Whether argparse would print a help text for these words of a command line. A word after -- is not a flag."""
     flags = words[:words.index("--")] if "--" in words else words
     return "-h" in flags or "--help" in flags

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 import torch
@@ -40,14 +41,14 @@ class Fingerprinted(Protocol):
 class Console(logging.StreamHandler):
     """Standard output; a reader that has closed the pipe (`| head`) does not end the run, whose log is in its file."""
 
-    def handleError(self, record):
+    def handleError(self, record: logging.LogRecord) -> None:
         pass
 
 
 class LogFile(logging.FileHandler):
     """A log file whose errors (a full disk) end the run; logging itself would print a traceback and continue."""
 
-    def handleError(self, record):
+    def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         raise UserError(f"{self.baseFilename}: cannot be written: {error}") from error
 
@@ -92,7 +93,7 @@ class Run:
             log.addHandler(handler)
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None):
         if kind is KeyboardInterrupt and self.begun:
             how = "--resume continues from there" if hasattr(self.args, "resume") else "--overwrite starts over"
             log.info("stopped with %d epochs finished; the same command with %s", self.saved_epoch, how)
@@ -135,7 +136,7 @@ class Run:
         self.handlers[1] = file
         log.info("%s", self.args)
 
-    def _resume(self, inputs):
+    def _resume(self, inputs: str | None):
         """Read resume.th, note the resumption in config.json, and drop the log lines of an unfinished epoch."""
         config = resume.read_config(self.folder)
         self.saved = resume.load_progress(self.folder, config, inputs)
@@ -150,7 +151,7 @@ class Run:
         for name in (*resume.OWN_FILES, *self.leaves, *self.other_leaves):
             (self.folder / name).unlink(missing_ok=True)
 
-    def _config(self, inputs):
+    def _config(self, inputs: str | None):
         script = running()
         called = BY_MODULE[script].words() if script in BY_MODULE else [sys.argv[0]]
         return {"script": script, "arguments": vars(self.args),
@@ -196,7 +197,7 @@ class Run:
         """
         return self.device.type == "cpu" or time.monotonic() - self.saved_at >= self.saving_seconds / MAX_SAVING_SHARE
 
-    def _save_progress(self, epoch, state):
+    def _save_progress(self, epoch: int, state: dict):
         started = time.monotonic()
         checkpoint.save(self.folder / "resume.th", {
             "epoch": epoch, "state": {name: thing.state_dict() for name, thing in state.items()},
@@ -260,7 +261,7 @@ class Run:
         (self.folder / "resume.th").unlink(missing_ok=True)
         log.info("finished; everything is in %s", self.folder)
 
-    def _size_of(self, model):
+    def _size_of(self, model: torch.nn.Module | None):
         """The entries of results.json about a network: its spec, and its width by itself for older readers."""
         if model is None:
             return {"width": getattr(self.args, "width", None)}

@@ -1,5 +1,6 @@
 """Checks that the content of resume.th was saved by a stopped run with the same flags."""
 import math
+from typing import Any
 
 import torch
 
@@ -13,13 +14,13 @@ FIELDS = {"epoch": is_count,
           "log_size": is_count}
 
 
-def is_progress(saved):
+def is_progress(saved: Any) -> bool:
     """Whether the content of resume.th is what a stopped run saves, with a row for each of its epochs."""
     found = sound_fields(saved, FIELDS)
     return found.keys() == FIELDS.keys() and len(found["rows"]) == found["epoch"]
 
 
-def has_same_structure(saved, own):
+def has_same_structure(saved: Any, own: Any) -> bool:
     """Whether a saved state can replace an object's `own`: the same names, lengths, shapes and types of value.
 
     The "state" entry of an optimizer is not compared, since a new optimizer has none for its weights yet.

@@ -1,7 +1,7 @@
 """Weights found in what other programs save: in any nesting, under any common prefix."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,14 +61,14 @@ def all_names(content: Any) -> list[str]:
     return [name for _, tensors in sorted(_named_tensors(content), key=lambda pair: -len(pair[1])) for name in tensors]
 
 
-def _recognized(weights):
+def _recognized(weights: dict):
     try:
         return recognize(weights)
     except IndexError:  # a weight of fewer axes than any network's
         return None
 
 
-def _named_tensors(content) -> Iterator[tuple[tuple[str | int, ...], dict[str, torch.Tensor]]]:
+def _named_tensors(content: Any) -> Iterator[tuple[tuple[str | int, ...], dict[str, torch.Tensor]]]:
     """((key, ...), {name: tensor}) of each dict in `content` that has any, outer ones first, each object once."""
     seen, waiting = set(), [((), content)]
     for keys, value in waiting:  # which grows
@@ -87,7 +87,7 @@ def _named_tensors(content) -> Iterator[tuple[tuple[str | int, ...], dict[str, t
                         if isinstance(part, (dict, list, tuple))]
 
 
-def _as_tensor(value):
+def _as_tensor(value: Any):
     """A tensor, or a NumPy array of numbers as one; None for anything else."""
     if isinstance(value, torch.Tensor):
         return value.detach()
@@ -107,7 +107,7 @@ def _by_prefix(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, dict[
     yield from sorted(groups.items(), key=lambda pair: pair[0].count("."))
 
 
-def _are_equal(one, other):
+def _are_equal(one: dict, other: dict):
     """Whether two state_dicts hold the same tensors."""
     return one.keys() == other.keys() and all(
         one[name].shape == other[name].shape and torch.equal(one[name], other[name]) for name in one)
@@ -125,7 +125,7 @@ def describe_foreign(names: list[str]) -> str:
             f"conv1.weight, ..., linear.weight), got {shown}, ...")
 
 
-def _is_torchvision_resnet(names):
+def _is_torchvision_resnet(names: Collection[str]):
     """Whether tensors are called as torchvision calls a ResNet's, under any prefix."""
     return any(name.endswith("fc.weight") for name in names) and any(
         "layer1.0.conv1.weight" in name for name in names) and not any(".shortcut." in name for name in names)

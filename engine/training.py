@@ -1,27 +1,34 @@
 """Training: one epoch, and a stage of epochs with tests."""
 import logging
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from engine.evaluation import UNTESTED, Proportion, Score, evaluate
+from data.batches import Batches
+from data.datasets import ImageSet
+from engine.evaluation import UNTESTED, EvalSets, Evaluation, Proportion, Score, evaluate
 from engine.graphs import GraphedModel
 from engine.progress import progress
+from engine.run import Run
 from engine.schedules import scheduler_of
 
 NAN_CHECK_EVERY = 50  # steps
+# (model, images, labels) -> (loss, logits)
+Step = Callable[[Callable, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 log = logging.getLogger("backdoor")
 
 
-def sgd(model, args, lr=None, nesterov=False):
+def sgd(model: torch.nn.Module, args: Namespace, lr: float | None = None, nesterov: bool = False) -> torch.optim.SGD:
     """SGD over all weights of `model` by the flags of engine.flags.add_sgd_flags. lr: replaces --lr."""
     is_fused = next(model.parameters()).is_cuda  # one kernel for all weights
     return torch.optim.SGD(model.parameters(), lr or args.lr, args.momentum, weight_decay=args.weight_decay,
                            nesterov=nesterov, fused=is_fused or None)
 
 
-def compile_for(model, device):
+def compile_for(model: torch.nn.Module, device: torch.device) -> None:
     """Compile `model` in place; on a GPU into CUDA graphs, which save launches."""
     if torch.are_deterministic_algorithms_enabled():
         from torch._inductor import config  # takes half a second, which other runs do not need
@@ -31,9 +38,9 @@ def compile_for(model, device):
     model.compile(mode="reduce-overhead" if device.type == "cuda" else None, dynamic=False)
 
 
-def step_of(objective):
+def step_of(objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Step:
     """The step that calls the model on the unchanged images and descends objective: (logits, labels) -> loss."""
-    def step(model, images, labels):
+    def step(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor):
         logits = model(images)
         return objective(logits, labels), logits
     return step
@@ -42,7 +49,9 @@ def step_of(objective):
 cross_entropy_step = step_of(F.cross_entropy)
 
 
-def train_epoch(model, batches, optimizer, amp=False, step=cross_entropy_step, after_step=None, call=None):
+def train_epoch(model: torch.nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, amp: bool = False,
+                step: Step = cross_entropy_step, after_step: Callable[[], object] | None = None,
+                call: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Score:
     """One pass in train mode. Returns the Score over the batches as the model saw them (augmented, before each step).
 
     step: (model, images, labels) -> (loss, logits). The loss, a mean, is descended and is the Score's; the logits (B,
@@ -69,14 +78,17 @@ def train_epoch(model, batches, optimizer, amp=False, step=cross_entropy_step, a
     return Score(float(torch.stack(losses).sum()) / batches.num_images, share, share)
 
 
-def is_tested(epoch, until, every):
+def is_tested(epoch: int, until: int, every: int) -> bool:
     """Whether a stage that ends with epoch `until` is tested after `epoch`: every `every`th epoch of the run, and the
     last."""
     return epoch == until or epoch % every == 0
 
 
-def train_stage(run, model, batches, test, until, optimizer, milestones=(), step=cross_entropy_step, watch=None,
-                one_cycle=False, test_every=1, restamp=None, graph=False, learned=None):
+def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSets, until: int,
+                optimizer: torch.optim.Optimizer, milestones: Sequence[int] = (), step: Step = cross_entropy_step,
+                watch: Callable[[torch.nn.Module], dict] | None = None, one_cycle: bool = False, test_every: int = 1,
+                restamp: Callable[[], ImageSet] | None = None, graph: bool = False,
+                learned: dict | None = None) -> Evaluation | None:
     """Train `model` up to epoch `until` of the Run; log each epoch, and test on EvalSets the epochs that is_tested
     selects.
 
@@ -105,7 +117,7 @@ def train_stage(run, model, batches, test, until, optimizer, milestones=(), step
     return tested
 
 
-def check_finite(losses):
+def check_finite(losses: Sequence[torch.Tensor]) -> None:
     """Raise UserError that names the first step whose loss is NaN or infinite."""
     bad = (~torch.isfinite(torch.stack(losses))).nonzero()
     if len(bad):

@@ -2,6 +2,7 @@
 import csv
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,12 @@ class Evidence:
     words: str
 
 
-def called(label, classes):
+def called(label: int, classes: Sequence[str]) -> str:
     """A label with its name."""
     return f"{label} ({classes[label]})" if classes[label] != str(label) else str(label)
 
 
-def cleanse_evidence(method, classes):
+def cleanse_evidence(method: dict, classes: Sequence[str]) -> list[Evidence]:
     """[Evidence] of Neural Cleanse: one for each label flagged by most searches, or one that says that there is none.
 
     method: the method entry of its results.json.
@@ -47,13 +48,13 @@ def cleanse_evidence(method, classes):
     return [Evidence("Neural Cleanse", None, f"no label is flagged by most of {searches} searches{once}{rest}")]
 
 
-def span(pair, form):
+def span(pair: Sequence[float] | None, form: str) -> str:
     """Lowest to highest in words."""
     low, high = (format(value, form) for value in pair or (math.nan, math.nan))
     return low if low == high else f"{low} to {high}"
 
 
-def leaning(rows):
+def leaning(rows: Sequence[dict]) -> tuple[float, dict[int, int], int]:
     """(epsilon, {label: starts that lean there}, starts) under neuron noise, at the least epsilon at which half of the
     images are called wrong, otherwise at the largest. A start leans to a label that more than half of its errors are.
 
@@ -68,7 +69,7 @@ def leaning(rows):
     return epsilon, {label: labels.count(label) for label in sorted(set(labels))}, len(at[epsilon])
 
 
-def noise_evidence(rows, classes):
+def noise_evidence(rows: Sequence[dict], classes: Sequence[str]) -> Evidence:
     """The Evidence of the neuron perturbation curves: it points to a label if every start leans there."""
     epsilon, labels, starts = leaning(rows)
     errs = np.mean([row["error_rate"] for row in rows if row["epsilon"] == epsilon and row["model"] == "suspect"])
@@ -78,7 +79,7 @@ def noise_evidence(rows, classes):
                     f"starts; labels that most errors are: {where}")
 
 
-def strip_evidence(method, folder, checkpoint):
+def strip_evidence(method: dict, folder: Path, checkpoint: str) -> Evidence:
     """What STRIP's calibration gives: a filter, not a sign."""
     screen = shlex.join(["python", "-m", "defenses.strip", "--checkpoint", checkpoint, "--calibration-file",
                          str(folder / "strip.json"), "--images"])
@@ -88,13 +89,13 @@ def strip_evidence(method, folder, checkpoint):
                     "new inputs")
 
 
-def how_searched(arguments):
+def how_searched(arguments: dict) -> str:
     """The flags of detect that decide how good it is, in words: what a row of the rates was measured with."""
     names = ("seeds", "batches", "batch_size", "budget", "success")
     return " ".join(f"--{name.replace('_', '-')} {arguments[name]}" for name in names if name in arguments)
 
 
-def read_rates(path=RATES):
+def read_rates(path: Path = RATES) -> list[dict]:
     """The rows of the table of how often the tests were wrong on models of ours, [] where it is missing."""
     try:
         with open(path, newline="") as file:

@@ -1,11 +1,13 @@
 """Adversarial noise on neurons: the relative change of batch-norm scales and shifts that hurts most (ANP, eq. 3)."""
+from collections.abc import Callable, Sequence
+
 import torch
 
 from data.batches import send
 from models.noisy_batchnorm import perturbed
 
 
-def start_noise(noises, epsilon, generator):
+def start_noise(noises: Sequence[torch.Tensor], epsilon: float, generator: torch.Generator | None) -> None:
     """Set the noises, parameters (C,), to uniform random values in [-epsilon, epsilon] from a CPU generator."""
     sizes = [noise.numel() for noise in noises]
     drawn = send(torch.empty(sum(sizes)).uniform_(-epsilon, epsilon, generator=generator), noises[0].device)
@@ -13,7 +15,9 @@ def start_noise(noises, epsilon, generator):
         torch._foreach_copy_(noises, drawn.split(sizes))  # one kernel for all: on a GPU each launch costs as much
 
 
-def ascend_noise(model, criterion, noises, noise_opt, images, labels, bound):
+def ascend_noise(model: torch.nn.Module, criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+                 noises: Sequence[torch.Tensor], noise_opt: torch.optim.Optimizer, images: torch.Tensor,
+                 labels: torch.Tensor, bound: float) -> None:
     """One step of the noises up the loss, by the sign of its gradient, then back into [-bound, bound].
 
     The step is `noise_opt`'s learning rate. Only the noises' gradients are computed.
@@ -26,7 +30,7 @@ def ascend_noise(model, criterion, noises, noise_opt, images, labels, bound):
     clip(noises, -bound, bound)
 
 
-def clip(parameters, low, high):
+def clip(parameters: Sequence[torch.Tensor], low: float, high: float) -> None:
     """Clamp parameters in place."""
     with torch.no_grad():
         torch._foreach_clamp_min_(parameters, low)

@@ -1,5 +1,6 @@
 """The smallest trigger that sends clean images to a label, found by gradient descent (Wang et al., 2019)."""
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from data.batches import send
+from data.batches import Batches, send
 from data.triggers import PatternTrigger
 from engine.evaluation import evaluation_batch, frozen
 from engine.progress import progress
@@ -31,7 +32,7 @@ class NormWeight:
     was_raised: bool = False
     was_lowered: bool = False
 
-    def update(self, success):
+    def update(self, success: bool) -> None:
         """Take note of one more step that did or did not reach the success threshold."""
         self.successes, self.failures = (self.successes + 1, 0) if success else (0, self.failures + 1)
         if self.successes == self.patience:
@@ -58,16 +59,17 @@ class Search:
     stale: int = 0  # steps since the norm last fell
 
     @classmethod
-    def start(cls, label, size, generator, device):
+    def start(cls, label: int, size: Sequence[int], generator: torch.Generator | None,
+              device: torch.device) -> "Search":
         """From a mask and a pattern that are uniform noise; size: (H, W) of the images."""
         thetas = (torch.rand(channels, *size, generator=generator) for channels in (1, 3))
         return cls(label, *(torch.atanh((2 * theta - 1) * (1 - 1e-6)).to(device).requires_grad_() for theta in thetas))
 
-    def trigger(self):
+    def trigger(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(mask (1, H, W), pattern (3, H, W)) in [0, 1]."""
         return torch.tanh(self.theta_mask) / 2 + 0.5, torch.tanh(self.theta_pattern) / 2 + 0.5
 
-    def note(self, success, threshold, ends, norms):
+    def note(self, success: float, threshold: float, ends: Sequence[tuple], norms: Sequence[float]) -> None:
         """Take note of a step in which a share `success` of the images reached the label.
 
         ends: the (mask, pattern) that the step began with and the one that it ended with. norms: of the two masks,
@@ -79,18 +81,19 @@ class Search:
             self.norm, self.mask, self.pattern, self.success, self.stale = norm, mask, pattern, success, 0
         self.weight.update(success >= threshold)
 
-    def is_done(self, patience):
+    def is_done(self, patience: int) -> bool:
         """The weight went both ways and the norm has not fallen for `patience` steps."""
         return self.weight.was_raised and self.weight.was_lowered and self.stale >= patience
 
 
-def snapshot(searches):
+def snapshot(searches: Sequence[Search]) -> tuple[list, torch.Tensor]:
     """[(mask, pattern)] of the searches as they are now, and the norms of their masks (L,), all on the device."""
     triggers = [[part.detach().clone() for part in search.trigger()] for search in searches]
     return triggers, torch.stack([mask for mask, _ in triggers]).sum((1, 2, 3))
 
 
-def loss_and_hits(model, images, searches):
+def loss_and_hits(model: torch.nn.Module, images: torch.Tensor,
+                  searches: Sequence[Search]) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed loss of the searches on `images` (B, 3, H, W), and how many of them each sends to its label (L,).
 
     Each search's own loss is the mean cross-entropy to its label plus lambda times its mask's L1 norm; the sum has each
@@ -106,7 +109,9 @@ def loss_and_hits(model, images, searches):
     return loss, (logits.argmax(1) == labels).view(len(searches), -1).sum(1)
 
 
-def reverse_triggers(model, batches, in_a_step, labels, budget, threshold=0.99, patience=25, lr=0.1, generator=None):
+def reverse_triggers(model: torch.nn.Module, batches: Batches, in_a_step: int, labels: Iterable[int], budget: int,
+                     threshold: float = 0.99, patience: int = 25, lr: float = 0.1,
+                     generator: torch.Generator | None = None) -> list[Search]:
     """The Search of each label (Wang et al., 2019, eq. 3), optimized together on the same clean images.
 
     A step is the first `in_a_step` batches of a shuffled pass over `batches`, and at most `budget` are made. What is
@@ -147,7 +152,7 @@ def reverse_triggers(model, batches, in_a_step, labels, budget, threshold=0.99, 
     return searches
 
 
-def as_trigger(search):
+def as_trigger(search: Search) -> PatternTrigger:
     """What a Search found as a PatternTrigger, its mask and pattern not rounded."""
     mask, pattern = (part.permute(1, 2, 0).cpu().numpy().clip(0, 1) for part in (search.mask, search.pattern))
     return PatternTrigger(255 * pattern, mask, 1.0, search.label)

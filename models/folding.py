@@ -4,6 +4,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -17,10 +19,10 @@ log = logging.getLogger("backdoor")
 class _Tracer(fx.Tracer):
     """Records which layer's output goes where, without running anyone's hooks, which expect numbers."""
 
-    def is_leaf_module(self, m, module_qualified_name):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, NoisyBatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
-    def call_module(self, m, forward, args, kwargs):
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         return super().call_module(m, m.forward, args, kwargs)
 
 

@@ -28,7 +28,7 @@ def output_masked(model: PixelModel, stage: str, mask: torch.Tensor) -> Iterator
     """
     shaped = mask.view(1, -1, 1, 1)
 
-    def mask_output(module, inputs, output):
+    def mask_output(module: torch.nn.Module, inputs: tuple, output: torch.Tensor):
         return output * shaped.to(output.dtype)  # bfloat16 times float32 would be float32 from here on
     handle = model.get_submodule(stage).register_forward_hook(mask_output)
     try:

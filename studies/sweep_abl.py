@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.untrusted import read_json
-from engine import flags
+from engine import abl_flags, flags
 from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
 from engine.command import command
 from engine.figures import spread_curves
@@ -89,7 +89,7 @@ def parse_args(argv=None):
     group.add_argument("--isolation-epochs", type=flags.integer(1), nargs="+", metavar="EPOCHS", default=[20],
                        help="values of --isolation-epochs")
     group.add_argument("--seeds", type=flags.integer(1), default=1, help="how many seeds, from 0 up")
-    flags.add_abl_flags(parser)
+    abl_flags.add_abl_flags(parser)
     flags.add_training_flags(parser, 60)
     flags.add_augmentation_flags(parser)
     group = parser.add_argument_group("run")
@@ -99,7 +99,7 @@ def parse_args(argv=None):
     if args.poison_type not in flags.POISON_DEFAULTS["poison_rate"]:
         parser.refuse(argv, ["poison_rates"], f"with --poison-type {args.poison_type}")
         args.poison_rates = [None]
-    flags.check_abl(parser, args, argv)
+    abl_flags.check_abl(parser, args, argv)
     flags.check_milestones(parser, args)
     args.poison_rates = args.poison_rates or [0.1]
     flags.check_poison(parser, args)
