@@ -53,7 +53,7 @@ def test_a_label_without_a_trigger_takes_no_part():
 def test_too_few_labels_or_nan_have_no_meaning():
     with pytest.raises(UserError, match="at least 3 labels, got 2"):
         anomaly_indices([1, 2])
-    with pytest.raises(UserError, match="nan"):
+    with pytest.raises(UserError, match="got NaN"):
         anomaly_indices([1, 2, 3, np.nan])
 
 
