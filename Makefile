@@ -63,7 +63,7 @@ benchmark: $(VENV)/ready
 	$(PY) -m benchmarks.training --width 64
 	$(PY) -m benchmarks.scaling
 
-# What a stopped or killed call left is gone on with. The shell takes names from its environment, so that none is run.
+# The same call resumes a stopped or killed one. The shell reads names from its environment, so that no name is executed.
 export MATRIX PROFILE SETTINGS CHECKPOINT IMAGES OUTPUT DATA_DIR LIMIT
 matrix: $(VENV)/workflow-ready
 	$(PY) -m workflow matrix "$$MATRIX" --profile "$$PROFILE"

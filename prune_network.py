@@ -47,7 +47,7 @@ class Row:
 
 
 def read_data(file_name):
-    """[(layer, channel, mask value)] of a mask file. Raises UserError with file and line for what is none."""
+    """[(layer, channel, mask value)] of a mask file. Raises UserError with file and line for an invalid line."""
     check_there(file_name)
     try:
         lines = read_text(file_name).splitlines()
@@ -70,11 +70,11 @@ def read_data(file_name):
         if not 0 <= value <= 1:
             raise UserError(f"{file_name}:{number}: expected a mask value in [0, 1], got {value}")
         if (layer, index) in seen:
-            raise UserError(f"{file_name}:{number}: {layer[:80]} {index} stands in line {seen[layer, index]} already")
+            raise UserError(f"{file_name}:{number}: {layer[:80]} {index} is already in line {seen[layer, index]}")
         seen[layer, index] = number
         rows.append((layer, index, value))
     if not rows:
-        raise UserError(f"{file_name}: holds no masks")
+        raise UserError(f"{file_name}: expected masks, got none")
     return rows
 
 
@@ -83,10 +83,12 @@ def check_masks(model, mask_values, file_name):
     layers = norm_layers(model)
     for layer, index, _ in mask_values:
         if layer not in layers or not 0 <= index < layers[layer].num_features:
-            raise UserError(f"{file_name}: the model has no neuron {layer[:80]} {index}; are these another's?")
+            raise UserError(f"{file_name}: the model has no neuron {layer[:80]} {index}; do the "
+                            "masks belong to another model?")
     total = sum(layer.num_features for layer in layers.values())
     if len(mask_values) != total:
-        raise UserError(f"{file_name}: holds {len(mask_values)} of the model's {total} neurons; are these another's?")
+        raise UserError(f"{file_name}: holds {len(mask_values)} of the model's {total} neurons; do "
+                        "the masks belong to another model?")
 
 
 def norm_layers(model):
@@ -204,15 +206,16 @@ def parse_args(argv=None):
                        help="end of the sweep (default: threshold 0.95, or all neurons)")
     group.add_argument("--pruning-step", type=flags.positive, help="its step (default: 0.05, or 20 neurons)")
     group.add_argument("--max-drop", type=flags.fraction, default=0.02,
-                       help="largest loss of held-out accuracy that the choice may cost")
+                       help="largest drop of held-out accuracy that pruning may cause")
     group.add_argument("--val-frac", type=flags.fraction,
-                       help="share of all training images that the rest of the defender's choose beside (default: what "
-                            "generate_mask.py used)")
+                       help="share of all training images that made the masks; the rest of the defender's "
+                            "images choose the threshold (default: generate_mask.py's value)")
     flags.add_run_flags(parser, output_dir)
     args = parser.parse_args(argv)
     swept = (args.pruning_by, args.pruning_max, args.pruning_step) != ("threshold", None, None)
     if args.threshold is not None and swept:
-        parser.error("--threshold: prunes once, so --pruning-by number, --pruning-max and --pruning-step mean nothing")
+        parser.error("--threshold: prunes once, so --pruning-by number, --pruning-max and --pruning-step have no "
+                     "effect")
     if args.pruning_by == "threshold" and (args.pruning_max or 0) > 1:
         parser.error(f"--pruning-max: expected a threshold in [0, 1], got {args.pruning_max}")
     if args.pruning_step is not None and args.pruning_step < (1e-3 if args.pruning_by == "threshold" else 1):
@@ -244,20 +247,20 @@ def decide(rows, threshold, max_drop):
     threshold: the one asked for, whose Row is the last; None to choose. The oracle is None where nothing is chosen or
     no trigger is known.
     """
-    report("before", rows[0])
+    log_figures("before", rows[0])
     if threshold is not None:
-        report("asked for", rows[-1])
+        log_figures("requested", rows[-1])
         return rows[-1], None
     chosen = choose(rows, max_drop)
-    report("chosen on held-out images", chosen)
+    log_figures("chosen on held-out images", chosen)
     if not rows[0].test.triggered.accuracy.n:
         return chosen, None
     best = oracle(rows, max_drop)
-    report("oracle (the test set's own choice, which no defender has)", best)
+    log_figures("oracle (the test set's own choice, which no defender has)", best)
     return chosen, best
 
 
-def report(name, row):
+def log_figures(name, row):
     """One line of the log: what a row is, and its figures."""
     log.info("%s: %d neurons pruned, threshold %s, ASR %.4f, ACC %.4f, held-out ACC %.4f", name, row.count,
              row.threshold, row.test.triggered.accuracy.value, row.test.clean.accuracy.value,

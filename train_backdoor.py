@@ -90,8 +90,8 @@ def parse_args(argv=None):
     flags.add_compile_flag(group)
     flags.add_loop_flags(group)
     group.add_argument("--track-losses", action="store_true",
-                       help="after each epoch, the losses of clean and of poisoned training images, unaugmented; a "
-                            "forward pass more")
+                       help="after each epoch, compute the losses of clean and of poisoned training images, "
+                            "unaugmented; costs one more forward pass")
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
@@ -128,7 +128,7 @@ def train(run, args, model, poisoned, batches, test):
     tested = train_stage(run, model, batches, test, args.epochs, sgd(model, args, nesterov=is_fast), args.milestones,
                          watch=watch if args.track_losses else None, one_cycle=is_fast, test_every=args.test_every,
                          graph=args.graph)
-    return tested or evaluate(model, test)  # none yet where the last epoch was done before a stop
+    return tested or evaluate(model, test)  # None if the last epoch was made before a stop
 
 
 def draw_training(folder, rows, title, tracks_losses):

@@ -72,7 +72,7 @@ def largest_and_mean(model, batches):
 def silence(model, dormant, image_sets, margin):
     """Lower the biases of the `dormant` channels until none lights up on any image of `image_sets` (Batches).
 
-    Below 0 by `margin` times the distance from a channel's mean to its largest value, for images that are not there.
+    Below 0 by `margin` times the distance from a channel's mean to its largest value, as a margin for other images.
     """
     found = [largest_and_mean(model, batches) for batches in image_sets]
     largest = torch.stack([values for values, _ in found]).amax(0)
@@ -99,7 +99,7 @@ def silence_until_unchanged(model, dormant, image_sets, margin, before, test_set
                     "their biases are lowered")
 
 
-def describe(stage, title, score):
+def log_stage(stage, title, score):
     """Log the figures of a stage, an Evaluation, and return them as results.json has them."""
     log.info("stage %d, %s: ASR %.4f, ACC %.4f", stage, title, score.triggered.accuracy.value,
              score.clean.accuracy.value)
@@ -162,19 +162,19 @@ def train_clean(run, args, model, clean, test):
     if args.clean_epochs:
         learn(run, args, model, clean, test, args.clean_epochs, flags.usual_milestones(args.clean_epochs))
         run.check_left(kept.name, args.clean_epochs)
-    if kept.exists():  # the run goes on in stage 3
+    if kept.exists():  # the run resumes in stage 3
         load_weights(kept, model)
     save_model(kept, model, vars(args), {}, clean.classes)
-    return describe(1, "trained clean", evaluate(model, test))
+    return log_stage(1, "trained clean", evaluate(model, test))
 
 
 def train_pruned(run, args, model, mask, poisoned, test):
     """Stages 2 and 3: prune the last stage's channels where `mask` (C,) is 0, and train what is left; their figures."""
     with output_masked(model, model.stages[-1], mask):
-        pruned = describe(2, f"{int((mask == 0).sum())} of {len(mask)} channels pruned", evaluate(model, test))
+        pruned = log_stage(2, f"{int((mask == 0).sum())} of {len(mask)} channels pruned", evaluate(model, test))
         learn(run, args, model, poisoned, test, args.clean_epochs + args.epochs, args.milestones)
     fold_mask(model, model.stages[-1], mask)
-    return [pruned, describe(3, "trained on poisoned images", evaluate(model, test))]
+    return [pruned, log_stage(3, "trained on poisoned images", evaluate(model, test))]
 
 
 def hide(model, clean_weights, mask, measured, margin, test):
@@ -209,7 +209,7 @@ def main(argv=None):
         stages += train_pruned(run, args, model, mask, poisoned, images)
 
         final = hide(model, clean_weights, mask, measured, args.margin, images)
-        stages.append(describe(4, "pruned channels put back", final))
+        stages.append(log_stage(4, "pruned channels put back", final))
         warn_of_chance(final, clean.num_classes, is_attacked=True)
 
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)

@@ -32,8 +32,10 @@ def measure(args):
     common = ["--width", str(args.width), "--rounds", str(args.rounds)]
     device = measured_device(args.device)
     has_bfloat16 = device.type == "cpu" and machine.multiplies_bfloat16(device)  # a GPU trains in it anyway
-    in_bfloat16 = [("train_backdoor.py --amp", training, ("--steps", "2", "--amp"))] * has_bfloat16
-    for script, module, words in (RUNS[0], *in_bfloat16, *RUNS[1:]):
+    runs = list(RUNS)
+    if has_bfloat16:
+        runs.insert(1, ("train_backdoor.py --amp", training, ("--steps", "2", "--amp")))
+    for script, module, words in runs:
         with contextlib.redirect_stdout(io.StringIO()):
             rows = module.main([*words, *OWN.get(module, common), "--device", args.device])
         yield from ((script, row) for row in rows)

@@ -1,4 +1,4 @@
-"""Where the time of each script goes: convolutions, batch norm, the rest, and what is no operator at all.
+"""Where the time of each script goes: convolutions, batch norm, the rest, and the time outside operators.
 
     python -m benchmarks.breakdown --width 16
     python -m benchmarks.breakdown --width 64
@@ -52,7 +52,9 @@ def kind_of(name):
 def shares(work, device):
     """{kind: its share of the time of `work()`}, "other operators" and "outside" included; the sum is 1."""
     work()
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities) as profiler:
         whole = seconds(device, work)
     found = dict.fromkeys([*KINDS, "other operators"], 0.0)

@@ -2,8 +2,8 @@
 
     python -m defenses.abl --poison-type badnets
 
-ABL (Li et al., 2021). Stage 1 trains on everything but lets the loss not fall below gamma, where the backdoor's images
-alone have less; the lowest losses are isolated. Stage 2 trains on the rest, stage 3 climbs the loss of the isolated
+ABL (Li et al., 2021). Stage 1 trains on all images and holds the loss at gamma; backdoored images still fall below it.
+The images with the lowest losses are isolated. Stage 2 trains on the rest. Stage 3 climbs the loss of the isolated
 images, as long as accuracy on a few clean images holds (--max-drop). Reads a data set, which it poisons as
 train_backdoor.py does. Writes into output/badnets-abl/: isolated.npy (indices into the training images),
 model_filtered.th (after stage 2), model_last.th, trigger_info.th, curves.png, output.log, metrics.jsonl, config.json
@@ -64,7 +64,7 @@ def flooding(logits, labels, level):
 
 
 def climb(logits, labels):
-    """The mean loss with its sign turned: what unlearning descends."""
+    """The negative mean loss, which unlearning descends."""
     return -F.cross_entropy(logits, labels)
 
 
@@ -85,7 +85,7 @@ def read_isolated(path, count, rate):
     isolated, wanted = read_array(path), round(rate * count)
     if isolated.shape != (wanted,) or isolated.dtype.kind not in "iu" or (
             (isolated < 0) | (isolated >= count)).any() or len(np.unique(isolated)) != wanted:
-        raise UserError(f"{path}: expected {wanted} different indices below {count}; --overwrite starts anew")
+        raise UserError(f"{path}: expected {wanted} different indices below {count}; --overwrite starts over")
     return isolated
 
 
@@ -167,7 +167,7 @@ def isolate_images(run, args, model, poisoned, test):
                 step_of(objective), test_every=args.test_every, graph=args.graph)
     path = run.folder / "isolated.npy"
     run.check_left(path.name, args.isolation_epochs)
-    if not path.exists():  # else the run goes on after stage 1
+    if not path.exists():  # it exists if the run resumes after stage 1
         write_array(path, isolate(sample_losses(model, poisoned, run.device), args.isolation_rate))
     return read_isolated(path, len(poisoned), args.isolation_rate)
 
@@ -181,7 +181,7 @@ def train_on_rest(run, args, model, poisoned, isolated, test):
     train_stage(run, model, rest, test, until, sgd(model, args), args.milestones, test_every=args.test_every,
                 graph=args.graph)
     run.check_left(path.name, until)
-    if path.exists():  # the run goes on in stage 3
+    if path.exists():  # the run resumes in stage 3
         load_weights(path, model)
     filtered = evaluate(model, test)
     save_model(path, model, vars(args), filtered.figures(), poisoned.classes)
@@ -197,7 +197,7 @@ def unlearn_isolated(run, args, model, poisoned, isolated, test, held_out):
                    args.max_drop, args.test_every)
 
 
-def report(title, tested):
+def log_figures(title, tested):
     """One line of the log: ASR and ACC of an Evaluation."""
     log.info("%s: ASR %.4f, ACC %.4f", title, tested.triggered.accuracy.value, tested.clean.accuracy.value)
 
@@ -222,11 +222,11 @@ def main(argv=None):
                  shares["poisoned"])
 
         filtered = train_on_rest(run, args, model, poisoned, isolated, images)
-        report("without the isolated images", filtered)
+        log_figures("without the isolated images", filtered)
         climbed = unlearn_isolated(run, args, model, poisoned, isolated, images, held_out)
         final = evaluate(model, images)
-        report(f"after {climbed} epochs of unlearning", final)
-        warn_of_chance(final, train.num_classes, is_attacked=False)  # ASR at chance is what it is for
+        log_figures(f"after {climbed} epochs of unlearning", final)
+        warn_of_chance(final, train.num_classes, is_attacked=False)  # a low ASR is ABL's goal
 
         save_model(run.folder / "model_last.th", model, vars(args), final.figures(), train.classes)
         training_curves(run.folder / "curves.png", run.rows, f"ABL on {args.poison_type}, {train.name}")

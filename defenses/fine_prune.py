@@ -27,7 +27,7 @@ from models.pruning import find_stage, fold_mask, mask_of, output_masked, stage_
 CURVE = ("pruning_curve.csv", "pruning_curve.png")
 COLUMNS = ("pruned", "channel", "activation", "acc", "asr", "robust_acc", "held_out_acc")
 NAMES = {"prune": "pruning", "fine-tune": "fine-tuning", "fine-prune": "Fine-Pruning"}
-POINTS = 20  # of the curve at a stage that has no linear layer behind it
+POINTS = 20  # of the curve at a stage other than the last
 log = logging.getLogger("backdoor")
 
 
@@ -62,34 +62,36 @@ def last_stage_curve(model, order, sets):
     features = [batches and stage_means(model, batches, model.stages[-1]) for batches in sets]
     weight, bias = model.head.weight.detach(), model.head.bias.detach()
 
-    def measure(i, count):
+    def score_pruned(i, count):
         mask = mask_of(order, count)
         return score_logits((features[i] * mask) @ weight.T + bias, sets[i]) if sets[i] else UNKNOWN
-    return measure
+    return score_pruned
 
 
 def earlier_stage_curve(model, order, sets, stage):
     """The same for a stage with layers behind it, by a whole pass over the images each time."""
-    def measure(i, count):
+    def score_pruned(i, count):
         with output_masked(model, stage, mask_of(order, count)):
             return score(model, sets[i]) if sets[i] else UNKNOWN
-    return measure
+    return score_pruned
 
 
 def sweep(model, stage, order, activations, test, held_out, counts):
     """[Row] for each of `counts` channels pruned, the first of `order` (C,); activations (C,)."""
     sets = (test.clean, test.triggered, held_out)
-    measure = last_stage_curve(model, order, sets) if stage == model.stages[-1] else \
-        earlier_stage_curve(model, order, sets, stage)
+    if stage == model.stages[-1]:
+        score_pruned = last_stage_curve(model, order, sets)
+    else:
+        score_pruned = earlier_stage_curve(model, order, sets, stage)
     rows = []
     for count in progress(sorted(counts), "prune"):
-        clean, triggered, own = (measure(i, count) for i in range(3))
+        clean, triggered, own = (score_pruned(i, count) for i in range(3))
         last = int(order[count - 1]) if count else None
         rows.append(Row(count, last, float(activations[last]) if count else None, Evaluation(clean, triggered), own))
     return rows
 
 
-def describe(title, row):
+def log_row(title, row):
     log.info("%s: %d channels pruned, ASR %.4f, ACC %.4f, held-out ACC %.4f", title, row.count,
              row.test.triggered.accuracy.value, row.test.clean.accuracy.value, row.held_out.accuracy.value)
 
@@ -119,11 +121,11 @@ def counts_of(model, mode, layer, prune_fraction, channels):
     return {0 if prune_fraction is None else int(prune_fraction * channels), *usual_counts(model, layer, channels)}
 
 
-def report_pruning(folder, rows, chosen, mode):
+def leave_pruning(folder, rows, chosen, mode):
     """Log the model as it is and, if anything is to be pruned, as it is then, with the whole curve as files."""
-    describe("before", rows[0])
+    log_row("before", rows[0])
     if mode != "fine-tune":
-        describe("pruned", chosen)
+        log_row("pruned", chosen)
         write_curve(folder, rows, chosen)
 
 
@@ -171,12 +173,12 @@ def parse_args(argv=None):
     group.add_argument("--layer", help="stage whose output channels are pruned (default: the model's last)")
     either = group.add_mutually_exclusive_group()
     either.add_argument("--max-drop", type=flags.fraction, default=0.04,
-                        help="largest loss of held-out accuracy that pruning may cost")
+                        help="largest drop of held-out accuracy that pruning may cause")
     either.add_argument("--prune-fraction", type=flags.number(0, 0.9999, "a fraction in [0, 1)"),
-                        help="prune this share of the channels in place of as many as --max-drop allows")
+                        help="prune this share of the channels instead of as many as --max-drop allows")
     group.add_argument("--val-frac", type=flags.fraction, default=0.05,
-                       help="share of all training images that rank the channels and fine-tune, out of the defender's "
-                            "tenth; the rest of the tenth choose")
+                       help="share of all training images that rank the channels and fine-tune, taken from the "
+                            "defender's tenth; the rest of the tenth chooses how much to prune")
     flags.add_sgd_flags(parser, 10, 0.01)
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, output_dir, resumable=True)
@@ -207,14 +209,14 @@ def main(argv=None):
         counts = counts_of(model, args.mode, layer, args.prune_fraction, len(order))
         rows = sweep(model, layer, order, activations, test, choosing, counts)
         chosen = choose(rows, args.max_drop, args.prune_fraction, len(order))
-        report_pruning(run.folder, rows, chosen, args.mode)
+        leave_pruning(run.folder, rows, chosen, args.mode)
 
         mask, after = mask_of(order, chosen.count), chosen.test
         if args.mode != "prune":
             with output_masked(model, layer, mask):
                 after = fine_tune(run, args, model, own, test)
         fold_mask(model, layer, mask)
-        describe("after", Row(chosen.count, None, None, after, score(model, choosing)))
+        log_row("after", Row(chosen.count, None, None, after, score(model, choosing)))
         control = find_control(args.checkpoint, args.mode)
 
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)

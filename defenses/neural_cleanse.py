@@ -42,13 +42,13 @@ def anomaly_indices(norms):
     """
     norms = np.asarray(norms, dtype=np.float64)
     if len(norms) < 3:
-        raise UserError(f"the outlier test has no meaning for fewer than 3 labels, got {len(norms)}")
+        raise UserError(f"the outlier test needs at least 3 labels, got {len(norms)}")
     if np.isnan(norms).any():
-        raise UserError("the outlier test got a norm that is no number (nan)")
-    median, spread = center(norms)
+        raise UserError("expected norms that are numbers, got NaN")
+    median, mad = center(norms)
     distance = np.where(np.isfinite(norms), norms - median, np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a spread of 0 makes whatever is apart infinitely far
-        indices = np.where(distance == 0, 0, np.abs(distance) / spread)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a MAD of 0 makes the index of any other norm infinite
+        indices = np.where(distance == 0, 0, np.abs(distance) / mad)
     return indices, (distance < 0) & (indices > BOUND)
 
 
@@ -63,8 +63,8 @@ def center(norms):
 
 def flagging_bound(norms):
     """The norm below which a label is flagged; nan where nothing can be."""
-    median, spread = center(norms)
-    return median - BOUND * spread
+    median, mad = center(norms)
+    return median - BOUND * mad
 
 
 def overlap(found, true):
@@ -76,7 +76,7 @@ def overlap(found, true):
             "inside": float(inside)}
 
 
-def describe_seed(seed, searches, indices, flagged, classes):
+def record_seed(seed, searches, indices, flagged, classes):
     """Log what a seed found, and return its rows of norms.csv."""
     rows = []
     for search, index, is_flagged in zip(searches, indices, flagged, strict=True):
@@ -89,18 +89,18 @@ def describe_seed(seed, searches, indices, flagged, classes):
                  search.steps, ", flagged" if is_flagged else "")
     bound = flagging_bound([search.norm for search in searches])
     if math.isnan(bound):
-        log.info("seed %d: no verdict, triggers were found for fewer than 3 labels; a larger --budget may do", seed)
+        log.info("seed %d: no verdict, triggers were found for fewer than 3 labels; a larger --budget may help", seed)
     elif bound <= 0:
         log.info("seed %d: no norm could be flagged, since the norms lie too far apart (bound %.2f)", seed, bound)
     return rows
 
 
-def judge(by_seed):
+def majority_labels(by_seed):
     """[label] that more than half of the seeds flag; `by_seed` is a bool (seeds, labels)."""
     return np.flatnonzero(np.mean(by_seed, axis=0) > 0.5).tolist()
 
 
-def spread_of(rows, label):
+def label_summary(rows, label):
     """A label over all seeds: how many flag it, and the lowest and highest norm and index, None where there is none."""
     own = [row for row in rows if row["label"] == label]
     ranges = {name: [row[name] for row in own if row[name] is not None] for name in ("norm", "index")}
@@ -108,7 +108,7 @@ def spread_of(rows, label):
             **{name: [min(values), max(values)] if values else None for name, values in ranges.items()}}
 
 
-def report(targets, infected, labels, best):
+def log_verdict(targets, infected, labels, best):
     """Log the verdict, none where `infected` is None; and how steady it is, for the labels that any seed flagged and
     the one of smallest norm."""
     named = ", ".join(f"{label['label']} ({label['class']})" for label in labels if label["label"] in targets)
@@ -146,7 +146,8 @@ def parse_args(argv=None):
     flags.add_suspect_flags(parser)
     flags.add_data_flags(parser)
     group = parser.add_argument_group("search")
-    group.add_argument("--seeds", type=flags.integer(1), default=3, help="searches; most of them decide")
+    group.add_argument("--seeds", type=flags.integer(1), default=3,
+                       help="number of searches, of which the majority decides")
     group.add_argument("--budget", type=flags.integer(1), default=300, help="largest number of steps for each label")
     group.add_argument("--batches", type=flags.integer(1), default=4, help="batches of clean images in a step")
     group.add_argument("--batch-size", type=flags.integer(1), default=32, help="clean images for each label at a time")
@@ -170,7 +171,7 @@ def search(run, args, model, defender):
         searches = reverse_triggers(model, batches, args.batches, range(defender.num_classes), args.budget,
                                     args.success, args.patience, args.lr, generator)
         indices, flagged = anomaly_indices([search.norm for search in searches])
-        rows += describe_seed(seed, searches, indices, flagged, defender.classes)
+        rows += record_seed(seed, searches, indices, flagged, defender.classes)
         write_table(run.folder / "norms.csv", COLUMNS, rows)
         by_seed.append(searches)
         flagged_by_seed.append(flagged)
@@ -181,7 +182,7 @@ def verdict(targets, bounds):
     """Whether the model is infected: None where at most half of the seeds could flag anything, by their `bounds`."""
     if targets:
         return True
-    able = sum(bound > 0 for bound in bounds)  # below a bound of nan or of less than 0 nothing can lie
+    able = sum(bound > 0 for bound in bounds)  # no norm is below a bound that is nan or negative
     return False if able > len(bounds) / 2 else None
 
 
@@ -194,7 +195,7 @@ def method_of(targets, infected, labels, bounds, flagged_by_seed, found, rows):
             "norms": rows}
 
 
-def report_reversed(figures):
+def log_reversed(figures):
     """What reversed_figures found, as a line of the log."""
     overlap = ""
     if figures["overlap"] is not None:
@@ -231,16 +232,16 @@ def main(argv=None):
         by_seed, rows, flagged = search(run, args, suspect.model, suspect.defender)
         norms = [[found.norm for found in searches] for searches in by_seed]
         bounds = [flagging_bound(own) for own in norms]
-        targets, best = judge(flagged), smallest(by_seed)
-        infected, labels = verdict(targets, bounds), [spread_of(rows, label) for label in range(len(classes))]
-        report(targets, infected, labels, best)
+        targets, best = majority_labels(flagged), smallest(by_seed)
+        infected, labels = verdict(targets, bounds), [label_summary(rows, label) for label in range(len(classes))]
+        log_verdict(targets, infected, labels, best)
 
         triggers = leave_triggers(run.folder, best, true, classes)
         norm_bars(run.folder / "norms.png", classes, norms, bounds)
         closest = targets or sorted(best, key=lambda label: best[label].norm)[:1]
         found = [reversed_figures(suspect.model, suspect.test, triggers[label], true) for label in closest]
         for figures in found:
-            report_reversed(figures)
+            log_reversed(figures)
         run.finish(evaluate(suspect.model, suspect.test), model=suspect.model, parent=args.checkpoint,
                    data=suspect.defender, method=method_of(targets, infected, labels, bounds, flagged, found, rows))
 

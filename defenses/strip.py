@@ -94,13 +94,13 @@ def summarize(calibration, boundary, clean, triggered):
             "auroc_successful": auroc(clean.entropies, triggered.successful)}
 
 
-def report(figures, boundaries, decides, frr, clean, sweep):
+def log_figures(figures, boundaries, decides, frr, clean, sweep):
     """The figures as lines of the log."""
     calibration, *others = map(or_nan, figures["mean_entropy"].values())
     log.info("mean entropy in bits: calibration %.4f (sd %.4f), clean %.4f, triggered %.4f", calibration,
              figures["sd_calibration"], *others)
     for name, boundary in boundaries.items():
-        useless = ", below 0, so that it rejects nothing" if boundary < 0 else ""
+        useless = ", below 0, so it rejects nothing" if boundary < 0 else ""
         log.info("%s boundary %.4f%s: FRR %.4f on fresh clean images (asked: %g)%s", name, boundary, useless,
                  rejected(clean.entropies, boundary).value, frr, "; it decides" if name == decides else "")
     log.info("Asked \t Boundary \t Entropy \t FRR \t FAR \t FAR of successful")
@@ -140,12 +140,12 @@ def parse_args(argv=None):
     group.add_argument("--calibration", type=flags.integer(1),
                        help="clean images that the boundary is found on (default: 2000, or half of the defender's)")
     group.add_argument("--frr", type=flags.number(1e-6, 0.5, "a share of clean inputs from 1e-6 to 0.5"), default=0.01,
-                       help="share of clean inputs that may be turned away")
+                       help="share of clean inputs that may be rejected")
     group.add_argument("--boundary", choices=("empirical", "normal"), default="empirical",
-                       help="what the boundary is: the quantile of the calibration's entropies, or that of the normal "
-                            "fitted to them, the paper's")
+                       help="the boundary: the quantile of the calibration's entropies, or of the normal fitted to "
+                            "them, as in the paper")
     group.add_argument("--inspect", type=flags.integer(1), default=2000,
-                       help="clean test images, and triggered ones, to count on")
+                       help="number of clean and of triggered test images to inspect")
     group = parser.add_argument_group("screening")
     group.add_argument("--images", metavar="FOLDER|FILE", help="screen these by a stored calibration")
     group.add_argument("--calibration-file", metavar="strip.json",
@@ -164,14 +164,15 @@ def parse_args(argv=None):
 
 def calibrate(run, args, strip, images):
     """({name: boundary}, entropies) of the clean `images`; writes the calibration that screening goes by."""
-    log.info("%d clean images calibrate; %d of %d others lie over each image", len(images), strip.overlays,
+    log.info("%d clean images calibrate; %d of %d others are laid over each image", len(images), strip.overlays,
              len(strip.pool))
     entropies = strip.entropies(images)
     write_calibration(run.folder, Calibration(
         hash_file(args.checkpoint), strip.overlays, strip.superimpose, strip.seed, args.frr, args.boundary,
         entropies.tolist(), strip.pool))
     if args.frr * len(images) < 1:
-        log.warning("%d images have no quantile at FRR %g; the least entropy is the boundary", len(images), args.frr)
+        log.warning("%d images are too few for a quantile at FRR %g; the lowest entropy is the boundary", len(images),
+                    args.frr)
     return find_boundaries(entropies, args.frr), entropies
 
 
@@ -200,7 +201,7 @@ def main(argv=None):
 
         figures = summarize(calibration, boundaries[args.boundary], clean, triggered)
         sweep = sweep_frr(calibration, clean.entropies, triggered.entropies, triggered.successful, {*FRRS, args.frr})
-        report(figures, boundaries, args.boundary, args.frr, clean, sweep)
+        log_figures(figures, boundaries, args.boundary, args.frr, clean, sweep)
         leave_tables(run.folder, clean, triggered, boundaries[args.boundary], sweep)
         entropy_histogram(run.folder / "entropy.png", clean.entropies, triggered.entropies, calibration.mean(),
                           calibration.std(), boundaries)

@@ -24,7 +24,7 @@ from engine.run import Run
 from engine.training import sgd, train_stage
 
 NOTHING_FLAGGED = ("Neural Cleanse flagged no label, so there is nothing to unlearn: the model is left as it is; "
-                   "--reversed-trigger names one to unlearn all the same")
+                   "name one with --reversed-trigger to unlearn it anyway")
 log = logging.getLogger("backdoor")
 
 
@@ -40,9 +40,10 @@ def flagged_triggers(checkpoint):
         names = [f"reversed_trigger_{int(target)}.th" for target in list(targets)]
         is_same = inputs.startswith(hash_file(checkpoint))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder}: no finished run of defenses.neural_cleanse; name a --reversed-trigger") from None
+        raise UserError(f"{folder}: expected a finished run of defenses.neural_cleanse; run it, or name a "
+                        "--reversed-trigger") from None
     if not is_same:
-        raise UserError(f"{folder}: Neural Cleanse looked at other weights than {checkpoint}; run it again")
+        raise UserError(f"{folder}: Neural Cleanse examined other weights than {checkpoint}; run it again")
     return [str(folder / name) for name in names]
 
 
@@ -61,10 +62,10 @@ def triggers_to_unlearn(patch_with, files, checkpoint, true):
     return files, [load_trigger(file) for file in files]
 
 
-def report_own(triggers, before, after):
+def log_own_asr(triggers, before, after):
     """The ASR of each stamped trigger itself, as a line of the log."""
     for trigger, a, b in zip(triggers, before, after, strict=True):
-        log.info("the stamped trigger of label %d has itself ASR %.4f before, %.4f after", trigger.target, a["value"],
+        log.info("the ASR of the stamped trigger of label %d is %.4f before, %.4f after", trigger.target, a["value"],
                  b["value"])
 
 
@@ -89,7 +90,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("patch")
     group.add_argument("--patch-with", choices=("reversed", "original", "clean"), default="reversed",
                        help="what is stamped on a share of the images: what Neural Cleanse flagged, the true "
-                            "trigger (as a control), or nothing (as another)")
+                            "trigger (a control), or nothing (another control)")
     group.add_argument("--reversed-trigger", metavar="FILE.th", nargs="+",
                        help="what to unlearn (default: what defenses.neural_cleanse flagged)")
     group.add_argument("--stamp-share", type=flags.fraction, default=0.2, help="share of the images that is stamped")
@@ -129,7 +130,7 @@ def main(argv=None):
         own = {"before": [asr_of(model, test, trigger) for trigger in triggers]}
         after = unlearn(run, args, model, patched, test, epochs)
         own["after"] = [asr_of(model, test, trigger) for trigger in triggers]
-        report_own(triggers, own["before"], own["after"])
+        log_own_asr(triggers, own["before"], own["after"])
         control = find_control(args.checkpoint, args.patch_with)
 
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)

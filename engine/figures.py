@@ -198,7 +198,7 @@ def frr_curves(path: Path, rows: Sequence[dict]) -> None:
             if own[0][key] is not None:
                 axis.plot([100 * row["frr_asked"] for row in own], [100 * row[key] for row in own], f"{marker}{style}",
                           markersize=3.5, label=f"{key.upper()}, {name} boundary")
-    axis.set(xlabel="requested FRR, %", ylabel="%", xscale="log", ylim=(-2, 102))
+    axis.set(xlabel="FRR asked for, %", ylabel="%", xscale="log", ylim=(-2, 102))
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
     write_figure(path, figure)

@@ -1,1 +1,1 @@
-"""The cores of algorithms that more than one script calls."""
+"""Algorithms that more than one script uses."""

@@ -1,4 +1,4 @@
-"""What each test of an audit says of a model, and how often the tests were wrong on models of ours."""
+"""The findings of each test of an audit, and how often the tests were wrong on models with a known attack."""
 import csv
 import math
 import shlex
@@ -14,7 +14,7 @@ NUMBERS = ("models", "wrong", "undecided", "searches", "searches_wrong")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a test says. points_to: the label that it points to, None if to none or if that is not what it asks."""
+    """A test's finding. points_to: the label that it suspects, None if it suspects none or does not look for one."""
 
     test: str
     points_to: int | None
@@ -22,7 +22,7 @@ class Evidence:
 
 
 def called(label: int, classes: Sequence[str]) -> str:
-    """A label with its name."""
+    """A label with its class name."""
     return f"{label} ({classes[label]})" if classes[label] != str(label) else str(label)
 
 
@@ -49,16 +49,16 @@ def cleanse_evidence(method: dict, classes: Sequence[str]) -> list[Evidence]:
 
 
 def span(pair: Sequence[float] | None, form: str) -> str:
-    """Lowest to highest in words."""
+    """The lowest and the highest value in words."""
     low, high = (format(value, form) for value in pair or (math.nan, math.nan))
     return low if low == high else f"{low} to {high}"
 
 
 def leaning(rows: Sequence[dict]) -> tuple[float, dict[int, int], int]:
-    """(epsilon, {label: starts that lean there}, starts) under neuron noise, at the least epsilon at which half of the
-    images are called wrong, otherwise at the largest. A start leans to a label that more than half of its errors are.
+    """(epsilon, {label: starts that lean to it}, starts) under neuron noise.
 
-    rows: as studies.neuron_noise has them.
+    epsilon is the least at which half of the images are misclassified, otherwise the largest. A start leans to a label
+    that makes up more than half of its errors. rows: those of studies.neuron_noise.
     """
     rows = [row for row in rows if row["model"] == "suspect"]
     epsilons = sorted({row["epsilon"] for row in rows})
@@ -70,33 +70,33 @@ def leaning(rows: Sequence[dict]) -> tuple[float, dict[int, int], int]:
 
 
 def noise_evidence(rows: Sequence[dict], classes: Sequence[str]) -> Evidence:
-    """The Evidence of the neuron perturbation curves: it points to a label if every start leans there."""
+    """The Evidence of the neuron perturbation curves: it points to a label if every start leans to it."""
     epsilon, labels, starts = leaning(rows)
     errs = np.mean([row["error_rate"] for row in rows if row["epsilon"] == epsilon and row["model"] == "suspect"])
     where = ", ".join(f"{called(label, classes)} in {count}" for label, count in labels.items()) or "none"
     return Evidence("neuron noise", next((label for label, count in labels.items() if count == starts), None),
-                    f"at epsilon {epsilon:g} {100 * errs:.0f} % of the images are called wrong, over {starts} random "
+                    f"at epsilon {epsilon:g} {100 * errs:.0f} % of the images are misclassified, over {starts} random "
                     f"starts; labels that most errors are: {where}")
 
 
 def strip_evidence(method: dict, folder: Path, checkpoint: str) -> Evidence:
-    """What STRIP's calibration gives: a filter, not a sign."""
+    """The Evidence of STRIP's calibration, which filters inputs and says nothing about the model."""
     screen = shlex.join(["python", "-m", "defenses.strip", "--checkpoint", checkpoint, "--calibration-file",
                          str(folder / "strip.json"), "--images"])
     boundary = method["boundaries"][method["boundary"]]
-    return Evidence("STRIP", None, f"calibrated, which is no sign by itself: inputs of at most {boundary:.3f} bits are "
-                    f"turned away, {100 * method['frr']['value']:.1f} % of fresh clean images; {screen} FOLDER screens "
-                    "new inputs")
+    return Evidence("STRIP", None, f"calibrated, not evidence by itself: inputs of at most {boundary:.3f} bits "
+                    f"are rejected, {100 * method['frr']['value']:.1f} % of fresh clean images; {screen} FOLDER "
+                    "screens new inputs")
 
 
 def how_searched(arguments: dict) -> str:
-    """The flags of detect that decide how good it is, in words: what a row of the rates was measured with."""
+    """The flags of Neural Cleanse that decide its quality, in words: the settings of a row of the rates."""
     names = ("seeds", "batches", "batch_size", "budget", "success")
     return " ".join(f"--{name.replace('_', '-')} {arguments[name]}" for name in names if name in arguments)
 
 
 def read_rates(path: Path = RATES) -> list[dict]:
-    """The rows of the table of how often the tests were wrong on models of ours, [] where it is missing."""
+    """The rows of the table of how often the tests were wrong; [] if it is missing."""
     try:
         with open(path, newline="") as file:
             return [{**row, **{name: int(row[name]) for name in NUMBERS}} for row in csv.DictReader(file)]

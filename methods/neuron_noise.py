@@ -1,4 +1,5 @@
-"""Adversarial noise on neurons: the relative change of batch-norm scales and shifts that hurts most (ANP, eq. 3)."""
+"""Adversarial noise on neurons: the relative change of batch-norm scales and shifts that raises the loss most (ANP, eq.
+3)."""
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,15 +13,15 @@ def start_noise(noises: Sequence[torch.Tensor], epsilon: float, generator: torch
     sizes = [noise.numel() for noise in noises]
     drawn = send(torch.empty(sum(sizes)).uniform_(-epsilon, epsilon, generator=generator), noises[0].device)
     with torch.no_grad():
-        torch._foreach_copy_(noises, drawn.split(sizes))  # one kernel for all: on a GPU each launch costs as much
+        torch._foreach_copy_(noises, drawn.split(sizes))  # one kernel for all noises: on a GPU each launch costs time
 
 
 def ascend_noise(model: torch.nn.Module, criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
                  noises: Sequence[torch.Tensor], noise_opt: torch.optim.Optimizer, images: torch.Tensor,
                  labels: torch.Tensor, bound: float) -> None:
-    """One step of the noises up the loss, by the sign of its gradient, then back into [-bound, bound].
+    """One ascent of the loss by the noises along the sign of the gradient, clipped to [-bound, bound].
 
-    The step is `noise_opt`'s learning rate. Only the noises' gradients are computed.
+    The step size is `noise_opt`'s learning rate. Only the noises' gradients are computed.
     """
     with perturbed(model):
         gradients = torch.autograd.grad(criterion(model(images), labels), noises)

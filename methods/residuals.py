@@ -1,4 +1,4 @@
-"""What a trigger adds to images: how much it is, how alike it is from image to image, and how to move it."""
+"""The residuals that a trigger adds to images: their size, their similarity between images, and their transfer."""
 import numpy as np
 
 
@@ -9,7 +9,7 @@ def psnr(images: np.ndarray, others: np.ndarray) -> float:
 
 
 def paste(images: np.ndarray, residuals: np.ndarray) -> np.ndarray:
-    """uint8 images (N, H, W, 3) with residuals, in gray levels, added to them and cut off at black and white."""
+    """uint8 images (N, H, W, 3) plus residuals in gray levels, clipped to black and white."""
     return np.rint(images + residuals).clip(0, 255).astype(np.uint8)
 
 

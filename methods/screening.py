@@ -1,4 +1,4 @@
-"""A user's own images turned away or let through, by a boundary that was found before."""
+"""Screening of a user's own images with a stored calibration: each is accepted or rejected."""
 import csv
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ OVERLAYS = "overlays.npy"
 
 @dataclass(frozen=True)
 class Calibration:
-    """What screening needs: strip.json, and beside it the pool of images that are laid over others."""
+    """What screening needs: strip.json, and beside it the pool of overlays."""
 
     checkpoint: str  # hash of the model's file
     overlays: int
@@ -27,11 +27,11 @@ class Calibration:
     seed: int
     frr: float
     boundary: str
-    entropies: list  # of the clean images that it was made from, so that another FRR can still be asked for
+    entropies: list  # of its clean images, so that another FRR can be chosen later
     pool: np.ndarray  # uint8 (M, S, S, 3)
 
 
-# What strip.json holds of it, with the type and range of each, so that a damaged file is an error and not a verdict
+# The fields of strip.json with the type and range of each, so that a damaged file is an error and not a verdict
 FIELDS = {"checkpoint": is_text,
           "overlays": lambda value: is_count(value) and value >= 1,
           "superimpose": lambda value: value in ("sum-clip", "average"),
@@ -49,34 +49,36 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
 
 
 def read_calibration(path: str, checkpoint: str) -> Calibration:
-    """The Calibration in strip.json at `path`. Raises UserError if it is none, damaged, or another model's."""
+    """The Calibration in strip.json at `path`. Raises UserError if it is missing, damaged, or of another model."""
     try:
         found = read_object(path)
         found = {name: found[name] for name in FIELDS}
     except (OSError, ValueError, KeyError) as error:
         why = getattr(error, "strerror", None) or str(error)[:200]
-        raise UserError(f"{path}: no calibration ({why}); defenses.strip without --images makes one") from None
+        raise UserError(f"{path}: expected a calibration ({why}); defenses.strip without --images makes "
+                        "one") from None
     stored = sound_fields(found, FIELDS)
     if stored != found:
         bad = [name for name in found if name not in stored]
-        raise UserError(f"{path}: damaged ({', '.join(bad)}); defenses.strip without --images makes it anew")
+        raise UserError(f"{path}: damaged ({', '.join(bad)}); defenses.strip without --images makes a new one")
     pool = read_array(Path(path).with_name(OVERLAYS))
     if stored["checkpoint"] != hash_file(checkpoint):
-        raise UserError(f"{path}: calibrated for another model than {checkpoint}")
+        raise UserError(f"{path}: expected a calibration of {checkpoint}, got one of another model")
     is_square = pool.ndim == 4 and pool.shape[1] == pool.shape[2] > 0 and pool.shape[3] == 3
     if pool.dtype != np.uint8 or not is_square or len(pool) <= stored["overlays"]:
-        raise UserError(f"{path}: its {OVERLAYS} is damaged; defenses.strip without --images makes both anew")
+        raise UserError(f"{path}: its {OVERLAYS} is damaged; defenses.strip without --images makes both again")
     return Calibration(**stored, pool=pool)
 
 
-def screen(paths: Iterable[Path], measure: Callable[[np.ndarray], np.ndarray], boundary: float, image_size: int) -> int:
-    """Print a CSV row for each image file: path, entropy, verdict and, where it cannot be read, why.
+def screen(paths: Iterable[Path], entropies_of: Callable[[np.ndarray], np.ndarray], boundary: float,
+           image_size: int) -> int:
+    """Print a CSV row for each image file: path, entropy, verdict and, if it cannot be read, the reason.
 
-    measure: uint8 images (N, S, S, 3) -> entropies (N,). image_size: S, to which images are resized. Rejects
-    an entropy of at most `boundary`. Returns the exit status: 1 if any image is rejected, otherwise 2 if any cannot be
+    entropies_of: uint8 images (N, S, S, 3) -> entropies (N,). image_size: S, to which images are resized. An entropy of
+    at most `boundary` is rejected. Returns the exit status: 1 if any image is rejected, otherwise 2 if any cannot be
     read, otherwise 0.
     """
-    sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be text
+    sys.stdout.reconfigure(errors="surrogateescape")  # a file name may not be valid text
     writer, counts = csv.writer(sys.stdout, lineterminator="\n"), {"accepted": 0, "rejected": 0, "error": 0}
     resized = 0
     writer.writerow(["path", "entropy", "verdict", "error"])
@@ -84,7 +86,7 @@ def screen(paths: Iterable[Path], measure: Callable[[np.ndarray], np.ndarray], b
     while chunk := list(islice(remaining, AT_ONCE)):
         images, errors, of_other_size = read_images(chunk, image_size)
         resized += of_other_size
-        entropies = dict(zip(images, measure(np.stack(list(images.values()))), strict=True)) if images else {}
+        entropies = dict(zip(images, entropies_of(np.stack(list(images.values()))), strict=True)) if images else {}
         for path in chunk:
             verdict = "error" if path in errors else "rejected" if entropies[path] <= boundary else "accepted"
             counts[verdict] += 1
@@ -93,12 +95,12 @@ def screen(paths: Iterable[Path], measure: Callable[[np.ndarray], np.ndarray], b
     print(f"boundary {boundary:.4f}: {', '.join(f'{count} {name}' for name, count in counts.items())}; {resized} "
           f"resized to {image_size}x{image_size}", file=sys.stderr)
     if boundary < 0:
-        print("notice: the boundary is below 0, so that it rejects nothing", file=sys.stderr)
+        print("warning: the boundary is below 0, so it rejects nothing", file=sys.stderr)
     return 1 if counts["rejected"] else 2 if counts["error"] else 0
 
 
 def read_images(paths: Sequence[Path], image_size: int) -> tuple[dict, dict, int]:
-    """({path: uint8 (S, S, 3)}, {path: why it cannot be read}, how many had another size than image_size, S)."""
+    """({path: uint8 (S, S, 3)}, {path: why it cannot be read}, the number resized to image_size, S)."""
     images, errors, resized = {}, {}, 0
     for path in paths:
         try:

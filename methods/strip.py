@@ -1,4 +1,4 @@
-"""STRIP: the entropy of a model under overlays, and the boundary below which an input is turned away.
+"""STRIP: a model's entropy under overlays, and the boundary at or below which an input is rejected.
 
 Gao et al. (2019).
 """
@@ -19,12 +19,12 @@ from engine.progress import progress
 from models.folding import folded
 
 FRRS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
-WHOLE_BATCHES = ("cuda",)  # devices on which an entropy would depend on the size of its batch
+WHOLE_BATCHES = ("cuda",)  # devices on which an entropy may depend on the size of its batch
 MAX_POOL = 1000  # images kept as overlays, 3 MB; more would not change the mean over 100 of them
 
 
 def superimpose(images: torch.Tensor, overlays: torch.Tensor, how: str) -> torch.Tensor:
-    """Two batches of pixels in [0, 1], (B, 3, 32, 32), as one: their sum cut off at 1 (sum-clip), or their average."""
+    """Combine two batches of pixels in [0, 1], (B, 3, 32, 32): their sum clipped at 1 (sum-clip), or their average."""
     if how == "sum-clip":
         return (images + overlays).clamp_(max=1)
     return (images + overlays) / 2
@@ -37,8 +37,11 @@ def entropy_bits(logits: torch.Tensor) -> torch.Tensor:
 
 
 def pair_batches(count: int, size: int, device: torch.device | str) -> tuple[torch.Tensor, ...]:
-    """The numbers of `count` pairs, int64 on `device`, in batches of `size`. On a GPU the last batch is filled up with
-    the first pairs: cuDNN's algorithm, and with it the rounding of an entropy, may depend on how many go through."""
+    """The indices of `count` pairs, int64 on `device`, in batches of `size`.
+
+    On a GPU the last batch is filled up with the first pairs: cuDNN's algorithm, and so the rounding of an entropy, may
+    depend on the size of the batch.
+    """
     numbers = math.ceil(count / size) * size if torch.device(device).type in WHOLE_BATCHES else count
     return (torch.arange(numbers, device=device) % count).split(size)
 
@@ -46,10 +49,11 @@ def pair_batches(count: int, size: int, device: torch.device | str) -> tuple[tor
 @torch.inference_mode()
 def strip_entropy(model: torch.nn.Module, images: torch.Tensor, pool: torch.Tensor, draws: np.ndarray,
                   how: str) -> np.ndarray:
-    """Mean entropy (N,) of each image under its overlays: the mean of entropies, not that of the mean prediction.
+    """Mean entropy (N,) of each image under its overlays: the mean of the entropies, not the entropy of the mean
+    prediction.
 
-    images: uint8 (N, 32, 32, 3). pool: uint8 (M, 32, 32, 3). draws: int64 (N, n), which of the pool lie over each
-    image. Superimposed a batch at a time, so that no more than one batch of the N * n is ever in memory. Raises
+    images: uint8 (N, 32, 32, 3). pool: uint8 (M, 32, 32, 3). draws: int64 (N, n), the indices in the pool of each
+    image's overlays. Images are combined one batch at a time, so only one batch of the N * n is in memory. Raises
     UserError for outputs that are NaN.
     """
     model, entropies = folded(model), []
@@ -63,9 +67,10 @@ def strip_entropy(model: torch.nn.Module, images: torch.Tensor, pool: torch.Tens
 
 
 def draw_overlays(images: np.ndarray, pool: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """int64 (N, count): different images of `pool` for each of `images`, both uint8 (N, 32, 32, 3), never itself.
+    """int64 (N, count): distinct images of `pool` for each of `images`, both uint8 (N, 32, 32, 3), never the image
+    itself.
 
-    The draws follow from the image and the seed, so that a verdict does not depend on what else is inspected.
+    The draws depend on the image and the seed alone, so a verdict does not depend on which other images are inspected.
     """
     names = np.array([zlib.crc32(overlay.tobytes()) for overlay in pool])
     draws = np.empty((len(images), count), dtype=np.int64)
@@ -76,38 +81,39 @@ def draw_overlays(images: np.ndarray, pool: np.ndarray, count: int, seed: int) -
 
 
 def find_boundaries(entropies: Sequence[float], frr: float) -> dict[str, float]:
-    """The entropies that a share `frr` of clean images is not above: by a fitted normal, and by the empirical quantile.
+    """The entropies at or below which a share `frr` of clean images lies: of a fitted normal, and as empirical
+    quantile.
 
-    The normal one (the paper's) may fall below 0, where it rejects nothing: the left tail is not normal.
+    The normal one (the paper's) may be below 0, where it rejects nothing: the left tail is not normal.
     """
-    from scipy.stats import norm  # half a second, which no script's start should take
+    from scipy.stats import norm  # imported here, since it takes half a second
     return {"normal": float(np.mean(entropies) + np.std(entropies) * norm.ppf(frr)),
             "empirical": float(np.quantile(entropies, frr, method="inverted_cdf"))}
 
 
 def rejected(entropies: Sequence[float], boundary: float) -> Proportion:
-    """Proportion of the inputs that are turned away: the FRR of clean ones, 1 - FAR of triggered ones."""
+    """Proportion of inputs that are rejected: the FRR of clean ones, 1 - FAR of triggered ones."""
     return Proportion(int((np.asarray(entropies) <= boundary).sum()), len(entropies))
 
 
 def accepted(entropies: Sequence[float], boundary: float) -> Proportion:
-    """Proportion of the inputs that pass: the FAR of triggered ones."""
+    """Proportion of inputs that are accepted: the FAR of triggered ones."""
     found = rejected(entropies, boundary)
     return Proportion(found.n - found.hits, found.n)
 
 
 def auroc(clean: np.ndarray, triggered: np.ndarray) -> float | None:
-    """P(a triggered input has less entropy than a clean one), a tie counting half; None without triggered ones."""
+    """P(a triggered input has lower entropy than a clean one), a tie counting half; None without triggered ones."""
     if not len(triggered):
         return None
-    from sklearn.metrics import roc_auc_score  # a second, likewise
+    from sklearn.metrics import roc_auc_score  # takes a second
     is_triggered = np.repeat([0, 1], [len(clean), len(triggered)])
     return float(roc_auc_score(is_triggered, -np.concatenate([clean, triggered])))
 
 
 def sweep_frr(calibration: Sequence[float], clean: np.ndarray, triggered: np.ndarray, successful: np.ndarray,
               frrs: Iterable[float] = FRRS) -> list[dict]:
-    """A row for each FRR that might be asked for and each boundary: the FRR it really gives, and the FARs."""
+    """A row for each requested FRR and each boundary: the FRR that results, and the FARs."""
     return [{"frr_asked": frr, "boundary": name, "entropy": boundary, "frr": rejected(clean, boundary).value,
              "far": or_none(accepted(triggered, boundary)),
              "far_successful": or_none(accepted(successful, boundary))}
@@ -115,13 +121,14 @@ def sweep_frr(calibration: Sequence[float], clean: np.ndarray, triggered: np.nda
 
 
 def or_none(share: Proportion) -> float | None:
-    """The value of a Proportion, None where nothing was counted."""
+    """The value of a Proportion, None if nothing was counted."""
     return share.value if share.n else None
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A model with the clean images that are laid over its inputs: uint8 pool (M, 32, 32, 3), `overlays` of them."""
+    """A model with its overlays: uint8 pool (M, 32, 32, 3) of clean images, of which `overlays` are laid over each
+    input."""
 
     model: torch.nn.Module
     pool: np.ndarray
@@ -143,9 +150,10 @@ class Strip:
 
 
 def split_calibration(defender: ImageSet, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(calibration images, images to lay over others) of the defender's, uint8, the latter without repetitions.
+    """(calibration images, overlays) from the defender's images, uint8, the overlays without duplicates.
 
-    count: of the former; None is 2,000, or half of them. Raises UserError where `count` leaves no others.
+    count: the number of calibration images; None is 2,000, or half of the defender's if those are fewer. Raises
+    UserError if `count` leaves no overlays.
     """
     count = count or min(2000, len(defender) // 2)
     if count >= len(defender):

@@ -1,4 +1,4 @@
-"""The smallest trigger that sends clean images to a label, found by gradient descent (Wang et al., 2019)."""
+"""The search for the smallest trigger that sends clean images to a label, by gradient descent (Wang et al., 2019)."""
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +17,11 @@ from models.folding import folded
 
 @dataclass
 class NormWeight:
-    """lambda, the weight of the mask's norm: 0 until the trigger works, then raised while it does, lowered while not.
+    """lambda, the weight of the mask's norm: 0 until the trigger works, then raised while it works, lowered while it
+    does not.
 
-    After `patience` successes in a row it becomes `initial`; from then on as many successes multiply it by `factor`
-    and as many failures divide it by factor**1.5.
+    After `patience` successes in a row it becomes `initial`. From then on every `patience` successes in a row multiply
+    it by `factor`, and every `patience` failures in a row divide it by factor**1.5.
     """
 
     initial: float = 1e-3
@@ -33,7 +34,7 @@ class NormWeight:
     was_lowered: bool = False
 
     def update(self, success: bool) -> None:
-        """Take note of one more step that did or did not reach the success threshold."""
+        """Record whether one more step reached the success threshold."""
         self.successes, self.failures = (self.successes + 1, 0) if success else (0, self.failures + 1)
         if self.successes == self.patience:
             self.was_raised = self.was_raised or self.value > 0
@@ -45,7 +46,7 @@ class NormWeight:
 
 @dataclass
 class Search:
-    """The search for one label's trigger: what is optimized, and the smallest mask that worked so far."""
+    """The search for one label's trigger: the optimized parameters, and the smallest mask that has worked so far."""
 
     label: int
     theta_mask: torch.Tensor  # (1, H, W)
@@ -61,7 +62,7 @@ class Search:
     @classmethod
     def start(cls, label: int, size: Sequence[int], generator: torch.Generator | None,
               device: torch.device) -> "Search":
-        """From a mask and a pattern that are uniform noise; size: (H, W) of the images."""
+        """Start from a mask and a pattern of uniform noise. size: (H, W) of the images."""
         thetas = (torch.rand(channels, *size, generator=generator) for channels in (1, 3))
         return cls(label, *(torch.atanh((2 * theta - 1) * (1 - 1e-6)).to(device).requires_grad_() for theta in thetas))
 
@@ -70,10 +71,9 @@ class Search:
         return torch.tanh(self.theta_mask) / 2 + 0.5, torch.tanh(self.theta_pattern) / 2 + 0.5
 
     def note(self, success: float, threshold: float, ends: Sequence[tuple], norms: Sequence[float]) -> None:
-        """Take note of a step in which a share `success` of the images reached the label.
+        """Record a step in which a share `success` of the images reached the label.
 
-        ends: the (mask, pattern) that the step began with and the one that it ended with. norms: of the two masks,
-        as floats.
+        ends: the (mask, pattern) at the beginning and at the end of the step. norms: of the two masks, as floats.
         """
         norm, (mask, pattern) = max(zip(norms, ends, strict=True), key=lambda end: end[0])
         self.steps, self.stale = self.steps + 1, self.stale + 1
@@ -82,22 +82,22 @@ class Search:
         self.weight.update(success >= threshold)
 
     def is_done(self, patience: int) -> bool:
-        """The weight went both ways and the norm has not fallen for `patience` steps."""
+        """Whether the weight has been raised and lowered and the norm has not fallen for `patience` steps."""
         return self.weight.was_raised and self.weight.was_lowered and self.stale >= patience
 
 
 def snapshot(searches: Sequence[Search]) -> tuple[list, torch.Tensor]:
-    """[(mask, pattern)] of the searches as they are now, and the norms of their masks (L,), all on the device."""
+    """[(mask, pattern)] of the searches at this moment, and the norms of their masks (L,), all on the device."""
     triggers = [[part.detach().clone() for part in search.trigger()] for search in searches]
     return triggers, torch.stack([mask for mask, _ in triggers]).sum((1, 2, 3))
 
 
 def loss_and_hits(model: torch.nn.Module, images: torch.Tensor,
                   searches: Sequence[Search]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed loss of the searches on `images` (B, 3, H, W), and how many of them each sends to its label (L,).
+    """Summed loss of the searches on `images` (B, 3, H, W), and how many images each sends to its label (L,).
 
-    Each search's own loss is the mean cross-entropy to its label plus lambda times its mask's L1 norm; the sum has each
-    one's own gradients, since they share nothing that learns.
+    The loss of a search is the mean cross-entropy to its label plus lambda times its mask's L1 norm. The sum gives each
+    search its own gradients, since the searches share no parameters.
     """
     masks, patterns = (torch.stack(parts)[:, None] for parts in zip(*(search.trigger() for search in searches),
                                                                    strict=True))
@@ -114,11 +114,10 @@ def reverse_triggers(model: torch.nn.Module, batches: Batches, in_a_step: int, l
                      generator: torch.Generator | None = None) -> list[Search]:
     """The Search of each label (Wang et al., 2019, eq. 3), optimized together on the same clean images.
 
-    A step is the first `in_a_step` batches of a shuffled pass over `batches`, and at most `budget` are made. What is
-    kept of one is its larger mask, of the one that it began with and the one that it ended with: the success that
-    counts is that of all masks between them. As many labels go through the network at once as the
-    device likes; one that is done leaves the others going. The model's weights get no gradients, and its batch norms
-    are folded away. Raises UserError for a loss that is not finite.
+    A step is the first `in_a_step` batches of a shuffled pass over `batches`; at most `budget` steps are made. Of each
+    step's first and last mask the larger is kept, since the success is counted over all masks between them. As many
+    labels go through the network at once as is fastest on the device; a finished label does not stop the others. The
+    model's weights get no gradients, and its batch norms are folded. Raises UserError for a loss that is not finite.
     """
     device, size = batches.device, batches.images.shape[1:3]
     searches = [Search.start(label, size, generator, device) for label in labels]
@@ -143,16 +142,16 @@ def reverse_triggers(model: torch.nn.Module, batches: Batches, in_a_step: int, l
                 optimizer.step()
             ended, norms_after = snapshot(active)
             columns = [hits, norms_before, norms_after, is_finite.expand(len(active))]
-            # One table, since each value read by itself would make a GPU wait once more.
+            # One table: each separate read would make a GPU wait.
             rows = torch.stack([column.double() for column in columns], 1).tolist()
             if not rows[0][-1]:
-                raise UserError("the model's outputs are no numbers (nan), so no trigger can be found")
+                raise UserError("the model returned NaN; its weights may be damaged")
             for search, (count, *norms, _), *ends in zip(active, rows, began, ended, strict=True):
                 search.note(count / seen, threshold, ends, norms)
     return searches
 
 
 def as_trigger(search: Search) -> PatternTrigger:
-    """What a Search found as a PatternTrigger, its mask and pattern not rounded."""
+    """A Search's result as a PatternTrigger with unrounded mask and pattern."""
     mask, pattern = (part.permute(1, 2, 0).cpu().numpy().clip(0, 1) for part in (search.mask, search.pattern))
     return PatternTrigger(255 * pattern, mask, 1.0, search.label)

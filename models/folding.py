@@ -83,7 +83,7 @@ def trace_pairs(model: nn.Module) -> list[tuple[str, str]]:
     """conv_norm_pairs by one symbolic pass, a few milliseconds."""
     try:
         graph = _Tracer().trace(model)
-    except Exception as error:  # whatever a forward does with a value that is not there
+    except Exception as error:  # a forward may do anything with a symbolic value
         log.debug("batch norms are not folded, since the network cannot be traced: %s", error)
         return []
     layers = dict(model.named_modules())

@@ -15,7 +15,7 @@ MAX_WEIGHTS = 2**26  # of the layer that spreads the bits over the image; 61,440
 
 
 def check_size(size: int) -> int:
-    """`size`, pixels a side of images that both networks take. Raises UserError if it is no multiple of HALVED."""
+    """`size`, pixels a side of images that both networks take. Raises UserError unless it is a multiple of HALVED."""
     if size < HALVED or size % HALVED:
         raise UserError(f"an encoder takes images whose sides are multiples of {HALVED} pixels, got {size}")
     return size
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Seven convolutions, four of them strided, and two linear layers: pixels (B, 3, S, S) to bits' logits.
 
-    bits, width and size as of the Encoder. Raises UserError for a size that is no multiple of 16.
+    bits, width and size as of the Encoder. Raises UserError unless size is a multiple of 16.
     """
 
     def __init__(self, bits: int, width: int = 16, size: int = 32):

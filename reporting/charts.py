@@ -17,7 +17,7 @@ MAX_PICTURE, MAX_SIDE = 16 * 2**20, 6000  # bytes and pixels that a page has roo
 
 
 def picture_of(path, caption, wide=False):
-    """A PNG file as a Picture; None if it is not there or is no PNG that a page could show."""
+    """A PNG file as a Picture; None if it is missing or cannot be shown on a page."""
     try:
         image = read_picture(path, ["PNG"], MAX_PICTURE, MAX_SIDE).convert("RGB")
     except UserError:

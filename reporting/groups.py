@@ -22,7 +22,7 @@ def mean(values):
     return sum(values) / len(values) if values else math.nan
 
 
-def spread(values):
+def value_range(values):
     """Lowest to highest in words; nothing for one value."""
     known = [value for value in values if value == value]
     return f"{min(known):.2f} to {max(known):.2f}" if len(known) > 1 else ""

@@ -10,7 +10,7 @@ from reporting.tables import with_method
 class Material:
     """The runs found beneath `root`, the Effects of defenses on attacks among them, and the Lines of the grade.
 
-    audit: the run of studies.audit whose folder `root` is; None if `root` is no audit's folder.
+    audit: the run of studies.audit whose folder `root` is; None for any other folder.
     """
 
     root: Path

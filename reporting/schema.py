@@ -15,7 +15,7 @@ Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
 class Checked(BaseModel):
-    """A JSON object. Nothing is converted: "3" is no number, and neither is true."""
+    """A JSON object. Nothing is converted: "3" and true do not count as numbers."""
 
     model_config = ConfigDict(strict=True, protected_namespaces=())
 

@@ -2,7 +2,7 @@
 from reporting.document import Cell, Table, cell
 from reporting.found import FINISHED
 from reporting.grade import percent
-from reporting.groups import NONE, mean, run_setting, spread
+from reporting.groups import NONE, mean, run_setting, value_range
 
 PERCENT = "{:.2f}"
 EFFECT_COLUMNS = ("attack", "defense", "ACC", "ACC, all", "ASR", "ASR, all", "robust ACC", "DER", "DER, all", "seconds",
@@ -56,7 +56,7 @@ def effect_row(effect):
 
 def spread_cell(values):
     """A Cell of the lowest and the highest value, which sorts by the lowest; an empty one where there are not two."""
-    said = spread(values)
+    said = value_range(values)
     return Cell(said, min(value for value in values if value == value)) if said else Cell("")
 
 

@@ -46,7 +46,7 @@ def worst_noise(model, batches, epsilon, steps, generator):
             ascend_noise(model, F.cross_entropy, noises, optimizer, images, labels, epsilon)
 
 
-def measure(model, batches, target=None):
+def noise_figures(model, batches, target=None):
     """error_rate under noise; the share of all predictions and of the errors that are `target`; and the label that
     most errors are, the leaning, with its share of them.
 
@@ -54,18 +54,18 @@ def measure(model, batches, target=None):
     """
     with perturbed(model):
         guesses = predict(model, batches).argmax(1)
-    wrong, called = guesses != batches.labels, guesses == target
+    wrong, is_target = guesses != batches.labels, guesses == target
     errors = guesses[wrong]
-    of_errors = called[wrong].float().mean().item() if target is not None and len(errors) else None
+    of_errors = is_target[wrong].float().mean().item() if target is not None and len(errors) else None
     counts = torch.bincount(errors.cpu())
     return {"error_rate": wrong.float().mean().item(),
-            "target_share": None if target is None else called.float().mean().item(),
+            "target_share": None if target is None else is_target.float().mean().item(),
             "target_share_of_errors": of_errors,
             "leaning": int(counts.argmax()) if len(errors) else None,
             "leaning_share_of_errors": counts.max().item() / len(errors) if len(errors) else None}
 
 
-def describe(row):
+def row_text(row):
     """A row in words; what is not known is left out."""
     text = "{model}, epsilon {epsilon:.2f}, seed {seed}: error rate {error_rate:.4f}".format(**row)
     if row["target_share"] is not None:
@@ -85,7 +85,7 @@ def parse_args(argv=None):
     group.add_argument("--benign", metavar="FILE", help="benign model to draw beside it")
     group.add_argument("--epsilons", type=flags.not_negative, nargs="+",
                        default=[0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1], help="largest relative noise")
-    group.add_argument("--steps", type=flags.integer(1), default=20, help="steps to the worst noise")
+    group.add_argument("--steps", type=flags.integer(1), default=20, help="steps that search for the worst noise")
     group.add_argument("--seeds", type=flags.integer(1), default=3, help="random starts for each epsilon")
     group.add_argument("--val-frac", type=flags.fraction, default=0.01, help="share of images to find the noise on")
     flags.add_run_flags(parser, beneath_model("neuron-noise"))
@@ -99,8 +99,8 @@ def starts(name, model, clean, test, epsilons, seeds, steps, target):
             generator = torch.Generator().manual_seed(seed)
             batches = Batches(clean, BATCH, test.device, generator, draws=BATCH * steps)
             worst_noise(model, batches, epsilon, steps, generator)
-            row = {"model": name, "epsilon": epsilon, "seed": seed, **measure(model, test, target)}
-            log.info("%s", describe(row))
+            row = {"model": name, "epsilon": epsilon, "seed": seed, **noise_figures(model, test, target)}
+            log.info("%s", row_text(row))
             yield row
 
 

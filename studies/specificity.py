@@ -55,7 +55,7 @@ def asr_of_each(model, victims, images, target, device):
             for name, data in images.items()}
 
 
-def report(asr, figures):
+def log_figures(asr, figures):
     """The figures as lines of the log."""
     for name, share in asr.items():
         log.info("ASR with %s residual: %.4f", name, share["value"])
@@ -93,7 +93,7 @@ def main(argv=None):
         run.begin(suspect)
         asr = asr_of_each(suspect.model, victims, images, trigger.target, run.device)
         figures = {"psnr": psnr(victims.data, images["own"]), "shared_energy": shared_energy(residuals)}
-        report(asr, figures)
+        log_figures(asr, figures)
         draw(run.folder / "specificity.png", victims, images, residuals)
         run.finish(evaluate(suspect.model, test), model=suspect.model, parent=args.checkpoint, data=suspect.defender,
                    method={"name": "sample specificity", "asr_with_residual": asr, **figures})

@@ -6,7 +6,7 @@ Trains, for each poisoning rate and seed, a model without any defense (train_bac
 has), and runs defenses.abl for each isolation rate and length of stage 1, in output/badnets-abl-sweep/poison-<p>/. The
 shortcut of leaving low losses out without unlearning is the `filtered` columns; that of leaving them out late is a
 larger --isolation-epochs. `--poison-type benign` is ABL on clean data. Finished cells are not run again, and a stopped
-one is gone on with by the same command; a cell that fails is named at the end and leaves the others going. Writes
+one is resumed by the same command. A cell that fails is named at the end and does not stop the others. Writes
 sweep.csv and, for each axis with more than one value, a picture of ASR and ACC against it.
 """
 from functools import partial
@@ -31,8 +31,8 @@ COLUMNS = (*AXES, "seed", "precision", "recall", "none_acc", "none_asr", "filter
 def run_cell(folder, script, settings, machine):
     """(results, fingerprint of its training images) of `script` with the flags {name: value} in `folder`.
 
-    machine: flags that say what it runs on, and are not asked of a finished one. It is run as far as it is not there
-    yet. Raises UserError.
+    machine: flags of the device, which a finished run need not match. A finished run is not repeated. Raises
+    UserError.
     """
     if not finished(folder, settings):
         call(script, *as_flags({**settings, **machine}, ("flooding", "deterministic")), "--output-dir", folder,

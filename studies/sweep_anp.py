@@ -3,8 +3,8 @@
     python -m studies.sweep_anp --checkpoint output/badnets/model_last.th --alphas 0 0.2 0.4 0.6 0.8 1 --seeds 3
 
 Runs generate_mask.py and prune_network.py for each alpha and seed, in output/badnets/anp-sweep/alpha-<a>/seed-<s>/.
-Finished cells are not run again, so a stopped sweep is gone on with by the same command; a cell that fails is named at
-the end and leaves the others going. Writes sweep.csv (a line for each alpha, seed and threshold), alpha.png (ASR and
+Finished cells are not run again, so a stopped sweep is resumed by the same command. A cell that fails is named at the
+end and does not stop the others. Writes sweep.csv (a line for each alpha, seed and threshold), alpha.png (ASR and
 ACC against alpha at the threshold chosen on held-out images) and threshold.png (against the threshold, for each alpha).
 """
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger("backdoor")
 
 
 def run_cell(folder, checkpoint, alpha, seed, settings, max_drop, mask_flags, prune_flags):
-    """Masks and pruning of one alpha and seed in `folder`, as far as they are not there yet. Raises UserError."""
+    """Masks and pruning of one alpha and seed in `folder`, unless they are finished. Raises UserError."""
     wanted = {"checkpoint": str(checkpoint), "anp_alpha": alpha, "seed": seed, **settings}
     if not finished(folder, wanted, hash_file(checkpoint)):
         call("generate_mask", "--checkpoint", checkpoint, "--anp-alpha", alpha, "--seed", seed,

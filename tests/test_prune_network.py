@@ -108,11 +108,12 @@ HEADER = "No \t Layer Name \t Neuron Idx \t Mask Score \n"
 
 
 @pytest.mark.parametrize("text, named", [
-    ("", "holds no masks"), (HEADER, "holds no masks"), (HEADER + "0 \t bn1 \t 0 \n", ":2: expected number, layer"),
+    ("", "expected masks, got none"), (HEADER, "expected masks, got none"),
+    (HEADER + "0 \t bn1 \t 0 \n", ":2: expected number, layer"),
     (HEADER + "0 \t bn1 \t 0 \t 1.0\n1 \t bn1 \t 1 \t big\n", ":3: expected number"),
     (HEADER + "0 \t bn1 \t 0 \t 1.5\n", r":2: expected a mask value in \[0, 1\], got 1.5"),
     (HEADER + "0 \t bn1 \t 0 \t nan\n", r":2: expected a mask value in \[0, 1\]"),
-    (HEADER + "0 \t bn1 \t 0 \t 1\n\n1 \t bn1 \t 0 \t 1\n", ":4: bn1 0 stands in line 2 already")])
+    (HEADER + "0 \t bn1 \t 0 \t 1\n\n1 \t bn1 \t 0 \t 1\n", ":4: bn1 0 is already in line 2")])
 def test_a_bad_mask_file_is_named_with_its_line(tmp_path, text, named):
     (tmp_path / "m.txt").write_text(text)
     with pytest.raises(UserError, match=named):

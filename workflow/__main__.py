@@ -3,7 +3,7 @@
     python -m workflow matrix workflow/matrices/digits.yaml
     python -m workflow audit stranger.th clean-images
 
-What a call that was stopped or killed left is gone on with by the same call. Flags after -- go to Snakemake.
+The same call resumes a call that was stopped or killed. Flags after -- go to Snakemake.
 """
 import argparse
 import os

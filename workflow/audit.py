@@ -50,7 +50,7 @@ def check_input(checkpoint, images, given=None):
     if not checkpoint or not images:
         raise UserError("expected a model and clean images: make audit CHECKPOINT=model.th IMAGES=folder")
     has_splits = all((Path(images) / split).is_dir() for split in SPLITS)
-    if not has_splits and not is_sorted_into_classes(images):  # which is no reason to download CIFAR-10 to it
+    if not has_splits and not is_sorted_into_classes(images):  # else CIFAR-10 would be downloaded into it
         raise UserError(f"{images}: expected a folder <class>/* of PNG or JPEG files" + (
             "" if Path(images).is_dir() else "; there is no such folder"))
     found = load_model(checkpoint, given=PixelInput.of(Namespace(**(given or {}))))

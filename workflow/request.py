@@ -7,7 +7,7 @@ from workflow.plan import plan, read_matrix
 
 
 def pack(request):
-    """A dict of plain values as one word that means nothing to YAML or a shell."""
+    """A dict of plain values as one word without special characters for YAML or a shell."""
     return "x" + json.dumps(request).encode().hex()
 
 

@@ -76,8 +76,8 @@ class Plan:
         flags = [flag for step in self.steps.values() for flag in step.flags]
         for word in (self.output, *self.copies.values(), *flags):
             if set("{}") & set(word) or not word.isprintable():
-                raise UserError(f"{ascii(word)[1:-1]}: expected a name without braces, which mean something to "
-                                "Snakemake, of letters that can be printed")
+                raise UserError(f"{ascii(word)[1:-1]}: expected a name without braces, which Snakemake "
+                                "expands, of printable characters")
         for step in self.steps.values():
             check_made_alike(step, parse(step))
 
@@ -131,9 +131,9 @@ def check_flags(path, flags, refused):
             raise UserError(f"{path}: {name}: expected a value or a list of values, got {short(value)}")
         parts = value if isinstance(value, list) else [value]
         if not name.replace("-", "").replace("_", "").isalnum() or any(str(part).startswith("--") for part in parts):
-            raise UserError(f"{path}: {short(name)}: expected the name of one flag, and values that are none")
+            raise UserError(f"{path}: {short(name)}: expected the name of one flag, and values that are not flags")
         if name.replace("-", "_") in refused:
-            raise UserError(f"{path}: {name}: is given by the workflow itself")
+            raise UserError(f"{path}: {name}: is set by the workflow itself; leave it out")
 
 
 def known_files(folder):

@@ -35,7 +35,7 @@ def pictures(report):
 def opening(method):
     """The verdict, how often it is wrong, and the repaired model that costs least, a paragraph each."""
     said = {"suspect": "SUSPECT: this model shows a sign of a backdoor",
-            "no sign of a backdoor": "NO SIGN OF A BACKDOOR was found, which is no proof that there is none"}
+            "no sign of a backdoor": "NO SIGN OF A BACKDOOR was found, which does not prove that there is none"}
     target = audit_verdict(method).partition(", target ")[2]
     why = method.get("doubt") or "most searches could flag no label, whatever the model is"
     yield said.get(method["verdict"], f"UNDECIDED: {why}") + (

@@ -10,7 +10,7 @@ from common.errors import UserError
 from data.datasets import ImageSet
 from data.triggers import PatternTrigger, build_trigger
 from defenses import neural_cleanse
-from defenses.neural_cleanse import anomaly_indices, check_clean_images, flagging_bound, judge, main, overlap
+from defenses.neural_cleanse import anomaly_indices, check_clean_images, flagging_bound, main, majority_labels, overlap
 from engine.checkpoint import load_trigger
 
 DIGITS = ["--dataset", "digits"]
@@ -51,15 +51,15 @@ def test_a_label_without_a_trigger_takes_no_part():
 
 
 def test_too_few_labels_or_nan_have_no_meaning():
-    with pytest.raises(UserError, match="fewer than 3 labels, got 2"):
+    with pytest.raises(UserError, match="at least 3 labels, got 2"):
         anomaly_indices([1, 2])
-    with pytest.raises(UserError, match="nan"):
+    with pytest.raises(UserError, match="got NaN"):
         anomaly_indices([1, 2, 3, np.nan])
 
 
 def test_most_seeds_decide():
-    assert judge(np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=bool)) == [0, 1]
-    assert judge(np.array([[1, 0], [0, 0]], dtype=bool)) == []
+    assert majority_labels(np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=bool)) == [0, 1]
+    assert majority_labels(np.array([[1, 0], [0, 0]], dtype=bool)) == []
 
 
 def test_overlap_on_known_masks():

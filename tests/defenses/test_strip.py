@@ -280,7 +280,7 @@ def test_what_is_refused(calibrated, small_run, pictures, tmp_path, refused):
         assert f"{flag[0]}: has no effect with --images" in refused(main, *model, "--images", pictures, *flag)
     assert "empty name" in refused(main, *model, "--calibration-file", calibrated / "strip.json", "--images", "")
     assert "has no effect without --images" in refused(main, *model, "--calibration-file", "strip.json")
-    assert "no calibration" in refused(main, *model, "--images", pictures, "--calibration-file", tmp_path / "none")
+    assert "expected a calib" in refused(main, *model, "--images", pictures, "--calibration-file", tmp_path / "none")
     other = ["--checkpoint", ROOT / "zoo/benign/model_last.th", "--calibration-file", calibrated / "strip.json"]
     assert "another model" in refused(main, *other, "--images", pictures)
     empty = tmp_path / "empty"
@@ -295,7 +295,7 @@ def test_what_is_refused(calibrated, small_run, pictures, tmp_path, refused):
 @pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"entropies": []}'])
 def test_a_damaged_calibration_is_one_line(calibrated, small_run, pictures, tmp_path, refused, damage):
     (tmp_path / "strip.json").write_text(damage)
-    assert "no calibration" in refused(main, "--checkpoint", small_run / "model_last.th", "--calibration-file",
+    assert "expected a calibration" in refused(main, "--checkpoint", small_run / "model_last.th", "--calibration-file",
                                        tmp_path / "strip.json", "--images", pictures)
 
 

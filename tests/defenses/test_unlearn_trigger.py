@@ -69,7 +69,7 @@ def test_what_is_refused(small_run, tmp_path, refused):
     assert "has no effect with --patch-with clean" in refused(main, *model, "--patch-with", "clean",
                                                             "--reversed-trigger", "x.th")
     assert "no such file" in refused(main, *model, "--reversed-trigger", tmp_path / "x.th")
-    assert "no finished run of defenses.neural_cleanse" in refused(main, *model)
+    assert "expected a finished run of defenses.neural_cleanse" in refused(main, *model)
     (tmp_path / "model_last.th").write_bytes((small_run / "model_last.th").read_bytes())
     assert "no trigger is known" in refused(main, "--checkpoint", tmp_path / "model_last.th", *DIGITS,
                                             "--patch-with", "original", "--output-dir", tmp_path / "out")
@@ -100,7 +100,7 @@ def test_unlearning_takes_what_was_flagged_in_this_model(small_run, learned_run,
     other = ["--output-dir", folder / "neural-cleanse", "--overwrite"]
     assert "holds a run of" in refused(main, *common, *other)
     model.write_bytes((learned_run / "model_last.th").read_bytes())
-    assert "looked at other weights" in refused(main, *common, "--overwrite")
+    assert "examined other weights" in refused(main, *common, "--overwrite")
     for text in ('{"method": {"targets": 5}}', '{"method": {"targets": ["x"]}}', "{}", "["):
         (folder / "neural-cleanse/results.json").write_text(text)
-        assert "no finished run of defenses.neural_cleanse" in refused(main, *common, "--overwrite")
+        assert "expected a finished run of defenses.neural_cleanse" in refused(main, *common, "--overwrite")

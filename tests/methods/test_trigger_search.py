@@ -116,7 +116,7 @@ def test_outputs_that_are_no_numbers_are_an_error_whichever_label_has_them(dark,
         quick.seen = searches[0].label * [0]
         return forward(quick, images, searches)
     monkeypatch.setattr(trigger_search, "loss_and_hits", count)
-    with pytest.raises(UserError, match="no numbers"):
+    with pytest.raises(UserError, match="the model returned NaN"):
         search(model, dark, [0, 1, 2], 2)
 
 

@@ -63,7 +63,7 @@ def test_without_a_sign_it_says_that_this_is_no_proof(tree):
         **METHOD, "verdict": "no sign of a backdoor", "targets": [], "target_classes": [], "missing": ["strip"],
         "repaired": [{**row, "asr_of_reversed": {}} for row in METHOD["repaired"]], "rates": []})
     text = said(sections(tree)[0])
-    assert "NO SIGN OF A BACKDOOR was found, which is no proof" in text and "SUSPECT" not in text
+    assert "NO SIGN OF A BACKDOOR was found, which does not prove" in text and "SUSPECT" not in text
     assert "with these settings, is wrong on benign models has not been measured." in text
     assert "Not finished, and so not weighed: strip." in text
     assert "reversed trigger of label" not in text

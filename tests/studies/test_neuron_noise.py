@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from data.batches import Batches
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
-from studies.neuron_noise import main, measure, worst_noise
+from studies.neuron_noise import main, noise_figures, worst_noise
 
 
 @pytest.fixture
@@ -34,12 +34,12 @@ def test_errors_and_shares_are_counted_apart(net, images):
     net.linear.weight.data.zero_()
     net.linear.bias.data.copy_(torch.tensor([0.0, 0, 5, 0]))  # calls everything class 2
     leaning = {"leaning": 2, "leaning_share_of_errors": 1.0}
-    assert measure(net, Batches(images, 16), 2) == {"error_rate": 0.75, "target_share": 1.0,
+    assert noise_figures(net, Batches(images, 16), 2) == {"error_rate": 0.75, "target_share": 1.0,
                                                     "target_share_of_errors": 1.0, **leaning}
-    assert measure(net, Batches(images, 16), 1)["target_share"] == 0
-    assert measure(net, Batches(images, 16)) == {"error_rate": 0.75, "target_share": None,
+    assert noise_figures(net, Batches(images, 16), 1)["target_share"] == 0
+    assert noise_figures(net, Batches(images, 16)) == {"error_rate": 0.75, "target_share": None,
                                                  "target_share_of_errors": None, **leaning}
-    without_errors = measure(net, Batches(images.subset(images.targets == 2), 16))
+    without_errors = noise_figures(net, Batches(images.subset(images.targets == 2), 16))
     assert without_errors["leaning"] is without_errors["leaning_share_of_errors"] is None
 
 

@@ -109,8 +109,8 @@ def test_input_that_does_not_fit_is_one_line_before_anything_starts(stranger, sm
             ([stranger, clean, "--settings", written("anp: {max_drop: 7}")],
              "anp: prune_network.py: --max-drop: expected a fraction"),
             ([stranger, clean, "--settings", written("strip: {trigger_info: x.th}")],
-             "strip: trigger_info: is given by the workflow itself"),
-            ([stranger, clean, "--settings", written("strip: {data-dir: x}")], "is given by the workflow itself"),
+             "strip: trigger_info: is set by the workflow itself"),
+            ([stranger, clean, "--settings", written("strip: {data-dir: x}")], "is set by the workflow itself"),
             ([stranger, clean, "--settings", written("nc-detect: {1: 2}")], "expected a flag's name, got 1"),
             ([stranger, clean, "--settings", written("anp: {help: true}")], "one of its flags only prints"),
             ([stranger, clean, "--output-dir", "a{b}"], "a{b}: expected a name without braces")):

@@ -66,7 +66,7 @@ def test_flags_of_the_file_reach_their_script_alone():
     ({"attacks": {"badnets": 3}}, "badnets: expected flags, got 3"),
     ({"prepare": {"x": {}}}, "prepare: no such prepare: 'x'"),
     ({"attacks": {}}, "attacks: expected at least one of benign"),
-    ({"attacks": {"badnets": {"seed": 3}}}, "attacks: badnets: seed: is given by the workflow itself"),
+    ({"attacks": {"badnets": {"seed": 3}}}, "attacks: badnets: seed: is set by the workflow itself"),
     ({"training": {True: 3}}, "training: expected a flag's name, got True; YAML reads on"),
     ({"output": " "}, "output: expected a folder"),
     ({"training": {"width": {"a": 1}}}, "training: width: expected a value or a list of values"),
