@@ -15,7 +15,7 @@ def inherit(args: Namespace) -> Namespace:
     folder = Path(args.mask_file).parent
     made_with = read_arguments(folder)
     usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": "cifar10",
-             "data_dir": "data", "trigger_info": None}
+             "data_dir": "data", "trigger_info": None, "classes": None}
     taken = {name: made_with.get(name, default) for name, default in usual.items() if getattr(args, name) is None}
     filled = Namespace(**{**vars(args), **taken})
     if filled.val_frac < made_with.get("val_frac", 0):
@@ -72,5 +72,5 @@ def is_fraction(value) -> bool:
 
 
 # Each flag that is taken over, with what makes sense for it.
-INHERITED = {"checkpoint": is_path, "trigger_info": is_path, "data_dir": holds_images, "dataset": is_dataset,
-             "val_frac": is_fraction}
+INHERITED = {"checkpoint": is_path, "trigger_info": is_path, "classes": is_path, "data_dir": holds_images,
+             "dataset": is_dataset, "val_frac": is_fraction}

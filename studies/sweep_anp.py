@@ -93,14 +93,14 @@ def parse_args(argv=None):
 def plan_cells(args, folder):
     """{name: function that runs a cell beneath `folder` and returns its rows} of all that the flags ask for."""
     data, mask = ({name: getattr(args, name) for name in names} for names in (DATA_SETTINGS, MASK_SETTINGS))
-    shared = as_flags({**data, "trigger_info": args.trigger_info, "device": args.device,
+    shared = as_flags({**data, "trigger_info": args.trigger_info, "classes": args.classes, "device": args.device,
                        "deterministic": args.deterministic}, ("deterministic",))
     mask_flags, prune_flags = [*shared, *as_flags(mask)], [*shared, "--max-drop", args.max_drop]
 
     def make(alpha, seed):
         cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
-        run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, "trigger_info": args.trigger_info},
-                 args.max_drop, mask_flags, prune_flags)
+        known = {"trigger_info": args.trigger_info, "classes": args.classes}
+        run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, **known}, args.max_drop, mask_flags, prune_flags)
         return read_cell(cell, alpha, seed)
 
     return {f"alpha {alpha:g}, seed {seed}": partial(make, alpha, seed)
