@@ -23,7 +23,7 @@ from data.clean_label import save_clean_label
 from data.datasets import ImageSet, load_splits
 from data.triggers import build_trigger
 from engine import flags
-from engine.attack import log_target
+from engine.attack import check_unpoisoned, log_target
 from engine.checkpoint import load_model, saved_image_size
 from engine.command import command
 from engine.evaluation import frozen, score
@@ -202,6 +202,7 @@ def main(argv=None):
     with Run(args, LEAVES) as run:
         train, _, _ = load_splits(
             args.dataset, args.data_dir, image_size=args.image_size or saved_image_size(args.checkpoint))
+        check_unpoisoned(train, args.data_dir)
         flags.check_target(args.poison_target, train.classes)
         trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image,
                                 train.data.shape[1:3])

@@ -13,6 +13,7 @@ from PIL import Image
 from common.errors import UserError
 from common.untrusted import read_text
 from common.untrusted.images import is_hidden
+from data.exported import read_exported, read_manifest
 from data.image_folder import IMAGE_SIZE, SPLITS, WHOLE, is_sorted_into_classes, read_image_folder, resized
 
 # torchvision and scikit-learn are imported where they are used: each takes longer than the rest of a script's start.
@@ -101,8 +102,13 @@ def load_splits(dataset: str, data_dir: str | Path, val_frac: float = 0.1, image
     image_size: pixels a side that all images are resized to; None for IMAGE_SIZE.
 
     `val_frac` of the training images, the first of one fixed permutation, are the defender's (0.1 in the
-    homework: 5,000 of CIFAR-10's 50,000). Raises UserError if the data cannot be had.
+    homework: 5,000 of CIFAR-10's 50,000). A folder of studies.export_images --poisoned says itself whose its images
+    are; the attacker's are poisoned there. Raises UserError if the data cannot be had.
     """
+    if dataset != "digits" and read_manifest(data_dir):
+        parts, classes, name = read_exported(data_dir, image_size or IMAGE_SIZE)
+        return tuple(ImageSet(data, targets, classes, name, poisoned, original)
+                     for data, targets, original, poisoned in parts.values())
     train, test = load_train_and_test(dataset, data_dir, image_size)
     attacker, defender = split_dataset(train, val_frac, fixed_permutation(len(train)))
     missing = sorted(set(range(train.num_classes)) - set(attacker.targets.tolist()))
