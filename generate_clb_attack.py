@@ -23,7 +23,7 @@ from data.clean_label import save_clean_label
 from data.datasets import ImageSet, load_splits
 from data.triggers import build_trigger
 from engine import flags
-from engine.attack import log_target
+from engine.attack import check_unpoisoned, log_target
 from engine.checkpoint import load_model, saved_image_size
 from engine.command import command
 from engine.evaluation import frozen, score
@@ -197,12 +197,20 @@ def pgd_options(args):
             "restarts": args.restarts, "freeze_fooled": args.freeze_fooled}
 
 
+def manifest_of(args, image_set, chosen):
+    """Which images the set was made from, and how: what training compares before it takes the set."""
+    return {"dataset": image_set.name, "made_from": image_set.fingerprint(), "poisoned": len(chosen),
+            "poison_target": args.poison_target, "poison_rate": args.poison_rate, "perturbed": not args.no_pgd,
+            "seed": args.seed}
+
+
 @command
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         train, _, _ = load_splits(
             args.dataset, args.data_dir, image_size=args.image_size or saved_image_size(args.checkpoint))
+        check_unpoisoned(train, args.data_dir)
         flags.check_target(args.poison_target, train.classes)
         trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image,
                                 train.data.shape[1:3])
@@ -222,10 +230,7 @@ def main(argv=None):
         figures = measure(surrogate, clean, perturbed, stamped, labels, args.batch_size)
         report(figures)
 
-        manifest = {"dataset": train.name, "made_from": train.fingerprint(), "poisoned": len(chosen),
-                    "poison_target": args.poison_target, "poison_rate": args.poison_rate,
-                    "perturbed": not args.no_pgd, "seed": args.seed}
-        save_clean_label(run.folder, with_images(train, chosen, stamped), trigger, manifest)
+        save_clean_label(run.folder, with_images(train, chosen, stamped), trigger, manifest_of(args, train, chosen))
         titles = [train.classes[label] for label in labels[:8]]
         image_grid(run.folder / "clean_label_examples.png", example_rows(clean, perturbed, stamped), titles)
         run.finish(parent=args.checkpoint, data=train, method={**shares, **figures})

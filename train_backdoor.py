@@ -56,7 +56,7 @@ def example_rows(clean, poisoned, trigger, count=8):
     """([(label, images)], titles) for the picture of examples: originals over poisoned images.
 
     Where nothing is poisoned, what the trigger would do; where a foreign clean-label folder does not say which
-    originals its images were made from, those images alone.
+    originals its images were made from, or the images were read as an attack had left them, those images alone.
     """
     chosen = np.flatnonzero(poisoned.poisoned)[:count]
     if not len(chosen):
@@ -67,7 +67,7 @@ def example_rows(clean, poisoned, trigger, count=8):
         images, labels, name = poisoned.data[chosen], poisoned.targets[chosen], "poisoned"
     names = [clean.classes[label] for label in labels]
     untouched = np.flatnonzero(~poisoned.poisoned)[:count]
-    if len(poisoned) != len(clean) or (poisoned.data[untouched] != clean.data[untouched]).any():
+    if clean.poisoned.any() or len(poisoned) != len(clean) or (poisoned.data[untouched] != clean.data[untouched]).any():
         return [(name, images)], names
     before = [clean.classes[label] for label in clean.targets[chosen]]
     arrow = "\n\N{RIGHTWARDS ARROW} "

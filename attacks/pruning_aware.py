@@ -18,7 +18,7 @@ from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from engine import flags
-from engine.attack import poison_by, start_attack
+from engine.attack import check_unpoisoned, poison_by, start_attack
 from engine.checkpoint import load_model, load_weights, save_model, saved_image_size
 from engine.command import command
 from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
@@ -192,6 +192,7 @@ def main(argv=None):
     with Run(args, LEAVES) as run:
         size = args.image_size or saved_image_size(args.checkpoint)
         clean, _, test = load_splits(args.dataset, args.data_dir, image_size=size)
+        check_unpoisoned(clean, args.data_dir)
         poisoned, trigger = poison_by(args, clean)
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
         some = clean.subset(slice(MEASURED))

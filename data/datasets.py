@@ -1,6 +1,7 @@
 """Where images come from: CIFAR-10, an image folder, or scikit-learn's digits, all as one ImageSet."""
 import hashlib
 import logging
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
+from common.untrusted import read_text
 from common.untrusted.images import is_hidden
+from data.exported import read_exported, read_manifest
 from data.image_folder import IMAGE_SIZE, SPLITS, WHOLE, is_sorted_into_classes, read_image_folder, resized
 
 # torchvision and scikit-learn are imported where they are used: each takes longer than the rest of a script's start.
@@ -99,8 +102,13 @@ def load_splits(dataset: str, data_dir: str | Path, val_frac: float = 0.1, image
     image_size: pixels a side that all images are resized to; None for IMAGE_SIZE.
 
     `val_frac` of the training images, the first of one fixed permutation, are the defender's (0.1 in the
-    homework: 5,000 of CIFAR-10's 50,000). Raises UserError if the data cannot be had.
+    homework: 5,000 of CIFAR-10's 50,000). A folder of studies.export_images --poisoned says itself whose its images
+    are; the attacker's are poisoned there. Raises UserError if the data cannot be had.
     """
+    if dataset != "digits" and read_manifest(data_dir):
+        parts, classes, name = read_exported(data_dir, image_size or IMAGE_SIZE)
+        return tuple(ImageSet(data, targets, classes, name, poisoned, original)
+                     for data, targets, original, poisoned in parts.values())
     train, test = load_train_and_test(dataset, data_dir, image_size)
     attacker, defender = split_dataset(train, val_frac, fixed_permutation(len(train)))
     missing = sorted(set(range(train.num_classes)) - set(attacker.targets.tolist()))
@@ -141,6 +149,31 @@ def halve(images: ImageSet) -> tuple[ImageSet, ImageSet]:
     from sklearn.model_selection import train_test_split
     halves = train_test_split(np.arange(len(images)), test_size=0.5, random_state=SPLIT_SEED, stratify=images.targets)
     return tuple(images.subset(half) for half in halves)
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...]:
+    """The names in a text file, one a line, in label order. Raises UserError for fewer than two, and for one that is
+    empty or there twice."""
+    try:
+        lines = [line.strip() for line in read_text(path).removeprefix("\ufeff").rstrip().splitlines()]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: expected a text file in UTF-8 with a class name a line ({error})") from None
+    for number, name in enumerate(lines, 1):
+        if not name or name in lines[:number - 1]:
+            raise UserError(f"{path}: line {number}: expected the name of one more class, got {name or 'an empty line'}"
+                            f"{', which is there twice' if name else ''}")
+    if len(lines) < 2:
+        raise UserError(f"{path}: expected a class name a line, two or more, got {len(lines)}")
+    return tuple(lines)
+
+
+def in_label_order(images: ImageSet, classes: Sequence[str]) -> ImageSet:
+    """The same images with the labels that `classes`, the same names in another order, give them."""
+    new_label = np.array([classes.index(name) for name in images.classes])
+    return replace(images, targets=new_label[images.targets], original=new_label[images.original],
+                   classes=tuple(classes))
 
 
 def fixed_permutation(n: int) -> np.ndarray:

@@ -34,12 +34,18 @@ def read_image_folder(data_dir: str | Path, splits: Sequence[str] = SPLITS, imag
     data_dir = Path(data_dir)
     classes = check_classes(data_dir, splits)
     files = {split: list_files(data_dir / split, classes) for split in splits}
+    return read_cached(data_dir, files, classes, image_size), classes
+
+
+def read_cached(data_dir: Path, files: Mapping[str, Sequence[Row]], classes: Sequence[str], image_size: int) -> dict[
+        str, tuple[np.ndarray, np.ndarray]]:
+    """{split: (data, targets)} of the listed files, from the cache in `data_dir` where it has them."""
     stamp, cache = fingerprint(files, classes, image_size), data_dir / cache_name(image_size)
     arrays = read_cache(cache, stamp, files, image_size)
     if arrays is None:
-        arrays = {split: decode(files[split], image_size) for split in splits}
+        arrays = {split: decode(rows, image_size) for split, rows in files.items()}
         write_cache(cache, stamp, arrays)
-    return arrays, classes
+    return arrays
 
 
 def cache_name(image_size: int = IMAGE_SIZE) -> str:

@@ -1,6 +1,7 @@
 """What the flags of engine.flags.add_poison_flags make of a training set, and how an attack's run begins."""
 import argparse
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from common.errors import UserError
 from common.untrusted.weights import read_tensors
 from data.datasets import ImageSet
+from data.exported import TRIGGER, read_manifest
 from data.poison_cifar import poison_training_set
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
 from engine import checkpoint, flags
@@ -21,11 +23,31 @@ log = logging.getLogger("backdoor")
 
 def poison_by(args: argparse.Namespace, train: ImageSet) -> tuple[ImageSet, Trigger]:
     """(poisoned ImageSet, Trigger) of the attacker's images `train` by the parsed flags. Raises UserError."""
+    manifest = None if args.dataset == "digits" else read_manifest(args.data_dir)
+    if manifest:
+        check_same_attack(args, manifest["flags"])
+        return train, checkpoint.load_trigger(Path(args.data_dir) / TRIGGER)
     flags.check_target(args.poison_target, train.classes)
     settings = {name: getattr(args, name) for name in ATTACKS[args.poison_type].defaults()}
     if "encoder" in settings:
         settings["encoder"] = load_accepted(args.encoder)["encoder"]
     return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.seed, **settings)
+
+
+def check_same_attack(args: argparse.Namespace, before: dict[str, Any]) -> None:
+    """UserError unless the poison flags are those that an exported folder's images were poisoned by, `before`."""
+    if any(getattr(args, name, None) != before.get(name) for name in flags.POISON_FLAGS):
+        needed = " ".join(shlex.join([f"--{name.replace('_', '-')}", str(value)]) for name, value in before.items()
+                          if name in flags.POISON_FLAGS)
+        raise UserError(f"--data-dir {args.data_dir}: its images are poisoned already; give the flags that did it: "
+                        f"{needed}")
+
+
+def check_unpoisoned(train: ImageSet, data_dir: str) -> None:
+    """UserError for an exported folder's poisoned images where clean ones are needed."""
+    if train.poisoned.any():
+        raise UserError(f"--data-dir {data_dir}: its training images are poisoned already, but clean ones are needed; "
+                        "give the data set that it was exported from")
 
 
 def load_accepted(path: str | Path) -> dict[str, Any]:

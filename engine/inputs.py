@@ -9,7 +9,7 @@ import torch
 
 from common.errors import UserError
 from common.files import hash_file
-from data.datasets import ImageSet, load_clean
+from data.datasets import ImageSet, in_label_order, load_clean, read_class_names
 from data.poison_cifar import stamp_all
 from data.triggers import Trigger
 from engine.attack import log_target
@@ -26,8 +26,8 @@ log = logging.getLogger("backdoor")
 class Suspect:
     """A model under suspicion with what a defense has beside it.
 
-    checkpoint: the model's file. classes: the names that the file gives the classes, in label order; () if it gives
-    none. trigger: None where none is known; only evaluation may look at it. defender: the defender's clean images.
+    checkpoint: the model's file. classes: the names in label order that the file or --classes gives; () if neither
+    does. trigger: None where none is known; only evaluation may look at it. defender: the defender's clean images.
     test: the test images, stamped too where a trigger is known. doubt: why the model's accuracy on the defender's
     images cannot be right; None if it can.
     """
@@ -89,7 +89,10 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     found = load_given(args, run.device, **options)  # before the data, whose download a mistake spares
     trigger = find_trigger(args.checkpoint, args.trigger_info) if find else None
     size = args.image_size or found.model.spec["image_size"]
+    classes = class_names(args, found)
     defender, test = load_clean(args.dataset, args.data_dir, size)
+    if classes:
+        defender, test = (match_labels(images, classes, args) for images in (defender, test))
     check_classes(args.checkpoint, found, test.classes)
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
@@ -101,12 +104,45 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     stamped = None if trigger is None else stamp_all(test, trigger)
     sets = EvalSets.on(run.device, test, stamped)
     doubt = find_doubt(found.model, defender, run.device, found.has_spec)
-    return Suspect(args.checkpoint, found.model, found.classes, trigger, defender, sets, doubt)
+    return Suspect(args.checkpoint, found.model, classes, trigger, defender, sets, doubt)
 
 
 def load_given(args: Namespace, device: torch.device | str = "cpu", **options) -> Checkpoint:
     """The Checkpoint of --checkpoint, fed as --mean, --std and --channels say. `options` are as for load_model."""
     return load_model(args.checkpoint, device, given=PixelInput.of(args), **options)
+
+
+def class_names(args: Namespace, found: Checkpoint) -> tuple[str, ...]:
+    """The names of the model's classes in label order, its own or those in the file --classes; () for neither.
+
+    Raises UserError for a file that contradicts the model.
+    """
+    path = getattr(args, "classes", None)
+    if not path:
+        return found.classes
+    given, number = read_class_names(path), found.model.spec["num_classes"]
+    if len(given) != number:
+        raise UserError(f"--classes {path}: has {len(given)} names, but {args.checkpoint} has {number} classes")
+    if found.classes not in ((), given):
+        label = next(i for i in range(number) if found.classes[i] != given[i])
+        raise UserError(f"--classes {path}: calls class {label} {given[label]!r}, but {args.checkpoint} itself calls "
+                        f"it {found.classes[label]!r}; leave --classes out")
+    return given
+
+
+def match_labels(images: ImageSet, classes: tuple[str, ...], args: Namespace) -> ImageSet:
+    """`images` labelled in the order of `classes`, by their names.
+
+    Other names are left to check_classes where they are the model's own, and are a UserError where --classes has them.
+    """
+    if sorted(images.classes) == sorted(classes):
+        return in_label_order(images, classes)
+    if not getattr(args, "classes", None):
+        return images
+    missing, other = (sorted(set(a) - set(b)) for a, b in ((classes, images.classes), (images.classes, classes)))
+    listed = [f"{what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" for what, names in (
+        ("it alone has", missing), ("the images alone have", other)) if names]
+    raise UserError(f"--classes {args.classes}: its names are not the images' classes: {'; '.join(listed)}")
 
 
 def asr_of(model: torch.nn.Module, test: EvalSets, trigger: Trigger) -> dict:

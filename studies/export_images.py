@@ -1,19 +1,29 @@
-"""Write clean images that no attack has seen, as PNG.
+"""Write images as PNG: clean ones that no attack has seen, or what an attack makes of a data set.
 
     python -m studies.export_images --dataset digits --output-dir output/digits-clean
 
 The defender's tenth of the training images and the test images, as <class>/<number>.png: what `make audit` and every
-defense take as a folder of clean images.
+defense take as a folder of clean images. With --poisoned and an attack's flags instead train/, test/, test-triggered/
+and defender/ of such folders, with images.csv: any program trains on train/<class>/*, and so do this suite's trainings
+with the same flags and --data-dir.
 """
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from common.errors import UserError
 from common.files import atomic_folder
-from data.datasets import DATASETS, load_splits
+from data.datasets import load_splits
+from data.exported import TRIGGER, write_exported
+from data.poison_cifar import stamp_all
+from data.triggers import ATTACKS
 from engine import flags
+from engine.attack import poison_by
+from engine.checkpoint import save_trigger
 from engine.command import command
+
+POISONING = tuple(name for name in ATTACKS if name != "benign")
 
 
 def export(images, folder):
@@ -28,12 +38,32 @@ def export(images, folder):
     return number
 
 
+def export_poisoned(args, train, defender, test, folder):
+    """Write what the attack of the flags makes of the training and the test images. Returns how many images there are.
+    """
+    poisoned, trigger = poison_by(args, train)
+    target = f"{trigger.target} ({train.classes[trigger.target]})"
+    print(f"target class {target}, {poisoned.poisoned.sum()} of {len(poisoned)} training images poisoned")
+    parts = {"train": poisoned, "defender": defender, "test": test, "test-triggered": stamp_all(test, trigger)}
+    save_trigger(folder / TRIGGER, trigger, np.flatnonzero(poisoned.poisoned))
+    used = {name: getattr(args, name) for name in flags.POISON_FLAGS if getattr(args, name) is not None}
+    return write_exported(folder, parts, {"test-triggered": np.flatnonzero(trigger.victims(test.original))}, train.name,
+                          used)
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="cifar10 or digits")
-    parser.add_argument("--data-dir", default="data", help="as for the scripts")
+    flags.add_data_flags(parser)
     parser.add_argument("--output-dir", required=True, help="a folder that is new or empty")
-    return parser.parse_args(argv)
+    parser.add_argument("--poisoned", action="store_true", help="what the attack below makes of the data set")
+    parser.add_argument("--seed", type=flags.integer(0), default=0, help="with --poisoned: of the poisoned indices")
+    flags.add_poison_flags(parser, types=POISONING)
+    args = parser.parse_args(argv)
+    if args.poisoned:
+        flags.check_poison(parser, args)
+    else:
+        parser.refuse(argv, ("seed", *flags.POISON_FLAGS), "without --poisoned")
+    return args
 
 
 @command
@@ -42,9 +72,12 @@ def main(argv=None):
     if Path(args.output_dir).exists() and any(Path(args.output_dir).iterdir()):
         raise UserError(f"{args.output_dir}: is not empty")
 
-    _, defender, test = load_splits(args.dataset, args.data_dir)
+    train, defender, test = load_splits(args.dataset, args.data_dir, image_size=args.image_size)
     with atomic_folder(args.output_dir) as folder:
-        count = export([defender, test], folder)
+        if args.poisoned:
+            count = export_poisoned(args, train, defender, test, folder)
+        else:
+            count = export([defender, test], folder)
     print(f"{count} images in {args.output_dir}")
 
 

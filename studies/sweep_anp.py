@@ -93,7 +93,8 @@ def parse_args(argv=None):
 def plan_cells(args, folder):
     """{name: function that runs a cell beneath `folder` and returns its rows} of all that the flags ask for."""
     data, mask = ({name: getattr(args, name) for name in names} for names in (DATA_SETTINGS, MASK_SETTINGS))
-    suspect = {"trigger_info": args.trigger_info, **{name: getattr(args, name) for name in INPUT_FLAGS}}
+    suspect = {"trigger_info": args.trigger_info, "classes": args.classes,
+               **{name: getattr(args, name) for name in INPUT_FLAGS}}
     shared = as_flags({**data, **suspect, "device": args.device, "deterministic": args.deterministic},
                       ("deterministic",))
     mask_flags, prune_flags = [*shared, *as_flags(mask)], [*shared, "--max-drop", args.max_drop]

@@ -15,10 +15,10 @@ from engine.evaluation import evaluate
 from engine.inputs import asr_of, beneath_model, default_folder, find_trigger, load_suspect, split_defender
 
 
-def load(checkpoint, **options):
+def load(checkpoint, classes=None, **options):
     """The Suspect of flags that name a checkpoint of digits, on the CPU."""
-    args = argparse.Namespace(checkpoint=checkpoint, trigger_info=None, dataset="digits", data_dir="",
-                              image_size=None)
+    args = argparse.Namespace(checkpoint=checkpoint, trigger_info=None, dataset="digits", data_dir="", image_size=None,
+                              classes=classes)
     return load_suspect(args, argparse.Namespace(device="cpu"), **options)
 
 
@@ -114,3 +114,56 @@ def test_the_defenders_images_are_split_without_overlap(images):
     for val_frac in (0, 0.1, 0.5):
         with pytest.raises(UserError, match="--val-frac"):
             split_defender(ImageSet(images.data, images.targets), val_frac)
+
+
+@pytest.fixture
+def reordered(small_run, tmp_path):
+    """(bare weights of small_run with its classes in another order, the names in that order)."""
+    weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
+    order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+    weights["linear.weight"], weights["linear.bias"] = (weights[f"linear.{part}"][order] for part in ("weight", "bias"))
+    torch.save(weights, tmp_path / "bare.th")
+    return tmp_path / "bare.th", [str(label) for label in order]
+
+
+@pytest.mark.parametrize("write", [
+    lambda names: "\n".join(names).encode(), lambda names: ("\r\n".join(names) + "\r\n\n").encode(),
+    lambda names: ("\ufeff" + " \n".join(names)).encode()])
+def test_images_are_matched_to_a_bare_models_label_order_by_the_names_in_a_file(small_run, reordered, tmp_path, write):
+    """The kind: labels in sorted order, although the model's may be another, without a word. Siblings: the ends of
+    lines and the byte order mark of Windows."""
+    path, names = reordered
+    (tmp_path / "names.txt").write_bytes(write(names))
+    usual, own = load(small_run / "model_last.th"), load(path, str(tmp_path / "names.txt"))
+    assert evaluate(own.model, own.test).clean.accuracy == evaluate(usual.model, usual.test).clean.accuracy
+    assert own.classes == own.defender.classes == tuple(names)
+    assert own.defender.targets[0] == names.index(str(usual.defender.targets[0]))
+    assert (evaluate(load(path).model, load(path).test).clean.accuracy
+            != evaluate(usual.model, usual.test).clean.accuracy)
+
+
+DIGITS = list("0123456789")
+
+
+@pytest.mark.parametrize("names, said", [
+    (DIGITS[:9], "has 9 names, but .* has 10 classes"), ([*DIGITS[:9], "ten"], "it alone has ten; the .* have 9"),
+    ([*DIGITS[:9], "8"], "line 10: .* got 8, which is there twice"),
+    ([*DIGITS[:4], "", *DIGITS[4:]], "line 5: .* empty"),
+    ([], "two or more, got 0"), (["0 1 2 3 4 5 6 7 8 9"], "two or more, got 1")])
+def test_names_that_do_not_match_are_refused(reordered, tmp_path, names, said):
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    with pytest.raises(UserError, match=said):
+        load(reordered[0], str(tmp_path / "names.txt"))
+
+
+def test_a_checkpoint_of_ours_keeps_its_own_names(small_run, tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(DIGITS))
+    assert load(small_run / "model_last.th", str(path)).classes == tuple(DIGITS)
+    path.write_text("\n".join(["1", "0", *DIGITS[2:]]))
+    with pytest.raises(UserError, match=r"calls class 0 '1', but .* itself calls it '0'; leave --classes out"):
+        load(small_run / "model_last.th", str(path))
+    for content, said in ((b"\x89PNG\r\n\xff", "expected a text file in UTF-8"), (None, "No such file")):
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            load(small_run / "model_last.th", str(path))
