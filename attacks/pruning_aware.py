@@ -186,6 +186,11 @@ def hide(model, clean_weights, mask, measured, margin, test):
     return evaluate(model, test)
 
 
+def measured_batches(images, trigger, device):
+    """Batches of an ImageSet and of the same images stamped, on which channels are ranked and silenced."""
+    return [evaluation_batches(image_set, device) for image_set in (images, stamp_all(images, trigger))]
+
+
 @command
 def main(argv=None):
     args = parse_args(argv)
@@ -195,8 +200,7 @@ def main(argv=None):
         check_unpoisoned(clean, args.data_dir)
         poisoned, trigger = poison_by(args, clean)
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
-        some = clean.subset(slice(MEASURED))
-        measured = [evaluation_batches(image_set, run.device) for image_set in (some, stamp_all(some, trigger))]
+        measured = measured_batches(clean.subset(slice(MEASURED)), trigger, run.device)
         if args.graph:
             check_graph(run.device, min(len(clean), len(poisoned)), args.batch_size)
         model = first_model(args, clean, run.device)
