@@ -2,8 +2,8 @@
 
 train/<class>/<index>.png are the attacker's images with their labels after poisoning, test/ the clean test images,
 test-triggered/ those with the trigger, and defender/ the clean images that the attacker never sees. images.csv has a
-row an image, trigger_info.th the trigger, and poisoned.json, written last, the flags. Any program reads train/ and test/
-as an image folder; this suite reads the same images in the same order as the attack itself gives it.
+row an image, trigger_info.th the trigger, and poisoned.json, written last, the flags. Any program reads train/ and
+test/ as an image folder; this suite reads the same images in the same order as the attack itself gives it.
 """
 from __future__ import annotations
 
