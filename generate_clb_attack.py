@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from common.errors import UserError
 from data.batches import Batches, to_pixels
 from data.clean_label import save_clean_label
-from data.datasets import ImageSet, load_splits
+from data.datasets import ImageSet
 from data.triggers import build_trigger
 from engine import flags
-from engine.attack import check_unpoisoned, log_target
+from engine.attack import load_unpoisoned, log_target
 from engine.checkpoint import load_model, saved_image_size
 from engine.command import command
 from engine.evaluation import frozen, score
@@ -208,9 +208,7 @@ def manifest_of(args, image_set, chosen):
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
-        train, _, _ = load_splits(
-            args.dataset, args.data_dir, image_size=args.image_size or saved_image_size(args.checkpoint))
-        check_unpoisoned(train, args.data_dir)
+        train, _, _ = load_unpoisoned(args, args.image_size or saved_image_size(args.checkpoint))
         flags.check_target(args.poison_target, train.classes)
         trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image,
                                 train.data.shape[1:3])

@@ -19,10 +19,9 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from data.batches import Batches, send
-from data.datasets import load_splits
 from data.triggers.encoder import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret
 from engine import checkpoint, flags
-from engine.attack import check_unpoisoned
+from engine.attack import load_unpoisoned
 from engine.checkpoint import load_model, saved_image_size
 from engine.command import command
 from engine.evaluation import evaluation_batches, frozen
@@ -246,8 +245,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         size = args.image_size or saved_image_size(args.checkpoint)
-        whole, _, _ = load_splits(args.dataset, args.data_dir, image_size=size)
-        check_unpoisoned(whole, args.data_dir)
+        whole, _, _ = load_unpoisoned(args, size)
         held_out, train = split_attackers(whole, args.seed)
         classifier = load_model(args.checkpoint, run.device, whole.classes).model
         batches = Batches(train, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)

@@ -15,10 +15,9 @@ import torch
 from common.errors import UserError
 from common.files import hash_file
 from data.batches import Batches
-from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from engine import flags
-from engine.attack import check_unpoisoned, poison_by, start_attack
+from engine.attack import load_unpoisoned, poison_by, start_attack
 from engine.checkpoint import load_model, load_weights, save_model, saved_image_size
 from engine.command import command
 from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
@@ -196,8 +195,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         size = args.image_size or saved_image_size(args.checkpoint)
-        clean, _, test = load_splits(args.dataset, args.data_dir, image_size=size)
-        check_unpoisoned(clean, args.data_dir)
+        clean, _, test = load_unpoisoned(args, size)
         poisoned, trigger = poison_by(args, clean)
         images = EvalSets.on(run.device, test, stamp_all(test, trigger))
         measured = measured_batches(clean.subset(slice(MEASURED)), trigger, run.device)

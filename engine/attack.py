@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.untrusted.weights import read_tensors
-from data.datasets import ImageSet
+from data.datasets import ImageSet, load_splits
 from data.exported import TRIGGER, read_manifest
 from data.poison_cifar import poison_training_set
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
@@ -43,11 +43,13 @@ def check_same_attack(args: argparse.Namespace, before: dict[str, Any]) -> None:
                         f"{needed}")
 
 
-def check_unpoisoned(train: ImageSet, data_dir: str) -> None:
-    """UserError for an exported folder's poisoned images where clean ones are needed."""
+def load_unpoisoned(args: argparse.Namespace, image_size: int | None) -> tuple[ImageSet, ImageSet, ImageSet]:
+    """load_splits by the flags. Raises UserError for an exported folder, whose training images are poisoned already."""
+    train, defender, test = load_splits(args.dataset, args.data_dir, image_size=image_size)
     if train.poisoned.any():
-        raise UserError(f"--data-dir {data_dir}: its training images are poisoned already, but clean ones are needed; "
-                        "give the data set that it was exported from")
+        raise UserError(f"--data-dir {args.data_dir}: its training images are poisoned already, but clean ones are "
+                        "needed; give the data set that it was exported from")
+    return train, defender, test
 
 
 def load_accepted(path: str | Path) -> dict[str, Any]:

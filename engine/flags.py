@@ -248,6 +248,8 @@ POISON_DEFAULTS = {
        for flag in ("trigger_alpha", "trigger_image")},
 }
 POISON_FLAGS = ("poison_type", "poison_target", *POISON_DEFAULTS)
+CLASSES = {"metavar": "FILE.txt", "help": "class names in the model's label order, one a line (default: those in the "
+                                          "checkpoint; where it has none, the images' in sorted order)"}
 
 
 def check_poison(parser: Parser, args: argparse.Namespace) -> None:
@@ -273,14 +275,7 @@ def add_suspect_flags(parser: Parser, default: str | None = None) -> None:
     group.add_argument("--trigger-info", metavar="FILE.th",
                        help="trigger with which ASR is measured (default: trigger_info.th beside the checkpoint; "
                             "without one ASR is not measured)")
-    add_classes_flag(group)
-
-
-def add_classes_flag(group: Group) -> None:
-    """--classes, for a model that comes without the names of its classes."""
-    group.add_argument("--classes", metavar="FILE.txt",
-                       help="class names in the model's label order, one a line, by which the images' classes are "
-                            "matched to its labels (default: the file's own; without any, the sorted order)")
+    group.add_argument("--classes", **CLASSES)
 
 
 def add_mask_flags(parser: Parser) -> Group:

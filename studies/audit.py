@@ -144,7 +144,7 @@ def parse_args(argv=None):
     parser.add_argument("--checkpoint", default="output/badnets/model_last.th",
                         help="the model, beside which the other scripts left their runs")
     add_input_flags(parser)
-    flags.add_classes_flag(parser)
+    parser.add_argument("--classes", **flags.CLASSES)
     flags.add_data_flags(parser)
     flags.add_run_flags(parser, beneath_model("verdict"))
     return parser.parse_args(argv)
