@@ -11,17 +11,16 @@ import logging
 from dataclasses import dataclass
 
 from common.files import write_table
-from data.batches import Batches
 from engine import flags
 from engine.checkpoint import save_model
 from engine.command import command
 from engine.control import log_control, read_control
-from engine.evaluation import UNKNOWN, Evaluation, Score, evaluate, evaluation_batches, score, score_logits
+from engine.evaluation import UNKNOWN, Evaluation, Score, evaluation_batches, score, score_logits
 from engine.figures import pruning_curve
 from engine.inputs import default_folder, inputs_of, last_within, load_suspect, split_defender
 from engine.progress import progress
 from engine.run import Run
-from engine.training import sgd, train_stage
+from engine.training import fine_tune
 from models.pruning import find_stage, fold_mask, mask_of, output_masked, stage_means
 
 CURVE = ("pruning_curve.csv", "pruning_curve.png")
@@ -136,12 +135,6 @@ def method_of(args, layer, rows, chosen, control, channels, images):
             "before": rows[0].as_dict(), "chosen": chosen.as_dict(), "sweep": [row.as_dict() for row in rows]}
 
 
-def fine_tune(run, args, model, image_set, test):
-    """Train what is left of `model` on the defender's ImageSet, as the flags say; returns the Evaluation."""
-    batches = Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-    return train_stage(run, model, batches, test, args.epochs, sgd(model, args)) or evaluate(model, test)
-
-
 def find_control(checkpoint, mode):
     """What fine-tuning alone made of the same model, where it is the control: beside both halves together."""
     if mode != "fine-prune":
@@ -214,7 +207,7 @@ def main(argv=None):
         mask, after = mask_of(order, chosen.count), chosen.test
         if args.mode != "prune":
             with output_masked(model, layer, mask):
-                after = fine_tune(run, args, model, own, test)
+                after = fine_tune(run, args, model, own, test, args.epochs)
         fold_mask(model, layer, mask)
         log_row("after", Row(chosen.count, None, None, after, score(model, choosing)))
         control = find_control(args.checkpoint, args.mode)

@@ -12,7 +12,6 @@ import logging
 from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_json
-from data.batches import Batches
 from data.poison_cifar import stamp_share
 from engine import flags
 from engine.checkpoint import load_trigger, save_model
@@ -21,7 +20,7 @@ from engine.control import log_control, read_control
 from engine.evaluation import evaluate
 from engine.inputs import asr_of, default_folder, find_run, inputs_of, load_suspect
 from engine.run import Run
-from engine.training import sgd, train_stage
+from engine.training import fine_tune
 
 NOTHING_FLAGGED = ("Neural Cleanse flagged no label, so there is nothing to unlearn: the model is left as it is; "
                    "name one with --reversed-trigger to unlearn it anyway")
@@ -105,12 +104,6 @@ def parse_args(argv=None):
     return args
 
 
-def unlearn(run, args, model, patched, test, epochs):
-    """Fine-tune `model` on the patched ImageSet by the flags; returns the Evaluation."""
-    batches = Batches(patched, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-    return train_stage(run, model, batches, test, epochs, sgd(model, args)) or evaluate(model, test)
-
-
 @command
 def main(argv=None):
     args = parse_args(argv)
@@ -128,7 +121,7 @@ def main(argv=None):
         before = evaluate(model, test)
         log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
         own = {"before": [asr_of(model, test, trigger) for trigger in triggers]}
-        after = unlearn(run, args, model, patched, test, epochs)
+        after = fine_tune(run, args, model, patched, test, epochs)
         own["after"] = [asr_of(model, test, trigger) for trigger in triggers]
         log_own_asr(triggers, own["before"], own["after"])
         control = find_control(args.checkpoint, args.patch_with)

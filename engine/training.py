@@ -117,6 +117,16 @@ def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSe
     return tested
 
 
+def fine_tune(run: Run, args: Namespace, model: torch.nn.Module, image_set: ImageSet, test: EvalSets,
+              epochs: int) -> Evaluation:
+    """Train a repair's `model` on the defender's ImageSet by the flags of add_sgd_flags and add_augmentation_flags.
+
+    Returns the Evaluation after the last epoch, also where no epoch is left to do.
+    """
+    batches = Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+    return train_stage(run, model, batches, test, epochs, sgd(model, args)) or evaluate(model, test)
+
+
 def check_finite(losses: Sequence[torch.Tensor]) -> None:
     """Raise UserError that names the first step whose loss is NaN or infinite."""
     bad = (~torch.isfinite(torch.stack(losses))).nonzero()

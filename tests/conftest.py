@@ -129,7 +129,7 @@ def stop_at_test(monkeypatch):
                 raise KeyboardInterrupt
             left.pop()
             return real(*args)
-        for module in (script, training):
+        for module in filter(lambda module: hasattr(module, "evaluate"), (script, training)):  # who calls it
             monkeypatch.setattr(module, "evaluate", evaluate_or_stop)
     return stop
 
