@@ -4,7 +4,8 @@
     python report.py output --grade
 
 Reads what the other scripts left beneath the folder: results, logs, tables and pictures, finished or not. Writes
-report.html, one file that needs no network, and report.pdf, of at most 8 pages, into it (or into --output-dir).
+report.html, one file that needs no network, and report.pdf, of at most 8 pages, into it (or into --output-dir), and
+table.csv where runs repeat cells of the lecture's table.
 --grade writes nothing: it prints every criterion of the homework with what was required, what was measured, and the
 line of which log says so; exit status 0 if all pass, 1 otherwise. Logs of another implementation in the homework's
 format (output.log, pruning_by_threshold.txt) are graded too.
@@ -20,6 +21,7 @@ from reporting.found import FINISHED, find_runs
 from reporting.grade import as_text, grade
 from reporting.page import write_page
 from reporting.pdf import write_pdf
+from reporting.published import leave_table
 from reporting.sections import write_report
 
 
@@ -50,6 +52,7 @@ def main(argv=None):
     folder.mkdir(parents=True, exist_ok=True)
     finished = sum(run.state == FINISHED for run in runs)
     subtitle = f"{finished} finished runs of {len(runs)} found. Made by python report.py."
+    leave_table(folder / "table.csv", runs)
     write_page(folder / "report.html", args.title, subtitle, sections)
     pages = write_pdf(folder / "report.pdf", args.title, subtitle, sections, args.max_pages)
     for run in runs:

@@ -87,6 +87,20 @@ def losses_of(runs):
     return pictures_of(runs, "losses.png", "losses of clean and of poisoned training images")
 
 
+def published_map(rows, columns, texts, asr):
+    """A table of texts {(row, column): text}, colored by {(row, column): ASR in %}, as a Picture."""
+    figure = Figure(figsize=(1.5 * len(columns) + 1.8, 0.5 * len(rows) + 0.9), layout="constrained")
+    axis = figure.subplots()
+    colors = [[asr.get((row, column), math.nan) for column in columns] for row in rows]
+    axis.imshow(colors, cmap="RdYlGn_r", vmin=0, vmax=100, aspect="auto", alpha=0.75)
+    for (row, column), text in texts.items():
+        axis.text(columns.index(column), rows.index(row), text, ha="center", va="center", fontsize=7)
+    axis.set_xticks(range(len(columns)), columns, fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    axis.tick_params(length=0)
+    return drawn(figure, "ASR / CA-9 in %, colored by ASR; in brackets the published ASR / CA", wide=True)
+
+
 def attack_map(effects):
     """ACC and ASR of every attack under every defense, as a colored map: a list of one Picture, or of none."""
     table = {}

@@ -40,6 +40,7 @@ class Shares(Checked):
     acc: Proportion | None = None
     asr: Proportion | None = None
     robust_acc: Proportion | None = None
+    victim_acc: Proportion | None = None
 
 
 class Pruned(Shares):

@@ -1,0 +1,103 @@
+"""A table of published figures, and the runs that measured the same cells.
+
+The figures are those of the Anti-Backdoor Learning paper (Li et al., 2021) as the lecture prints them: CIFAR-10,
+WRN-16-1, 10 % of the training images poisoned. The rows of lecture-abl.csv are named as the cells of a matrix.
+"""
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from common.files import write_table
+from engine.catalogue import BY_MODULE
+from reporting.groups import NONE, attack_behind, attacks, defenses, mean
+
+FILE = Path(__file__).with_name("lecture-abl.csv")
+ARCH, BENIGN = "wrn16-1", "benign"
+COLUMNS = ("attack", "defense", "seed", "acc", "ca9", "asr", "published_asr", "published_ca", "epochs", "folder")
+
+
+@cache
+def published():
+    """{(attack, defense): (ASR, CA) in %}; the defense is "none" for the model as the attack left it."""
+    with FILE.open(encoding="utf-8") as lines:
+        return {(row["attack"], row["defense"]): (float(row["asr"]), float(row["ca"])) for row in csv.DictReader(lines)}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run beside the published cell that it repeats; shares in %, nan where it did not measure one.
+
+    acc: on all clean test images. ca9: on those of the classes that the attacker does not want, which CA stands for in
+    the publication.
+    """
+
+    attack: str
+    defense: str
+    seed: int | None
+    acc: float
+    ca9: float
+    asr: float
+    epochs: int | None
+    folder: str
+
+    @property
+    def published(self):
+        """(ASR, CA) in %."""
+        return published()[self.attack, self.defense]
+
+    def row(self):
+        """The dict of a CSV's row, with the columns COLUMNS."""
+        asr, ca = self.published
+        own = {name: round(getattr(self, name), 2) for name in ("acc", "ca9", "asr")}
+        return {"attack": self.attack, "defense": self.defense, "seed": self.seed, **own, "published_asr": asr,
+                "published_ca": ca, "epochs": self.epochs, "folder": self.folder}
+
+
+def cell_name(run):
+    """The name in matrices of what a run did: of its script's cells the one whose flags the run had; "" for none."""
+    if run.script not in BY_MODULE:
+        return ""
+    return next((cell.name for cell in BY_MODULE[run.script].cells
+                 if all(run.arguments.get(flag) == value for flag, value in cell.flags.items())), "")
+
+
+def measured(runs):
+    """The Measured of all finished `runs` on the published network, in the published order."""
+    groups, own = attacks(runs), [run for run in runs if run.arch == ARCH]
+    named = [(run, cell_name(run), NONE) for run in own if run.is_attack]
+    for run in defenses(own):
+        attack = attack_behind(run, groups)
+        named.append((run, cell_name(attack) if attack else "", cell_name(run)))
+    order = list(published())
+    found = [(order.index((attack, defense)), run.name, of_run(run, attack, defense))
+             for run, attack, defense in named if (attack, defense) in published()]
+    return [one for *_, one in sorted(found, key=lambda entry: entry[:2])]
+
+
+def of_run(run, attack, defense):
+    """The Measured of a FinishedRun that repeats a published cell."""
+    acc, ca9, asr = (100 * run.share(name) for name in ("acc", "victim_acc", "asr"))
+    return Measured(attack, defense, run.results.get("seed"), acc, ca9, asr, run.results.get("epochs"), run.name)
+
+
+def leave_table(path, runs):
+    """Write a CSV with a row for each Measured among the runs; no file where there is none."""
+    found = measured(runs)
+    if found:
+        write_table(path, COLUMNS, [one.row() for one in found])
+
+
+def means(found):
+    """{(attack, defense): (ASR, CA-9) in %, means over seeds}."""
+    cells = dict.fromkeys((one.attack, one.defense) for one in found)
+    return {key: tuple(mean(getattr(one, name) for one in found if (one.attack, one.defense) == key)
+                       for name in ("asr", "ca9")) for key in cells}
+
+
+def averages(figures):
+    """{defense: (ASR, CA-9) in %}: means over the attacks of {(attack, defense): (ASR, CA-9)}, benign left out."""
+    names = dict.fromkeys(defense for _, defense in figures)
+    return {name: tuple(map(mean, zip(*(own for (attack, defense), own in figures.items()
+                                        if defense == name and attack != BENIGN), strict=True))) for name in names
+            if any(attack != BENIGN and defense == name for attack, defense in figures)}

@@ -1,0 +1,41 @@
+"""The lecture's table of Anti-Backdoor Learning beside what was measured."""
+from reporting.charts import published_map
+from reporting.document import Cell, Section, Table, cell
+from reporting.published import averages, means, measured, published
+from reporting.tables import PERCENT
+from reporting.words import words
+
+ORDER = 55
+AVERAGE = "average of attacks"
+
+
+def section(report):
+    found = measured(report.runs)
+    if not found:
+        return None
+    return Section("Beside the published table", (*words("published"), picture(found), table(found)))
+
+
+def picture(found):
+    """Every measured cell with the published one beneath, and the averages over the attacks that were measured."""
+    ours = means(found)
+    theirs = {key: published()[key] for key in ours}
+    for figures in (ours, theirs):
+        figures.update({(AVERAGE, defense): own for defense, own in averages(figures).items()})
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*ours, strict=True))
+    texts = {key: "{:.1f} / {:.1f}\n({:.1f} / {:.1f})".format(*ours[key], *theirs[key]) for key in ours}
+    return published_map(rows, columns, texts, {key: asr for key, (asr, _) in ours.items()})
+
+
+def table(found):
+    """A row for each run."""
+    columns = ("attack", "defense", "seed", "ACC", "CA-9", "ASR", "published ASR", "published CA", "ASR, difference",
+               "CA-9, difference", "epochs")
+    return Table(columns, tuple(map(row, found)), "Differences are ours minus the published.")
+
+
+def row(one):
+    asr, ca = one.published
+    return (Cell(one.attack), Cell(one.defense), cell(one.seed), cell(one.acc, PERCENT), cell(one.ca9, PERCENT),
+            cell(one.asr, PERCENT), cell(asr, PERCENT), cell(ca, PERCENT), cell(one.asr - asr, "{:+.2f}"),
+            cell(one.ca9 - ca, "{:+.2f}"), cell(one.epochs))

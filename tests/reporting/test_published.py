@@ -1,0 +1,73 @@
+"""The lecture's table beside what was measured."""
+import csv
+
+import pytest
+from helpers.reporting import share
+
+from engine.catalogue import attack_cells, defense_cells
+from reporting.found import find_runs
+from reporting.grade import grade
+from reporting.published import averages, leave_table, measured, published
+from reporting.sections import write_report
+
+TITLE = "Beside the published table"
+ATTACK = {"poison_type": "badnets", "arch": "wrn16-1"}
+
+
+def attack(tree, name="badnets/seed-0", **results):
+    return tree.run(name, arguments={**ATTACK, "poison_type": name.split("/")[0]}, width=None,
+                    spec={"arch": "wrn16-1"}, victim_acc=share(0.84, 9000), **results)
+
+
+def test_the_published_averages_are_those_that_the_publication_prints():
+    """The lecture's last row, of the ten attacks without the benign one."""
+    assert {name: tuple(round(value, 2) for value in pair) for name, pair in averages(published()).items()} == {
+        "none": (97.73, 83.55), "fine-pruning": (75.07, 80.62), "mcr": (24.38, 76.56), "nad": (20.40, 80.37),
+        "abl": (7.69, 84.76)}
+
+
+def test_a_run_stands_beside_the_cell_that_it_repeats(tree):
+    attack(tree, acc=0.86, asr=0.99)
+    tree.run("badnets/seed-0/abl", "defenses.abl", ATTACK, acc=0.8, asr=0.05, width=None, spec={"arch": "wrn16-1"},
+             victim_acc=share(0.79, 9000), method={"name": "ABL"})
+    first, second = measured(find_runs(tree.root))
+    assert (first.attack, first.defense, first.published) == ("badnets", "none", (100, 85.43))
+    assert (second.attack, second.defense, second.published) == ("badnets", "abl", (3.04, 86.11))
+    assert (round(first.acc, 2), round(first.ca9, 2), round(first.asr, 2)) == (86, 84, 99)
+
+
+def test_other_networks_have_no_place_in_the_table(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    assert measured(find_runs(tree.root)) == []
+    assert TITLE not in [section.title for section in write_report(find_runs(tree.root), (), tree.root)]
+    leave_table(tree.root / "table.csv", find_runs(tree.root))
+    assert not (tree.root / "table.csv").exists()
+
+
+def test_the_table_has_a_row_a_run_and_says_what_was_not_measured(tree, tmp_path):
+    attack(tree, seed=0)
+    attack(tree, "badnets/seed-1", seed=1)
+    attack(tree, "benign/seed-0", asr=0.011)
+    folder = tree.root / "blend/seed-0"
+    tree.run("blend/seed-0", arguments={**ATTACK, "poison_type": "blend"}, width=None, spec={"arch": "wrn16-1"})
+    leave_table(tmp_path / "table.csv", find_runs(tree.root))
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert [(row["attack"], row["seed"]) for row in rows] == [
+        ("benign", "0"), ("badnets", "0"), ("badnets", "1"), ("blend", "0")]
+    assert rows[-1]["folder"] == folder.relative_to(tree.root).as_posix() and rows[-1]["ca9"] == "nan"
+    assert (rows[0]["asr"], rows[0]["published_asr"], rows[0]["published_ca"]) == ("1.1", "0.0", "89.12")
+
+
+def test_the_section_has_the_difference_and_an_average_row(tree):
+    attack(tree, asr=0.9)
+    runs = find_runs(tree.root)
+    section, = (one for one in write_report(runs, grade(tree.root, runs), tree.root) if one.title == TITLE)
+    row, = section.blocks[-1].rows
+    shown = dict(zip(section.blocks[-1].columns, (one.text for one in row), strict=True))
+    assert (shown["ASR"], shown["ASR, difference"], shown["CA-9, difference"]) == ("90.00", "-10.00", "-1.43")
+
+
+@pytest.mark.parametrize("place, known", [(0, attack_cells), (1, defense_cells)])
+def test_the_published_names_are_those_of_matrices(place, known):
+    names = {key[place] for key in published()} - {"none"}
+    assert names & set(known())
