@@ -1,4 +1,4 @@
-"""Poison a training set (BadNets, Blend, clean-label, or not at all) and train a ResNet-18 on it.
+"""Poison a training set (BadNets, Blend, clean-label, or not at all) and train a network, ResNet-18 by default, on it.
 
     python train_backdoor.py --poison-type badnets
 
@@ -160,7 +160,7 @@ def main(argv=None):
         warn_of_chance(tested, clean.num_classes, args.poison_type != "benign")
 
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
-        title = f"{args.poison_type} on {clean.name}, width {args.width}"
+        title = f"{args.poison_type} on {clean.name}, {args.arch}{f', width {args.width}' if args.width else ''}"
         draw_training(run.folder, run.rows, title, args.track_losses)
         run.finish(tested, model=model, data=clean, method={"poison_type": args.poison_type, **shares})
 

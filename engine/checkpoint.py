@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from data.triggers import Trigger, trigger_from_info, trigger_to_info
 from engine.missing import check_there
 from engine.normalization import PixelInput, swap_channels
 from engine.state_dicts import MAX_CANDIDATES, all_names, describe_foreign, find_candidates
-from models import ARCHITECTURES, build_model
+from models import build_model, find_architecture, names
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
 
 MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE = 2**12, 2**16, 2**12  # far beyond any; a file may claim anything
+log = logging.getLogger("backdoor")
 OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
+log = logging.getLogger("backdoor")
 
 
 def save(path: str | Path, value: Any) -> None:
@@ -70,13 +73,15 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
     given = given or PixelInput()
     if given.flags() and "spec" in meta:
         raise UserError(f"{path}: says its own normalization, so {given.flags()} has no use; leave it out")
+    if "spec" not in meta and not given.spec:
+        _log_input(path, spec)
     spec = {**spec, **given.spec}
     own = _classes(path, meta)
     with torch.device("meta"):  # a model without memory, since a file may claim to be of any width
         own_weights = build_model(**spec, **options).state_dict()
         needed = 4 * sum(value.numel() for value in own_weights.values())
         if needed > MAX_WEIGHTS:
-            raise UserError(f"{path}: a network of width {spec['width']} takes {needed} bytes; expected at most "
+            raise UserError(f"{path}: {spec['arch']} of width {spec['width']} takes {needed} bytes; expected at most "
                             f"{MAX_WEIGHTS}")
         _check_fit(path, own_weights, weights)
     model = build_model(**spec, **options)
@@ -167,16 +172,25 @@ def check_classes(path: str | Path, found: Checkpoint, classes: Sequence[str]) -
                         f"{', '.join(classes[:3])}, ...")
 
 
+def _log_input(path, spec):
+    """Say how pixels enter a network whose file does not say it, where the field does it in another way than we do."""
+    if (spec["mean"], spec["std"]) != (MEAN, STD):
+        log.info("%s: weights without their normalization; pixels enter as is usual for %s (%s)", path, spec["arch"],
+                 PixelInput(spec["mean"], spec["std"]).flags())
+
+
 def _check_spec(path, spec):
     """`spec`, perhaps a stranger's, with what it leaves out filled in. Raises UserError for one that no network has."""
     if not isinstance(spec, dict):
         raise UserError(f"{path}: damaged, expected a dict in its spec, got {type(spec).__name__}")
     spec = {"image_size": IMAGE_SIZE, "mean": MEAN, "std": STD, **spec}
     arch, sizes = spec.get("arch"), {"width": MAX_WIDTH, "num_classes": MAX_CLASSES, "image_size": MAX_IMAGE_SIZE}
-    if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise UserError(f"{path}: expected one of the networks {', '.join(ARCHITECTURES)}, got "
-                        f"{arch[:60] if isinstance(arch, str) else type(arch).__name__}")
-    if not ARCHITECTURES[arch].has_width:
+    try:
+        row = find_architecture(arch if isinstance(arch, str) else "")
+    except KeyError:
+        raise UserError(f"{path}: expected one of the networks {names()}, got "
+                        f"{arch[:60] if isinstance(arch, str) else type(arch).__name__}") from None
+    if not row.has_width:
         spec["width"] = None
         del sizes["width"]
     for name, most in sizes.items():

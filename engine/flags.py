@@ -18,7 +18,7 @@ from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for th
     positive,
     ratio,
 )
-from models import ARCHITECTURES, DEFAULT
+from models import DEFAULT, find_architecture, names, usual_name
 
 
 def add_data_flags(parser: Parser) -> None:
@@ -28,9 +28,15 @@ def add_data_flags(parser: Parser) -> None:
     group.add_argument("--data-dir", default="data",
                        help="folder where CIFAR-10 is or is downloaded to, or an image folder with "
                             "train/<class>/* and test/<class>/* (a defense also takes <class>/*); not for digits")
-    group.add_argument("--image-size", type=integer(8, 1024), metavar="PIXELS",
+    group.add_argument("--image-size", type=integer(8, 1024), metavar="PIXELS", default=usual_image_size,
                        help="pixels per side to which images are resized (default: the size on which the given "
-                            "model was trained, otherwise 32)")
+                            "model was trained, otherwise that of --arch, 32 for most)")
+
+
+def usual_image_size(args: argparse.Namespace) -> int | None:
+    """Pixels a side that the network of --arch is made for; None for a script without the flag, and where 32 will do.
+    """
+    return find_architecture(args.arch).image_size if hasattr(args, "arch") else None
 
 
 def add_run_flags(parser: Parser, default: Callable[[argparse.Namespace], str], resumable: bool = False) -> None:
@@ -63,16 +69,26 @@ class ModelFlag(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any,
                  option_string: str | None = None):
         setattr(namespace, self.dest, value)
-        if ARCHITECTURES[namespace.arch].has_width:
+        if find_architecture(namespace.arch).has_width:
             return
         if namespace.width not in (None, parser.get_default("width")) or self.dest == "width":
             raise argparse.ArgumentError(self, f"{namespace.arch} has one size, so --width has no effect")
         namespace.width = None
 
 
+def architecture(text: str) -> str:
+    """An argparse type: the name of a network, as models knows it."""
+    try:
+        find_architecture(text)
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"expected one of the networks {names()}, got {text}") from None
+    return usual_name(text)
+
+
 def add_model_flags(parser: Parser) -> None:
     group = parser.add_argument_group("model")
-    group.add_argument("--arch", action=ModelFlag, choices=ARCHITECTURES, default=DEFAULT, help="network")
+    group.add_argument("--arch", action=ModelFlag, type=architecture, metavar="NAME", default=DEFAULT,
+                       help=f"network: {names()}")
     group.add_argument("--width", action=ModelFlag, type=integer(1), default=64,
                        help="channels of the first stage; 64 is the usual ResNet-18, 16 suits two CPU cores")
 

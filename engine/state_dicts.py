@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from models import ARCHITECTURES, recognize
+from models import names, recognize
 
 MAX_PREFIX = 6  # parts, as in module.model.backbone.
 MAX_CANDIDATES = 50  # a file with more keeps a reader busy
@@ -113,15 +113,15 @@ def _are_equal(one: dict, other: dict):
         one[name].shape == other[name].shape and torch.equal(one[name], other[name]) for name in one)
 
 
-def describe_foreign(names: list[str]) -> str:
+def describe_foreign(keys: list[str]) -> str:
     """What a file without a network of ours holds, by the names of its tensors, in words."""
-    if _is_torchvision_resnet(names):
+    if _is_torchvision_resnet(keys):
         return ("torchvision's ResNet (timm's has the same names): its first layer is 7x7, its last is called fc, and "
                 "it is made for images of 224 pixels. Expected a network for small images, as "
-                f"{', '.join(ARCHITECTURES)} with conv1.weight of 3x3, ..., linear.weight; train one, or see "
+                f"{names()} with conv1.weight of 3x3, ..., linear.weight; train one, or see "
                 "docs/extending.md, Add a network")
-    shown = ", ".join(name[:60] for name in names[:3]) or "none"
-    return (f"expected the weights of one of the networks {', '.join(ARCHITECTURES)} (as a CIFAR ResNet-18's: "
+    shown = ", ".join(name[:60] for name in keys[:3]) or "none"
+    return (f"expected the weights of one of the networks {names()} (as a CIFAR ResNet-18's: "
             f"conv1.weight, ..., linear.weight), got {shown}, ...")
 
 

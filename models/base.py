@@ -15,10 +15,10 @@ IMAGE_SIZE = 32  # pixels a side, of a network that does not say; CIFAR-10's
 
 
 class LastBlock(NamedTuple):
-    """Names of submodules: the block whose output is the last stage's, and what its channels are made of.
+    """Names of submodules: the last stage's last block, and what the channels that the head reads are made of.
 
-    Before its ReLU the output is norm(conv(...)) plus shortcut(the block's input); shortcut is None where nothing is
-    added.
+    conv: its last convolution. norm: the batch norm behind it, and before the last ReLU, which takes what norm gives
+    plus shortcut(the block's input); shortcut is None where nothing is added behind norm.
     """
 
     block: str
@@ -32,17 +32,18 @@ class PixelModel(nn.Module):
 
     Normalization by its own mean and std is its first step, so that every attack and defense works on pixels. The two
     constants belong to `spec` and not to the state_dict, whose keys stay those of the well-known network. A subclass
-    sets `stages`, `head_name` and `last_block`, and defines `stem` and `readers`.
+    sets `stages`, `head_name` and `last_block`, and defines `stem` and `readers`; `tail` where something stands between
+    the last stage and the mean over places.
 
     stages: names of the submodules that images pass one after another. head_name: of the linear layer behind them.
-    spec: {"arch", "width", "num_classes", "image_size", "mean", "std"}, plain values from which models.build_model
+    last_block: None for a network without a ReLU behind the last stage, whose channels no bias can silence. spec: {"arch", "width", "num_classes", "image_size", "mean", "std"}, plain values from which models.build_model
     makes the same network; width is None for a network that has one size. image_size: pixels a side of the images that
     it was made for; others pass too if its pooling allows them.
     """
 
     stages: tuple[str, ...]
     head_name: str
-    last_block: LastBlock
+    last_block: LastBlock | None
 
     def __init__(self, arch: str, width: int | None, num_classes: int, image_size: int = IMAGE_SIZE,
                  mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD):
@@ -62,27 +63,33 @@ class PixelModel(nn.Module):
         """What the first stage takes, for normalized images (B, 3, H, W)."""
         raise NotImplementedError
 
-    def readers(self, stage: str) -> list[nn.Parameter]:
-        """The weights whose second axis is the channels of the output of `stage`; nothing else reads it.
+    def tail(self, x: torch.Tensor) -> torch.Tensor:
+        """What the head averages over places, (B, C, h, w), for the last stage's output (B, C, h, w): the same."""
+        return x
 
+    def readers(self, stage: str) -> list[nn.Module]:
+        """The convolutions or the linear layer whose input channels are the output of `stage`; nothing else reads it.
+
+        Between the two may stand what keeps channels apart: pooling, or in a pre-activation network BN and ReLU.
         Raises ValueError for a stage that the network does not have.
         """
         raise NotImplementedError
 
     def stage_outputs(self, x: torch.Tensor, count: int) -> list[torch.Tensor]:
-        """The outputs (B, C, h, w) of the first `count` stages for pixels (B, 3, H, W)."""
+        """The outputs (B, C, h, w) of the first `count` stages for pixels (B, 3, H, W); of sums, before BN and ReLU, in
+        a pre-activation network."""
         outputs, x = [], self.stem((x - self.mean) / self.std)
         for name in self.stages[:count]:
             x = self.get_submodule(name)(x)
             outputs.append(x)
         return outputs
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Output of the last stage, (B, C, h, w), for pixels (B, 3, H, W)."""
+    def feature_maps(self, x: torch.Tensor) -> torch.Tensor:
+        """What the head averages over places, (B, C, h, w), for pixels (B, 3, H, W)."""
         x = self.stem((x - self.mean) / self.std)
         for name in self.stages:
             x = self.get_submodule(name)(x)
-        return x
+        return self.tail(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
+        return self.head(F.adaptive_avg_pool2d(self.feature_maps(x), 1).flatten(1))

@@ -1,4 +1,9 @@
-"""Channels of a stage's output pruned: a mask while the model is still trained, zero columns once it is done."""
+"""Channels of a stage's output pruned: a mask while the model is still trained, zero columns once it is done.
+
+A pruned channel is one that nothing reads. It is masked where it is read, at the input of the next convolutions or of
+the linear layer, so behind what may stand in between: in a pre-activation network a channel that were 0 before the
+batch norm would come out of it with the batch norm's shift.
+"""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
@@ -21,34 +26,41 @@ def find_stage(model: PixelModel, name: str | None) -> str:
 
 @contextmanager
 def output_masked(model: PixelModel, stage: str, mask: torch.Tensor) -> Iterator[PixelModel]:
-    """Multiply the output of `stage`, after its ReLU, by mask (C,) of 0 and 1 for as long as the block lasts.
+    """Multiply what is read of the output of `stage` by mask (C,) of 0 and 1 for as long as the block lasts.
 
     What is masked neither counts nor learns; fold_mask afterwards makes it part of the weights, whatever momentum and
     weight decay did to them meanwhile.
     """
-    shaped = mask.view(1, -1, 1, 1)
-
-    def mask_output(module: torch.nn.Module, inputs: tuple, output: torch.Tensor):
-        return output * shaped.to(output.dtype)  # bfloat16 times float32 would be float32 from here on
-    handle = model.get_submodule(stage).register_forward_hook(mask_output)
+    def mask_input(module: torch.nn.Module, inputs: tuple):
+        values, = inputs
+        shaped = mask.view(1, -1, *[1] * (values.ndim - 2))
+        return (values * shaped.to(values.dtype),)  # bfloat16 times float32 would be float32 from here on
+    handles = [reader.register_forward_pre_hook(mask_input) for reader in model.readers(stage)]
     try:
         yield model
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def fold_mask(model: PixelModel, stage: str, mask: torch.Tensor) -> None:
     """Set what reads the channels with mask (C,) 0 to 0, in place: the network of `output_masked`, without a mask."""
-    for weight in model.readers(stage):
-        weight.data[:, mask == 0] = 0
+    for reader in model.readers(stage):
+        reader.weight.data[:, mask == 0] = 0
 
 
 @torch.inference_mode()
 def stage_means(model: PixelModel, batches: Iterable, stage: str) -> torch.Tensor:
-    """The output of `stage` averaged over its places, (N, C), for all images of `batches`, in eval mode."""
+    """What is read of the output of `stage` averaged over its places, (N, C), for all images of `batches`, in eval
+    mode.
+
+    At least 0 where it is read behind a ReLU, as everywhere but at the last stage of a network without one.
+    """
     means = []
-    handle = model.get_submodule(stage).register_forward_hook(
-        lambda module, inputs, output: means.append(output.mean((2, 3))))
+
+    def keep_input(module: torch.nn.Module, inputs: tuple):
+        means.append(inputs[0].flatten(2).mean(2) if inputs[0].ndim == 4 else inputs[0])
+    handle = model.readers(stage)[0].register_forward_pre_hook(keep_input)
     model.eval()
     try:
         for images, _ in batches:

@@ -62,13 +62,13 @@ class ResNet(PixelModel):
         """(B, width, H, W) after its ReLU, for normalized images (B, 3, H, W)."""
         return F.relu(self.bn1(self.conv1(x)), inplace=True)
 
-    def readers(self, stage: str) -> list[nn.Parameter]:
-        """The linear layer's weight for the last stage, otherwise the next stage's first convolutions'."""
+    def readers(self, stage: str) -> list[nn.Module]:
+        """The linear layer for the last stage, otherwise the next stage's first convolutions."""
         index = self.stages.index(stage)
         if index == len(self.stages) - 1:
-            return [self.linear.weight]
+            return [self.linear]
         block = self.get_submodule(self.stages[index + 1])[0]
-        return [block.conv1.weight, block.shortcut[0].weight]
+        return [block.conv1, block.shortcut[0]]
 
 
 def resnet18(num_classes: int = 10, width: int = 64, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,

@@ -25,7 +25,7 @@ class Small(PixelModel):
         return x
 
     def readers(self, stage):
-        return [self.out.weight]
+        return [self.out]
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ def test_normalization_by_its_own_constants_is_the_first_step(network):
 
 
 def test_the_head_reads_the_features_mean_over_places(network):
-    features = network.features(pixels())
-    assert torch.equal(features, network.stage_outputs(pixels(), len(network.stages))[-1])
+    features = network.feature_maps(pixels())
+    assert torch.equal(features, network.tail(network.stage_outputs(pixels(), len(network.stages))[-1]))
     by_hand = features.mean((2, 3)) @ network.head.weight.T + network.head.bias
     torch.testing.assert_close(network(pixels()), by_hand, rtol=1e-4, atol=1e-5)
     assert f"{network.head_name}.weight" in network.state_dict()
@@ -64,23 +64,40 @@ def test_what_reads_a_stage_is_all_that_reads_it(network):
         network.readers("no stage")
 
 
-def test_the_last_block_adds_its_norm_to_its_shortcut(network):
+def test_the_last_block_adds_its_shortcut_to_its_norm(network):
     last, caught = network.last_block, {}
-    for part in filter(None, (last.conv, last.norm, last.block)):
+    if last is None:
+        assert (network.feature_maps(pixels()) < 0).any()  # no ReLU behind the last stage
+        return
+    for part in filter(None, (last.norm, last.block)):
         network.get_submodule(part).register_forward_hook(
             lambda module, inputs, output, part=part: caught.update({part: (inputs[0].clone(), output.clone())}))
-    features = network.features(pixels())
-    assert torch.equal(caught[last.norm][0], caught[last.conv][1])
+    features = network.feature_maps(pixels())
     total = caught[last.norm][1]
     if last.shortcut is not None:
         total = total + network.get_submodule(last.shortcut)(caught[last.block][0])
     assert (total < 0).any()
-    torch.testing.assert_close(total.relu(), features)
+    torch.testing.assert_close(total.relu().amax((2, 3)), features.amax((2, 3)))  # the same behind a max pooling
+
+
+def test_the_last_conv_and_norm_are_of_the_channels_that_the_head_reads(network):
+    if network.last_block is None:
+        return
+    conv, norm = (network.get_submodule(name) for name in (network.last_block.conv, network.last_block.norm))
+    before = network.feature_maps(pixels())
+    conv.weight.data[::2] += 1
+    moved = network.feature_maps(pixels())
+    assert torch.equal(moved[:, 1::2], before[:, 1::2])
+    assert (moved - before).abs().amax((0, 2, 3))[::2].median() > 0
+    norm.bias.data[1::2] -= 1000
+    silent = network.feature_maps(pixels())
+    assert silent[:, 1::2].abs().max() == 0 and torch.equal(silent[:, ::2], moved[:, ::2])
 
 
 def test_it_is_recognized_and_rebuilt(network):
     weights = network.state_dict()
-    assert recognize(weights) == {name: network.spec[name] for name in ("arch", "width", "num_classes")}
+    entering = {name: network.spec[name] for name in ("image_size", "mean", "std")}
+    assert {"width": None, **recognize(weights), **entering} == network.spec
     again = build_model(**network.spec).eval()
     again.load_state_dict(weights)
     assert torch.equal(again(pixels()), network(pixels())) and again.spec == network.spec

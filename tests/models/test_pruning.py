@@ -31,7 +31,7 @@ def half(stage):
 
 def test_masked_logits_are_the_linear_layer_on_the_channels_that_are_kept(network, pixels):
     keep = half("layer4").bool()
-    features = network.features(pixels).mean((2, 3))
+    features = network.feature_maps(pixels).mean((2, 3))
     by_hand = features[:, keep] @ network.linear.weight[:, keep].T + network.linear.bias
     with output_masked(network, "layer4", half("layer4")):
         torch.testing.assert_close(network(pixels), by_hand)
@@ -82,7 +82,7 @@ def test_the_least_active_share_is_dormant():
 
 def test_a_mask_leaves_bfloat16_as_it_is(network, pixels):
     kinds = []
-    network.layer3.register_forward_hook(lambda module, inputs, output: kinds.append(inputs[0].dtype))
+    network.layer3[0].conv1.register_forward_hook(lambda module, inputs, output: kinds.append(inputs[0].dtype))
     with torch.autocast("cpu", torch.bfloat16), output_masked(network, "layer2", half("layer2")):
         network(pixels)
     assert kinds == [torch.bfloat16]

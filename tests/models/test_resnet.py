@@ -33,7 +33,7 @@ def test_normalization_is_the_models_first_step_and_not_saved():
 def test_features_are_the_post_relu_maps_that_the_linear_layer_averages():
     net = build_model("resnet18", 4, 7).eval()
     pixels = torch.rand(3, 3, 32, 32)
-    features = net.features(pixels)
+    features = net.feature_maps(pixels)
     assert features.shape == (3, 32, 4, 4) and features.min() == 0
     torch.testing.assert_close(net(pixels), features.mean((2, 3)) @ net.linear.weight.T + net.linear.bias)
 
