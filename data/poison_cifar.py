@@ -49,14 +49,16 @@ def add_trigger_cifar(data_set: DataSet, trigger_type: str, poison_rate: float, 
     return poisoned, trigger_to_info(trigger, chosen)
 
 
-def poison(data_set: DataSet, trigger: Trigger, poison_rate: float, seed: int = 0) -> tuple[DataSet, np.ndarray]:
-    """Dirty-label poisoning with any Trigger. Returns (poisoned data set, indices int64 of what was poisoned).
+def poison(data_set: DataSet, trigger: Trigger, poison_rate: float, seed: int = 0,
+           keeps_labels: bool = False) -> tuple[DataSet, np.ndarray]:
+    """Poisoning with any Trigger. Returns (poisoned data set, indices int64 of what was poisoned).
 
-    `poison_rate` is a share of the images that the trigger is meant for. Raises UserError for one above 0 that is too
-    small to poison a single image.
+    `poison_rate` is a share of the images that the trigger is meant for, whose labels become the target; with
+    `keeps_labels` of those of the target class itself, where no label changes. Raises UserError for one above 0 that is
+    too small to poison a single image.
     """
     targets = np.asarray(data_set.targets)
-    candidates = np.flatnonzero(trigger.victims(targets))
+    candidates = np.flatnonzero(targets == trigger.target if keeps_labels else trigger.victims(targets))
     number = int(poison_rate * len(candidates))
     if poison_rate > 0 and not number:
         raise UserError(f"--poison-rate {poison_rate}: no image of the {len(candidates)} candidates would be poisoned")
@@ -122,7 +124,7 @@ def poison_training_set(train: ImageSet, poison_type: str, target: int, rate: fl
     else:
         trigger = build_trigger(poison_type, target, settings["trigger_alpha"], settings["trigger_image"],
                                 train.data.shape[1:3])
-    return (train if attack.rate is None else poison(train, trigger, rate, seed)[0]), trigger
+    return (train if attack.rate is None else poison(train, trigger, rate, seed, attack.keeps_labels)[0]), trigger
 
 
 def _with(data_set: DataSet, data: np.ndarray, targets: np.ndarray, poisoned: np.ndarray) -> DataSet:

@@ -4,14 +4,15 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from engine.catalogue import gifts
+from engine.flags import POISON_FLAGS
 from reporting.found import USUAL_ARCH
 from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name
 
 SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
 # Unlearning's two controls, by what they patch with.
 CONTROLS = {"clean": "NC control, no trigger", "original": "NC control, true trigger"}
-ABL_SHARED = ("poison_type", "poison_rate", "poison_target", "trigger_alpha", "trigger_image", "clb_dir", "encoder",
-              "crop_padding", "flip")
+ABL_SHARED = (*POISON_FLAGS, "crop_padding", "flip")
 HIDDEN = {"dataset", "width", "arch", "task", "mode", "poison_type", "eval_trigger", "track_losses"}  # said elsewhere
 NONE = "none"
 
@@ -77,9 +78,8 @@ def settings(run):
     own = {name: value for name, value in run.did.items() if name not in HIDDEN}
     if run.script == PRUNING and run.above and run.above.script == MASKS:
         own = {**{name: value for name, value in run.above.did.items() if name not in HIDDEN}, **own}
-    if isinstance(own.get("clb_dir"), str):  # crafted for each seed anew
-        own["clb_dir"] = without_seed(own["clb_dir"])
-    return own
+    made = {gift.flag for _, gift in gifts().values()} & own.keys()  # for each seed anew
+    return {**own, **{flag: without_seed(str(own[flag])) for flag in made}}
 
 
 def say(value):

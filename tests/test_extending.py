@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers.paths import HIDDEN, ROOT
 
-from data.triggers import Attack
+from data.triggers import Attack, table
 from engine import flags
 
 PAGE = ROOT / "docs/extending.md"
@@ -93,20 +93,21 @@ def results(root, *folder):
 
 def test_help_offers_the_attacks_with_their_defaults_and_own_flags(extended):
     text = " ".join(run(extended, "train_backdoor.py", "--help").stdout.split())
-    assert "{benign,badnets,blend,clean-label,issba,square,sway}" in text
-    assert "for badnets, blend, issba, square and sway: share of the images outside the target class" in text
+    assert f"{{{','.join((*table.ATTACKS, *ATTACKS))}}}" in text
+    outside = [name for name, row in table.ATTACKS.items() if row.rate is not None and not row.keeps_labels]
+    assert f"for {', '.join(outside)}, square and sway: share of the images outside the target class" in text
     assert "0.2 for blend, 0.8 for square, 1 for the others" in text
     assert "for sway: largest shift of a row, in pixels (default: 2.0)" in text
     assert "--eval-trigger {badnets,blend,clean-label,square}" in text
 
 
 def test_the_help_of_the_rate_says_what_it_is_a_share_of(monkeypatch):
-    row = Attack(rate=0.2, rate_of="the images of the target class")
-    monkeypatch.setitem(flags.ATTACKS, "sig", row)
-    monkeypatch.setitem(flags.POISON_DEFAULTS["poison_rate"], "sig", row.rate)
-    assert flags.rate_help(("badnets", "blend", "sig")) == (
-        "for badnets and blend: share of the images outside the target class to poison; for sig: share of the images "
-        "of the target class to poison (default: 0.05, for sig 0.2)")
+    row = Attack(rate=0.2, keeps_labels=True)
+    monkeypatch.setitem(flags.ATTACKS, "own", row)
+    monkeypatch.setitem(flags.POISON_DEFAULTS["poison_rate"], "own", row.rate)
+    assert flags.rate_help(("badnets", "blend", "own")) == (
+        "for badnets and blend: share of the images outside the target class to poison; for own: share of the images "
+        "of the target class to poison (default: 0.05, for own 0.2)")
 
 
 def test_a_share_of_the_images_by_the_rows_default_is_poisoned(extended):

@@ -9,7 +9,7 @@ from reprlib import Repr
 
 from common.errors import UserError
 from common.untrusted import read_json
-from engine.catalogue import Script
+from engine.catalogue import Script, gifts
 from engine.cells import as_flags
 from engine.flags import POISON_DEFAULTS
 from engine.inherit import INHERITED
@@ -17,8 +17,8 @@ from engine.inherit import INHERITED
 ROOT = Path(__file__).resolve().parent.parent
 SWITCHES = ("flooding", "no_pgd")  # flags that have no --no- form
 # Where a run reads and writes, and how it was called: no part of what it did, since a run may have been put there.
-PLACES = {"output_dir", "overwrite", "resume", "device", "checkpoint", "trigger_info", "mask_file", "encoder",
-          "clb_dir"}
+PLACES = {"output_dir", "overwrite", "resume", "device", "checkpoint", "trigger_info", "mask_file",
+          *(gift.flag for _, gift in gifts().values())}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ SHARED = {
     "trigger_info": "{trigger2}",
     "encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
     "clb_dir": ("--poison-type clean-label --clb-dir {clb}", "{clb2}"),
+    "sig_delta": ("--poison-type sig", "30"), "sig_frequency": ("--poison-type sig", "3"),
     "eval_trigger": ("--poison-type benign", "blend"), "data_dir": (" ".join(FOLDER), "{pictures2}"),
     "dataset": ("--data-dir {pictures}", "cifar10"), "milestones": ("--epochs 3 --milestones 1 2", "1"),
     "crop_padding": "0", "checkpoint": "{model2}", "max_drop": "0.5", "val_frac": "0.06"}
