@@ -5,6 +5,7 @@ and SVHN again before it reads them, of which CIFAR's are pickles.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from common.errors import UserError
 from common.untrusted.limits import MAX_ARRAY, check_size
 from data.image_folder import resized
-from data.sources import SOURCES, Arrays
+from data.sources import SOURCES, Arrays, Source
 
 if TYPE_CHECKING:
     from torchvision.datasets import VisionDataset
@@ -63,10 +64,19 @@ def fetch(dataset: str, name: str, folder: str | Path, **which: Any) -> VisionDa
         return getattr(torchvision.datasets, name)(root=str(folder), download=True, **which)
     except Exception as error:  # no network, a full disk; and damaged files make its readers raise almost anything
         source = SOURCES[dataset]
+        remove_empty(source, Path(folder))
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--data-dir {folder}: {source.title} could be neither read there nor downloaded ({reason}); "
                         f"without a network put {source.by_hand}, or take --dataset digits, which needs none"
                         ) from None
+
+
+def remove_empty(source: Source, folder: Path) -> None:
+    """Remove the empty folders that a download without a network leaves: they would look like the data set."""
+    for name in (*source.places, *source.archives):
+        for path in (folder / name / "raw", folder / name):
+            with suppress(OSError):  # it is not empty, no folder, or not there
+                path.rmdir()
 
 
 def as_arrays(data: np.ndarray, targets: np.ndarray | list[int], image_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -106,6 +106,16 @@ def test_files_that_are_not_the_published_ones_are_not_read(name, spoil, tmp_pat
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.parametrize("name", ["mnist", "gtsrb"])
+def test_a_download_without_a_network_leaves_nothing_that_looks_like_the_data_set(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no route to host")))
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [])
+    for _ in range(2):
+        with pytest.raises(UserError, match="could be neither read there nor downloaded"):
+            load_splits(name, tmp_path)
+        assert not any(tmp_path.iterdir())
+
+
 class Canary:
     """Unpickles into a call that makes a file."""
 
