@@ -1,4 +1,4 @@
-"""Where images come from: CIFAR-10, an image folder, or scikit-learn's digits, all as one ImageSet."""
+"""Images as one ImageSet, wherever they come from, and how they are split between attacker and defender."""
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -8,22 +8,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from common.errors import UserError
 from common.untrusted import read_text
-from common.untrusted.images import is_hidden
 from data.exported import read_exported, read_manifest
-from data.image_folder import IMAGE_SIZE, SPLITS, WHOLE, is_sorted_into_classes, read_image_folder, resized
+from data.image_folder import IMAGE_SIZE, SPLITS, WHOLE, is_sorted_into_classes, read_image_folder
+from data.sources import SOURCES, comes_alone
+from data.sources.folders import check_folder
 
-# torchvision and scikit-learn are imported where they are used: each takes longer than the rest of a script's start.
-DATASETS = ("cifar10", "digits")
 SHUFFLE_FILE = Path(__file__).with_name("cifar_shuffle.txt")
-CIFAR_FOLDER = "cifar-10-batches-py"
-CIFAR_FILES = (CIFAR_FOLDER, "cifar-10-python.tar.gz")  # as torchvision leaves them
-LIKE_SPLITS = (*SPLITS, "val", "valid", "validation", "training", "testing")  # in lower case
-LAYOUTS = (f"train/<class>/* and test/<class>/*, for a defense <class>/*, or CIFAR-10's {CIFAR_FOLDER}/, which is "
-           "downloaded to an empty folder")
 SPLIT_SEED = 0
 log = logging.getLogger("backdoor.data")
 DataSet = TypeVar("DataSet")  # an ImageSet, or torchvision's CIFAR10 and what is shaped like it
@@ -105,7 +98,7 @@ def load_splits(dataset: str, data_dir: str | Path, val_frac: float = 0.1, image
     homework: 5,000 of CIFAR-10's 50,000). A folder of studies.export_images --poisoned says itself whose its images
     are; the attacker's are poisoned there. Raises UserError if the data cannot be had.
     """
-    if dataset != "digits" and read_manifest(data_dir):
+    if not comes_alone(dataset, data_dir) and read_manifest(data_dir):
         parts, classes, name = read_exported(data_dir, image_size or IMAGE_SIZE)
         return tuple(ImageSet(data, targets, classes, name, poisoned, original)
                      for data, targets, original, poisoned in parts.values())
@@ -124,7 +117,7 @@ def load_clean(dataset: str, data_dir: str | Path, image_size: int | None = None
     Those of `load_splits`; of a folder <class>/* of clean images, which no training set comes with, one half each.
     image_size: as for load_splits.
     """
-    if dataset != "digits" and is_sorted_into_classes(data_dir):
+    if not comes_alone(dataset, data_dir) and is_sorted_into_classes(data_dir):
         return halve(load_clean_folder(data_dir, image_size))
     _, defender, test = load_splits(dataset, data_dir, image_size=image_size)
     return defender, test
@@ -189,17 +182,21 @@ def fixed_permutation(n: int) -> np.ndarray:
 def load_train_and_test(dataset: str, data_dir: str | Path, image_size: int | None = None) -> tuple[ImageSet, ImageSet]:
     """(train, test) ImageSets. A `data_dir` with train/ and test/ in it is read as an image folder.
 
-    image_size: as for load_splits. Raises UserError if the data cannot be had.
+    dataset: a name in data.sources. image_size: as for load_splits. Raises UserError if the data cannot be had.
     """
-    image_size = image_size or IMAGE_SIZE
-    if dataset == "digits":
-        return load_digit_images(image_size)
-    if has_splits(data_dir):
+    image_size, is_alone = image_size or IMAGE_SIZE, comes_alone(dataset, data_dir)
+    if not is_alone and has_splits(data_dir):
         arrays, classes = read_image_folder(data_dir, image_size=image_size)
         name = Path(data_dir).resolve().name
-        return tuple(ImageSet(*arrays[split], classes, name) for split in SPLITS)
-    check_cifar_folder(data_dir)
-    return load_cifar10(data_dir, image_size)
+    else:
+        if not is_alone:
+            check_folder(dataset, data_dir)
+        arrays, classes = SOURCES[dataset].load(data_dir, image_size)
+        name = dataset
+    for _, targets in arrays.values():
+        if not len(targets) or targets.min() < 0 or targets.max() >= len(classes):
+            raise UserError(f"{data_dir}: damaged, {name} has no images or labels beyond its {len(classes)} classes")
+    return tuple(ImageSet(*arrays[split], classes, name) for split in SPLITS)
 
 
 def has_splits(data_dir: str | Path) -> bool:
@@ -208,60 +205,3 @@ def has_splits(data_dir: str | Path) -> bool:
     if len(found) == 1:
         raise UserError(f"{data_dir}: has {found[0]}/ but not both of {' and '.join(SPLITS)}")
     return bool(found)
-
-
-def check_cifar_folder(data_dir: str | Path) -> None:
-    """UserError unless CIFAR-10 lies in the folder or may be downloaded there: it is empty, or the default, data.
-
-    Beside CIFAR-10 may lie other things, but no folders of images that the user may mean.
-    """
-    path = Path(data_dir)
-    if is_sorted_into_classes(path):
-        raise UserError(f"--data-dir {data_dir}: holds classes but neither train/ nor test/: enough for a defense, not "
-                        "for training")
-    is_default = path.resolve() in (Path("data").resolve(), Path(__file__).resolve().parent)
-    if not path.is_dir():
-        if is_default and not path.exists():
-            return
-        raise UserError(f"--data-dir {data_dir}: no such folder; make it first to have CIFAR-10 downloaded there")
-    found = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in path.iterdir()
-                   if not is_hidden(entry.name) and entry.name not in CIFAR_FILES)
-    is_meant = any(name.rstrip("/").lower() in LIKE_SPLITS and name.endswith("/") for name in found)
-    if found and (is_meant or not (is_default or (path / CIFAR_FOLDER).is_dir())):
-        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-        raise UserError(f"--data-dir {data_dir}: expected {LAYOUTS}; found {', '.join(found[:4])}{more}")
-
-
-def load_cifar10(data_dir: str | Path, image_size: int = IMAGE_SIZE) -> tuple[ImageSet, ImageSet]:
-    """(train, test) of CIFAR-10 by torchvision, downloaded to `data_dir` on first use, resized where asked."""
-    from torchvision.datasets import CIFAR10
-    sets = []
-    for train in (True, False):
-        try:
-            cifar = CIFAR10(root=data_dir, train=train, download=True)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"--data-dir {data_dir}: holds neither train/ and test/ nor CIFAR-10, and CIFAR-10 could "
-                            f"not be downloaded ({' '.join(str(error).split())}); give a folder that has it, or take "
-                            "--dataset digits, which needs no network") from None
-        data = cifar.data
-        if image_size != IMAGE_SIZE:
-            data = np.stack([resized(image, image_size) for image in data])
-        sets.append(ImageSet(data, np.asarray(cifar.targets, dtype=np.int64), tuple(cifar.classes), "cifar10"))
-    return tuple(sets)
-
-
-def load_digit_images(image_size: int = IMAGE_SIZE) -> tuple[ImageSet, ImageSet]:
-    """(train, test) of scikit-learn's 1,797 handwritten digits, enlarged from 8x8 pixels and colored gray.
-
-    image_size: pixels a side that they are enlarged to. 360 are for testing.
-    """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-    digits = load_digits()
-    small = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    gray = np.stack([resized(image, image_size, Image.Resampling.BICUBIC) for image in small])
-    data = np.repeat(gray[..., None], 3, axis=3)
-    targets = digits.target.astype(np.int64)
-    train, test = train_test_split(np.arange(len(targets)), test_size=360, random_state=SPLIT_SEED, stratify=targets)
-    whole = ImageSet(data, targets, tuple(str(digit) for digit in range(10)), "digits")
-    return whole.subset(np.sort(train)), whole.subset(np.sort(test))

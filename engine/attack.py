@@ -13,6 +13,7 @@ from common.untrusted.weights import read_tensors
 from data.datasets import ImageSet, load_splits
 from data.exported import TRIGGER, read_manifest
 from data.poison_cifar import poison_training_set
+from data.sources import comes_alone
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
 from engine import checkpoint, flags
 from engine.missing import check_there
@@ -23,7 +24,7 @@ log = logging.getLogger("backdoor")
 
 def poison_by(args: argparse.Namespace, train: ImageSet) -> tuple[ImageSet, Trigger]:
     """(poisoned ImageSet, Trigger) of the attacker's images `train` by the parsed flags. Raises UserError."""
-    manifest = None if args.dataset == "digits" else read_manifest(args.data_dir)
+    manifest = None if comes_alone(args.dataset, args.data_dir) else read_manifest(args.data_dir)
     if manifest:
         check_same_attack(args, manifest["flags"])
         return train, checkpoint.load_trigger(Path(args.data_dir) / TRIGGER)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from common.errors import UserError
-from data.datasets import DATASETS
+from data import sources
 from data.triggers import ATTACKS, Flag
 from engine.normalization import add_input_flags
 from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
@@ -23,10 +23,10 @@ from models import DEFAULT, find_architecture, names, usual_name
 
 def add_data_flags(parser: Parser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=DATASETS, default="cifar10",
-                       help="cifar10 is downloaded on first use; digits needs no network")
+    group.add_argument("--dataset", choices=sources.DATASETS, default=sources.DEFAULT,
+                       help="downloaded on first use, but for digits, which need no network")
     group.add_argument("--data-dir", default="data",
-                       help="folder where CIFAR-10 is or is downloaded to, or an image folder with "
+                       help="folder where the data set is or is downloaded to, or an image folder with "
                             "train/<class>/* and test/<class>/* (a defense also takes <class>/*); not for digits")
     group.add_argument("--image-size", type=integer(8, 1024), metavar="PIXELS", default=usual_image_size,
                        help="pixels per side to which images are resized (default: the size on which the given "
@@ -97,7 +97,9 @@ def add_augmentation_flags(parser: Parser) -> None:
     group = parser.add_argument_group("augmentation")
     group.add_argument("--crop-padding", type=integer(0, 32), default=4,
                        help="pixels of padding for random crops; 0 for none")
-    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror images at random")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
+                       help=f"mirror images at random; --no-flip suits {in_words(sources.NOT_MIRRORED)}, where a "
+                            "mirrored image is of another class or of none")
 
 
 SGD_FLAGS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "amp")

@@ -7,8 +7,8 @@ from typing import Any
 from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_object
-from data.datasets import DATASETS
 from data.image_folder import SPLITS, is_sorted_into_classes
+from data.sources import DATASETS, DEFAULT, SOURCES
 from engine.normalization import INPUT_FLAGS, are_of_pixels
 
 
@@ -20,7 +20,7 @@ def inherit(args: Namespace) -> Namespace:
     """
     folder = Path(args.mask_file).parent
     made_with = read_arguments(folder)
-    usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": "cifar10",
+    usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": DEFAULT,
              "data_dir": "data", "trigger_info": None, "classes": None, **dict.fromkeys(INPUT_FLAGS)}
     taken = {name: made_with.get(name, default) for name, default in usual.items() if getattr(args, name) is None}
     filled = Namespace(**{**vars(args), **taken})
@@ -63,8 +63,8 @@ def holds_images(value: Any) -> bool:
     """Whether a folder, which an untrusted file may have named, holds images: nothing is downloaded into any other."""
     if not is_path(value):
         return False
-    folders = (*SPLITS, "cifar-10-batches-py")
-    return is_sorted_into_classes(value) or any((Path(value) / name).is_dir() for name in folders)
+    return (is_sorted_into_classes(value) or any((Path(value) / split).is_dir() for split in SPLITS)
+            or any(source.is_in(value) for source in SOURCES.values()))
 
 
 def is_dataset(value: Any) -> bool:

@@ -19,6 +19,7 @@ NETWORK_TRIGGER = "data.triggers.encoder"  # a trigger that is a network: all of
 BY_NAME = {"workflow.steps": "parses the flags of scripts before anything starts",
            "reporting.sections": "finds its own sections",
            "models": "finds its own networks",
+           "data.sources": "finds its own loaders, whose libraries take long to import",
            "data.triggers.info": "finds the kinds of triggers, of which one needs PyTorch"}
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from data.clean_label import CIFAR10CLB
-from data.datasets import load_digit_images, load_splits
+from data.datasets import load_splits, load_train_and_test
 from data.triggers import build_trigger
 from engine.figures import enlarge
 from generate_clb_attack import ascend_all, attack_pgd, main, perturb
@@ -90,7 +90,7 @@ def test_a_frozen_sample_is_one_that_is_just_fooled(linear, batch):
 @pytest.mark.parametrize("freeze_fooled", [True, False])
 def test_a_gpu_s_way_through_the_iterations_crafts_the_same_images(monkeypatch, freeze_fooled):
     torch.manual_seed(0)
-    model, train = build_model("resnet18", 2, 10).eval(), load_digit_images()[0]
+    model, train = build_model("resnet18", 2, 10).eval(), load_train_and_test("digits", "")[0]
     with torch.no_grad():
         labels = model(torch.from_numpy(train.data[:30]).permute(0, 3, 1, 2) / 255).argmax(1).numpy()  # all right
 

@@ -128,11 +128,11 @@ def test_a_model_whose_backdoor_nothing_shows_passes_nothing(tree):
 
 def test_other_images_than_cifar10s_cannot_pass_and_another_width_says_so(tree):
     tree.homework()
-    for name, now in (("badnets", '"dataset": "digits"'), ("blend", '"dataset": "cifar10-jpeg"')):
+    for name, now in (("badnets", '"dataset": "cifar100"'), ("blend", '"dataset": "cifar10-jpeg"')):
         path = tree.root / name / "results.json"
         path.write_text(path.read_text().replace('"dataset": "cifar10"', now).replace('"width": 64', '"width": 16'))
     lines = grades(tree.root)
-    assert not lines["BadNets", "ACC"].passed and "measured on digits" in lines["BadNets", "ACC"].note
+    assert not lines["BadNets", "ACC"].passed and "measured on cifar100" in lines["BadNets", "ACC"].note
     assert lines["Blend", "ACC"].passed and "width 16" in lines["Blend", "ACC"].note
 
 
