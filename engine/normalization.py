@@ -9,12 +9,12 @@ from torch import nn
 
 from common.errors import UserError
 from engine.parser import Group
-from models.base import MEAN, STD
+from models.base import IMAGENET, MEAN, STD
 
 # {name: (mean, std)} of pixels in [0, 1]. cifar10 has CIFAR-10's true deviations; homework has the smaller ones that
 # most of its published checkpoints were trained with, and that our models have.
 NORMALIZATIONS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "cifar10": (MEAN, (0.2470, 0.2435, 0.2616)),
+    "imagenet": IMAGENET, "cifar10": (MEAN, (0.2470, 0.2435, 0.2616)),
     "homework": (MEAN, STD), "none": ((0.0,) * 3, (1.0,) * 3)}
 # What else is common, and has no name in the field: pixels in [-1, 1], and in 0 to 255.
 NAMELESS = {"[-1, 1]": ((0.5,) * 3, (0.5,) * 3), "0 to 255": ((0.0,) * 3, (1 / 255,) * 3)}

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import UserError
 from models import ARCHITECTURES, build_model, recognize
 from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers
 from models.pruning import fold_mask, output_masked
@@ -10,13 +11,18 @@ from models.pruning import fold_mask, output_masked
 
 @pytest.fixture(params=ARCHITECTURES)
 def network(request):
-    """A small network of each architecture, with statistics that change what goes through it."""
+    """A small network of each architecture, with norms that change what goes through it, and let it through."""
     torch.manual_seed(0)
-    model = build_model(request.param, 2, 4)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.1)
-            layer.bias.data.normal_(0, 0.3)
+    model = build_model(request.param, 4, 4)
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in norms:
+        layer.bias.data.normal_(0, 0.3)
+        layer.momentum = 1  # the statistics are those of one batch
+    with torch.no_grad():
+        model.train()(torch.rand(16, 3, 32, 32))
+    for layer in norms:
+        layer.running_mean.add_(torch.randn(layer.num_features) / 10)
+        layer.momentum = 0.1
     return model.eval()
 
 
@@ -114,4 +120,8 @@ def test_its_batch_norms_are_of_the_kind_that_is_asked_for(network):
 
 @pytest.mark.parametrize("size", [16, 32, 48, 65])
 def test_images_of_any_size_pass(network, size):
+    if size < network.smallest:
+        with pytest.raises(UserError, match=f"at least {network.smallest} pixels"):
+            network.check_size("it", size)
+        return
     assert network(pixels(size)).shape == (3, 4) and network(pixels(size)).isfinite().all()
