@@ -123,10 +123,11 @@ def test_names_of_very_many_parts_take_no_time(tmp_path):
 
 
 def torchvision_weights(name, **options):
-    """The state_dict of a network of torchvision's, all zeros without memory of their own."""
+    """The names of a network of torchvision's, and the shapes of those by which it is known."""
     with torch.device("meta"):
         weights = getattr(torchvision.models, name)(num_classes=7, **options).state_dict()
-    return {name: torch.zeros(()).expand(value.shape) for name, value in weights.items()}
+    shaped = ("conv1.weight", "layer1.0.conv1.weight", "fc.weight")
+    return {name: torch.zeros(value.shape if name in shaped else 1) for name, value in weights.items()}
 
 
 @pytest.mark.parametrize("wrap", [dict, collections.OrderedDict, lambda w: {"state_dict": prefixed(w, "model.")},
