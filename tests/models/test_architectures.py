@@ -1,15 +1,20 @@
+import json
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
 import torchvision
+from helpers import runs
 from helpers.paths import ROOT
 from torch import nn
 
 import models
 from common.errors import UserError
 from engine import flags
+from engine.catalogue import BY_MODULE
+from engine.checkpoint import load_model
 from models import ARCHITECTURES, Architecture, build_model, recognize
 from models.base import LastBlock, PixelModel
 
@@ -161,3 +166,46 @@ def test_images_have_the_size_that_the_network_is_made_for(words, size):
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
     assert parser.parse_args(words).image_size == size
+
+
+# The smallest form of each network that is not the scripts' default; ResNet-34 is made of ResNet-18's blocks.
+NETWORKS = {name: ["--arch", name, *(["--width", "4"] if row.has_width else []), "--image-size", "32"]
+            for name, row in ARCHITECTURES.items() if name not in (models.DEFAULT, "torchvision-resnet34")}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def made_of(request, tmp_path_factory):
+    """(name of a network, {name: path} of what the short runs of helpers/runs.py read, made of that network)."""
+    root = tmp_path_factory.mktemp(request.param)
+    return request.param, runs.make_inputs(root, [*NETWORKS[request.param], "--epochs", "2"])
+
+
+def figures_in(value):
+    """All numbers in the content of a results.json."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for part in value for number in figures_in(part)]
+    return [value] if isinstance(value, (int, float)) else []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("module", runs.RUNS)
+def test_every_script_runs_on_every_network(made_of, module, tmp_path):
+    """Of the catalogue, so a new script is tested by being there."""
+    arch, made = made_of
+    script, words = BY_MODULE[module], runs.filled(made, runs.short_words(module))
+    if script.trains:
+        place = words.index("--width")
+        words[place:place + 2] = NETWORKS[arch]
+    if (module, arch) == ("attacks.pruning_aware", "preactresnet18"):
+        with pytest.raises(SystemExit) as stopped:
+            runs.main_of(module)([*words, "--output-dir", str(tmp_path / "run")])
+        assert stopped.value.code == 2 and not list(tmp_path.rglob("results.json"))
+        return
+    runs.main_of(module)([*words, "--output-dir", str(tmp_path / "run")])
+    found = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+    assert found and all(math.isfinite(number) for number in figures_in(found))
+    assert {results["spec"]["arch"] for results in found if "spec" in results} <= {arch}
+    for path in tmp_path.rglob("model_last.th"):
+        assert load_model(path).model.spec["arch"] == arch
