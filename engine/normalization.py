@@ -92,7 +92,8 @@ def add_input_flags(group: Group) -> None:
     for name, what in (("mean", "subtracted from"), ("std", "that divides")):
         group.add_argument(f"--{name}", nargs="+", action=NormalizationFlag, metavar="NAME_OR_NUMBER",
                            help=f"value {what} the pixels, for weights that come without it: {names}, or three numbers "
-                                "for pixels from 0 to 1 (default: homework; a model of this suite has its own)")
+                                "for pixels from 0 to 1 (default: what is usual for the network, mostly homework; a "
+                                "model of this suite has its own)")
     group.add_argument("--channels", choices=("rgb", "bgr"),
                        help="order of colors that such weights were trained on, bgr with OpenCV (default: rgb)")
 
