@@ -26,7 +26,7 @@ from engine.graphs import check_graph
 from engine.run import Run
 from engine.training import sgd, train_stage
 from models import build_model
-from models.pruning import dormant_mask, fold_mask, output_masked, stage_means
+from models.pruning import activity, dormant_mask, fold_mask, output_masked
 
 LEAVES = ("model_clean.th", "model_last.th", "trigger_info.th", "curves.png")
 MEASURED = 5000  # training images that channels are ranked and silenced on
@@ -45,19 +45,21 @@ def put_back(model, clean_weights, dormant):
 
 @torch.inference_mode()
 def largest_and_mean(model, batches):
-    """Of each channel of the last stage before its ReLU: the largest value on the images, and the mean, (C,) both."""
+    """Of each channel before the last ReLU: the largest value on the images, and the mean, (C,) both."""
     last = model.last_block
     block, norm, shortcut = (name and model.get_submodule(name) for name in (last.block, last.norm, last.shortcut))
     largest, means, skipped = [], [], []
 
-    def keep_input(module, inputs):
-        skipped.append(0 if shortcut is None else shortcut(inputs[0]).clone())
+    def keep_shortcut(module, inputs):
+        skipped.append(shortcut(inputs[0]).clone())
 
     def keep_sum(module, inputs, output):
-        total = output + skipped.pop()
+        total = output if shortcut is None else output + skipped.pop()
         largest.append(total.amax((0, 2, 3)))
         means.append(total.mean((0, 2, 3)) * len(total))
-    handles = [block.register_forward_pre_hook(keep_input), norm.register_forward_hook(keep_sum)]
+    handles = [norm.register_forward_hook(keep_sum)]
+    if shortcut is not None:
+        handles.append(block.register_forward_pre_hook(keep_shortcut))
     model.eval()
     try:
         for images, _ in batches:
@@ -137,10 +139,16 @@ def parse_args(argv=None):
 
 
 def first_model(args, images, device):
-    """The network that the attack starts with: stage 1's result, or fresh weights for it."""
+    """The network that the attack starts with: stage 1's result, or fresh weights for it. Raises UserError for one in
+    which no channel of the last stage can be silenced."""
     if args.checkpoint:
-        return load_model(args.checkpoint, device, images.classes).model
-    return build_model(args.arch, args.width, images.num_classes, image_size=images.image_size).to(device)
+        model = load_model(args.checkpoint, device, images.classes).model
+    else:
+        model = build_model(args.arch, args.width, images.num_classes, image_size=images.image_size).to(device)
+    if model.last_block is None:
+        raise UserError(f"{model.spec['arch']}: has no ReLU between its last stage and its linear layer, so no bias "
+                        "can silence a decoy there; take another network, as --arch resnet18 or wrn16-1")
+    return model
 
 
 def inputs_of(poisoned, checkpoint):
@@ -208,7 +216,7 @@ def main(argv=None):
         stages = [train_clean(run, args, model, clean, images)]
         clean_weights = {name: value.clone() for name, value in model.state_dict().items()}
 
-        mask = dormant_mask(stage_means(model, measured[0], model.stages[-1]).mean(0), args.prune_fraction)
+        mask = dormant_mask(activity(model, measured[0], model.stages[-1]), args.prune_fraction)
         stages += train_pruned(run, args, model, mask, poisoned, images)
 
         final = hide(model, clean_weights, mask, measured, args.margin, images)

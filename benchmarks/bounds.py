@@ -6,6 +6,7 @@ norms, ReLUs and additions take longer than its convolutions, and launches take 
 import warnings
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.mkldnn import to_mkldnn
 
@@ -45,35 +46,40 @@ def matrix_rate(product, size, device):
     return repeats * 2 * size**3 / seconds(device, several)
 
 
-def operations_per_image(width, count=8, backward=True):
+def operations_per_image(width, count=8, backward=True, arch=DEFAULT, image_size=32):
     """Floating-point operations of a training step, per image (2 for a multiply-add; weight updates not counted).
 
     Of a prediction without `backward`.
     """
-    model = build_model(DEFAULT, width, 10)
+    model = build_model(arch, width, 10)
     with FlopCounterMode(display=False) as counter:
-        logits = model(torch.rand(count, 3, 32, 32))
+        logits = model(torch.rand(count, 3, image_size, image_size))
         if backward:
             logits.sum().backward()
     return counter.get_total_flops() / count
 
 
-def bytes_per_image(width, size=4):
-    """Bytes, `size` to a number, that batch norms, ReLUs and additions of a training step move, at least, per image."""
-    model, moved = build_model(DEFAULT, width, 10), 0
+class CountMoves(TorchDispatchMode):
+    """Counts in `moved` how many numbers batch norms, ReLUs and additions of a training step move."""
 
-    def count(module, inputs, output):
-        nonlocal moved
-        moved += MOVES["norm"] * output[0].numel()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        model.eval()(torch.rand(1, 3, 32, 32))
-    blocks = [32 * 32 * width, 16 * 16 * 2 * width, 8 * 8 * 4 * width, 4 * 4 * 8 * width]  # a block's output, by stage
-    relus = blocks[0] + 4 * sum(blocks)  # the stem's and two in each of a stage's two blocks
-    additions = 2 * sum(blocks)
-    return size * (moved + MOVES["relu"] * relus + MOVES["add"] * additions)
+    def __init__(self):
+        super().__init__()
+        self.moved = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
+        kind = "norm" if "batch_norm" in name else name.strip("_")
+        if kind in MOVES:
+            self.moved += MOVES[kind] * (found[0] if isinstance(found, (tuple, list)) else found).numel()
+        return found
+
+
+def bytes_per_image(width, size=4, arch=DEFAULT):
+    """Bytes, `size` to a number, that batch norms, ReLUs and additions of a training step move, at least, per image."""
+    model = build_model(arch, width, 10).eval()
+    with torch.no_grad(), CountMoves() as counter:
+        model(torch.rand(1, 3, 32, 32))
+    return size * counter.moved
 
 
 def copy_rate(device):

@@ -87,6 +87,6 @@ def compare(name, rounds, device, plain, ours):
     return Row(name, a, b)
 
 
-def random_images(count, seed=0):
+def random_images(count, seed=0, size=32):
     rng = np.random.default_rng(seed)
-    return ImageSet(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count))
+    return ImageSet(rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8), rng.integers(0, 10, count))

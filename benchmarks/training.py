@@ -2,8 +2,8 @@
 
     python -m benchmarks.training --width 16
 
-Both train the same ResNet-18 with the same SGD on the same images. Plain: torchvision transforms on one image at a
-time, DataLoader(num_workers=0), NCHW, fp32. Ours: data/batches.py, channels_last (and bfloat16 on CUDA). The share
+Both train the same network (--arch) with the same SGD on the same images. Plain: torchvision transforms on one image at
+a time, DataLoader(num_workers=0), NCHW, fp32. Ours: data/batches.py, channels_last (and bfloat16 on CUDA). The share
 is of the machine's own rate of large matrix products, by the faster of its libraries, measured in the same rounds;
 operations are counted by torch.utils.flop_counter. It is a target on a CPU alone; on a GPU read it beside the time that
 memory needs (see benchmarks/bounds.py). Then a pass of predictions. Reads and writes nothing.
@@ -129,9 +129,9 @@ def main(argv=None):
 
     times, best = measure(args, device, kinds, matrix)
     (rate, library), count = best[kinds[-1]], args.batch_size * args.steps
-    share = operations_per_image(args.width) * count / times["ours"] / rate
-    moving = bytes_per_image(args.width, kinds[-1].itemsize) * count / copy_rate(device)
-    test_share = (operations_per_image(args.width, backward=False) * count / times["our predictions"]
+    share = operations_per_image(args.width, arch=args.arch) * count / times["ours"] / rate
+    moving = bytes_per_image(args.width, kinds[-1].itemsize, args.arch) * count / copy_rate(device)
+    test_share = (operations_per_image(args.width, backward=False, arch=args.arch) * count / times["our predictions"]
                   / best[torch.float32][0])
 
     report(args, device, times, count, f"{rate / 1e9:8.0f} GFLOP/s ({matrix} x {matrix}, {library})",
@@ -144,7 +144,8 @@ def main(argv=None):
 def report(args, device, times, count, products, shares):
     """Print the figures; shares: of the matrix rate in training, of a step by memory's bound, of the rate in tests."""
     share, moving, test_share = shares
-    print(f"ResNet-18 width {args.width}, batch {args.batch_size}, {machine.device_name(device)}, "
+    named = f"{args.arch} width {args.width}" if args.width else args.arch
+    print(f"{named}, batch {args.batch_size}, {machine.device_name(device)}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}; medians of {args.rounds} alternating rounds "
           f"of {args.steps} steps")
     print(f"plain pipeline        {count / times['plain']:8.0f} images/s")

@@ -4,8 +4,10 @@
 
 Fine-Pruning (Liu et al., 2018); --mode prune and --mode fine-tune are its two halves by themselves. Reads a model, the
 defender's clean images (half rank and fine-tune, half choose how much to prune), and the trigger beside the model, if
-there is one, for ASR alone. Writes into output/badnets/fine-prune/: model_last.th (the same network, with zeros where
-it was pruned), pruning_curve.csv and .png, output.log, metrics.jsonl, config.json and results.json.
+there is one, for ASR alone. A pruned channel is one that nothing reads: in a pre-activation network it is ranked and
+cut behind the batch norm and ReLU through which the next convolutions read it. Writes into output/badnets/fine-prune/:
+model_last.th (the same network, with zeros where it was pruned), pruning_curve.csv and .png, output.log, metrics.jsonl,
+config.json and results.json.
 """
 import logging
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from engine.inputs import default_folder, inputs_of, last_within, load_suspect, 
 from engine.progress import progress
 from engine.run import Run
 from engine.training import fine_tune
-from models.pruning import find_stage, fold_mask, mask_of, output_masked, stage_means
+from models.pruning import activity, find_stage, fold_mask, mask_of, output_masked, stage_means
 
 CURVE = ("pruning_curve.csv", "pruning_curve.png")
 COLUMNS = ("pruned", "channel", "activation", "acc", "asr", "robust_acc", "held_out_acc")
@@ -197,7 +199,7 @@ def main(argv=None):
         layer = find_stage(model, args.layer)
 
         run.begin(inputs_of(args.checkpoint, own))
-        activations = stage_means(model, evaluation_batches(own, run.device), layer).mean(0)
+        activations = activity(model, evaluation_batches(own, run.device), layer)
         order = activations.argsort(stable=True)
         counts = counts_of(model, args.mode, layer, args.prune_fraction, len(order))
         rows = sweep(model, layer, order, activations, test, choosing, counts)

@@ -28,7 +28,11 @@ def add_data_flags(parser: Parser) -> None:
     group.add_argument("--data-dir", default="data",
                        help="folder where the data set is or is downloaded to, or an image folder with "
                             "train/<class>/* and test/<class>/* (a defense also takes <class>/*); not for digits")
-    group.add_argument("--image-size", type=integer(8, 1024), metavar="PIXELS", default=usual_image_size,
+    add_size_flag(group, usual_image_size)
+
+
+def add_size_flag(group: Group, default: Callable[[argparse.Namespace], int | None] | None = None) -> None:
+    group.add_argument("--image-size", type=integer(8, 1024), metavar="PIXELS", default=default,
                        help="pixels per side to which images are resized (default: the size on which the given "
                             "model was trained, otherwise that of --arch, 32 for most)")
 
@@ -287,7 +291,7 @@ def add_suspect_flags(parser: Parser, default: str | None = None) -> None:
     """
     group = parser.add_argument_group("model under suspicion")
     group.add_argument("--checkpoint", default=None if default else "output/badnets/model_last.th",
-                       help="model_last.th of a run, or a CIFAR ResNet-18 state_dict from anywhere (.th, .safetensors)"
+                       help="model_last.th of a run, or a known network's state_dict from anywhere (.th, .safetensors)"
                             + (f" (default: {default})" if default else ""))
     add_input_flags(group)
     group.add_argument("--trigger-info", metavar="FILE.th",

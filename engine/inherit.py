@@ -21,7 +21,8 @@ def inherit(args: Namespace) -> Namespace:
     folder = Path(args.mask_file).parent
     made_with = read_arguments(folder)
     usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": DEFAULT,
-             "data_dir": "data", "trigger_info": None, "classes": None, **dict.fromkeys(INPUT_FLAGS)}
+             "data_dir": "data", "trigger_info": None, "classes": None, "image_size": None,
+             **dict.fromkeys(INPUT_FLAGS)}
     taken = {name: made_with.get(name, default) for name, default in usual.items() if getattr(args, name) is None}
     filled = Namespace(**{**vars(args), **taken})
     if filled.val_frac < made_with.get("val_frac", 0):
@@ -77,7 +78,13 @@ def is_fraction(value: Any) -> bool:
     return type(value) is float and 0 <= value <= 1
 
 
+def is_image_size(value: Any) -> bool:
+    """Whether a value is a size of images that --image-size takes."""
+    return type(value) is int and 8 <= value <= 1024
+
+
 # {inherited flag: whether a value is valid for it}
 INHERITED = {"checkpoint": is_path, "trigger_info": is_path, "classes": is_path, "data_dir": holds_images,
-             "dataset": is_dataset, "val_frac": is_fraction, "mean": partial(are_of_pixels, name="mean"),
-             "std": partial(are_of_pixels, name="std"), "channels": ("rgb", "bgr").__contains__}
+             "dataset": is_dataset, "image_size": is_image_size, "val_frac": is_fraction,
+             "mean": partial(are_of_pixels, name="mean"), "std": partial(are_of_pixels, name="std"),
+             "channels": ("rgb", "bgr").__contains__}

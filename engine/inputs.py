@@ -89,6 +89,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     found = load_given(args, run.device, **options)  # before the data, whose download a mistake spares
     trigger = find_trigger(args.checkpoint, args.trigger_info) if find else None
     size = args.image_size or found.model.spec["image_size"]
+    found.model.check_size(found.model.spec["arch"], size)
     classes = class_names(args, found)
     defender, test = load_clean(args.dataset, args.data_dir, size)
     if classes:

@@ -9,12 +9,12 @@ from torch import nn
 
 from common.errors import UserError
 from engine.parser import Group
-from models.base import MEAN, STD
+from models.base import IMAGENET, MEAN, STD
 
 # {name: (mean, std)} of pixels in [0, 1]. cifar10 has CIFAR-10's true deviations; homework has the smaller ones that
 # most of its published checkpoints were trained with, and that our models have.
 NORMALIZATIONS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "cifar10": (MEAN, (0.2470, 0.2435, 0.2616)),
+    "imagenet": IMAGENET, "cifar10": (MEAN, (0.2470, 0.2435, 0.2616)),
     "homework": (MEAN, STD), "none": ((0.0,) * 3, (1.0,) * 3)}
 # What else is common, and has no name in the field: pixels in [-1, 1], and in 0 to 255.
 NAMELESS = {"[-1, 1]": ((0.5,) * 3, (0.5,) * 3), "0 to 255": ((0.0,) * 3, (1 / 255,) * 3)}
@@ -92,7 +92,8 @@ def add_input_flags(group: Group) -> None:
     for name, what in (("mean", "subtracted from"), ("std", "that divides")):
         group.add_argument(f"--{name}", nargs="+", action=NormalizationFlag, metavar="NAME_OR_NUMBER",
                            help=f"value {what} the pixels, for weights that come without it: {names}, or three numbers "
-                                "for pixels from 0 to 1 (default: homework; a model of this suite has its own)")
+                                "for pixels from 0 to 1 (default: what is usual for the network, mostly homework; a "
+                                "model of this suite has its own)")
     group.add_argument("--channels", choices=("rgb", "bgr"),
                        help="order of colors that such weights were trained on, bgr with OpenCV (default: rgb)")
 

@@ -1,7 +1,7 @@
 """Weights found in what other programs save: in any nesting, under any common prefix."""
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,17 +115,26 @@ def _are_equal(one: dict, other: dict):
 
 def describe_foreign(keys: list[str]) -> str:
     """What a file without a network of ours holds, by the names of its tensors, in words."""
-    if _is_torchvision_resnet(keys):
-        return ("torchvision's ResNet (timm's has the same names): its first layer is 7x7, its last is called fc, and "
-                "it is made for images of 224 pixels. Expected a network for small images, as "
-                f"{names()} with conv1.weight of 3x3, ..., linear.weight; train one, or see "
-                "docs/extending.md, Add a network")
+    kind = next((words for words, wanted in FOREIGN.items() if _has(keys, *wanted)), None)
+    if kind:
+        return f"expected the weights of one of the networks {names()}; these are of {kind}; see docs/networks.md"
     shown = ", ".join(name[:60] for name in keys[:3]) or "none"
-    return (f"expected the weights of one of the networks {names()} (as a CIFAR ResNet-18's: "
-            f"conv1.weight, ..., linear.weight), got {shown}, ...")
+    return (f"expected the weights of one of the networks {names()} (as a CIFAR ResNet-18's: conv1.weight, ..., "
+            f"linear.weight), got {shown}, ...")
 
 
-def _is_torchvision_resnet(names: Collection[str]):
-    """Whether tensors are called as torchvision calls a ResNet's, under any prefix."""
-    return any(name.endswith("fc.weight") for name in names) and any(
-        "layer1.0.conv1.weight" in name for name in names) and not any(".shortcut." in name for name in names)
+def _has(keys: list[str], *wanted: str) -> bool:
+    """Whether there are tensors of all `wanted` names, each under any prefix."""
+    return all(any(key == name or key.endswith(f".{name}") for key in keys) for name in wanted)
+
+
+# {what others save and none of our networks takes, in words: names by which it is known}
+FOREIGN = {
+    "a ResNet with torchvision's names (timm has the same), but of another depth or width than ResNet-18, 34 and 50, "
+    "or with another first layer than one of 7x7": ("layer1.0.conv1.weight", "fc.weight"),
+    "a CIFAR ResNet of another depth than 18, or of 18 with a norm before its pooling": (
+        "layer1.0.conv1.weight", "linear.weight"),
+    "a VGG with three layers in its classifier, as torchvision and BackdoorBench have it": (
+        "features.0.weight", "classifier.6.weight"),
+    "a VGG of another depth than VGG-19, or without batch norm": ("features.0.weight", "classifier.weight"),
+}

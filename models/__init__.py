@@ -55,9 +55,19 @@ def wide_row(depth: int, factor: int) -> Architecture:
     return Architecture("models.wide_resnet:WideResNet", has_width=False, options={"depth": depth, "factor": factor})
 
 
+def torchvision_row(depth: int) -> Architecture:
+    """The row of torchvision's ResNet of that depth."""
+    return Architecture("models.torchvision_resnet:ResNet", options={"depth": depth}, image_size=224)
+
+
 ARCHITECTURES = {
     "resnet18": Architecture("models.resnet:resnet18"),
+    "preactresnet18": Architecture("models.preact_resnet:preactresnet18"),
     "wrn16-1": wide_row(16, 1),
+    "vgg19_bn": Architecture("models.vgg:vgg19_bn"),
+    "torchvision-resnet18": torchvision_row(18),
+    "torchvision-resnet34": torchvision_row(34),
+    "torchvision-resnet50": torchvision_row(50),
 }
 
 
@@ -110,7 +120,7 @@ def recognize(weights: Mapping[str, torch.Tensor]) -> dict | None:
 
     Each architecture's file says in a function `recognize_weights` how its state_dict is told from others', and in the
     same spec what the field's weights of it take: "image_size", or "mean" and "std", where it is not what ours take.
-    None where no file claims it. The weights need not be complete: what is missing or too much is the caller's to check.
+    None where no file claims it. The weights need not be complete: what is missing or too much the caller checks.
     """
     modules = dict.fromkeys(sys.modules[row.function.__module__] for row in ARCHITECTURES.values())
     found = (module.recognize_weights(weights) for module in modules if hasattr(module, "recognize_weights"))

@@ -70,6 +70,15 @@ def stage_means(model: PixelModel, batches: Iterable, stage: str) -> torch.Tenso
     return torch.cat(means)
 
 
+def activity(model: PixelModel, batches: Iterable, stage: str) -> torch.Tensor:
+    """How much of each channel of `stage` is read, (C,): the size of its mean over places, averaged over all images.
+
+    Behind a ReLU that is the channel's mean activation, by which Fine-Pruning ranks. At a stage that is read without
+    one a channel far below 0 counts as much as one far above, so the mean itself would call it the most dormant.
+    """
+    return stage_means(model, batches, stage).abs().mean(0)
+
+
 def dormant_mask(activations: torch.Tensor, fraction: float) -> torch.Tensor:
     """float (C,): 0 for the `fraction` of the channels with the lowest activations (C,), 1 for the others."""
     return mask_of(activations.argsort(stable=True), round(fraction * len(activations)))

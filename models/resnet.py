@@ -78,10 +78,16 @@ def resnet18(num_classes: int = 10, width: int = 64, norm_layer: Callable[[int],
 
 
 def recognize_weights(weights: Mapping[str, torch.Tensor]) -> dict | None:
-    """ResNet-18's spec, as models.recognize gives it, of a state_dict with its first, its last and no third blocks."""
+    """ResNet-18's spec, as models.recognize gives it, of a state_dict with its first, its last and no third blocks.
+
+    Pre-activation networks have a norm neither at the stem nor in their shortcuts.
+    """
     first, last = weights.get("conv1.weight"), weights.get(f"{ResNet.head_name}.weight")
     third = tuple(f"{stage}.{count}." for stage, count in zip(ResNet.stages, BLOCKS, strict=True))
     if first is None or last is None or not first.ndim or not last.ndim or any(
             name.startswith(third) for name in weights):
+        return None
+    norms = ("bn1.", "layer2.0.shortcut.1.")
+    if "layer1.0.bn1.weight" in weights and not any(name.startswith(norms) for name in weights):
         return None
     return {"arch": "resnet18", "width": first.shape[0], "num_classes": last.shape[0]}

@@ -10,28 +10,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.base import LastBlock, PixelModel
+from models.preact_resnet import PreActBlock
 
 NOT_NORMALIZED = {"mean": (0.0,) * 3, "std": (1.0,) * 3}  # what the published checkpoints of NAD and ABL take
 
 
-class Block(nn.Module):
-    """BN-ReLU-conv twice, and the input added: (B, in_planes, H, W) to (B, planes, h, w), which may be negative.
+class Block(PreActBlock):
+    """The same, whose 1x1 convolution has another name."""
 
-    Where the width changes, the first BN-ReLU comes before the split: the 1x1 shortcut sees what the convolution sees.
-    """
+    def add_projection(self, conv: nn.Conv2d) -> None:
+        self.convShortcut = conv
 
-    def __init__(self, in_planes: int, planes: int, stride: int, norm_layer: Callable[[int], nn.Module]):
-        super().__init__()
-        self.bn1 = norm_layer(in_planes)
-        self.conv1 = nn.Conv2d(in_planes, planes, 3, stride, 1, bias=False)
-        self.bn2 = norm_layer(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
-        self.convShortcut = None if in_planes == planes else nn.Conv2d(in_planes, planes, 1, stride, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        active = F.relu(self.bn1(x), inplace=True)
-        out = self.conv2(F.relu(self.bn2(self.conv1(active)), inplace=True))
-        return out + (x if self.convShortcut is None else self.convShortcut(active))
+    def project(self, active: torch.Tensor) -> torch.Tensor:
+        return self.convShortcut(active)
 
 
 class Stage(nn.Module):

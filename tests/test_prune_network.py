@@ -191,6 +191,14 @@ def test_flags_are_parsed_without_a_look_into_the_masks_folder(masked):
     assert inherit(parse_args(["--mask-file", args.mask_file, "--val-frac", "0.07"])).val_frac == 0.07
 
 
+@pytest.mark.parametrize(("said", "taken"), [(40, 40), (None, None), ("40", None), (7, None), (True, None)])
+def test_the_size_of_the_images_that_made_the_masks_is_inherited(tmp_path, said, taken):
+    (tmp_path / "config.json").write_text(json.dumps({"arguments": {"image_size": said}}))
+    args = parse_args(["--mask-file", str(tmp_path / "mask_values.txt")])
+    assert inherit(args).image_size == taken
+    assert inherit(parse_args(["--mask-file", args.mask_file, "--image-size", "64"])).image_size == 64
+
+
 def test_the_workflow_knows_a_finished_pruning_again_by_the_flags_that_were_given(masked, tmp_path):
     pytest.importorskip("yaml")
     from workflow.steps import Step, check_made_alike, parse

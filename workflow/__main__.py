@@ -30,13 +30,15 @@ def parse_args(argv=None):
     matrix.add_argument("matrix", metavar="FILE.yaml", help=f"one of your own, or of the suite's in workflow/matrices: "
                                                             f"{known_files('matrices')}")
     audit = tasks.add_parser("audit", docstring=__doc__, help="is a model backdoored, and what repairs it")
-    audit.add_argument("checkpoint", metavar="CHECKPOINT", help="CIFAR ResNet-18 weights (.th, .pt, .safetensors)")
+    audit.add_argument("checkpoint", metavar="CHECKPOINT", help="weights of a network that is known here "
+                                                                "(docs/networks.md): .th, .pt, .safetensors")
     audit.add_argument("images", metavar="IMAGES", help="folder <class>/* of clean images, PNG or JPEG, the classes in "
                                                         "sorted order; or one with train/ and test/")
     audit.add_argument("--settings", metavar="FILE.yaml", default="workflow/audits/usual.yaml",
                        help="flags of the steps")
     audit.add_argument("--output-dir", help="(default: output/audits/ and the model's name)")
     add_input_flags(audit)
+    flags.add_size_flag(audit)
     for task in (matrix, audit):
         task.add_argument("--gpu", action=argparse.BooleanOptionalAction,
                           help="whether heavy steps ask for a GPU (default: where this machine has one)")

@@ -16,8 +16,9 @@ from engine.normalization import INPUT_FLAGS, PixelInput
 from workflow.steps import PLACES, Plan, check_flags, known_files, short
 
 VERDICT = "verdict"  # the name of the last step in the settings, and its folder
+FED = (*INPUT_FLAGS, "image_size")  # flags that say how images enter the model, the same for all steps
 GIVEN = PLACES | {"data_dir", "dataset", "benign", "images", "reversed_trigger", "patch_with", "mode",
-                  *INPUT_FLAGS}  # not to be set
+                  *FED}  # not to be set
 STAMP = "audit.json"  # hashes of the model and of the images
 
 
@@ -44,7 +45,7 @@ def read_settings(path):
 def check_input(checkpoint, images, given=None):
     """A hash of the checkpoint, and one of the defense's half of the clean images in the folder `images`.
 
-    given: {flag: value} of INPUT_FLAGS. Raises UserError unless the one is a checkpoint and the other has images of
+    given: {flag: value} of FED. Raises UserError unless the one is a checkpoint and the other has images of
     its classes.
     """
     if not checkpoint or not images:
@@ -53,8 +54,11 @@ def check_input(checkpoint, images, given=None):
     if not has_splits and not is_sorted_into_classes(images):  # else CIFAR-10 would be downloaded into it
         raise UserError(f"{images}: expected a folder <class>/* of PNG or JPEG files" + (
             "" if Path(images).is_dir() else "; there is no such folder"))
-    found = load_model(checkpoint, given=PixelInput.of(Namespace(**(given or {}))))
-    defender, _ = load_clean("cifar10", images)
+    given = given or {}
+    found = load_model(checkpoint, given=PixelInput.of(Namespace(**given)))
+    size = given.get("image_size") or found.model.spec["image_size"]
+    found.model.check_size(found.model.spec["arch"], size)
+    defender, _ = load_clean("cifar10", images, size)
     check_classes(checkpoint, found, defender.classes)
     check_clean_images(defender)
     return hash_file(checkpoint), defender.fingerprint()
@@ -89,7 +93,7 @@ def check_folder(output, checkpoint, inputs):
 
 
 def plan_audit(checkpoint, images, settings, output=None, given=None):
-    """The Plan of an audit; `settings` as read_settings returns them; given: {flag: value} of INPUT_FLAGS.
+    """The Plan of an audit; `settings` as read_settings returns them; given: {flag: value} of FED.
 
     The model is copied away from whatever lies beside it, so that no step finds a trigger there. Raises UserError for
     input that does not fit.

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 
 from common.errors import UserError
 from engine import checkpoint
+from engine.normalization import PixelInput
 from models import build_model
 
 
@@ -117,21 +119,51 @@ def test_names_of_very_many_parts_take_no_time(tmp_path):
     torch.save({f"{i}." * 2000 + "conv1.weight": torch.zeros(1) for i in range(200)}, tmp_path / "m.pt")
     with pytest.raises(UserError, match="expected the weights of one of the networks") as told:
         checkpoint.load_model(tmp_path / "m.pt")
-    assert len(str(told.value)) < 500
+    assert len(str(told.value)) < 600
 
 
-def torchvision_names(deep=False):
-    """{name: tensor} of the first and the last layers of torchvision's resnet18, or resnet50, as it calls them."""
-    names = ["layer1.0.conv1.weight", "layer1.0.bn1.weight", "layer2.0.downsample.0.weight"]
-    return {"conv1.weight": torch.zeros(64, 3, 7, 7), **dict.fromkeys(names, torch.zeros(64)),
-            **({"layer1.0.conv3.weight": torch.zeros(256)} if deep else {}),
-            "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+def torchvision_weights(name, **options):
+    """The names of a network of torchvision's, and the shapes of those by which it is known."""
+    with torch.device("meta"):
+        weights = getattr(torchvision.models, name)(num_classes=7, **options).state_dict()
+    shaped = ("conv1.weight", "layer1.0.conv1.weight", "fc.weight")
+    return {name: torch.zeros(value.shape if name in shaped else 1) for name, value in weights.items()}
 
 
-@pytest.mark.parametrize("content", [
-    torchvision_names(), torchvision_names(deep=True), collections.OrderedDict(torchvision_names()),
-    {"state_dict": prefixed(torchvision_names(), "model.")}, prefixed(torchvision_names(), "module.")])
-def test_torchvisions_network_is_called_so(tmp_path, content):
-    torch.save(content, tmp_path / "m.pt")
-    with pytest.raises(UserError, match=r"torchvision's ResNet .* fc, .* Expected a network for small images"):
+@pytest.mark.parametrize("wrap", [dict, collections.OrderedDict, lambda w: {"state_dict": prefixed(w, "model.")},
+                                  lambda w: prefixed(w, "module.")])
+def test_torchvisions_resnet_is_read_and_fed_as_torchvision_feeds_it(tmp_path, caplog, wrap):
+    torch.save(wrap(torchvision.models.resnet18(num_classes=7).state_dict()), tmp_path / "m.pt")
+    caplog.set_level("INFO")
+    assert checkpoint.load_model(tmp_path / "m.pt").model.spec == {
+        "arch": "torchvision-resnet18", "width": 64, "num_classes": 7, "image_size": 224,
+        "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    assert "pixels enter as is usual for torchvision-resnet18 (--mean imagenet --std imagenet)" in caplog.text
+
+
+def test_wide_resnets_weights_are_fed_raw_pixels_unless_a_flag_says_otherwise(tmp_path, caplog):
+    torch.save(build_model("wrn10-1", None, 4).state_dict(), tmp_path / "m.th")
+    caplog.set_level("INFO")
+    spec = checkpoint.load_model(tmp_path / "m.th").model.spec
+    assert (spec["arch"], spec["mean"], spec["std"]) == ("wrn10-1", (0, 0, 0), (1, 1, 1))
+    assert "usual for wrn10-1 (--mean none --std none)" in caplog.text
+    caplog.clear()
+    given = PixelInput((0.5,) * 3, (0.25,) * 3)
+    assert checkpoint.load_model(tmp_path / "m.th", given=given).model.spec["std"] == (0.25,) * 3
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("weights, kind", [
+    (lambda: torchvision_weights("wide_resnet50_2"), "a ResNet with torchvision's names"),
+    (lambda: torchvision_weights("resnet101"), "a ResNet with torchvision's names"),
+    (lambda: torchvision_weights("resnet18") | {"conv1.weight": torch.zeros(64, 3, 3, 3)}, "another first layer"),
+    (lambda: {name: torch.zeros(1) for name in ("features.0.weight", "classifier.0.weight", "classifier.6.weight")},
+     "a VGG with three layers in its classifier"),
+    (lambda: {name: torch.zeros(8, 8, 3, 3) for name in ("features.0.weight", "features.40.weight",
+                                                         "classifier.weight")}, "a VGG of another depth"),
+    (lambda: build_model("preactresnet18", 2, 4).state_dict() | {"bn.weight": torch.zeros(16)},
+     "a norm before its pooling")])
+def test_a_known_network_that_is_none_of_ours_is_called_by_its_name(tmp_path, weights, kind):
+    torch.save({"state_dict": prefixed(weights(), "model.")}, tmp_path / "m.pt")
+    with pytest.raises(UserError, match=f"expected the weights of one of the networks .* these are of .*{kind}"):
         checkpoint.load_model(tmp_path / "m.pt")

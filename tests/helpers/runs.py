@@ -25,11 +25,14 @@ def main_of(module):
     return importlib.import_module(module).main
 
 
-def make_inputs(root):
-    """Make in `root` what the runs read, as two that differ; returns {name: path}, the second of each as name2."""
+def make_inputs(root, network=("--width", 4)):
+    """Make in `root` what the runs read, as two that differ; returns {name: path}, the second of each as name2.
+
+    network: flags of the training of the models.
+    """
     paths = {"runs": root}
     for seed, end in enumerate(("", "2")):
-        paths |= {f"{name}{end}": path for name, path in make_model(root, seed, end).items()}
+        paths |= {f"{name}{end}": path for name, path in make_model(root, seed, end, network).items()}
         paths |= {f"{name}{end}": path for name, path in make_beside(root, seed, end, paths["model"]).items()}
     (root / "bare").mkdir()  # masks that do not say of what they are
     paths["bare-masks"] = root / "bare/mask_values.txt"
@@ -47,11 +50,11 @@ def run(module, folder, *words):
     return folder
 
 
-def make_model(root, seed, end):
+def make_model(root, seed, end, network):
     """A backdoored model and what is made from it alone."""
-    folder = run("train_backdoor", root / f"run{end}", "--width", 4, "--epochs", 4, "--batch-size", 32,
-                 "--crop-padding", 0, "--no-flip", "--poison-rate", 0.3, "--poison-type", ("badnets", "blend")[seed],
-                 "--poison-target", seed, "--seed", seed)
+    folder = run("train_backdoor", root / f"run{end}", "--epochs", 4, "--batch-size", 32, "--crop-padding", 0,
+                 "--no-flip", "--poison-rate", 0.3, "--poison-type", ("badnets", "blend")[seed],
+                 "--poison-target", seed, "--seed", seed, *network)
     model = folder / "model_last.th"
     run("defenses.neural_cleanse", folder / "neural-cleanse", "--checkpoint", model, "--seeds", 1, "--budget", 10,
         "--batches", 1)

@@ -1,22 +1,32 @@
 """Every network keeps the face that methods rely on; a new row in ARCHITECTURES is tested by being there."""
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from common.errors import UserError
+from data.batches import Batches
+from engine.evaluation import predict
 from models import ARCHITECTURES, build_model, recognize
-from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers
-from models.pruning import fold_mask, output_masked
+from models.folding import conv_norm_pairs, folded
+from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, perturbed
+from models.pruning import activity, fold_mask, output_masked, stage_means
 
 
 @pytest.fixture(params=ARCHITECTURES)
 def network(request):
-    """A small network of each architecture, with statistics that change what goes through it."""
+    """A small network of each architecture, with norms that change what goes through it, and let it through."""
     torch.manual_seed(0)
-    model = build_model(request.param, 2, 4)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.1)
-            layer.bias.data.normal_(0, 0.3)
+    model = build_model(request.param, 4, 4)
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in norms:
+        layer.bias.data.normal_(0, 0.3)
+        layer.momentum = 1  # the statistics are those of one batch
+    with torch.no_grad():
+        model.train()(torch.rand(16, 3, 32, 32))
+    for layer in norms:
+        layer.running_mean.add_(torch.randn(layer.num_features) / 10)
+        layer.momentum = 0.1
     return model.eval()
 
 
@@ -114,4 +124,75 @@ def test_its_batch_norms_are_of_the_kind_that_is_asked_for(network):
 
 @pytest.mark.parametrize("size", [16, 32, 48, 65])
 def test_images_of_any_size_pass(network, size):
+    if size < network.smallest:
+        with pytest.raises(UserError, match=f"at least {network.smallest} pixels"):
+            network.check_size("it", size)
+        return
     assert network(pixels(size)).shape == (3, 4) and network(pixels(size)).isfinite().all()
+
+
+FOLDED = {"resnet18": 20, "preactresnet18": 8, "wrn16-1": 6, "vgg19_bn": 16, "torchvision-resnet18": 20,
+          "torchvision-resnet34": 36, "torchvision-resnet50": 53}
+
+
+def test_a_pruned_channel_has_no_effect_whatever_its_value(network):
+    """In a pre-activation network 0 before the batch norm would leave the batch norm's shift behind it."""
+    for stage, output in zip(network.stages, network.stage_outputs(pixels(), len(network.stages)), strict=True):
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
+        pruned = torch.arange(output.shape[1]) % 3 == 0
+        found = []
+        with output_masked(network, stage, (~pruned).float()):
+            found += [with_channels(network, stage, pruned, value) for value in (None, 0, 7, -7)]
+        fold_mask(network, stage, (~pruned).float())
+        found += [with_channels(network, stage, pruned, value) for value in (None, 0, 7, -7)]
+        for logits in found[1:]:
+            torch.testing.assert_close(logits, found[0], rtol=1e-4, atol=1e-5)
+        network.load_state_dict(weights)
+        assert not torch.allclose(with_channels(network, stage, pruned, 7), found[0], atol=1e-3)
+
+
+def with_channels(network, stage, chosen, value):
+    """The logits if the `chosen` channels (bool (C,)) of a stage's output are `value`; as they are for None."""
+    def replace(module, inputs, output):
+        return output if value is None else torch.where(chosen.view(1, -1, 1, 1), float(value), output)
+    handle = network.get_submodule(stage).register_forward_hook(replace)
+    try:
+        return network(pixels())
+    finally:
+        handle.remove()
+
+
+def test_what_is_ranked_is_what_is_read(network, images):
+    """Behind a ReLU the size of the mean is the mean; else a channel far below 0 is not the most dormant."""
+    batches = Batches(images, 16)
+    for stage in network.stages:
+        means = stage_means(network, batches, stage)
+        found = activity(network, batches, stage)
+        torch.testing.assert_close(found, means.abs().mean(0))
+        assert (means < 0).any() == (stage == network.stages[-1] and network.last_block is None)
+    with torch.inference_mode():
+        by_hand = network.head(means)
+    torch.testing.assert_close(by_hand, predict(network, batches), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm_layer", [nn.BatchNorm2d, NoisyBatchNorm2d])
+def test_folded_it_predicts_the_same(network, norm_layer):
+    model = build_model(**network.spec, norm_layer=norm_layer).eval()
+    model.load_state_dict(network.state_dict(), strict=False)
+    for name, values in model.named_parameters():
+        if "neuron_" in name:
+            values.data.uniform_(0.3, 1)
+    with torch.inference_mode(), perturbed(model):
+        torch.testing.assert_close(folded(model)(pixels()), model(pixels()), rtol=1e-3, atol=1e-4)
+    assert len(conv_norm_pairs(model)) == FOLDED[network.spec["arch"]]
+
+
+def test_every_layers_noise_and_mask_count(network):
+    """ANP optimizes them: each has a gradient, in a pre-activation network too."""
+    model = build_model(**network.spec, norm_layer=NoisyBatchNorm2d).eval()
+    model.load_state_dict(network.state_dict(), strict=False)
+    with perturbed(model):
+        F.cross_entropy(model(pixels()), torch.arange(3)).backward()
+    for name, layer in noisy_layers(model):
+        for values in (layer.neuron_mask, layer.neuron_noise, layer.neuron_noise_bias):
+            assert values.grad is not None and values.grad.abs().max() > 0, name

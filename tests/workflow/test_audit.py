@@ -51,11 +51,11 @@ def test_every_step_sees_the_copy_and_no_trigger(small_run, clean):
 def test_every_step_that_reads_the_model_is_told_how_its_pixels_enter(small_run, clean, tmp_path):
     weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
     torch.save(weights, tmp_path / "bare.th")
-    given = {"mean": [0.5] * 3, "std": [0.5] * 3, "channels": "bgr"}
+    given = {"mean": [0.5] * 3, "std": [0.5] * 3, "channels": "bgr", "image_size": 40}
     planned = plan_audit(str(tmp_path / "bare.th"), str(clean), {}, "out", given)
     for step in planned.steps.values():
-        assert (step.script.module == "prune_network") != ("--mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --channels bgr"
-                                                           in " ".join(step.flags)), step
+        assert (step.script.module == "prune_network") != (
+            "--mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --channels bgr --image-size 40" in " ".join(step.flags)), step
     with pytest.raises(UserError, match="says its own normalization"):
         plan_audit(str(small_run / "model_last.th"), str(clean), {}, "out", given)
 
