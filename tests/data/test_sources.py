@@ -18,6 +18,7 @@ from data.image_folder import cache_name
 from data.sources import DATASETS, DEFAULT, SOURCES, comes_alone
 from data.sources.signs import SIGNS
 from engine import flags
+from engine.inherit import holds_images
 
 FINE = tuple(f"fine{number:02d}" for number in range(100))
 RNG = np.random.default_rng(0)
@@ -260,6 +261,15 @@ def test_a_data_set_that_is_asked_for_by_name_is_taken_before_a_folder_of_images
     write_mnist(folder, made, monkeypatch)
     assert load_train_and_test("mnist", folder)[0].name == "mnist"
     assert load_train_and_test("cifar10", folder)[0].name == "pictures"
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+def test_a_folder_that_strangers_masks_name_is_taken_only_if_it_holds_images(name, tmp_path):
+    assert not holds_images(str(tmp_path))
+    place = tmp_path / SOURCES[name].places[-1]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.touch()
+    assert holds_images(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", DATASETS)
