@@ -74,7 +74,7 @@ def read_table(path: Path) -> list[tuple[str, int]]:
     try:
         lines = csv.DictReader(read_text(path).removeprefix("\ufeff").splitlines(), delimiter=";",
                                skipinitialspace=True)
-        rows = [(line[COLUMNS[0]], int(line[COLUMNS[1]])) for line in lines]
+        rows = [(str(line[COLUMNS[0]]), int(line[COLUMNS[1]])) for line in lines]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: expected a table with {' and '.join(COLUMNS)}, parted by semicolons ({error!r})"
                         ) from None
