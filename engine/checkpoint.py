@@ -16,6 +16,7 @@ from common.files import atomic_file
 from common.untrusted.limits import MAX_WEIGHTS
 from common.untrusted.weights import is_weight, read_tensors
 from data.triggers import Trigger, trigger_from_info, trigger_to_info
+from engine.backdoorbench import AttackResult, check_recognized, find_attack_result
 from engine.missing import check_there
 from engine.normalization import PixelInput, swap_channels
 from engine.state_dicts import MAX_CANDIDATES, all_names, describe_foreign, find_candidates
@@ -46,7 +47,8 @@ def save_model(path: str | Path, model: PixelModel, args: dict, metrics: dict, c
 class Checkpoint:
     """A model as loaded, and what its file says about it (empty for a bare state_dict).
 
-    has_spec: whether the file says how pixels enter the network; otherwise that is as given, or ours.
+    has_spec: whether the file says how pixels enter the network; otherwise that is as given, or ours. result: what
+    BackdoorBench's attack_result.pt says; None for another file.
     """
 
     model: PixelModel
@@ -54,6 +56,7 @@ class Checkpoint:
     metrics: dict
     classes: tuple
     has_spec: bool = False
+    result: AttackResult | None = None
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Sequence[str] | None = None,
@@ -62,14 +65,15 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
 
     One of ours is rebuilt from its spec. A stranger's state_dict may lie in any nesting of dicts and lists, and its
     names may have any common prefix (engine.state_dicts); the network is told by keys and shapes (models.recognize).
-    .safetensors are read too. `options` go to models.build_model (norm_layer); the masks and noises of a
-    NoisyBatchNorm2d start at 1 and 0, whatever a file of another ANP may hold. given: how pixels enter a network whose
+    .safetensors are read too, and BackdoorBench's attack_result.pt (engine.backdoorbench). `options` go to
+    models.build_model (norm_layer); the masks and noises of a NoisyBatchNorm2d start at 1 and 0, whatever a file of
+    another ANP may hold. given: how pixels enter a network whose
     file does not say it; refused for a file that does.
     Raises UserError if it is not a checkpoint, holds two networks, its weights do not fit the network (which keys), or
     it was made for other classes than `classes`, names in label order (of a bare state_dict only their number is
     known).
     """
-    weights, meta, spec = _read_model(path)
+    weights, meta, result, spec = _read_model(path)
     given = given or PixelInput()
     if given.flags() and "spec" in meta:
         raise UserError(f"{path}: says its own normalization, so {given.flags()} has no use; leave it out")
@@ -88,7 +92,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
     model.load_state_dict(weights, strict=False)
     if given.as_bgr:
         swap_channels(model)
-    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own, "spec" in meta)
+    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own, "spec" in meta, result)
     if classes is not None:
         check_classes(path, found, classes)
     return found
@@ -103,17 +107,23 @@ def saved_image_size(path: str | Path | None) -> int | None:
 
 
 def _read_model(path):
-    """(the state_dict in `path`, what a file of ours says beside it, its checked spec). Raises UserError."""
+    """(the state_dict in `path`, what a file of ours says beside it, the AttackResult that one of BackdoorBench's is,
+    its checked spec). Raises UserError."""
     check_there(path)
-    content = read_tensors(path)
+    content, result = read_tensors(path), None
     meta = content if _is_ours(content) else {}
     if "spec" in meta:
         weights, spec = meta["state_dict"], meta["spec"]
     else:
+        result = find_attack_result(path, content)
+        content = result.weights if result else content
         found = _choose(path, find_candidates(content), content)
         weights, spec = found.weights, found.spec | ({"arch": meta["arch"]} if meta else {})
+        if result:
+            check_recognized(path, result, spec)
+            spec |= result.spec
     weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
-    return weights, meta, _check_spec(path, spec)
+    return weights, meta, result, _check_spec(path, spec)
 
 
 def _is_ours(content):

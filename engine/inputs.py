@@ -29,7 +29,8 @@ class Suspect:
     checkpoint: the model's file. classes: the names in label order that the file or --classes gives; () if neither
     does. trigger: None where none is known; only evaluation may look at it. defender: the defender's clean images.
     test: the test images, stamped too where a trigger is known. doubt: why the model's accuracy on the defender's
-    images cannot be right; None if it can.
+    images cannot be right; None if it can. target: the trigger's, or else the one that the model's own file tells; only
+    evaluation may look at it too.
     """
 
     checkpoint: str
@@ -39,6 +40,7 @@ class Suspect:
     defender: ImageSet
     test: EvalSets
     doubt: Doubt | None = None
+    target: int | None = None
 
     def fingerprint(self) -> str:
         """What a run says that it worked on, as inputs_of has it: the weights, and all of the defender's images."""
@@ -102,10 +104,26 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
                         f"is none of the {test.num_classes} classes")
     else:
         log_target(trigger.target, test.classes)
+    told = log_told(found, trigger, test.classes) if find else None
     stamped = None if trigger is None else stamp_all(test, trigger)
     sets = EvalSets.on(run.device, test, stamped)
     doubt = find_doubt(found.model, defender, run.device, found.has_spec)
-    return Suspect(args.checkpoint, found.model, classes, trigger, defender, sets, doubt)
+    return Suspect(args.checkpoint, found.model, classes, trigger, defender, sets, doubt,
+                   told if trigger is None else trigger.target)
+
+
+def log_told(found: Checkpoint, trigger: Trigger | None, classes: Sequence[str]) -> int | None:
+    """The target that BackdoorBench's file tells, logged with where it comes from; None where it tells none."""
+    if found.result is None:
+        return None
+    target, why = found.result.target, found.result.why
+    if target is None:
+        log.info("BackdoorBench's file tells no target: %s", why)
+    else:
+        log.info("BackdoorBench's file tells the target, class %d (%s): %s", target, classes[target], why)
+        if trigger is not None and trigger.target != target:
+            log.warning("the trigger that is given has another target, class %d", trigger.target)
+    return target
 
 
 def load_given(args: Namespace, device: torch.device | str = "cpu", **options) -> Checkpoint:

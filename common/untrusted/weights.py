@@ -13,6 +13,7 @@ import torch
 
 from common.errors import UserError
 from common.untrusted.archives import check_archive
+from common.untrusted.attack_result import read_attack_result
 from common.untrusted.kinds import foreign_kind, is_safetensors
 from common.untrusted.limits import MAX_WEIGHTS, check_size
 
@@ -41,8 +42,8 @@ def read_tensors(path: str | os.PathLike) -> Any:
     """What a PyTorch file holds, on the CPU: tensors, NumPy arrays and plain values; of .safetensors {name: tensor}.
 
     Which of the two it is, its content says; its name decides only where the content is neither. Every tensor in it is
-    dense, and has its own memory for each of its values. Raises UserError, naming the file, in one line, for anything
-    else, and says what it is where that can be told.
+    dense, and has its own memory for each of its values. Of BackdoorBench's attack_result.pt, what is plain in it.
+    Raises UserError, naming the file, in one line, for anything else, and says what it is where that can be told.
     """
     if Path(path).is_dir():
         raise UserError(f"{path}: a folder; expected a file of weights in it")
@@ -68,6 +69,9 @@ def _read_torch(path):
             warnings.simplefilter("ignore")  # whatever torch has to say of a strange file, the error below says once
             return torch.load(file, map_location="cpu", weights_only=True)  # by a name it would judge
     except pickle.UnpicklingError as error:
+        result = read_attack_result(path)
+        if result is not None:
+            return result
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if not found and not _begins_as_torch(path):
             raise UserError(f"{path}: not a checkpoint (neither torch.save nor safetensors writes this)") from None

@@ -1,7 +1,7 @@
 """The data sets that `--dataset` names, one row each.
 
-To add one, add its row and a function that loads it. The flags, the checks and the pages' tests read this table. A row
-needs no library: its function is imported when the data set is read.
+To add one, add its row and a function that loads it. The flags, the checks and the tests of docs/data.md read this
+table. A row needs no library: its function is imported when the data set is read.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Source:
 
     classes: the names in label order, which is their sorted order too; () where the data set's own files have them.
     places: what it may be called in --data-dir, relative to it; none for a data set that comes with a library.
-    archives: what torchvision downloads there besides. by_hand: which files go where without a network.
+    archives: what torchvision makes there first. by_hand: which files go where without a network.
     is_mirrored: whether a mirrored image is still one of its class.
     """
 
@@ -60,9 +60,9 @@ SOURCES = {
         "GTSRB", "data.sources.gtsrb:load_gtsrb", SIGNS, PLACES, ("gtsrb",),
         "Final_Training/Images/00000 to 00042, Final_Test/Images/*.ppm and GT-final_test.csv into it"),
     "mnist": Source(
-        "MNIST", "data.sources.of_torchvision:load_mnist", DIGITS, ("MNIST",),
-        by_hand="train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
-                "t10k-labels-idx1-ubyte.gz into MNIST/raw/ in it"),
+        "MNIST", "data.sources.of_torchvision:load_mnist", DIGITS, ("MNIST",), ("MNIST",),
+        "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
+        "t10k-labels-idx1-ubyte.gz into MNIST/raw/ in it"),
     "svhn": Source(
         "SVHN", "data.sources.of_torchvision:load_svhn", DIGITS, ("train_32x32.mat", "test_32x32.mat"),
         by_hand="train_32x32.mat and test_32x32.mat into it"),

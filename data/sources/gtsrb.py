@@ -3,6 +3,7 @@
 Images are resized whole: they are not cropped to the sign, whose place (Roi) the benchmark's tables give too.
 """
 import csv
+import logging
 from pathlib import Path
 
 from common.errors import UserError
@@ -14,19 +15,23 @@ from data.sources.of_torchvision import fetch
 from data.sources.signs import NESTINGS, SIGNS, TABLE, TEST, TRAINING
 
 COLUMNS = ("Filename", "ClassId")
+DOWNLOADED = "gtsrb/GTSRB/Training"  # as torchvision leaves it
+log = logging.getLogger("backdoor.data")
 
 
 def load_gtsrb(folder: str | Path, image_size: int) -> tuple[Arrays, tuple[str, ...]]:
-    """GTSRB: 39,209 and 12,630 color images of 15 to 250 pixels a side.
+    """GTSRB: 39,209 and 12,630 color images of 15 to 250 pixels a side; torchvision has 26,640 for training.
 
     The decoded images are kept beside the training folder as those of an image folder are. Raises UserError.
     """
     folder = Path(folder)
     found = find_training(folder)
-    if found is None or found == folder / "gtsrb/GTSRB/Training":  # torchvision's, which may have been stopped
+    if found is None or found == folder / DOWNLOADED:  # whose download may have been stopped
         for split in ("train", "test"):
             fetch("gtsrb", "GTSRB", folder, split=split)
         found = find_training(folder)
+    if found == folder / DOWNLOADED:
+        log.info("GTSRB as torchvision has it: the competition's 26,640 training images of the benchmark's 39,209")
     if found is None:
         raise UserError(f"{folder}: expected {' or '.join(TRAINING)} with 00000, 00001, ... in it, found none")
     base = found.parent.parent if found.name == "Images" else found.parent
@@ -69,7 +74,7 @@ def read_table(path: Path) -> list[tuple[str, int]]:
     try:
         lines = csv.DictReader(read_text(path).removeprefix("\ufeff").splitlines(), delimiter=";",
                                skipinitialspace=True)
-        rows = [(line[COLUMNS[0]], int(line[COLUMNS[1]])) for line in lines]
+        rows = [(str(line[COLUMNS[0]]), int(line[COLUMNS[1]])) for line in lines]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: expected a table with {' and '.join(COLUMNS)}, parted by semicolons ({error!r})"
                         ) from None

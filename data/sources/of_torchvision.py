@@ -73,7 +73,7 @@ def fetch(dataset: str, name: str, folder: str | Path, **which: Any) -> VisionDa
 
 def remove_empty(source: Source, folder: Path) -> None:
     """Remove the empty folders that a download without a network leaves: they would look like the data set."""
-    for name in (*source.places, *source.archives):
+    for name in source.archives:
         for path in (folder / name / "raw", folder / name):
             with suppress(OSError):  # it is not empty, no folder, or not there
                 path.rmdir()

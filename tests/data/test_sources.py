@@ -2,12 +2,14 @@
 import gzip
 import hashlib
 import pickle
+import re
 import struct
 
 import numpy as np
 import pytest
 import scipy.io
 import torchvision.datasets
+from helpers.paths import ROOT
 from PIL import Image
 
 from common.errors import UserError
@@ -16,6 +18,7 @@ from data.image_folder import cache_name
 from data.sources import DATASETS, DEFAULT, SOURCES, comes_alone
 from data.sources.signs import SIGNS
 from engine import flags
+from engine.inherit import holds_images
 
 FINE = tuple(f"fine{number:02d}" for number in range(100))
 RNG = np.random.default_rng(0)
@@ -258,3 +261,22 @@ def test_a_data_set_that_is_asked_for_by_name_is_taken_before_a_folder_of_images
     write_mnist(folder, made, monkeypatch)
     assert load_train_and_test("mnist", folder)[0].name == "mnist"
     assert load_train_and_test("cifar10", folder)[0].name == "pictures"
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+def test_a_folder_that_strangers_masks_name_is_taken_only_if_it_holds_images(name, tmp_path):
+    assert not holds_images(str(tmp_path))
+    place = tmp_path / SOURCES[name].places[-1]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.touch()
+    assert holds_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_page_says_what_a_data_set_is_and_which_files_go_where(name):
+    page = (ROOT / "docs/data.md").read_text()
+    about, without_network = page.split("## Without a network")
+    assert re.search(rf"^\| `{name}`", about, re.MULTILINE)
+    for file in re.findall(r"\S+\.(?:gz|mat|csv)", SOURCES[name].by_hand):
+        assert f"`{file}`" in without_network
+    assert not SOURCES[name].places or re.search(rf"^\| .*`{name}`", without_network, re.MULTILINE)

@@ -82,6 +82,19 @@ def weights():
     yield b"\x80\x02cbuiltins\nbytes\nJ" + struct.pack("<i", 2**31 - 1) + b"\x85R.", None
 
 
+def attack_results():
+    """Of BackdoorBench's file: many operations in a pickle that no loader of PyTorch's reads."""
+    sound = io.BytesIO()
+    torch.save({}, sound)
+    for operations in (b"\x8f" * 4 * 10**6, b"cos\nx\n" * 4 * 10**6, b"X\0\x10\0\0" + bytes(2**12) + b"2" * 10**7):
+        content = io.BytesIO()
+        with zipfile.ZipFile(sound) as whole, zipfile.ZipFile(content, "w") as archive:
+            for info in whole.infolist():
+                own = b"\x80\x02cPIL.Image\nImage\n" + operations + b"."
+                archive.writestr(info.filename, own if info.filename.endswith("data.pkl") else whole.read(info))
+        yield content.getvalue(), None
+
+
 def safetensors():
     """Of safetensors: a header that claims much, is deep, or is long."""
     claim = {"conv1.weight": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}
@@ -91,7 +104,8 @@ def safetensors():
 
 
 OF_SUFFIXES = {archives: (".th", ".npz", ".npy"), texts: (".json", ".jsonl", ".yaml", ".log", ".txt"),
-               pictures: (".png", ".jpg"), weights: (".th",), safetensors: (".safetensors",)}
+               pictures: (".png", ".jpg"), weights: (".th",), attack_results: (".th",),
+               safetensors: (".safetensors",)}
 
 
 def bombs(path):

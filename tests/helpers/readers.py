@@ -25,6 +25,7 @@ def digits():
 READERS = {
     "checkpoint": ("model.th", lambda root: load_model(root / "model.th")),
     "safetensors": ("model.safetensors", lambda root: load_model(root / "model.safetensors")),
+    "attack result": ("attack_result.th", lambda root: load_model(root / "attack_result.th")),
     "trigger": ("trigger.th", lambda root: load_trigger(root / "trigger.th")),
     "encoder": ("encoder.th", lambda root: poison_training_set(
         digits().subset(slice(9)), "issba", 0, 1, encoder=load_encoder(root / "encoder.th")["encoder"])),

@@ -61,6 +61,8 @@ def whole(tmp_path_factory, small_run, encoder_run, masked):
         shutil.copy(source, root / name)
     weights = torch.load(root / "model.th", weights_only=True)["state_dict"]
     safetensors.torch.save_file(weights, root / "model.safetensors")
+    torch.save({"model_name": "resnet18", "num_classes": 10, "model": weights, "bd_train": None, "bd_test": {
+        "bd_data_container": {"data_dict": {0: (Image.new("RGB", (32, 32)), 3, 0)}}}}, root / "attack_result.th")
     import generate_clb_attack
     generate_clb_attack.main(["--dataset", "digits", "--checkpoint", str(root / "model.th"), "--poison-rate", "0.3",
                               "--no-pgd", "--output-dir", str(root / "clb")])
