@@ -10,8 +10,8 @@ from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name
 SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
 # Unlearning's two controls, by what they patch with.
 CONTROLS = {"clean": "NC control, no trigger", "original": "NC control, true trigger"}
-ABL_SHARED = ("poison_type", "poison_rate", "poison_target", "trigger_alpha", "trigger_image", "clb_dir", "encoder",
-              "crop_padding", "flip")
+ABL_SHARED = ("poison_type", "poison_rate", "poison_target", "all_to_all", "sources", "trigger_alpha", "trigger_image",
+              "clb_dir", "encoder", "crop_padding", "flip")
 HIDDEN = {"dataset", "width", "arch", "task", "mode", "poison_type", "eval_trigger", "track_losses"}  # said elsewhere
 NONE = "none"
 
