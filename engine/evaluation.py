@@ -112,7 +112,7 @@ class EvalSets:
         Raises UserError for a set without images.
         """
         if not len(clean) or (triggered is not None and not len(triggered)):
-            others = " of a class that the trigger is meant for" if len(clean) else ""
+            others = " of other classes than the target, or of the trigger's sources" if len(clean) else ""
             raise UserError(f"{clean.name or 'the data set'}: expected test images{others}, got none")
         batches = (None if images is None else evaluation_batches(images, device) for images in (triggered, bystanders))
         sets = cls(evaluation_batches(clean, device), next(batches), clean, triggered, next(batches))
