@@ -15,8 +15,8 @@ import numpy as np
 from common.files import write_table
 from data.batches import Batches
 from data.datasets import load_splits
-from data.poison_cifar import stamp_all
 from engine import flags
+from engine.aim_flags import variant_of
 from engine.attack import poison_by, start_attack
 from engine.checkpoint import save_model
 from engine.command import command
@@ -60,8 +60,8 @@ def example_rows(clean, poisoned, trigger, count=8):
     """
     chosen = np.flatnonzero(poisoned.poisoned)[:count]
     if not len(chosen):
-        chosen = np.flatnonzero(clean.targets != trigger.target)[:count]
-        images, labels = trigger.stamp(clean.data[chosen]), np.full(len(chosen), trigger.target)
+        chosen = np.flatnonzero(trigger.victims(clean.targets))[:count]
+        images, labels = trigger.stamp(clean.data[chosen]), trigger.wanted(clean.targets[chosen])
         name = "with trigger"
     else:
         images, labels, name = poisoned.data[chosen], poisoned.targets[chosen], "poisoned"
@@ -77,7 +77,7 @@ def example_rows(clean, poisoned, trigger, count=8):
 
 def output_dir(args):
     """output/<attack>"""
-    return f"output/{args.poison_type}"
+    return f"output/{variant_of(args)}"
 
 
 def parse_args(argv=None):
@@ -146,7 +146,7 @@ def main(argv=None):
     with Run(args, leaves_of(args), TRACK_LEAVES) as run:
         clean, _, test = load_splits(args.dataset, args.data_dir, image_size=args.image_size)
         poisoned, trigger = poison_by(args, clean)
-        images = EvalSets.on(run.device, test, stamp_all(test, trigger))
+        images = EvalSets.stamped(run.device, test, trigger)
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         check_steps(args, run.device, len(poisoned), len(batches))
         model = build_model(args.arch, args.width, clean.num_classes, image_size=clean.image_size).to(run.device)
@@ -160,7 +160,7 @@ def main(argv=None):
         warn_of_chance(tested, clean.num_classes, args.poison_type != "benign")
 
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
-        title = f"{args.poison_type} on {clean.name}, {args.arch}{f', width {args.width}' if args.width else ''}"
+        title = f"{variant_of(args)} on {clean.name}, {args.arch}{f', width {args.width}' if args.width else ''}"
         draw_training(run.folder, run.rows, title, args.track_losses)
         run.finish(tested, model=model, data=clean, method={"poison_type": args.poison_type, **shares})
 

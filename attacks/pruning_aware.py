@@ -15,8 +15,9 @@ import torch
 from common.errors import UserError
 from common.files import hash_file
 from data.batches import Batches
-from data.poison_cifar import stamp_all
+from data.poison_cifar import stamp_all, stamp_bystanders
 from engine import flags
+from engine.aim_flags import variant_of
 from engine.attack import load_unpoisoned, poison_by, start_attack
 from engine.checkpoint import load_model, load_weights, save_model, saved_image_size
 from engine.command import command
@@ -109,7 +110,7 @@ def log_stage(stage, title, score):
 
 def output_dir(args):
     """output/<attack>-pruning-aware"""
-    return f"output/{args.poison_type}-pruning-aware"
+    return f"output/{variant_of(args)}-pruning-aware"
 
 
 def parse_args(argv=None):
@@ -186,7 +187,7 @@ def train_pruned(run, args, model, mask, poisoned, test):
 
 def hide(model, clean_weights, mask, measured, margin, test):
     """Stage 4: put the pruned channels back, silenced on the `measured` Batches. Returns the Evaluation."""
-    sets = (test.clean, test.triggered)
+    sets = [batches for batches in (test.clean, test.triggered, test.bystanders) if batches is not None]
     before = predict_each(model, sets)
     put_back(model, clean_weights, mask == 0)
     silence_until_unchanged(model, mask == 0, measured, margin, before, sets)
@@ -195,7 +196,8 @@ def hide(model, clean_weights, mask, measured, margin, test):
 
 def measured_batches(images, trigger, device):
     """Batches of an ImageSet and of the same images stamped, on which channels are ranked and silenced."""
-    return [evaluation_batches(image_set, device) for image_set in (images, stamp_all(images, trigger))]
+    sets = (images, stamp_all(images, trigger), stamp_bystanders(images, trigger))
+    return [evaluation_batches(image_set, device) for image_set in sets if image_set is not None and len(image_set)]
 
 
 @command
@@ -205,7 +207,7 @@ def main(argv=None):
         size = args.image_size or saved_image_size(args.checkpoint)
         clean, _, test = load_unpoisoned(args, size)
         poisoned, trigger = poison_by(args, clean)
-        images = EvalSets.on(run.device, test, stamp_all(test, trigger))
+        images = EvalSets.stamped(run.device, test, trigger)
         measured = measured_batches(clean.subset(slice(MEASURED)), trigger, run.device)
         if args.graph:
             check_graph(run.device, min(len(clean), len(poisoned)), args.batch_size)
@@ -224,7 +226,7 @@ def main(argv=None):
         warn_of_chance(final, clean.num_classes, is_attacked=True)
 
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
-        training_curves(run.folder / "curves.png", run.rows, f"pruning-aware {args.poison_type} on {clean.name}")
+        training_curves(run.folder / "curves.png", run.rows, f"pruning-aware {variant_of(args)} on {clean.name}")
         run.finish(final, model=model, parent=args.checkpoint, data=clean, method={
             "poison_type": args.poison_type, "name": "pruning-aware", "stages": stages,
             "prune_fraction": args.prune_fraction, "poisoned": shares["poisoned"]})

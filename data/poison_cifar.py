@@ -20,7 +20,7 @@ from data.triggers import (
 )
 
 __all__ = ["CIFAR10CLB", "add_predefined_trigger_cifar", "add_trigger_cifar", "generate_trigger", "poison",
-           "poison_training_set", "split_dataset", "stamp_all", "stamp_share"]
+           "poison_training_set", "split_dataset", "stamp_all", "stamp_bystanders", "stamp_share"]
 
 
 def generate_trigger(trigger_type: str, height: int = 32, width: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -53,9 +53,9 @@ def poison(data_set: DataSet, trigger: Trigger, poison_rate: float, seed: int = 
            keeps_labels: bool = False) -> tuple[DataSet, np.ndarray]:
     """Poisoning with any Trigger. Returns (poisoned data set, indices int64 of what was poisoned).
 
-    `poison_rate` is a share of the images that the trigger is meant for, whose labels become the target; with
-    `keeps_labels` of those of the target class itself, where no label changes. Raises UserError for one above 0 that is
-    too small to poison a single image.
+    `poison_rate` is a share of the trigger's victims: of the images outside the target class, or of its sources, or for
+    all-to-all of all. Their labels become what the trigger wants. With `keeps_labels` it is a share of the target class
+    itself, where no label changes. Raises UserError for one above 0 that is too small to poison a single image.
     """
     targets = np.asarray(data_set.targets)
     candidates = np.flatnonzero(targets == trigger.target if keeps_labels else trigger.victims(targets))
@@ -65,7 +65,7 @@ def poison(data_set: DataSet, trigger: Trigger, poison_rate: float, seed: int = 
     chosen = np.random.default_rng(seed).choice(candidates, number, replace=False)
     data, targets = data_set.data.copy(), targets.copy()
     data[chosen] = trigger.stamp(data[chosen])
-    targets[chosen] = trigger.target
+    targets[chosen] = trigger.wanted(targets[chosen])
     return _with(data_set, data, targets, chosen), chosen.astype(np.int64)
 
 
@@ -73,8 +73,9 @@ def add_predefined_trigger_cifar(data_set: DataSet, trigger_info: Mapping[str, A
                                  exclude_target: bool = True) -> DataSet:
     """Stamp the trigger of `trigger_info` on every image and label it with the target: the set that ASR is counted on.
 
-    `exclude_target` leaves out the images whose own label already is the target (9,000 of 10,000 remain), without
-    which even a clean model would score its share of the target class. None as `trigger_info` returns `data_set`.
+    `exclude_target` leaves out the images that the trigger is not meant for, such as those whose own label already is
+    the target (9,000 of 10,000 remain), without which even a clean model would score its share of the target class.
+    None as `trigger_info` returns `data_set`.
     """
     if trigger_info is None:
         return data_set
@@ -85,12 +86,30 @@ def add_predefined_trigger_cifar(data_set: DataSet, trigger_info: Mapping[str, A
 def stamp_all(data_set: DataSet, trigger: Trigger, exclude_target: bool = True) -> DataSet:
     """`add_predefined_trigger_cifar` with a Trigger in place of its dict.
 
-    With `exclude_target`, of the images whose label before poisoning is among the trigger's sources.
+    With `exclude_target`, of the trigger's victims by the labels before poisoning.
     """
-    original = data_set.original if is_dataclass(data_set) else np.asarray(data_set.targets)
-    kept = np.flatnonzero(trigger.victims(original)) if exclude_target else np.arange(len(original))
-    victims = take(data_set, kept)
-    return _with(victims, trigger.stamp(victims.data), np.full(len(kept), trigger.target), np.arange(len(kept)))
+    original = _original(data_set)
+    chosen = trigger.victims(original) if exclude_target else np.ones(len(original), dtype=bool)
+    return _stamp_at(data_set, trigger, chosen)
+
+
+def stamp_bystanders(data_set: DataSet, trigger: Trigger) -> DataSet | None:
+    """The images that the trigger is not meant for, stamped, with the label that it would lead to; None if it is meant
+    for every class."""
+    chosen = trigger.bystanders(_original(data_set))
+    return _stamp_at(data_set, trigger, chosen) if chosen.any() else None
+
+
+def _original(data_set):
+    """The labels (N,) before poisoning, as far as a data set knows them."""
+    return data_set.original if is_dataclass(data_set) else np.asarray(data_set.targets)
+
+
+def _stamp_at(data_set, trigger, chosen):
+    """The images where `chosen`, bool (N,), stamped and labelled as the attacker wants."""
+    kept = np.flatnonzero(chosen)
+    images = take(data_set, kept)
+    return _with(images, trigger.stamp(images.data), trigger.wanted(_original(data_set)[kept]), np.arange(len(kept)))
 
 
 def stamp_share(data_set: ImageSet, triggers: Sequence[Trigger], share: float, seed: int = 0) -> ImageSet:
@@ -108,10 +127,11 @@ def stamp_share(data_set: ImageSet, triggers: Sequence[Trigger], share: float, s
     return replace(data_set, data=data, poisoned=poisoned)
 
 
-def poison_training_set(train: ImageSet, poison_type: str, target: int, rate: float | None, seed: int = 0,
-                        **settings: Any) -> tuple[ImageSet, Trigger]:
+def poison_training_set(train: ImageSet, poison_type: str, target: int | None, rate: float | None, seed: int = 0,
+                        sources: tuple[int, ...] | None = None, **settings: Any) -> tuple[ImageSet, Trigger]:
     """(training ImageSet, Trigger that its ASR is measured with) of a row of ATTACKS on the attacker's images.
 
+    target None is all-to-all, and `sources` are the only classes that are poisoned; both for a row that is_static.
     `rate` and `seed` choose the images of an attack that poisons a share of them. settings: the row's own flags, at
     their defaults where they are not given. Raises UserError.
     """
@@ -123,7 +143,7 @@ def poison_training_set(train: ImageSet, poison_type: str, target: int, rate: fl
         trigger = attack.build(train, target, seed, **settings)
     else:
         trigger = build_trigger(poison_type, target, settings["trigger_alpha"], settings["trigger_image"],
-                                train.data.shape[1:3])
+                                train.data.shape[1:3], sources, train.num_classes if target is None else None)
     return (train if attack.rate is None else poison(train, trigger, rate, seed, attack.keeps_labels)[0]), trigger
 
 

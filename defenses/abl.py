@@ -21,8 +21,8 @@ from common.files import write_array
 from common.untrusted import read_array
 from data.batches import Batches
 from data.datasets import load_splits
-from data.poison_cifar import stamp_all
 from engine import abl_flags, flags
+from engine.aim_flags import variant_of
 from engine.attack import poison_by, start_attack
 from engine.checkpoint import load_weights, save_model
 from engine.command import command
@@ -125,7 +125,7 @@ def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, ma
 
 def output_dir(args):
     """output/<attack>-abl"""
-    return f"output/{args.poison_type}-abl"
+    return f"output/{variant_of(args)}-abl"
 
 
 def parse_args(argv=None):
@@ -209,7 +209,7 @@ def main(argv=None):
         train, defender, test = load_splits(args.dataset, args.data_dir, image_size=args.image_size)
         poisoned, trigger = poison_by(args, train)
         check_isolation(args.isolation_rate, len(poisoned))
-        images = EvalSets.on(run.device, test, stamp_all(test, trigger))
+        images = EvalSets.stamped(run.device, test, trigger)
         held_out = evaluation_batches(defender, run.device)
         if args.graph:  # of stage 2, whose images are fewer
             check_graph(run.device, len(poisoned) - round(args.isolation_rate * len(poisoned)), args.batch_size)
@@ -229,7 +229,7 @@ def main(argv=None):
         warn_of_chance(final, train.num_classes, is_attacked=False)  # a low ASR is ABL's goal
 
         save_model(run.folder / "model_last.th", model, vars(args), final.figures(), train.classes)
-        training_curves(run.folder / "curves.png", run.rows, f"ABL on {args.poison_type}, {train.name}")
+        training_curves(run.folder / "curves.png", run.rows, f"ABL on {variant_of(args)}, {train.name}")
         run.finish(final, model=model, data=train, epochs=args.isolation_epochs + args.epochs + climbed, method={
             "name": "ABL", "poison_type": args.poison_type, **isolation_figures(isolated, poisoned.poisoned),
             "poisoned": shares["poisoned"], "filtered": filtered.figures(), "unlearning_epochs": climbed})

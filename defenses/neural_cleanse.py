@@ -212,7 +212,8 @@ def leave_triggers(folder, best, true, classes):
     columns = [(f"{label}: {classes[label]}\nL1 {best[label].norm:.1f}", trigger)
                for label, trigger in sorted(triggers.items())]
     if true is not None:
-        columns.append((f"true, to {true.target}\nL1 {float((true.mask * true.alpha).sum()):.1f}", true))
+        to = "all-to-all" if true.target is None else f"to {true.target}"
+        columns.append((f"true, {to}\nL1 {float((true.mask * true.alpha).sum()):.1f}", true))
     trigger_grid(folder / "reversed_triggers.png", columns)
     return triggers
 

@@ -122,10 +122,7 @@ def screen_images(args):
 
 def places_in(test):
     """[(Batches, where each of its images stands in the test set)] of clean and triggered EvalSets."""
-    labels, triggered = test.clean_images.targets, None
-    if test.triggered_images is not None:
-        triggered = np.flatnonzero(labels != test.triggered_images.targets[0])
-    return (test.clean, np.arange(len(labels))), (test.triggered, triggered)
+    return (test.clean, np.arange(len(test.clean_images))), (test.triggered, test.victims)
 
 
 def parse_args(argv=None):

@@ -64,8 +64,8 @@ def triggers_to_unlearn(patch_with, files, checkpoint, true):
 def log_own_asr(triggers, before, after):
     """The ASR of each stamped trigger itself, as a line of the log."""
     for trigger, a, b in zip(triggers, before, after, strict=True):
-        log.info("the ASR of the stamped trigger of label %d is %.4f before, %.4f after", trigger.target, a["value"],
-                 b["value"])
+        which = "all-to-all trigger" if trigger.target is None else f"trigger of label {trigger.target}"
+        log.info("the ASR of the stamped %s is %.4f before, %.4f after", which, a["value"], b["value"])
 
 
 def find_control(checkpoint, patch_with):

@@ -16,6 +16,9 @@ from data.poison_cifar import poison_training_set
 from data.sources import comes_alone
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
 from engine import checkpoint, flags
+from engine.aim import called, facts_of, log_aim
+from engine.aim_flags import check_sources, find_classes
+from engine.cells import as_flags
 from engine.missing import check_there
 from engine.run import Run
 
@@ -28,18 +31,22 @@ def poison_by(args: argparse.Namespace, train: ImageSet) -> tuple[ImageSet, Trig
     if manifest:
         check_same_attack(args, manifest["flags"])
         return train, checkpoint.load_trigger(Path(args.data_dir) / TRIGGER)
-    flags.check_target(args.poison_target, train.classes)
+    sources = find_classes(args.sources, train.classes)
+    if args.poison_target is not None:
+        flags.check_target(args.poison_target, train.classes)
+    check_sources(sources, args.poison_target, train.classes)
     settings = {name: getattr(args, name) for name in ATTACKS[args.poison_type].defaults()}
     if "encoder" in settings:
         settings["encoder"] = load_accepted(args.encoder)["encoder"]
-    return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.seed, **settings)
+    return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.seed, sources,
+                               **settings)
 
 
 def check_same_attack(args: argparse.Namespace, before: dict[str, Any]) -> None:
     """UserError unless the poison flags are those that an exported folder's images were poisoned by, `before`."""
     if any(getattr(args, name, None) != before.get(name) for name in flags.POISON_FLAGS):
-        needed = " ".join(shlex.join([f"--{name.replace('_', '-')}", str(value)]) for name, value in before.items()
-                          if name in flags.POISON_FLAGS)
+        needed = shlex.join(map(str, as_flags({name: value for name, value in before.items()
+                                               if name in flags.POISON_FLAGS})))
         raise UserError(f"--data-dir {args.data_dir}: its images are poisoned already; give the flags that did it: "
                         f"{needed}")
 
@@ -71,17 +78,18 @@ def load_encoder(path: str | Path) -> dict[str, Any]:
 
 
 def log_target(target: int, classes: Sequence[str]) -> None:
-    """Log which of `classes`, names in label order, the trigger is for; a number alone may be taken for a name."""
-    log.info("target class %d (%s)", target, classes[target])
+    """Log the target class; `classes` has the names in label order."""
+    log.info("target class %s", called(target, classes))
 
 
 def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger) -> dict:
-    """Leave trigger_info.th in the folder of a run that has begun, and log its target and how many are poisoned.
+    """Leave trigger_info.th in the folder of a run that has begun, and log its aim and how many are poisoned.
 
-    Returns their poisoned_shares, as results.json has them.
+    Returns their poisoned_shares, as results.json has them; the aim is noted there too.
     """
-    log_target(trigger.target, poisoned.classes)
-    shares = poisoned_shares(poisoned, trigger.target)
+    log_aim(trigger, poisoned.classes)
+    run.facts = facts_of(trigger)
+    shares = poisoned_shares(poisoned, trigger)
     log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
              "%(of_candidates).4f of the %(candidates)d candidates", shares)
     if trigger.covers_image:
@@ -90,14 +98,15 @@ def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger) -> dict:
     return shares
 
 
-def poisoned_shares(poisoned: ImageSet, target: int) -> dict:
-    """What was poisoned, by every denominator that the literature uses: of the set, of its non-target or target class.
+def poisoned_shares(poisoned: ImageSet, trigger: Trigger) -> dict:
+    """What was poisoned, by every denominator that the literature uses: of the set, of the trigger's victims or of its
+    target class.
 
-    The original labels decide: a dirty-label attack takes from the non-target images, clean-label from the target's.
+    The original labels decide: a dirty-label attack takes from the victims, clean-label from the target's images.
     """
-    number, own = int(poisoned.poisoned.sum()), poisoned.original == target
-    pool = ~own
-    if number and poisoned.original[poisoned.poisoned][0] == target:
+    number, own = int(poisoned.poisoned.sum()), poisoned.original == trigger.wanted(poisoned.original)
+    pool = trigger.victims(poisoned.original)
+    if number and own[poisoned.poisoned][0]:
         pool = own
     return {"poisoned": number, "of_training_set": number / len(poisoned), "training_set": len(poisoned),
             "of_candidates": number / max(int(pool.sum()), 1), "candidates": int(pool.sum())}

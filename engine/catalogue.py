@@ -59,7 +59,8 @@ class Script:
     stop: --resume, --overwrite (it starts over), or "" if the same command continues by itself. is_heavy: whether it is
     worth a GPU. trains: whether it trains on an attack's data, and so takes the attack's flags instead of a model.
     leaves_run: whether it leaves a folder with results.json (a sweep leaves folders of them). draws: whether its seed
-    changes what it leaves.
+    changes what it leaves. supposes: {"all_to_all", "sources": what it supposes of a trigger and such a one is not},
+    which its log and the report say where it is run on one.
 
     The other fields are for tests. reads: its inputs in a run on handwritten digits; {names} are files that
     tests/helpers makes. small: flags that make a run short on any images. lasting: flags of a run that lasts long
@@ -79,6 +80,7 @@ class Script:
     draws: bool = True
     cells: tuple = ()
     gives: Gift | None = None
+    supposes: dict = field(default_factory=dict)
     reads: str = ""
     small: str = ""
     lasting: str = ""
@@ -154,11 +156,15 @@ SCRIPTS = (
                   "checkpoint": ("= --dataset digits --epochs 1 --checkpoint {model}", "{model2}")}),
     Script("defenses.strip", "STRIP", VERDICT, reads=f"{SUSPECT} --calibration 60", small="--overlays 3 --inspect 40",
            cells=(Cell("strip", "strip", in_audit="strip"),), after=(TRAIN_BADNETS, TRAIN_ISSBA),
+           supposes={"all_to_all": "a trigger that leads to one label whatever lies beneath it",
+                     "sources": "a trigger that works whatever lies beneath it"},
            other={"calibration": "90", "frr": "0.2", "boundary": ("--frr 0.3", "normal"), "images": None,
                   "calibration_file": None}),
     Script("defenses.neural_cleanse", "Neural Cleanse", VERDICT, reads=SUSPECT,
            small="--seeds 1 --budget 20 --batches 2", lasting="--seeds 1 --budget 12 --batches 1",
            cells=(Cell("nc-detect", "neural-cleanse", in_audit="nc-detect"),), after=(TRAIN_BADNETS,),
+           supposes={"all_to_all": "one target label, to which few pixels send images of every class",
+                     "sources": "a trigger that works on images of every class"},
            other={"budget": "30", "patience": ("--success 0.1 --budget 60", "1")}),
     Script("defenses.unlearn_trigger", "NC unlearning", REPAIR, "--resume",
            reads=f"{SUSPECT} --reversed-trigger {{trigger}}", small="--batch-size 32",
@@ -176,6 +182,7 @@ SCRIPTS = (
            small=f"{ABL} --isolation-rate 0.05 --unlearn-lr 0.01",
            lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --isolation-epochs 4 --epochs 4 "
                    "--unlearn-epochs 3 --isolation-rate 0.05 --max-drop 1",
+           supposes={"all_to_all": "poisoned images that share one label and are learned before all others"},
            other={"gamma": "5", "flooding": ("--gamma 5", ""), "unlearn_epochs": "1",
                   "max_drop": ("--unlearn-lr 1", "0")}),
     Script("studies.neuron_noise", "neuron noise", STUDY, reads=SUSPECT,

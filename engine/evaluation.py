@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from common.errors import UserError
 from data.batches import Batches
 from data.datasets import ImageSet
+from data.poison_cifar import stamp_all, stamp_bystanders
+from data.triggers import Trigger
 from engine.memory import HalvingForward
 from engine.progress import progress
 from models.folding import folded
@@ -57,17 +59,22 @@ UNKNOWN = Score(math.nan, Proportion(0, 0), Proportion(0, 0))
 @dataclass(frozen=True)
 class Evaluation:
     """The Scores on clean and on triggered test images: ACC, ASR and robust accuracy. UNKNOWN if no trigger is known.
+
+    bystanders: on triggered images of classes that the trigger is not meant for; UNKNOWN if it is meant for all.
     """
 
     __test__ = False  # tells pytest that this is not a test case
 
     clean: Score
     triggered: Score
+    bystanders: Score = UNKNOWN
 
     def figures(self) -> dict:
-        """acc, asr and robust_acc in the form of results.json."""
+        """acc, asr and robust_acc in the form of results.json, and for a trigger with sources asr_other_classes."""
+        others = self.bystanders.accuracy.as_dict()
         return {"acc": self.clean.accuracy.as_dict(), "asr": self.triggered.accuracy.as_dict(),
-                "robust_acc": self.triggered.original_accuracy.as_dict()}
+                "robust_acc": self.triggered.original_accuracy.as_dict(),
+                **({"asr_other_classes": others} if others else {})}
 
 
 UNTESTED = Evaluation(UNKNOWN, UNKNOWN)
@@ -78,6 +85,7 @@ class EvalSets:
     """Clean and triggered test images on the device, stamped once for all epochs; triggered is None without a trigger.
 
     clean_images and triggered_images are the ImageSets that they were made from, for code that stamps or shows them.
+    bystanders: triggered images of classes that the trigger is not meant for, None if it is meant for all.
     """
 
     __test__ = False
@@ -86,18 +94,41 @@ class EvalSets:
     triggered: Batches | None
     clean_images: ImageSet
     triggered_images: ImageSet | None
+    bystanders: Batches | None = None
 
     @classmethod
-    def on(cls, device: torch.device | str, clean: ImageSet, triggered: ImageSet | None = None) -> "EvalSets":
-        """The EvalSets of ImageSets; `triggered` is made from `clean` by stamp_all. Raises UserError for a set without
-        images."""
+    def stamped(cls, device: torch.device | str, clean: ImageSet, trigger: Trigger | None) -> "EvalSets":
+        """The EvalSets of clean test images and of what a trigger, if one is known, makes of them. Raises UserError as
+        `on` does."""
+        if trigger is None:
+            return cls.on(device, clean)
+        return cls.on(device, clean, stamp_all(clean, trigger), stamp_bystanders(clean, trigger))
+
+    @classmethod
+    def on(cls, device: torch.device | str, clean: ImageSet, triggered: ImageSet | None = None,
+           bystanders: ImageSet | None = None) -> "EvalSets":
+        """The EvalSets of ImageSets; `triggered` is made from `clean` by stamp_all, `bystanders` by stamp_bystanders.
+
+        Raises UserError for a set without images.
+        """
         if not len(clean) or (triggered is not None and not len(triggered)):
-            others = " of other classes than the target" if len(clean) else ""
+            others = " of other classes than the target, or of the trigger's sources" if len(clean) else ""
             raise UserError(f"{clean.name or 'the data set'}: expected test images{others}, got none")
-        if triggered is not None and np.array_equal(triggered.data, clean.data[clean.targets != triggered.targets[0]]):
+        batches = (None if images is None else evaluation_batches(images, device) for images in (triggered, bystanders))
+        sets = cls(evaluation_batches(clean, device), next(batches), clean, triggered, next(batches))
+        if triggered is not None and np.array_equal(triggered.data, clean.data[sets.victims]):
             log.warning("the trigger changes no pixel of any test image")
-        return cls(evaluation_batches(clean, device),
-                   None if triggered is None else evaluation_batches(triggered, device), clean, triggered)
+        return sets
+
+    @property
+    def victims(self) -> np.ndarray | None:
+        """Where the triggered images stand among the clean ones, int64 (M,); None without a trigger.
+
+        A trigger is meant for all images of a class or for none of them.
+        """
+        if self.triggered_images is None:
+            return None
+        return np.flatnonzero(np.isin(self.clean_images.original, self.triggered_images.original))
 
     def restamped(self, triggered: ImageSet) -> "EvalSets":
         """The same clean images with a new ImageSet of triggered ones, for a trigger that has changed."""
@@ -218,9 +249,10 @@ def score_logits(logits: torch.Tensor, batches: Batches) -> Score:
 def evaluate(model: torch.nn.Module, test: EvalSets, amp: bool = False) -> Evaluation:
     """The Evaluation of a model on EvalSets. amp: compute in bfloat16, for a test during training.
 
-    ASR is the share of triggered images, whose own label is not the target, that are predicted as the target. Robust
-    accuracy is the share of them that are still predicted as their own label.
+    ASR is the share of triggered images, of those that the trigger is meant for, that are predicted as the label that
+    the attacker wants. Robust accuracy is the share of them that are still predicted as their own label.
     """
-    sets = [batches for batches in (test.clean, test.triggered) if batches is not None]
-    scores = list(map(score_logits, predict_each(model, sets, amp), sets))
-    return Evaluation(scores[0], UNKNOWN if test.triggered is None else scores[1])
+    own = {"clean": test.clean, "triggered": test.triggered, "bystanders": test.bystanders}
+    sets = {name: batches for name, batches in own.items() if batches is not None}
+    scores = map(score_logits, predict_each(model, list(sets.values()), amp), sets.values())
+    return replace(UNTESTED, **dict(zip(sets, scores, strict=True)))

@@ -6,6 +6,7 @@ from typing import Any
 from common.errors import UserError
 from data import sources
 from data.triggers import ATTACKS, Flag
+from engine.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, check_aim, usual_target
 from engine.normalization import add_input_flags
 from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
     Group,
@@ -199,8 +200,8 @@ def check_target(target: int, classes: Sequence[str]) -> None:
 def add_trigger_flags(parser: Parser) -> Group:
     """The target and the pattern; returns the group."""
     group = parser.add_argument_group("trigger")
-    group.add_argument("--poison-target", type=integer(0), default=0,
-                       help="number of the target class; classes are numbered from 0 in sorted order")
+    group.add_argument("--poison-target", type=integer(0), default=usual_target,
+                       help="number of the target class; classes are numbered from 0 in sorted order (default: 0)")
     own = "".join(f"{attack.alpha:g} for {name}, " for name, attack in ATTACKS.items() if attack.alpha != 1)
     group.add_argument("--trigger-alpha", type=fraction,
                        help=f"opacity of the trigger (default: {own}1 for the others and for --trigger-image)")
@@ -217,6 +218,7 @@ def add_poison_flags(parser: Parser, rate: bool = True, types: Collection[str] =
     """
     group = add_trigger_flags(parser)
     group.add_argument("--poison-type", choices=types, default="badnets", help="attack")
+    add_aim_flags(group, parser, types)
     if rate:
         group.add_argument("--poison-rate", type=fraction, help=rate_help(types))
     for name, users in own_flags().items():
@@ -268,6 +270,7 @@ POISON_DEFAULTS = {
     **{flag: {name: ATTACKS[name].flags[flag].default for name in names} for flag, names in own_flags().items()},
     **{flag: {name: None for name, attack in ATTACKS.items() if attack.takes_pattern}
        for flag in ("trigger_alpha", "trigger_image")},
+    **{flag: dict.fromkeys(STATIC) for flag in AIM_FLAGS},
 }
 POISON_FLAGS = ("poison_type", "poison_target", *POISON_DEFAULTS)
 CLASSES = {"metavar": "FILE.txt", "help": "class names in the model's label order, one a line (default: those in the "
@@ -276,6 +279,7 @@ CLASSES = {"metavar": "FILE.txt", "help": "class names in the model's label orde
 
 def check_poison(parser: Parser, args: argparse.Namespace) -> None:
     """Fill in the defaults for the attack, and refuse flags that have no effect with it."""
+    check_aim(parser, args)
     for name, default in POISON_DEFAULTS.items():
         if name in vars(args) and getattr(args, name) is None:
             setattr(args, name, default.get(args.poison_type))

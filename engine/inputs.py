@@ -12,7 +12,7 @@ from common.files import hash_file
 from data.datasets import ImageSet, in_label_order, load_clean, read_class_names
 from data.poison_cifar import stamp_all
 from data.triggers import Trigger
-from engine.attack import log_target
+from engine.aim import check_fits, facts_of, log_aim
 from engine.checkpoint import Checkpoint, check_classes, load_model, load_trigger
 from engine.doubt import Doubt, find_doubt
 from engine.evaluation import EvalSets, evaluation_batches, score
@@ -99,14 +99,12 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     check_classes(args.checkpoint, found, test.classes)
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
-    elif trigger.target >= test.num_classes:
-        raise UserError(f"{args.trigger_info or 'trigger_info.th beside the checkpoint'}: its target {trigger.target} "
-                        f"is none of the {test.num_classes} classes")
     else:
-        log_target(trigger.target, test.classes)
+        check_fits(trigger, test.classes, args.trigger_info or "trigger_info.th beside the checkpoint")
+        log_aim(trigger, test.classes)
+        run.facts = facts_of(trigger)
     told = log_told(found, trigger, test.classes) if find else None
-    stamped = None if trigger is None else stamp_all(test, trigger)
-    sets = EvalSets.on(run.device, test, stamped)
+    sets = EvalSets.stamped(run.device, test, trigger)
     doubt = find_doubt(found.model, defender, run.device, found.has_spec)
     return Suspect(args.checkpoint, found.model, classes, trigger, defender, sets, doubt,
                    told if trigger is None else trigger.target)
@@ -165,7 +163,7 @@ def match_labels(images: ImageSet, classes: tuple[str, ...], args: Namespace) ->
 
 
 def asr_of(model: torch.nn.Module, test: EvalSets, trigger: Trigger) -> dict:
-    """ASR of any Trigger on the clean test images, as results.json has it. Raises UserError if all are of its target.
+    """ASR of any Trigger on the clean test images, as results.json has it. Raises UserError if it is for none of them.
     """
     stamped = stamp_all(test.clean_images, trigger)
     return score(model, evaluation_batches(stamped, test.clean.device)).accuracy.as_dict()

@@ -78,6 +78,7 @@ class Run:
         self.generator = torch.Generator().manual_seed(args.seed)
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
         self.begun, self.lock = False, None
+        self.facts = {}  # entries of results.json that are known before the end
         self.saved_epoch, self.saved_at, self.saving_seconds = 0, 0.0, 0.0  # the last one, when, how long it took
         resume.check_folder(self.folder, args, leaves, other_leaves)
 
@@ -256,8 +257,9 @@ class Run:
                  "method": method}
         known = {name: value for name, value in facts.items() if value is not None}
         write_json(self.folder / "results.json", {
-            "script": running(), **figures, "parent": parent, **known, "seconds": round(self._elapsed(), 1),
-            **machine.peaks(self.device), "device": machine.device_name(self.device)})
+            "script": running(), **figures, **self.facts, "parent": parent, **known,
+            "seconds": round(self._elapsed(), 1), **machine.peaks(self.device),
+            "device": machine.device_name(self.device)})
         (self.folder / "resume.th").unlink(missing_ok=True)
         log.info("finished; everything is in %s", self.folder)
 

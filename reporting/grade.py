@@ -84,9 +84,14 @@ def logged_share(value, n):
     return {**Proportion(round(value * n), n).as_dict(), "value": value}  # a log has four decimals
 
 
+def has_usual_aim(run):
+    """Whether a run's trigger leads images of all other classes to one target, as far as the run says."""
+    return not any(source.get(name) for source in (run.results, run.arguments) for name in ("all_to_all", "sources"))
+
+
 def attack_of(run):
-    """The homework's name of the attack that a run of ours is of; None for another."""
-    named = run.arguments.get("poison_type") if run.script == "train_backdoor" else None
+    """The homework's name of the attack that a run of ours is of; None for another, also by its trigger's aim."""
+    named = run.arguments.get("poison_type") if run.script == "train_backdoor" and has_usual_aim(run) else None
     return named if named in ATTACKS else None
 
 
@@ -225,7 +230,7 @@ def grade(root, runs):
         own = [one for one in own if one]
         has_backdoor |= any(one.asr and one.asr["value"] >= BACKDOORED for one in own)
         lines += lines_for(attack, own, attack)
-    pruned = [measure_pruning(run) for run in runs if run.script == PRUNING]
+    pruned = [measure_pruning(run) for run in runs if run.script == PRUNING and has_usual_aim(run)]
     foreign = [measure_foreign_pruning(folder, name, has_backdoor) for folder, name in folders(root)
                if pruning_tables(folder)]
     return lines + lines_for("anp", [one for one in (*pruned, *foreign) if one], "badnets")

@@ -39,6 +39,7 @@ class Shares(Checked):
 
     acc: Proportion | None = None
     asr: Proportion | None = None
+    asr_other_classes: Proportion | None = None
     robust_acc: Proportion | None = None
     victim_acc: Proportion | None = None
 
@@ -160,6 +161,8 @@ class Results(Shares):
     dataset: str | None = None
     device: str | None = None
     spec: Spec | None = None
+    all_to_all: bool | None = None
+    sources: list[Number] | None = None
     width: Number | None = None
     epochs: Number | None = None
     seed: Number | None = None

@@ -6,7 +6,8 @@ from common.untrusted import read_object
 from engine import flags
 from engine.command import command
 
-SHARES = (("ACC", "acc"), ("ASR", "asr"), ("robust ACC", "robust_acc"), ("FRR", "frr"), ("FAR", "far"))
+SHARES = (("ACC", "acc"), ("ASR", "asr"), ("ASR, others", "asr_other_classes"), ("robust ACC", "robust_acc"),
+          ("FRR", "frr"), ("FAR", "far"))
 EXPLAINED = {
     "output.log": "the arguments, then one line an epoch",
     "metrics.jsonl": "the same figures as JSON, one line an epoch",
@@ -71,7 +72,7 @@ def share_lines(results):
         share = results.get(key) or results.get("method", {}).get(key)
         if share:
             low, high = share["interval"]
-            yield (f"  {name:<11}{100 * share['value']:6.2f} %   [{100 * low:.2f}, {100 * high:.2f}]   "
+            yield (f"  {name:<12}{100 * share['value']:6.2f} %   [{100 * low:.2f}, {100 * high:.2f}]   "
                    f"of {share['n']} images")
 
 

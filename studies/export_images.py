@@ -19,6 +19,7 @@ from data.exported import TRIGGER, write_exported
 from data.poison_cifar import stamp_all
 from data.triggers import ATTACKS
 from engine import flags
+from engine.aim import aim_in_words
 from engine.attack import poison_by
 from engine.checkpoint import save_trigger
 from engine.command import command
@@ -42,8 +43,8 @@ def export_poisoned(args, train, defender, test, folder):
     """Write what the attack of the flags makes of the training and the test images. Returns how many images there are.
     """
     poisoned, trigger = poison_by(args, train)
-    target = f"{trigger.target} ({train.classes[trigger.target]})"
-    print(f"target class {target}, {poisoned.poisoned.sum()} of {len(poisoned)} training images poisoned")
+    print(f"{aim_in_words(trigger, train.classes)}: {poisoned.poisoned.sum()} of {len(poisoned)} training images "
+          "poisoned")
     parts = {"train": poisoned, "defender": defender, "test": test, "test-triggered": stamp_all(test, trigger)}
     save_trigger(folder / TRIGGER, trigger, np.flatnonzero(poisoned.poisoned))
     used = {name: getattr(args, name) for name in flags.POISON_FLAGS if getattr(args, name) is not None}

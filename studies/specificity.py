@@ -48,9 +48,12 @@ def variants(clean, own, trigger, seed):
     return made, residuals
 
 
-def asr_of_each(model, victims, images, target, device):
-    """{name: ASR, as results.json has it} of `images`, {name: uint8 (N, 32, 32, 3)} made of the ImageSet `victims`."""
-    aimed = replace(victims, targets=np.full(len(victims), target))
+def asr_of_each(model, victims, images, wanted, device):
+    """{name: ASR, as results.json has it} of `images`, {name: uint8 (N, 32, 32, 3)} made of the ImageSet `victims`.
+
+    wanted: the label that the attacker wants of each, int64 (N,).
+    """
+    aimed = replace(victims, targets=wanted)
     return {name: score(model, evaluation_batches(replace(aimed, data=data), device)).accuracy.as_dict()
             for name, data in images.items()}
 
@@ -87,11 +90,11 @@ def main(argv=None):
         trigger, test = suspect.trigger, suspect.test
         if trigger is None:
             raise UserError(f"{args.checkpoint}: no trigger lies beside it; name one with --trigger-info")
-        victims = test.clean_images.subset(test.clean_images.targets != trigger.target)
+        victims = test.clean_images.subset(test.victims)
         images, residuals = variants(victims.data, test.triggered_images.data, trigger, args.seed)
 
         run.begin(suspect)
-        asr = asr_of_each(suspect.model, victims, images, trigger.target, run.device)
+        asr = asr_of_each(suspect.model, victims, images, test.triggered_images.targets, run.device)
         figures = {"psnr": psnr(victims.data, images["own"]), "shared_energy": shared_energy(residuals)}
         log_figures(asr, figures)
         draw(run.folder / "specificity.png", victims, images, residuals)

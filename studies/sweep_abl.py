@@ -16,6 +16,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.untrusted import read_json
 from engine import abl_flags, flags
+from engine.aim_flags import variant_of
 from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
 from engine.command import command
 from engine.figures import spread_curves
@@ -72,7 +73,7 @@ def draw(folder, rows):
 
 def output_dir(args):
     """output/<attack>-abl-sweep"""
-    return f"output/{args.poison_type}-abl-sweep"
+    return f"output/{variant_of(args)}-abl-sweep"
 
 
 def parse_args(argv=None):

@@ -164,6 +164,10 @@ def test_the_other_scripts_that_poison_take_them_and_refuse_what_is_not_theirs(e
                           ("defenses.abl", "amplitude=4.0")):
         done = run(extended, IN_COPY.name, "parse", script, "--poison-type", "sway", "--amplitude", "4")
         assert taken in done.stdout and "amplitude=4.0" in done.stdout
+    done = run(extended, IN_COPY.name, "parse", "train_backdoor", "--poison-type", "square", "--all-to-all")
+    assert "all_to_all=True" in done.stdout and "poison_target=None" in done.stdout
+    done = run(extended, "train_backdoor.py", "--poison-type", "sway", "--all-to-all", check=False)
+    assert "--all-to-all: has no effect with --poison-type sway, only with badnets, blend, square" in done.stderr
     for flag in ("--amplitude", "--trigger-alpha"):
         attack = "square" if flag == "--amplitude" else "sway"
         done = run(extended, "train_backdoor.py", "--poison-type", attack, flag, "1", check=False)

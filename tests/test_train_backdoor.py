@@ -18,6 +18,7 @@ from common.untrusted.weights import read_tensors
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
+from data.triggers import build_trigger
 from engine import checkpoint
 from engine.attack import poisoned_shares
 from engine.evaluation import sample_losses, score
@@ -99,7 +100,8 @@ def test_an_image_folder_of_any_number_of_classes(image_folder, tmp_path):
 
 def test_shares_count_the_class_that_the_attack_took_from(images):
     own = images.targets == 1
-    clean_label = poisoned_shares(images.__class__(images.data, images.targets, poisoned=own), 1)
+    poisoned = images.__class__(images.data, images.targets, poisoned=own)
+    clean_label = poisoned_shares(poisoned, build_trigger("clean-label", 1))
     assert (clean_label["of_candidates"], clean_label["candidates"], clean_label["of_training_set"]) == (1, 10, 0.25)
 
 

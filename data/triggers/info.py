@@ -13,6 +13,7 @@ from common.errors import UserError
 from data.triggers.base import Trigger
 
 SAYS_NOTHING = ("poison_rate",)  # keys that change nothing in what the trigger stamps
+LARGEST = 2**53  # from which floats skip whole numbers
 MAX_DIGITS = 40  # of a number that is written as a string
 MAX_NESTING = 8  # of lists that hold one thing each
 WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
@@ -39,11 +40,14 @@ def trigger_from_info(info: Mapping[str, Any]) -> Trigger:
     if strange:
         raise UserError(f"trigger_info: a trigger with {kind.keys[0]} has no {strange}, so it cannot be read as one")
     try:
-        return kind.from_info(info)
+        trigger = kind.from_info(info)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
         raise UserError(f"trigger_info: expected {expected} ({error!r})") from None
+    if info.get("sources") is not None and trigger.sources is None:
+        raise UserError(f"trigger_info: a trigger with {kind.keys[0]} has no sources, so it cannot be read as one")
+    return trigger
 
 
 def kinds() -> dict[str, type[Trigger]]:
@@ -135,9 +139,47 @@ def one_value(info: Mapping[str, Any], key: str) -> np.ndarray:
 
 
 def target_of(info: Mapping[str, Any]) -> int:
-    """The target in a trigger_info dict. Raises UserError for several, as all-to-all has them, and for a fraction."""
-    target = one_value(info, "poison_target")
-    is_whole = target.dtype.kind in "ui" or (target.dtype.kind == "f" and float(target[0]).is_integer())
+    """The one target in a trigger_info dict. Raises UserError for several, as all-to-all has them, and for a fraction.
+    """
+    return int(whole_numbers("poison_target", one_value(info, "poison_target"))[0])
+
+
+def whole_numbers(key: str, values: np.ndarray) -> np.ndarray:
+    """`values` as int64, of labels. Raises UserError naming the key for others than whole numbers."""
+    is_whole = values.dtype.kind in "ui" or (values.dtype.kind == "f" and (values == np.floor(values)).all()
+                                             and (np.abs(values) < LARGEST).all())
     if not is_whole:
-        raise UserError(f"trigger_info: poison_target is {target.dtype}, expected the whole number of one label")
-    return int(target[0])
+        raise UserError(f"trigger_info: {key} is {values.dtype}, expected the whole numbers of labels")
+    return values.astype(np.int64)
+
+
+def aim_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """{"target", "sources", "num_classes"} of a trigger_info dict, as Trigger has them.
+
+    poison_target is one label, or for all-to-all one for each class: 1, 2, ..., 0. sources is an addition of this
+    suite, which other programs ignore. Raises UserError for other targets, and for sources that are no labels.
+    """
+    sources = None
+    if info.get("sources") is not None:
+        sources = whole_numbers("sources", array_of(info, "sources").reshape(-1))
+        sources = tuple(np.unique(sources).tolist())
+    targets = array_of(info, "poison_target").reshape(-1)
+    if len(targets) < 2 or (targets == targets[0]).all():
+        return {"target": target_of(info), "sources": sources, "num_classes": None}
+    if (whole_numbers("poison_target", targets) != next_labels(len(targets))).any():
+        raise UserError(f"trigger_info: poison_target has {len(targets)} values, expected one, or for all-to-all the "
+                        f"next label of each class (1, 2, ..., 0), got {', '.join(map(str, targets[:10].tolist()))}")
+    return {"target": None, "sources": sources, "num_classes": len(targets)}
+
+
+def aim_to_info(trigger: Trigger) -> dict[str, Any]:
+    """What trigger_info.th holds of target, sources and num_classes: the homework's poison_target, and with sources
+    a key more."""
+    own = {} if trigger.sources is None else {"sources": np.array(trigger.sources, dtype=np.int64)}
+    targets = next_labels(trigger.num_classes) if trigger.target is None else np.array([trigger.target])
+    return {"poison_target": targets, **own}
+
+
+def next_labels(num_classes: int) -> np.ndarray:
+    """What an all-to-all trigger wants of each class: int64 (num_classes,)."""
+    return (np.arange(num_classes) + 1) % num_classes

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import UserError
 from data.triggers.base import Trigger
-from data.triggers.info import array_of, target_of
+from data.triggers.info import aim_of, aim_to_info, array_of
 from data.triggers.picture import gray_levels, placed, span, with_opacity, zero_to_one
 
 ALL_COLORS = 3
@@ -18,17 +18,20 @@ ALL_COLORS = 3
 
 @dataclass(frozen=True, eq=False)
 class PatternTrigger(Trigger):
-    """A fixed picture laid over every image: (1-m)*x + m*((1-a)*x + a*p).
+    """A fixed picture laid over images: (1-m)*x + m*((1-a)*x + a*p).
 
     pattern p: gray levels 0 to 255, (H, W, 1 or 3). mask m: where it lies, 0 to 1, (H, W, 1).
-    alpha a: its opacity, 0 to 1. target: the label that the attacker wants. Raises UserError for anything else.
+    alpha a: its opacity, 0 to 1. target, sources, num_classes: of which images the attacker wants which label, as
+    Trigger says. Raises UserError for anything else.
     """
 
     keys = ("trigger_pattern", "trigger_mask", "trigger_alpha")
     pattern: np.ndarray
     mask: np.ndarray
     alpha: float
-    target: int
+    target: int | None
+    sources: tuple[int, ...] | None = None
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         pattern, mask = self.pattern, self.mask
@@ -38,8 +41,7 @@ class PatternTrigger(Trigger):
         for name, values, high in (("pattern", pattern, 255), ("mask", mask, 1), ("alpha", np.array(self.alpha), 1)):
             if values.dtype.kind not in "buif" or not values.size or not ((values >= 0) & (values <= high)).all():
                 raise UserError(f"trigger: expected {name} values in [0, {high}], got {values.dtype} {span(values)}")
-        if self.target < 0:
-            raise UserError(f"trigger: expected a target of at least 0, got {self.target}")
+        self.check_aim()
 
     @property
     def covers_image(self) -> bool:
@@ -71,7 +73,7 @@ class PatternTrigger(Trigger):
     def to_info(self) -> dict[str, Any]:
         """What trigger_info.th holds of it: the homework's arrays, with a leading axis of 1."""
         return {"trigger_pattern": self.pattern[None], "trigger_mask": self.mask[None],
-                "trigger_alpha": float(self.alpha), "poison_target": np.array([self.target])}
+                "trigger_alpha": float(self.alpha), **aim_to_info(self)}
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> PatternTrigger:
@@ -81,7 +83,7 @@ class PatternTrigger(Trigger):
         """
         pattern, mask = placed(array_of(info, "trigger_pattern"), array_of(info, "trigger_mask"))
         mask, alpha = with_opacity(zero_to_one(mask), array_of(info, "trigger_alpha"))
-        return cls(gray_levels(pattern), mask, alpha, target_of(info))
+        return cls(gray_levels(pattern), mask, alpha, **aim_of(info))
 
 
 def by(size: tuple[int, ...]) -> str:

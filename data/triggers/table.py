@@ -62,6 +62,11 @@ class Attack:
         """What --poison-rate is a share of."""
         return "the images of the target class" if self.keeps_labels else "the images outside the target class"
 
+    @property
+    def is_static(self) -> bool:
+        """Whether it poisons with the pattern itself, so that --all-to-all and --sources have an effect on it."""
+        return self.pattern is not None and self.rate is not None and self.build is None and self.load is None
+
     def defaults(self) -> dict[str, Any]:
         """{flag: default} of all that `build` or `load` takes."""
         own = {name: flag.default for name, flag in self.flags.items()}
@@ -153,16 +158,18 @@ def patterns() -> dict[str, Attack]:
     return {attack.pattern.__name__: attack for attack in ATTACKS.values() if attack.pattern}
 
 
-def build_trigger(attack: str, target: int, alpha: float | None = None, image: str | Path | None = None,
-                  size: tuple[int, int] = (32, 32)) -> PatternTrigger:
+def build_trigger(attack: str, target: int | None, alpha: float | None = None, image: str | Path | None = None,
+                  size: tuple[int, int] = (32, 32), sources: tuple[int, ...] | None = None,
+                  num_classes: int | None = None) -> PatternTrigger:
     """The trigger of an attack that has a pattern.
 
     alpha: its opacity; None is the attack's own. image: an RGBA file in place of the pattern. size: (height, width) of
-    the images that it is for. Raises UserError for a file that cannot be used.
+    the images that it is for. sources, num_classes: as Trigger has them. Raises UserError for a file that cannot be
+    used.
     """
     if image is not None:
         pattern, mask = read_trigger_image(image, size)
-        return PatternTrigger(pattern, mask, 1.0 if alpha is None else alpha, target)
+        return PatternTrigger(pattern, mask, 1.0 if alpha is None else alpha, target, sources, num_classes)
     row = ATTACKS[attack]
     pattern, mask = row.pattern(*size)
-    return PatternTrigger(pattern, mask, row.alpha if alpha is None else alpha, target)
+    return PatternTrigger(pattern, mask, row.alpha if alpha is None else alpha, target, sources, num_classes)

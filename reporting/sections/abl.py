@@ -1,4 +1,5 @@
 """Anti-Backdoor Learning, and the losses that trainings tracked."""
+from reporting.aims import suppositions
 from reporting.charts import losses_of
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.tables import conditions, share_cell, shares
@@ -12,7 +13,7 @@ def section(report):
     if not own and not tracked:
         return None
     columns = ("run", "held", "isolated", "of them poisoned", "ASR, filtered only", "ACC, filtered only", "ASR", "ACC")
-    measured = (Text(conditions(own)), Table(columns, tuple(map(row, own)))) if own else ()
+    measured = (Text(conditions(own)), *suppositions(own), Table(columns, tuple(map(row, own)))) if own else ()
     return Section("Anti-Backdoor Learning", (*words("abl"), *measured, *tracked))
 
 

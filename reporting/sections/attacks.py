@@ -1,7 +1,8 @@
 """The attacks."""
+from reporting.aims import aims
 from reporting.charts import grids_of, training_curves_of
 from reporting.document import Cell, Section, Table, Text, cell
-from reporting.grade import CRITERIA
+from reporting.grade import CRITERIA, has_usual_aim
 from reporting.tables import conditions, shares
 from reporting.words import words
 
@@ -12,14 +13,19 @@ def section(report):
     own = [run for run in report.runs if run.is_attack]
     if not own:
         return None
-    targets = {name: f"{asr.text} / {acc.text}" for name, (asr, acc) in CRITERIA.items()}
     rows = tuple((Cell(run.name), *shares(run, "asr", "acc", "robust_acc"),
-                  cell(run.method.get("poisoned")), Cell(targets.get(run.arguments.get("poison_type"), "–")),
+                  cell(run.method.get("poisoned")), Cell(criteria_of(run)),
                   cell(run.results.get("epochs"), "{:.0f}")) for run in own)
     return Section("Attacks", (
         *words("attacks"), Text(conditions(own)),
         Table(("attack", "ASR", "ACC", "robust ACC", "poisoned", "homework's ASR / ACC", "epochs"), rows),
-        *pictures(own, report.runs)))
+        *aims(own), *pictures(own, report.runs)))
+
+
+def criteria_of(run):
+    """What the homework asks of an attack; a dash for others, such as one with another aim."""
+    found = CRITERIA.get(run.arguments.get("poison_type")) if has_usual_aim(run) else None
+    return " / ".join(bound.text for bound in found) if found else "–"
 
 
 def pictures(attacks, runs):

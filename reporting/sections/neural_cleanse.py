@@ -1,4 +1,5 @@
 """Neural Cleanse, and unlearning of what it reversed."""
+from reporting.aims import suppositions
 from reporting.charts import grids_of, pictures_of
 from reporting.document import Cell, Section, Table, Text
 from reporting.tables import conditions, share_cell, shares
@@ -22,7 +23,7 @@ def searched(runs):
     """The verdicts, and what was found for every label."""
     verdicts = "; ".join(f"{run.name}: {verdict(run.method)}" for run in runs)
     rows = tuple(label_row(run, label) for run in runs for label in run.method.get("labels") or [])
-    return (Text(f"Verdicts. {verdicts}."),
+    return (Text(f"Verdicts. {verdicts}."), *suppositions(runs),
             Table(("run", "label", "norm over seeds", "anomaly index", "flagged"), rows))
 
 

@@ -10,11 +10,11 @@ def section(report):
     runs = report.runs
     finished = [run for run in runs if run.state == FINISHED]
     others = [run for run in runs if run.state != FINISHED]
-    blocks = [Text(f"{len(finished)} finished runs. {conditions(finished)} ASR (triggered images given the target), "
-                   "ACC (clean images given their label) and robust ACC (triggered images still given their own "
-                   "label) are in %, in brackets their 95 % Wilson intervals. Scripts choose thresholds and "
-                   "stopping points on the defender's clean images; a figure that looked at the test set is called "
-                   "oracle.")]
+    blocks = [Text(f"{len(finished)} finished runs. {conditions(finished)} ASR (triggered images given the label "
+                   "that the attacker wants), ACC (clean images given their label) and robust ACC (triggered images "
+                   "still given their own label) are in %, in brackets their 95 % Wilson intervals. Scripts choose "
+                   "thresholds and stopping points on the defender's clean images; a figure that looked at the test "
+                   "set is called oracle.")]
     if others:
         blocks.append(Text(f"{len(others)} of the {len(runs)} runs found are not finished or cannot be read. Their "
                            "figures are left out below, except for logs that are graded:"))

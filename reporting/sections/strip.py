@@ -1,4 +1,5 @@
 """STRIP."""
+from reporting.aims import suppositions
 from reporting.charts import pictures_of, strip_bars
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.tables import conditions, share_cell
@@ -14,8 +15,8 @@ def section(report):
     columns = ("run", "superimposed by", "overlays", "boundary", "entropy, clean", "entropy, triggered", "FRR", "FAR",
                "AUROC")
     return Section("STRIP", (
-        *words("strip"), Text(conditions(own)), Table(columns, tuple(map(row, own))), *strip_bars(own),
-        *pictures_of(own, "entropy.png", "entropies of clean and triggered images")))
+        *words("strip"), Text(conditions(own)), *suppositions(own), Table(columns, tuple(map(row, own))),
+        *strip_bars(own), *pictures_of(own, "entropy.png", "entropies of clean and triggered images")))
 
 
 def row(run):

@@ -17,7 +17,7 @@ def test_an_attack_starts_with_its_trigger_on_disk_and_the_number_of_poisoned_im
     poisoned, chosen = poison(images, trigger, 0.5, seed=3)
     with caplog.at_level(logging.INFO, "backdoor"):
         shares = start_attack(Namespace(folder=tmp_path), poisoned, trigger)
-    assert shares == poisoned_shares(poisoned, 1)
+    assert shares == poisoned_shares(poisoned, trigger)
     assert "target class 1 (b)" in caplog.text
     assert "poisoned 15 images: 0.3750 of the 40 training images, 0.5000 of the 30 candidates" in caplog.text
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.long
 # What another value is: words, or (more words for the run it is compared with, words).
 SHARED = {
     "poison_rate": "0.4", "trigger_alpha": "0.5", "poison_type": "blend", "trigger_image": "{png}",
+    "sources": "3 5",
     "trigger_info": "{trigger2}",
     "encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
     "clb_dir": ("--poison-type clean-label --clb-dir {clb}", "{clb2}"),
@@ -51,7 +52,7 @@ def actions_of(module):
 def another(action, value):
     """The words that give a flag another value than `value`, found from its kind."""
     flag = action.option_strings[0]
-    if isinstance(value, bool) or isinstance(action, BooleanOptionalAction):  # whose None is no, on a CPU
+    if action.nargs == 0 or isinstance(action, BooleanOptionalAction):  # whose None is no, on a CPU
         return [f"--no-{flag[2:]}" if value and isinstance(action, BooleanOptionalAction) else flag]
     if action.choices:
         return [flag, next(str(choice) for choice in action.choices if choice != value)]

@@ -51,6 +51,15 @@ def test_each_cell_is_there_for_each_seed_with_what_it_needs():
         assert step.flags[step.flags.index("--seed") + 1] == seed
 
 
+@pytest.mark.parametrize("own, words", [
+    ({"all_to_all": True}, ["--all-to-all"]), ({"all_to_all": False, "sources": [3, "5"]}, ["--sources", "3", "5"])])
+def test_an_attacks_aim_reaches_its_training_and_what_trains_on_its_data(own, words):
+    steps = plan({**SMALL, "seeds": [0], "attacks": {"badnets": own}}).steps
+    for folder in ("out/badnets/seed-0", "out/badnets/seed-0/abl"):
+        found = list(steps[folder].flags)
+        assert " ".join(words) in " ".join(found) and "--no-all-to-all" not in found
+
+
 def test_flags_of_the_file_reach_their_script_alone():
     steps = plan({**SMALL, "attacks": {"badnets": {"poison_rate": 0.3}}}).steps
     with_rate = {folder for folder, step in steps.items() if "--poison-rate" in step.flags}
