@@ -29,6 +29,8 @@ def poison_by(args: argparse.Namespace, train: ImageSet) -> tuple[ImageSet, Trig
         return train, checkpoint.load_trigger(Path(args.data_dir) / TRIGGER)
     flags.check_target(args.poison_target, train.classes)
     settings = {name: getattr(args, name) for name in ATTACKS[args.poison_type].defaults()}
+    if "patch" in settings:
+        check_there(args.patch)
     if "encoder" in settings:
         settings["encoder"] = load_accepted(args.encoder)["encoder"]
     return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.seed, **settings)

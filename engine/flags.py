@@ -174,11 +174,15 @@ def check_target(target: int, classes: Sequence[str]) -> None:
                         f"({classes[-1]}), got {target}")
 
 
+def add_target_flag(group: Group) -> None:
+    group.add_argument("--poison-target", type=integer(0), default=0,
+                       help="number of the target class; classes are numbered from 0 in sorted order")
+
+
 def add_trigger_flags(parser: Parser) -> Group:
     """The target and the pattern; returns the group."""
     group = parser.add_argument_group("trigger")
-    group.add_argument("--poison-target", type=integer(0), default=0,
-                       help="number of the target class; classes are numbered from 0 in sorted order")
+    add_target_flag(group)
     own = "".join(f"{attack.alpha:g} for {name}, " for name, attack in ATTACKS.items() if attack.alpha != 1)
     group.add_argument("--trigger-alpha", type=fraction,
                        help=f"opacity of the trigger (default: {own}1 for the others and for --trigger-image)")
