@@ -139,7 +139,7 @@ def find_target_image(text, test, model):
         return test.data[int(text)], int(test.targets[int(text)])
     if not Path(text).exists():
         raise UserError(f"--target-image {text}: expected the number of a test image, or a picture's file")
-    picture = read_image(text, test.image_size)[0]
+    picture = read_image(text, test.image_size)[0].copy()  # writable, as PyTorch wants it
     with frozen(model), torch.no_grad():
         return picture, int(model(to_device(picture[None], model)).argmax())
 
