@@ -31,7 +31,7 @@ from engine.figures import enlarge, image_grid
 from engine.progress import progress
 from engine.run import Run
 from engine.surrogate import check_surrogate
-from methods.penultimate import penultimate
+from models.penultimate import penultimate
 
 LEAVES = (*SET, "collision_examples.png")
 GROW, SHRINK = 1.2, 0.5  # of an image's step after a step that lowered its objective, and after one that did not

@@ -29,7 +29,7 @@ from engine.evaluation import evaluation_batches, frozen, predict
 from engine.figures import image_grid
 from engine.run import Run
 from engine.surrogate import check_surrogate
-from methods.penultimate import penultimate
+from models.penultimate import penultimate
 
 LEAVES = ("patch.png", "patch_examples.png")
 SMALLEST = 1 / 1020  # a step of a quarter of a gray level, which rounding undoes

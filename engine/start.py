@@ -10,9 +10,9 @@ from engine.checkpoint import load_model, saved_image_size
 from engine.inputs import inputs_of
 from engine.parser import Group, Parser
 from engine.training import Step, cross_entropy_step
-from methods.penultimate import penultimate
 from models import build_model
 from models.base import PixelModel
+from models.penultimate import penultimate
 
 
 def add_start_flags(group: Group) -> None:

@@ -6,8 +6,8 @@ import torch
 from data.batches import Batches
 from engine.start import head_step
 from engine.training import train_epoch
-from methods.penultimate import penultimate
 from models import build_model
+from models.penultimate import penultimate
 from train_backdoor import main
 
 
