@@ -11,28 +11,26 @@ import engine.quick_help  # noqa: F401 -- before all others, so that --help wait
 
 import argparse
 import logging
-from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common.errors import UserError
 from data.batches import Batches, to_pixels
-from data.clean_label import save_clean_label
 from data.datasets import ImageSet
 from data.triggers import build_trigger
-from engine import flags
+from engine import aim_flags, flags
 from engine.attack import load_unpoisoned, log_target
 from engine.checkpoint import load_model, saved_image_size
 from engine.command import command
+from engine.crafting import SET, choose_images, leave_set, log_shares
 from engine.evaluation import frozen, score
 from engine.figures import enlarge, image_grid
 from engine.progress import progress
 from engine.run import Run
 from engine.surrogate import check_surrogate
 
-LEAVES = ("data.npy", "label.npy", "backdoor_list.npy", "trigger.npz", "manifest.json", "clean_label_examples.png")
+LEAVES = (*SET, "clean_label_examples.png")
 LOOK_EVERY = 10  # iterations of PGD, after which a GPU is asked whether anything still moves
 log = logging.getLogger("backdoor")
 
@@ -138,29 +136,6 @@ def report(figures):
              "average", figures)
 
 
-def choose_images(image_set, target, rate, seed):
-    """Sorted indices of int(rate * size) images of the target class, drawn by `seed`. UserError where that is none."""
-    own = np.flatnonzero(image_set.targets == target)
-    chosen = np.random.default_rng(seed).choice(own, int(rate * len(own)), replace=False)
-    if not len(chosen):
-        raise UserError(f"--poison-rate {rate}: no image of the {len(own)} of class {target} would be poisoned")
-    return np.sort(chosen)
-
-
-def chosen_shares(image_set, chosen, target):
-    """What part of the target class and of the whole set the images `chosen` are."""
-    of_class = int((image_set.targets == target).sum())
-    return {"poisoned": len(chosen), "of_class": len(chosen) / of_class, "class_size": of_class,
-            "of_training_set": len(chosen) / len(image_set), "training_set": len(image_set)}
-
-
-def with_images(image_set, chosen, images):
-    """The ImageSet with `images` in the places `chosen`, which are called poisoned; labels stay."""
-    data, poisoned = image_set.data.copy(), np.zeros(len(image_set), dtype=bool)
-    data[chosen], poisoned[chosen] = images, True
-    return replace(image_set, data=data, poisoned=poisoned)
-
-
 def example_rows(clean, perturbed, stamped):
     """[(label, images)] of the picture of examples."""
     change = perturbed[:8].astype(np.int16) - clean[:8]
@@ -197,19 +172,12 @@ def pgd_options(args):
             "restarts": args.restarts, "freeze_fooled": args.freeze_fooled}
 
 
-def manifest_of(args, image_set, chosen):
-    """Which images the set was made from, and how: what training compares before it takes the set."""
-    return {"dataset": image_set.name, "made_from": image_set.fingerprint(), "poisoned": len(chosen),
-            "poison_target": args.poison_target, "poison_rate": args.poison_rate, "perturbed": not args.no_pgd,
-            "seed": args.seed}
-
-
 @command
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         train, _, _ = load_unpoisoned(args, args.image_size or saved_image_size(args.checkpoint))
-        flags.check_target(args.poison_target, train.classes)
+        aim_flags.check_target(args.poison_target, train.classes)
         trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image,
                                 train.data.shape[1:3])
         chosen = choose_images(train, args.poison_target, args.poison_rate, args.seed)
@@ -217,9 +185,7 @@ def main(argv=None):
 
         run.begin()
         log_target(args.poison_target, train.classes)
-        shares = chosen_shares(train, chosen, args.poison_target)
-        log.info("poisoning %(poisoned)d images: %(of_class).4f of the %(class_size)d of the target class, "
-                 "%(of_training_set).4f of the %(training_set)d training images", shares)
+        shares = log_shares(train, chosen, args.poison_target)
         check_surrogate(args.checkpoint, surrogate, train.subset(chosen), run.device)
         clean, labels = train.data[chosen], train.targets[chosen]
         perturbed = clean if args.no_pgd else perturb(
@@ -228,7 +194,7 @@ def main(argv=None):
         figures = measure(surrogate, clean, perturbed, stamped, labels, args.batch_size)
         report(figures)
 
-        save_clean_label(run.folder, with_images(train, chosen, stamped), trigger, manifest_of(args, train, chosen))
+        leave_set(run, args, "clean-label", train, chosen, stamped, trigger, perturbed=not args.no_pgd)
         titles = [train.classes[label] for label in labels[:8]]
         image_grid(run.folder / "clean_label_examples.png", example_rows(clean, perturbed, stamped), titles)
         run.finish(parent=args.checkpoint, data=train, method={**shares, **figures})

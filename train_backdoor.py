@@ -25,8 +25,8 @@ from engine.figures import image_grid, loss_curves, training_curves
 from engine.graphs import check_graph
 from engine.run import Run
 from engine.schedules import check_one_cycle
+from engine.start import add_start_flags, check_start, first_model, inputs_for, size_of_images, step_for
 from engine.training import compile_for, sgd, train_stage
-from models import build_model
 
 LEAVES = ("model_init.th", "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
 TRACK_LEAVES = ("losses.csv", "losses.png")
@@ -89,6 +89,7 @@ def parse_args(argv=None):
     flags.add_recipe_flag(group)
     flags.add_compile_flag(group)
     flags.add_loop_flags(group)
+    add_start_flags(group)
     group.add_argument("--track-losses", action="store_true",
                        help="after each epoch, compute the losses of clean and of poisoned training images, "
                             "unaugmented; costs one more forward pass")
@@ -98,6 +99,7 @@ def parse_args(argv=None):
     flags.check_recipe(parser, args, argv)
     flags.check_milestones(parser, args)
     flags.check_loop(parser, args)
+    check_start(parser, args, argv)
     flags.check_poison(parser, args)
     return args
 
@@ -127,8 +129,14 @@ def train(run, args, model, poisoned, batches, test):
         compile_for(model, run.device)
     tested = train_stage(run, model, batches, test, args.epochs, sgd(model, args, nesterov=is_fast), args.milestones,
                          watch=watch if args.track_losses else None, one_cycle=is_fast, test_every=args.test_every,
-                         graph=args.graph)
+                         graph=args.graph, step=step_for(args))
     return tested or evaluate(model, test)  # None if the last epoch was made before a stop
+
+
+def name_of(model):
+    """A PixelModel's network and width in words."""
+    width = model.spec["width"]
+    return f"{model.spec['arch']}, width {width}" if width else model.spec["arch"]
 
 
 def draw_training(folder, rows, title, tracks_losses):
@@ -144,14 +152,14 @@ def draw_training(folder, rows, title, tracks_losses):
 def main(argv=None):
     args = parse_args(argv)
     with Run(args, leaves_of(args), TRACK_LEAVES) as run:
-        clean, _, test = load_splits(args.dataset, args.data_dir, image_size=args.image_size)
+        clean, _, test = load_splits(args.dataset, args.data_dir, image_size=size_of_images(args))
         poisoned, trigger = poison_by(args, clean)
         images = EvalSets.stamped(run.device, test, trigger)
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         check_steps(args, run.device, len(poisoned), len(batches))
-        model = build_model(args.arch, args.width, clean.num_classes, image_size=clean.image_size).to(run.device)
+        model = first_model(args, clean, run.device)
 
-        run.begin(poisoned)
+        run.begin(inputs_for(args, poisoned))
         shares = start_attack(run, poisoned, trigger)
         save_model(run.folder / "model_init.th", model, vars(args), {}, clean.classes)
         image_grid(run.folder / "poisoned_examples.png", *example_rows(clean, poisoned, trigger))
@@ -160,9 +168,9 @@ def main(argv=None):
         warn_of_chance(tested, clean.num_classes, args.poison_type != "benign")
 
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
-        title = f"{variant_of(args)} on {clean.name}, {args.arch}{f', width {args.width}' if args.width else ''}"
-        draw_training(run.folder, run.rows, title, args.track_losses)
-        run.finish(tested, model=model, data=clean, method={"poison_type": args.poison_type, **shares})
+        draw_training(run.folder, run.rows, f"{variant_of(args)} on {clean.name}, {name_of(model)}", args.track_losses)
+        run.finish(tested, model=model, parent=args.start_from, data=clean,
+                   method={"poison_type": args.poison_type, **shares})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The clean-label training set on disk: what generate_clb_attack.py writes and train_backdoor.py reads.
+"""A clean-label training set on disk: what a crafting script writes and train_backdoor.py reads.
 
 data.npy uint8 (N, H, W, 3), label.npy int64 (N,), backdoor_list.npy int64 (n,), of which a float64 (N,) of 0 and 1, as
 the course's program writes it, is read too, and what the homework does not
-have: trigger.npz, the trigger that was stamped, and manifest.json, which attacker's images it was made from.
+have: trigger.npz, the trigger of the test images, and manifest.json, which attacker's images it was made from and for
+which attack.
 """
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,20 +17,26 @@ from common.errors import UserError
 from common.files import atomic_file, write_array, write_json
 from common.untrusted import read_archive, read_array, read_json
 from data.datasets import ImageSet
+from data.triggers.base import Trigger
+from data.triggers.info import trigger_from_info
 from data.triggers.pattern import PatternTrigger
+
+CRAFTER = "generate_clb_attack.py"  # the homework's
 
 
 class CIFAR10CLB:
     """The clean-label training set in `root`, shaped like torchvision's CIFAR10.
 
     data: uint8 (N, H, W, 3). targets: list of N ints. backdoor_list: int64 indices of the poisoned images, empty
-    where the folder does not say. Raises UserError for files that are missing or not that.
+    where the folder does not say. made_by: the script that errors name. Raises UserError for files that are missing or
+    not that.
     """
 
-    def __init__(self, root: str | Path, transform: Callable[[Image.Image], Any] | None = None) -> None:
+    def __init__(self, root: str | Path, transform: Callable[[Image.Image], Any] | None = None,
+                 made_by: str = CRAFTER) -> None:
         root = Path(root)
         if not root.is_dir():
-            raise UserError(f"{root}: no such clean-label folder; generate_clb_attack.py makes one")
+            raise UserError(f"{root}: no such clean-label folder; {made_by} makes one")
         self.transform = transform
         self.data, labels = read_array(root / "data.npy"), read_array(root / "label.npy")
         shape_fits = self.data.ndim == 4 and self.data.shape[3] == 3 and self.data.size > 0
@@ -81,33 +88,41 @@ def _poisoned_indices(path, listed, count):
     return np.flatnonzero(listed) if are_flags else listed.astype(np.int64)
 
 
-def save_clean_label(root: str | Path, image_set: ImageSet, trigger: PatternTrigger,
+def save_clean_label(root: str | Path, image_set: ImageSet, trigger: Trigger,
                      manifest: Mapping[str, Any]) -> None:
-    """Write an ImageSet whose `poisoned` images carry `trigger` (a PatternTrigger); `manifest` last of all."""
+    """Write an ImageSet whose `poisoned` images were crafted for `trigger`; `manifest` last of all.
+
+    manifest: {"made_from": fingerprint of the attacker's images, "dataset": their name, "poisoned": how many,
+    "attack": the --poison-type that it is for, ...}.
+    """
     root = Path(root)
     write_array(root / "data.npy", image_set.data)
     write_array(root / "label.npy", image_set.targets)
     write_array(root / "backdoor_list.npy", np.flatnonzero(image_set.poisoned))
     with atomic_file(root / "trigger.npz") as file:
-        np.savez(file, pattern=trigger.pattern, mask=trigger.mask, alpha=trigger.alpha, target=trigger.target)
+        np.savez(file, **_parts_of(trigger))
     write_json(root / "manifest.json", manifest)
 
 
-def load_clean_label(root: str | Path, clean_train: ImageSet, target: int) -> tuple[ImageSet, PatternTrigger | None]:
+def load_clean_label(root: str | Path, clean_train: ImageSet, target: int, attack: str = "clean-label",
+                     made_by: str = CRAFTER, flag: str = "--clb-dir") -> tuple[ImageSet, Trigger | None]:
     """(poisoned training ImageSet, Trigger) of the folder `root`, in place of `clean_train`.
 
-    The Trigger is None for a folder without a manifest, made by another program in the homework's format. Raises
-    UserError for a folder that was made from other images or for another target.
+    attack: the --poison-type that reads it. made_by, flag: the script that leaves such a folder and the flag that names
+    it, for errors. The Trigger is None for a folder without a manifest, made by another program in the homework's
+    format. Raises UserError for a folder that was made from other images, for another target or for another attack.
     """
-    found = CIFAR10CLB(root)
+    found = CIFAR10CLB(root, made_by=made_by)
     targets = np.asarray(found.targets, dtype=np.int64)
-    manifest = _read_manifest(root)
+    manifest = _read_manifest(root, made_by)
+    if manifest and manifest["attack"] != attack:
+        raise UserError(f"{root}: made for --poison-type {manifest['attack']}, not for {attack}")
     if manifest and len(found.backdoor_list) != manifest["poisoned"]:
         raise UserError(f"{Path(root) / 'backdoor_list.npy'}: expected {manifest['poisoned']} poisoned images, got "
-                        f"{len(found.backdoor_list)}; make the folder anew with generate_clb_attack.py --overwrite")
+                        f"{len(found.backdoor_list)}; make the folder anew with {made_by} --overwrite")
     if manifest and manifest["made_from"] != clean_train.fingerprint():
         raise UserError(f"{root}: made from other images ({manifest['dataset']}) than the attacker's part of "
-                        f"{clean_train.name}; make it anew with generate_clb_attack.py, or give --clb-dir")
+                        f"{clean_train.name}; make it anew with {made_by}, or give {flag}")
     size = clean_train.data.shape[1:3]
     if found.data.shape[1:3] != size:
         raise UserError(f"{Path(root) / 'data.npy'}: expected images of {size[1]}x{size[0]} as {clean_train.name} has, "
@@ -124,17 +139,26 @@ def load_clean_label(root: str | Path, clean_train: ImageSet, target: int) -> tu
     return image_set, _read_trigger(root, target) if manifest else None
 
 
-def _read_manifest(root):
+def _parts_of(trigger):
+    """The arrays of trigger.npz: of a picture as they always were, of any other trigger those of trigger_info.th."""
+    picture = trigger.as_pattern()
+    if picture is None:
+        return trigger.to_info()
+    return {"pattern": picture.pattern, "mask": picture.mask, "alpha": picture.alpha, "target": picture.target}
+
+
+def _read_manifest(root, made_by):
     path = Path(root) / "manifest.json"
     if not path.exists():
         if (Path(root) / "config.json").exists():
-            raise UserError(f"{root}: generate_clb_attack.py did not finish there; make it anew with --overwrite")
+            raise UserError(f"{root}: {made_by} did not finish there; make it anew with --overwrite")
         return None
     try:
         manifest = read_json(path)
-        return {key: manifest[key] for key in ("made_from", "dataset", "poisoned")}
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not a clean-label manifest; make the folder anew with generate_clb_attack.py "
+        return {"attack": str(manifest.get("attack", "clean-label")),
+                **{key: manifest[key] for key in ("made_from", "dataset", "poisoned")}}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: not a clean-label manifest; make the folder anew with {made_by} "
                         "--overwrite") from None
 
 
@@ -142,6 +166,8 @@ def _read_trigger(root, target):
     path = Path(root) / "trigger.npz"
     parts = read_archive(path)
     try:
+        if any(key.startswith("trigger_") for key in parts):
+            return trigger_from_info({**parts, "poison_target": target})
         return PatternTrigger(parts["pattern"], parts["mask"], float(parts["alpha"]), target)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -1,10 +1,10 @@
-"""--all-to-all and --sources: of which images an attacker wants which label, where that is not one target for all."""
+"""--poison-target, --all-to-all and --sources: of which images an attacker wants which label."""
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from common.errors import UserError
 from data.triggers import ATTACKS
-from engine.parser import Group, Parser
+from engine.parser import Group, Parser, integer
 
 STATIC = tuple(name for name, attack in ATTACKS.items() if attack.is_static)
 AIM_FLAGS = ("all_to_all", "sources")
@@ -13,6 +13,19 @@ AIM_FLAGS = ("all_to_all", "sources")
 def usual_target(args: argparse.Namespace) -> int | None:
     """The default of --poison-target."""
     return None if getattr(args, "all_to_all", None) else 0
+
+
+def check_target(target: int, classes: Sequence[str]) -> None:
+    """Raise UserError unless `target` is the number of one of `classes`, names in label order."""
+    if target >= len(classes):
+        raise UserError(f"--poison-target: expected one of the classes 0 ({classes[0]}) to {len(classes) - 1} "
+                        f"({classes[-1]}), got {target}")
+
+
+def add_target_flag(group: Group, default: int | Callable[[argparse.Namespace], int | None] = 0) -> None:
+    """--poison-target; `default` may be a function of the other flags."""
+    group.add_argument("--poison-target", type=integer(0), default=default,
+                       help="number of the target class; classes are numbered from 0 in sorted order (default: 0)")
 
 
 def add_aim_flags(group: Group, parser: Parser, types: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from data.exported import TRIGGER, read_manifest
 from data.poison_cifar import poison_training_set
 from data.sources import comes_alone
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
-from engine import checkpoint, flags
+from engine import aim_flags, checkpoint, flags
 from engine.aim import called, facts_of, log_aim
 from engine.aim_flags import check_sources, find_classes
 from engine.cells import as_flags
@@ -33,9 +33,11 @@ def poison_by(args: argparse.Namespace, train: ImageSet) -> tuple[ImageSet, Trig
         return train, checkpoint.load_trigger(Path(args.data_dir) / TRIGGER)
     sources = find_classes(args.sources, train.classes)
     if args.poison_target is not None:
-        flags.check_target(args.poison_target, train.classes)
+        aim_flags.check_target(args.poison_target, train.classes)
     check_sources(sources, args.poison_target, train.classes)
     settings = {name: getattr(args, name) for name in ATTACKS[args.poison_type].defaults()}
+    if "patch" in settings:
+        check_there(args.patch)
     if "encoder" in settings:
         settings["encoder"] = load_accepted(args.encoder)["encoder"]
     return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.seed, sources,

@@ -117,6 +117,7 @@ TRAIN = "--width 4 --epochs 2 --batch-size 64 --crop-padding 2"
 ABL = f"{TRAIN} --isolation-epochs 2 --unlearn-epochs 2 --max-drop 1"
 MASK = "--val-frac 0.05 --nb-iter 8 --print-every 4 --batch-size 32"
 SUSPECT = "--checkpoint {model}"
+START = "= --dataset digits --epochs 1 --batch-size 64"
 BARE = f"= --mask-file {{bare-masks}} --val-frac 0.05 {SUSPECT}"  # masks without a record of their model
 TRAIN_BADNETS, TRAIN_BENIGN, TRAIN_BLEND, TRAIN_ISSBA = (
     f"train_backdoor --poison-type {attack}" for attack in ("badnets", "benign", "blend", "issba"))
@@ -124,7 +125,9 @@ TRAIN_BADNETS, TRAIN_BENIGN, TRAIN_BLEND, TRAIN_ISSBA = (
 SCRIPTS = (
     Script("train_backdoor", "training", ATTACK, "--resume", trains=True, small=TRAIN,
            cells=tuple(Cell(name, flags={"poison_type": name}) for name in POISON_TYPES),
-           lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --epochs 12"),
+           lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --epochs 12",
+           other={"start_from": (f"{START} --start-from {{model}}", "{model2}"),
+                  "freeze_features": (f"{START} --start-from {{model}}", "")}),
     Script("generate_clb_attack", "clean-label crafting", INGREDIENT,
            gives=Gift("clean-label", "clean-label", "crafted", "clb_dir"),
            reads=f"{SUSPECT} --poison-rate 0.3", small="--iterations 3 --step 4/255",
@@ -149,6 +152,15 @@ SCRIPTS = (
            lasting="--bits 4 --width 4 --epochs 4 --batch-size 32 --min-psnr 0 --min-bit-accuracy 0",
            after=(TRAIN_BENIGN,),
            other={"bit_epochs": "0", "cross_weight": "0", "min_psnr": None, "min_bit_accuracy": None}),
+    Script("attacks.trojan_patch", "Trojan's patch", INGREDIENT,
+           gives=Gift("trojan", "trojan-patch", "trojan-patch", "patch", "/patch.png"), reads=SUSPECT,
+           small="--steps 6 --images 20", lasting="--steps 400 --images 200 --step 0.004 --print-every 1",
+           after=(TRAIN_BENIGN,), other={"patch_size": "5", "mask_image": "{png}", "print_every": "2"}),
+    Script("attacks.feature_collision", "feature collision's crafting", INGREDIENT,
+           gives=Gift("feature-collision", "feature-collision", "collided", "fc_dir"),
+           reads=f"{SUSPECT} --poison-rate 0.3", small="--iterations 3", lasting="--poison-rate 1 --iterations 200",
+           after=(TRAIN_BENIGN,),
+           other={"beta": "50", "batch_size": "7", "target_image": "3", "watermark": ("--target-image 3", "0.5")}),
     Script("attacks.pruning_aware", "the pruning-aware attack", ATTACK, "--resume", trains=True, small=TRAIN,
            cells=(Cell("pruning-aware-badnets", flags={"poison_type": "badnets"}),),
            lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --clean-epochs 4 --epochs 4",

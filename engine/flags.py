@@ -3,10 +3,9 @@ import argparse
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from common.errors import UserError
 from data import sources
 from data.triggers import ATTACKS, Flag
-from engine.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, check_aim, usual_target
+from engine.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, add_target_flag, check_aim, usual_target
 from engine.normalization import add_input_flags
 from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
     Group,
@@ -190,18 +189,10 @@ def check_milestones(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f"--milestones: expected epochs below --epochs {args.epochs}, got {args.milestones[-1]}")
 
 
-def check_target(target: int, classes: Sequence[str]) -> None:
-    """Raise UserError unless `target` is the number of one of `classes`, names in label order."""
-    if target >= len(classes):
-        raise UserError(f"--poison-target: expected one of the classes 0 ({classes[0]}) to {len(classes) - 1} "
-                        f"({classes[-1]}), got {target}")
-
-
 def add_trigger_flags(parser: Parser) -> Group:
     """The target and the pattern; returns the group."""
     group = parser.add_argument_group("trigger")
-    group.add_argument("--poison-target", type=integer(0), default=usual_target,
-                       help="number of the target class; classes are numbered from 0 in sorted order (default: 0)")
+    add_target_flag(group, usual_target)
     own = "".join(f"{attack.alpha:g} for {name}, " for name, attack in ATTACKS.items() if attack.alpha != 1)
     group.add_argument("--trigger-alpha", type=fraction,
                        help=f"opacity of the trigger (default: {own}1 for the others and for --trigger-image)")

@@ -78,7 +78,7 @@ def settings(run):
     own = {name: value for name, value in run.did.items() if name not in HIDDEN}
     if run.script == PRUNING and run.above and run.above.script == MASKS:
         own = {**{name: value for name, value in run.above.did.items() if name not in HIDDEN}, **own}
-    made = {gift.flag for _, gift in gifts().values()} & own.keys()  # for each seed anew
+    made = {"start_from", *(gift.flag for _, gift in gifts().values())} & own.keys()  # for each seed anew
     return {**own, **{flag: without_seed(str(own[flag])) for flag in made}}
 
 

@@ -15,9 +15,9 @@ from engine.flags import POISON_DEFAULTS
 from engine.inherit import INHERITED
 
 ROOT = Path(__file__).resolve().parent.parent
-SWITCHES = ("flooding", "no_pgd", "all_to_all")  # flags that have no --no- form
+SWITCHES = ("flooding", "no_pgd", "all_to_all", "freeze_features")  # flags that have no --no- form
 # Where a run reads and writes, and how it was called: no part of what it did, since a run may have been put there.
-PLACES = {"output_dir", "overwrite", "resume", "device", "checkpoint", "trigger_info", "mask_file",
+PLACES = {"output_dir", "overwrite", "resume", "device", "checkpoint", "trigger_info", "mask_file", "start_from",
           *(gift.flag for _, gift in gifts().values())}
 
 

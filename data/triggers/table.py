@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from data.datasets import ImageSet
 
 CHECKERBOARD = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=np.uint8)
+COLORS = np.frombuffer(bytes.fromhex(
+    "e6194b 3cb44b ffe119 4363d8" "f58231 911eb4 46f0f0 f032e6"
+    "bcf60c fabebe 008080 9a6324" "800000 aaffc3 000075 ffd8b1"), dtype=np.uint8).reshape(4, 4, 3)
+COLLIDER = "attacks.feature_collision"
 NOISE_FILE = Path(__file__).resolve().parent.parent / "cifar_gaussian_noise.png"
 Pattern = tuple[np.ndarray, np.ndarray]
 
@@ -102,6 +106,14 @@ def gaussian_noise(height: int = 32, width: int = 32) -> Pattern:
     return np.array(image), np.ones((height, width, 1), dtype=np.uint8)
 
 
+def colored_patch(height: int = 32, width: int = 32) -> Pattern:
+    """Feature collision: 4x4 colors over a quarter of each side, bottom right (Saha et al., 2020)."""
+    (pattern, mask), side = blank(height, width), max(4, min(height, width) // 4)
+    pattern, cells = np.repeat(pattern, 3, axis=2), np.arange(side) * len(COLORS) // side
+    pattern[-side:, -side:], mask[-side:, -side:] = COLORS[cells[:, None], cells], 1
+    return pattern, mask
+
+
 def blank(height: int, width: int) -> Pattern:
     """A black gray pattern and an empty mask, uint8 (height, width, 1) both."""
     return np.zeros((height, width, 1), dtype=np.uint8), np.zeros((height, width, 1), dtype=np.uint8)
@@ -120,10 +132,28 @@ def load_crafted(train: ImageSet, target: int, clb_dir: str, trigger_alpha: floa
     The other flags ask for another trigger at test time.
     """
     from data.clean_label import load_clean_label
-    poisoned, trigger = load_clean_label(clb_dir, train, target)
-    if trigger is None or trigger_alpha is not None or trigger_image is not None:
-        trigger = build_trigger("clean-label", target, trigger_alpha, trigger_image, train.data.shape[1:3])
+    return or_asked_for("clean-label", *load_clean_label(clb_dir, train, target), target, trigger_alpha, trigger_image)
+
+
+def load_collided(train: ImageSet, target: int, fc_dir: str, trigger_alpha: float | None = None,
+                  trigger_image: str | None = None) -> tuple[ImageSet, Trigger]:
+    """Feature collision: the folder `fc_dir`, otherwise as for clean-label."""
+    from data.clean_label import load_clean_label
+    found = load_clean_label(fc_dir, train, target, "feature-collision", COLLIDER, "--fc-dir")
+    return or_asked_for("feature-collision", *found, target, trigger_alpha, trigger_image)
+
+
+def or_asked_for(attack: str, poisoned: ImageSet, trigger: Trigger | None, target: int, alpha: float | None,
+                 image: str | None) -> tuple[ImageSet, Trigger]:
+    """(poisoned, trigger), or in its place the attack's own where there is none or its flags ask for another."""
+    if trigger is None or alpha is not None or image is not None:
+        trigger = build_trigger(attack, target, alpha, image, poisoned.data.shape[1:3])
     return poisoned, trigger
+
+
+def build_patch(train: ImageSet, target: int, seed: int, patch: str) -> Trigger:
+    """Trojan: the patch that excites neurons of a benign model (Liu et al., 2018)."""
+    return PatternTrigger(*read_trigger_image(patch, train.data.shape[1:3]), 1.0, target)
 
 
 def build_wave(train: ImageSet, target: int, seed: int, sig_delta: float, sig_frequency: float) -> Trigger:
@@ -147,6 +177,11 @@ ATTACKS = {
         "clb_dir": Flag("what generate_clb_attack.py left", "data/clean-label/0.1")}),
     "issba": Attack(rate=0.1, build=hide_secret, takes_pattern=False, flags={
         "encoder": Flag("what attacks.issba_encoder left", "output/issba-encoder/encoder.th", metavar="FILE.th")}),
+    "trojan": Attack(rate=0.1, build=build_patch, takes_pattern=False, flags={
+        "patch": Flag("what attacks.trojan_patch left, or any RGBA picture of the images' size",
+                      "output/trojan-patch/patch.png", metavar="FILE.png")}),
+    "feature-collision": Attack(colored_patch, load=load_collided, flags={
+        "fc_dir": Flag("what attacks.feature_collision left", "data/feature-collision/1")}),
     "sig": Attack(rate=1.0, keeps_labels=True, build=build_wave, takes_pattern=False, flags={
         "sig_delta": Flag("amplitude of the sinusoid, in gray levels", 20.0, float),
         "sig_frequency": Flag("periods of the sinusoid across the image", 6.0, float)}),

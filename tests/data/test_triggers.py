@@ -236,7 +236,7 @@ def test_a_trigger_image_has_the_size_of_the_images(tmp_path):
 
 def test_a_pattern_is_named_by_its_function_and_has_its_attacks_opacity():
     assert {name: attack.alpha for name, attack in patterns().items()} == {
-        "checkerboard_1corner": 1, "gaussian_noise": 0.2, "checkerboard_4corner": 1}
+        "checkerboard_1corner": 1, "gaussian_noise": 0.2, "checkerboard_4corner": 1, "colored_patch": 1}
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from helpers.readers import digits
 from torch import nn
 
 import generate_clb_attack
-from attacks import issba_encoder
+from attacks import feature_collision, issba_encoder, trojan_patch
 from engine.surrogate import check_surrogate
 
 
@@ -40,8 +40,10 @@ def test_every_script_that_takes_a_surrogate_warns_of_a_useless_one(learned_run,
     torch.save(saved, tmp_path / "model.th")
     flags = ["--checkpoint", str(tmp_path / "model.th"), "--dataset", "digits"]
     generate_clb_attack.main([*flags, "--no-pgd", "--output-dir", str(tmp_path / "clb")])
+    trojan_patch.main([*flags, "--steps", "1", "--images", "4", "--output-dir", str(tmp_path / "patch")])
+    feature_collision.main([*flags, "--iterations", "0", "--poison-rate", "0.1", "--output-dir", str(tmp_path / "fc")])
     with pytest.raises(SystemExit):
         issba_encoder.main([*flags, "--bits", "4", "--width", "2", "--epochs", "1", "--batch-size", "256",
                             "--output-dir", str(tmp_path / "encoder")])
-    for run in ("clb", "encoder"):
+    for run in ("clb", "patch", "fc", "encoder"):
         assert "model.th: the surrogate is right on " in (tmp_path / run / "output.log").read_text()

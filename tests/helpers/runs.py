@@ -62,8 +62,12 @@ def make_model(root, seed, end, network):
                   "--epochs", 1, "--seed", seed, "--min-psnr", 0, "--min-bit-accuracy", 0)
     clb = run("generate_clb_attack", root / f"clb{end}", "--checkpoint", model, "--poison-rate", 0.8, "--iterations", 1,
               "--seed", seed)
-    return {"model": model, "audited": model, "trigger": folder / "trigger_info.th",
-            "encoder": encoder / "encoder.th", "clb": clb}
+    patch = run("attacks.trojan_patch", root / f"patch{end}", "--checkpoint", model, "--steps", 2, "--images", 4,
+                "--seed", seed, "--patch-size", 8 + seed)
+    collided = run("attacks.feature_collision", root / f"collided{end}", "--checkpoint", model, "--poison-rate", 0.3,
+                   "--iterations", 1, "--seed", seed)
+    return {"model": model, "audited": model, "trigger": folder / "trigger_info.th", "patch": patch / "patch.png",
+            "collided": collided, "encoder": encoder / "encoder.th", "clb": clb}
 
 
 def make_beside(root, seed, end, model):

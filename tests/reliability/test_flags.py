@@ -22,6 +22,8 @@ SHARED = {
     "trigger_info": "{trigger2}",
     "encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
     "clb_dir": ("--poison-type clean-label --clb-dir {clb}", "{clb2}"),
+    "patch": ("--poison-type trojan --patch {patch}", "{patch2}"),
+    "fc_dir": ("--poison-type feature-collision --fc-dir {collided}", "{collided2}"),
     "sig_delta": ("--poison-type sig", "30"), "sig_frequency": ("--poison-type sig", "3"),
     "eval_trigger": ("--poison-type benign", "blend"), "data_dir": (" ".join(FOLDER), "{pictures2}"),
     "dataset": ("--data-dir {pictures}", "cifar10"), "milestones": ("--epochs 3 --milestones 1 2", "1"),
