@@ -11,7 +11,7 @@ SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
 # Unlearning's two controls, by what they patch with.
 CONTROLS = {"clean": "NC control, no trigger", "original": "NC control, true trigger"}
 ABL_SHARED = ("poison_type", "poison_rate", "poison_target", "trigger_alpha", "trigger_image", "clb_dir", "encoder",
-              "crop_padding", "flip")
+              "trigger_file", "crop_padding", "flip")
 HIDDEN = {"dataset", "width", "arch", "task", "mode", "poison_type", "eval_trigger", "track_losses"}  # said elsewhere
 NONE = "none"
 
@@ -154,8 +154,9 @@ def attack_behind(run, groups):
                 and run.arguments and one.arguments
                 and all(one.arguments.get(name) == run.arguments.get(name) for name in ABL_SHARED)]
         same = [one for one in same if one.results.get("seed") == run.results.get("seed")] or same
-        return min(same, key=lambda one: abs((one.results.get("epochs") or 0) - (run.arguments.get("epochs") or 0)),
-                   default=None)
+        if same or run.arguments.get("poison_type") != "stored":  # whose trigger is that of a run with no such set
+            return min(same, key=lambda one: abs((one.results.get("epochs") or 0) - (run.arguments.get("epochs") or 0)),
+                       default=None)
     above = run.above
     while above:
         if above in members:

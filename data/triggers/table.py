@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.errors import UserError
 from data.triggers.base import Trigger
 from data.triggers.pattern import PatternTrigger, read_trigger_image
 
@@ -26,7 +27,8 @@ Pattern = tuple[np.ndarray, np.ndarray]
 class Flag:
     """A flag of one attack's own. help: what it is. default: None for none. type: of its value; raises ValueError.
 
-    choices: whether it is one of the attacks with a pattern. metavar: what a help text shows in place of the value.
+    is_attack: whether it is one of the attacks with a pattern. metavar: what a help text shows in place of the value.
+    is_needed: whether it has to be given.
     """
 
     help: str
@@ -34,6 +36,7 @@ class Flag:
     type: Callable[[str], Any] = str
     is_attack: bool = False
     metavar: str | None = None
+    is_needed: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,18 @@ def hide_secret(train: ImageSet, target: int, seed: int, encoder: Mapping[str, A
     return EncoderTrigger(encoder, draw_secret(build_encoder(encoder).bits, seed), target)
 
 
+def take_stored(train: ImageSet, target: int, seed: int, trigger_file: Trigger) -> Trigger:
+    """Stored: the trigger that another run left, for a set like the one that it would have poisoned.
+
+    An attack that controls training has no poisoned set of its own; this is the one that others can train on. Raises
+    UserError for another target than the trigger's.
+    """
+    if trigger_file.target != target:
+        raise UserError(f"--poison-target {target}: the stored trigger's target is {trigger_file.target}; give "
+                        f"--poison-target {trigger_file.target}")
+    return trigger_file
+
+
 def load_crafted(train: ImageSet, target: int, clb_dir: str, trigger_alpha: float | None = None,
                  trigger_image: str | None = None) -> tuple[ImageSet, Trigger]:
     """Clean-label: the folder `clb_dir` with the trigger that it names, or the four corners where it names none.
@@ -130,6 +145,10 @@ ATTACKS = {
         "clb_dir": Flag("what generate_clb_attack.py left", "data/clean-label/0.1")}),
     "issba": Attack(rate=0.1, build=hide_secret, takes_pattern=False, flags={
         "encoder": Flag("what attacks.issba_encoder left", "output/issba-encoder/encoder.th", metavar="FILE.th")}),
+    "stored": Attack(rate=0.1, rate_of="the images that the trigger is meant for", build=take_stored,
+                     takes_pattern=False, flags={
+        "trigger_file": Flag("trigger_info.th of another run, whose trigger poisons the images", metavar="FILE.th",
+                             is_needed=True)}),
 }
 
 

@@ -20,6 +20,7 @@ SHARED = {
     "poison_rate": "0.4", "trigger_alpha": "0.5", "poison_type": "blend", "trigger_image": "{png}",
     "trigger_info": "{trigger2}",
     "encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
+    "trigger_file": ("--poison-type stored --trigger-file {trigger}", "{trigger2} --poison-target 1"),
     "clb_dir": ("--poison-type clean-label --clb-dir {clb}", "{clb2}"),
     "eval_trigger": ("--poison-type benign", "blend"), "data_dir": (" ".join(FOLDER), "{pictures2}"),
     "dataset": ("--data-dir {pictures}", "cifar10"), "milestones": ("--epochs 3 --milestones 1 2", "1"),
