@@ -198,11 +198,14 @@ def build_generators(args, image_size, device):
             for channels in CHANNELS.values()]
 
 
+@torch.inference_mode()
 def look_at(trigger, images):
     """What the final trigger is like on an ImageSet: the mean mask, and how much of the changes is the same in all."""
+    pixels = torch.from_numpy(images.data).permute(0, 3, 1, 2).float() / 255
+    masks = trigger.draw(pixels)[1]
     changes = trigger.stamp(images.data).astype(np.int16) - images.data
-    figures = {"changed_pixels": float((changes != 0).any(-1).mean()), "shared_energy": shared_energy(changes)}
-    log.info("triggers change %.4f of the pixels; they share %.4f of their energy", *figures.values())
+    figures = {"mask_mean": float(masks.mean()), "shared_energy": shared_energy(changes)}
+    log.info("masks take %.4f of the pixels; the changes share %.4f of their energy", *figures.values())
     return figures
 
 
