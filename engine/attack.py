@@ -19,6 +19,7 @@ from engine import aim_flags, checkpoint, flags
 from engine.aim import called, facts_of, log_aim
 from engine.aim_flags import check_sources, find_classes
 from engine.cells import as_flags
+from engine.figures import enlarge, image_grid
 from engine.missing import check_there
 from engine.run import Run
 
@@ -40,6 +41,8 @@ def poison_by(args: argparse.Namespace, train: ImageSet) -> tuple[ImageSet, Trig
         check_there(args.patch)
     if "encoder" in settings:
         settings["encoder"] = load_accepted(args.encoder)["encoder"]
+    if "trigger_file" in settings:
+        settings["trigger_file"] = checkpoint.load_trigger(args.trigger_file)
     return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.seed, sources,
                                **settings)
 
@@ -98,6 +101,15 @@ def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger) -> dict:
         log.warning(COVERS_IMAGE)
     checkpoint.save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
     return shares
+
+
+def draw_examples(path: Path, clean: ImageSet, trigger: Trigger, count: int = 8) -> None:
+    """A picture of the first images that a Trigger is meant for: as they are, stamped, and what changed, enlarged."""
+    shown = clean.subset(np.flatnonzero(trigger.victims(clean.targets))[:count])
+    stamped = trigger.stamp(shown.data)
+    rows = [("original", shown.data), ("with trigger", stamped),
+            ("difference,\nenlarged", enlarge(stamped.astype(np.int16) - shown.data))]
+    image_grid(path, rows, [clean.classes[label] for label in shown.targets])
 
 
 def poisoned_shares(poisoned: ImageSet, trigger: Trigger) -> dict:

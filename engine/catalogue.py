@@ -100,6 +100,11 @@ class Script:
         return self.kind in (ATTACK, REPAIR)
 
     @property
+    def controls_training(self) -> bool:
+        """Whether it is an attack that leaves a trigger and no poisoned data."""
+        return self.kind == ATTACK and not self.trains
+
+    @property
     def name(self) -> str:
         """The last part of the module's name."""
         return self.module.rpartition(".")[2]
@@ -166,6 +171,12 @@ SCRIPTS = (
            lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --clean-epochs 4 --epochs 4",
            other={"clean_epochs": "1", "prune_fraction": "0.4", "margin": "3",
                   "checkpoint": ("= --dataset digits --epochs 1 --checkpoint {model}", "{model2}")}),
+    Script("attacks.wanet", "WaNet", ATTACK, "--resume", small=TRAIN, cells=(Cell("wanet"),),
+           lasting="--width 4 --batch-size 32 --crop-padding 2 --epochs 10",
+           other={"strength": "2", "control_points": "8"}),
+    Script("attacks.input_aware", "the input-aware attack", ATTACK, "--resume",
+           small=f"{TRAIN} --generator-width 4 --mask-epochs 1", cells=(Cell("input-aware"),),
+           lasting="--width 4 --batch-size 32 --crop-padding 2 --generator-width 4 --mask-epochs 2 --epochs 6"),
     Script("defenses.strip", "STRIP", VERDICT, reads=f"{SUSPECT} --calibration 60", small="--overlays 3 --inspect 40",
            cells=(Cell("strip", "strip", in_audit="strip"),), after=(TRAIN_BADNETS, TRAIN_ISSBA),
            supposes={"all_to_all": "a trigger that leads to one label whatever lies beneath it",

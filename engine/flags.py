@@ -159,11 +159,16 @@ def add_compile_flag(group: Group) -> None:
     group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")
 
 
-def add_loop_flags(group: Group) -> None:
-    """How often a training is tested, and whether its steps are CUDA graphs."""
+def add_test_flag(group: Group) -> None:
+    """How often a training is tested."""
     group.add_argument("--test-every", type=integer(1), default=1, metavar="EPOCHS",
                        help="epochs from one test to the next, in bfloat16 if the training is; the last epoch of a "
                             "stage is always tested, in float32")
+
+
+def add_loop_flags(group: Group) -> None:
+    """How often a training is tested, and whether its steps are CUDA graphs."""
+    add_test_flag(group)
     group.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
                        help="run each step as a CUDA graph, with fewer launches; off by default until graphed "
                             "steps have been shown equal to plain ones on a GPU")
@@ -274,6 +279,9 @@ def check_poison(parser: Parser, args: argparse.Namespace) -> None:
     for name, default in POISON_DEFAULTS.items():
         if name in vars(args) and getattr(args, name) is None:
             setattr(args, name, default.get(args.poison_type))
+            own = ATTACKS[args.poison_type].flags.get(name)
+            if own and own.is_needed and getattr(args, name) is None:
+                parser.error(f"--{name.replace('_', '-')}: needed with --poison-type {args.poison_type}: {own.help}")
         elif name in vars(args) and args.poison_type not in default:
             parser.error(f"--{name.replace('_', '-')}: has no effect with --poison-type {args.poison_type}, only "
                          f"with {', '.join(default)}")

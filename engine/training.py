@@ -51,23 +51,26 @@ cross_entropy_step = step_of(F.cross_entropy)
 
 def train_epoch(model: torch.nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, amp: bool = False,
                 step: Step = cross_entropy_step, after_step: Callable[[], object] | None = None,
-                call: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Score:
+                call: Callable[[torch.Tensor], torch.Tensor] | None = None,
+                others: Sequence[torch.optim.Optimizer] = ()) -> Score:
     """One pass in train mode. Returns the Score over the batches as the model saw them (augmented, before each step).
 
     step: (model, images, labels) -> (loss, logits). The loss, a mean, is descended and is the Score's; the logits (B,
     C) are counted against the labels. after_step: called after each step, for example a scheduler's step. call: what
-    the step gets in place of the model, such as its GraphedModel. Raises UserError that names the step if a loss is not
-    finite.
+    the step gets in place of the model, such as its GraphedModel. others: the optimizers of what learns from the same
+    loss beside the model, such as a trigger. Raises UserError that names the step if a loss is not finite.
     """
     model.train()
     waits = batches.device.type == "cuda"  # reading a loss makes a GPU wait, so it is read only at the end
     losses, hits = [], torch.zeros((), dtype=torch.int64, device=batches.device)
     for number, (images, labels) in enumerate(progress(batches, "train"), 1):
-        optimizer.zero_grad()
+        for each in (optimizer, *others):
+            each.zero_grad()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             loss, logits = step(call or model, images, labels)
         loss.backward()
-        optimizer.step()
+        for each in (optimizer, *others):
+            each.step()
         if after_step:
             after_step()
         losses.append(loss.detach() * len(labels))
@@ -88,7 +91,8 @@ def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSe
                 optimizer: torch.optim.Optimizer, milestones: Sequence[int] = (), step: Step = cross_entropy_step,
                 watch: Callable[[torch.nn.Module], dict] | None = None, one_cycle: bool = False, test_every: int = 1,
                 restamp: Callable[[], ImageSet] | None = None, graph: bool = False,
-                learned: dict | None = None) -> Evaluation | None:
+                learned: dict | None = None,
+                others: Sequence[torch.optim.Optimizer] = ()) -> Evaluation | None:
     """Train `model` up to epoch `until` of the Run; log each epoch, and test on EvalSets the epochs that is_tested
     selects.
 
@@ -98,21 +102,25 @@ def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSe
 
     step: as in train_epoch. watch: model -> further entries for the epoch's row of metrics.jsonl. restamp: () -> the
     test images stamped with the current trigger, called before each test; None for a trigger that does not learn.
-    learned: {name: another object that learns and has a state_dict}, restored when a run is resumed. graph: run the
+    learned: {name: another object that learns and has a state_dict}, restored when a run is resumed. others: the
+    optimizers of those, which descend the same loss; their rates fall at `milestones` too. graph: run the
     model's passes as CUDA graphs, for a step that calls the model once. Returns the last Evaluation, None if all epochs
     had been made before.
     """
     scheduler, tested = scheduler_of(optimizer, milestones, until * len(batches) if one_cycle else None), None
     after_step = scheduler.step if one_cycle else None
     call = GraphedModel(model, batches.batch_size, run.amp) if graph else None
-    for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler, **(learned or {})):
+    falling = [scheduler_of(other, milestones) for other in others]
+    beside = {f"other_{i}": other for i, other in enumerate(others)}
+    beside |= {f"falling_{i}": each for i, each in enumerate(falling)}
+    for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler, **(learned or {}), **beside):
         lr = scheduler.get_last_lr()[0]
-        trained, tested = train_epoch(model, batches, optimizer, run.amp, step, after_step, call), UNTESTED
+        trained, tested = train_epoch(model, batches, optimizer, run.amp, step, after_step, call, others), UNTESTED
         if is_tested(epoch, until, test_every):
             stamped = test.restamped(restamp()) if restamp else test
             tested = evaluate(model, stamped, run.amp and epoch < until)
-        if not one_cycle:
-            scheduler.step()
+        for each in falling if one_cycle else (scheduler, *falling):
+            each.step()
         run.log(epoch, lr, trained, tested, **(watch(model) if watch else {}))
     return tested
 

@@ -17,3 +17,10 @@ def shared_energy(residuals: np.ndarray) -> float:
     """Energy of the mean residual over the mean energy of residuals (N, H, W, 3), in [0, 1]; 0 where all are 0."""
     energy = np.square(residuals, dtype=np.float64).sum(axis=(1, 2, 3)).mean()
     return float(np.square(residuals.mean(axis=0, dtype=np.float64)).sum() / energy) if energy else 0.0
+
+
+def swapped(count: int, seed: int) -> np.ndarray:
+    """A permutation (count,) that leaves nothing in its place: each image's next in a shuffled circle."""
+    order, partner = np.random.default_rng(seed).permutation(count), np.empty(count, dtype=np.int64)
+    partner[order] = np.roll(order, 1)
+    return partner

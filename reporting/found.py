@@ -13,7 +13,7 @@ from reporting.submission import trainings_in
 FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "log only"
 # Where a run read and wrote, on what machine, and how often it was looked at: no part of what it did.
 PLACES = {"output_dir", "data_dir", "overwrite", "resume", "device", "seed", "checkpoint", "trigger_info", "mask_file",
-          "encoder", "compile", "graph", "test_every"}
+          "encoder", "trigger_file", "compile", "graph", "test_every"}
 USUAL_ARCH = "resnet18"  # of runs from before there was a choice
 
 

@@ -154,8 +154,9 @@ def attack_behind(run, groups):
                 and run.arguments and one.arguments
                 and all(one.arguments.get(name) == run.arguments.get(name) for name in ABL_SHARED)]
         same = [one for one in same if one.results.get("seed") == run.results.get("seed")] or same
-        return min(same, key=lambda one: abs((one.results.get("epochs") or 0) - (run.arguments.get("epochs") or 0)),
-                   default=None)
+        if same or run.arguments.get("poison_type") != "stored":  # whose trigger is that of a run with no such set
+            return min(same, key=lambda one: abs((one.results.get("epochs") or 0) - (run.arguments.get("epochs") or 0)),
+                       default=None)
     above = run.above
     while above:
         if above in members:

@@ -21,17 +21,10 @@ from engine.evaluation import evaluate, evaluation_batches, score
 from engine.figures import enlarge, image_grid
 from engine.inputs import beneath_model, load_suspect
 from engine.run import Run
-from methods.residuals import paste, psnr, shared_energy
+from methods.residuals import paste, psnr, shared_energy, swapped
 
 LEAVES = ("specificity.png",)
 log = logging.getLogger("backdoor")
-
-
-def swapped(count, seed):
-    """A permutation (count,) that leaves nothing in its place: each image's next in a shuffled circle."""
-    order, partner = np.random.default_rng(seed).permutation(count), np.empty(count, dtype=np.int64)
-    partner[order] = np.roll(order, 1)
-    return partner
 
 
 def variants(clean, own, trigger, seed):

@@ -5,6 +5,7 @@ from engine.catalogue import attack_cells, defense_cells, gifts
 from workflow.steps import Plan, check_flags, known_files, short
 
 KEYS = {"output", "seeds", "data", "training", "attacks", "defenses", "prepare"}
+CHOOSING = ("poison_target", "poison_rate")  # flags that say which images a trigger poisons, and as what
 GIVEN = {"output_dir", "overwrite", "resume", "seed"}  # flags that a matrix may not set
 
 
@@ -97,6 +98,13 @@ class Planner:
             own = {gift.flag: crafted.folder + gift.file, **own}
         return own
 
+    def stored(self, name, seed, needs):
+        """The flags that poison a data set with the trigger of an attack that controls training, and so has none."""
+        model, own = self.attack(name, seed), self.flags_of("attacks", name)
+        needs.append(model.results)
+        given = {flag: value for flag, value in own.items() if flag.replace("-", "_") in CHOOSING}
+        return {"poison_type": "stored", "trigger_file": f"{model.folder}/trigger_info.th", **given}
+
     def defense(self, name, attack, seed):
         """Plan a defense on an attack, and before it whatever it needs; returns its Step."""
         script, cell = self.defenses[name]
@@ -104,7 +112,8 @@ class Planner:
         title, needs = f"{name} on {attack}, seed {seed}", []
         folder = f"{self.matrix['output']}/{attack}/seed-{seed}/{cell.folder}"
         if script.trains:  # on the attack's data, without a model of it
-            settings = {**self.training, **self.poison(attack, seed, needs), **own}
+            poison = self.stored if self.attacks[attack][0].controls_training else self.poison
+            settings = {**self.training, **poison(attack, seed, needs), **own}
             return self.add(folder, script, settings, needs, title, seed)
         model = self.attack(attack, seed)
         before = self.defense(cell.needs, attack, seed) if cell.needs else model
@@ -114,9 +123,10 @@ class Planner:
                         cell.is_heavy)
 
     def is_possible(self, defense, attack):
-        """Whether a defense can be run on an attack: one that trains needs the data, which train_backdoor makes."""
-        script, _ = self.defenses[defense]
-        return not script.trains or self.attacks[attack][0].module == "train_backdoor"
+        """Whether a defense can be run on an attack: one that trains needs the data, which train_backdoor makes, or a
+        trigger to poison it with."""
+        script, made = self.defenses[defense][0], self.attacks[attack][0]
+        return not script.trains or made.module == "train_backdoor" or made.controls_training
 
 
 def plan(matrix):

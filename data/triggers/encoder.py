@@ -12,6 +12,7 @@ import torch
 from common.errors import UserError
 from data.triggers.base import Trigger
 from data.triggers.info import array_of, target_of
+from data.triggers.weights import faults
 from models.steganography import Encoder, encoder_size
 
 BATCH = 100
@@ -31,21 +32,14 @@ def build_encoder(weights: Mapping[str, torch.Tensor]) -> Encoder:
         size = encoder_size(weights)
         with torch.device("meta"):
             encoder = Encoder(bits, width, size)
-        own = encoder.state_dict()
-        wrong = [f"{name} is {tuple(weights[name].shape)}, expected {tuple(value.shape)}"
-                 for name, value in own.items() if weights[name].shape != value.shape]
-        wrong += [f"unexpected {name}" for name in weights if name not in own]
-        if not wrong:
-            weights = {name: value.detach().float() for name, value in weights.items() if value.is_floating_point()}
-            wrong = [f"{name} holds values that it cannot have" for name in own
-                     if name not in weights or not weights[name].isfinite().all()]
+        wrong = faults(weights, encoder.state_dict())
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError):
         raise UserError("encoder: expected the weights of an encoder (secret.weight, ..., residual.weight)") from None
     if wrong:
         raise UserError(f"encoder: does not fit an encoder for {size}x{size} images: {wrong[0]}")
-    encoder.load_state_dict(weights, assign=True)
+    encoder.load_state_dict({name: value.detach().float() for name, value in weights.items()}, assign=True)
     return encoder.eval().requires_grad_(False)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.errors import UserError
 from data.triggers.base import Trigger
 from data.triggers.pattern import PatternTrigger, read_trigger_image
 
@@ -30,7 +31,8 @@ Pattern = tuple[np.ndarray, np.ndarray]
 class Flag:
     """A flag of one attack's own. help: what it is. default: None for none. type: of its value; raises ValueError.
 
-    choices: whether it is one of the attacks with a pattern. metavar: what a help text shows in place of the value.
+    is_attack: whether it is one of the attacks with a pattern. metavar: what a help text shows in place of the value.
+    is_needed: whether it has to be given.
     """
 
     help: str
@@ -38,6 +40,7 @@ class Flag:
     type: Callable[[str], Any] = str
     is_attack: bool = False
     metavar: str | None = None
+    is_needed: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Attack:
     """An attack on training data.
 
     pattern: (height, width) -> its pattern (H, W, 1 or 3) and mask (H, W, 1), for a static trigger. alpha: the
-    pattern's opacity. rate: default of --poison-rate; None where that flag has no effect. keeps_labels: whether it
-    poisons images of the target class alone, whose labels stay. build: (training ImageSet, target, seed, **flags) ->
+    pattern's opacity. rate: default of --poison-rate; None where that flag has no effect. rate_of: what it is a share
+    of. keeps_labels: whether it poisons images of the target class alone, whose labels stay. build: (training ImageSet, target, seed, **flags) ->
     Trigger, where it is not the pattern. load: (training ImageSet, target, **flags) -> (poisoned ImageSet, Trigger),
     for images that another script has poisoned. flags: its own. takes_pattern: whether --trigger-alpha and
     --trigger-image have an effect, and are among the flags of `build`.
@@ -55,16 +58,12 @@ class Attack:
     pattern: Callable[[int, int], Pattern] | None = None
     alpha: float = 1.0
     rate: float | None = None
+    rate_of: str = "the images outside the target class"
     keeps_labels: bool = False
     build: Callable[..., Trigger] | None = None
     load: Callable[..., tuple[ImageSet, Trigger]] | None = None
     flags: Mapping[str, Flag] = field(default_factory=dict)
     takes_pattern: bool = True
-
-    @property
-    def rate_of(self) -> str:
-        """What --poison-rate is a share of."""
-        return "the images of the target class" if self.keeps_labels else "the images outside the target class"
 
     @property
     def is_static(self) -> bool:
@@ -125,6 +124,18 @@ def hide_secret(train: ImageSet, target: int, seed: int, encoder: Mapping[str, A
     return EncoderTrigger(encoder, draw_secret(build_encoder(encoder).bits, seed), target)
 
 
+def take_stored(train: ImageSet, target: int, seed: int, trigger_file: Trigger) -> Trigger:
+    """Stored: the trigger that another run left, for a set like the one that it would have poisoned.
+
+    An attack that controls training has no poisoned set of its own; this is the one that others can train on. Raises
+    UserError for another target than the trigger's.
+    """
+    if trigger_file.target not in (target, None):
+        raise UserError(f"--poison-target {target}: the stored trigger's target is {trigger_file.target}; give "
+                        f"--poison-target {trigger_file.target}")
+    return trigger_file
+
+
 def load_crafted(train: ImageSet, target: int, clb_dir: str, trigger_alpha: float | None = None,
                  trigger_image: str | None = None) -> tuple[ImageSet, Trigger]:
     """Clean-label: the folder `clb_dir` with the trigger that it names, or the four corners where it names none.
@@ -182,9 +193,14 @@ ATTACKS = {
                       "output/trojan-patch/patch.png", metavar="FILE.png")}),
     "feature-collision": Attack(colored_patch, load=load_collided, flags={
         "fc_dir": Flag("what attacks.feature_collision left", "data/feature-collision/1")}),
-    "sig": Attack(rate=1.0, keeps_labels=True, build=build_wave, takes_pattern=False, flags={
+    "sig": Attack(rate=1.0, rate_of="the images of the target class", keeps_labels=True, build=build_wave,
+                  takes_pattern=False, flags={
         "sig_delta": Flag("amplitude of the sinusoid, in gray levels", 20.0, float),
         "sig_frequency": Flag("periods of the sinusoid across the image", 6.0, float)}),
+    "stored": Attack(rate=0.1, rate_of="the images that the trigger is meant for", build=take_stored,
+                     takes_pattern=False, flags={
+        "trigger_file": Flag("trigger_info.th of another run, whose trigger poisons the images", metavar="FILE.th",
+                             is_needed=True)}),
 }
 
 

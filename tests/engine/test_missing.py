@@ -28,6 +28,8 @@ COMMANDS = [
      [f"{TRAIN} blend", f"{MASK} output/blend/model_last.th",
       "python prune_network.py --mask-file output/blend/anp/mask_values.txt"]),
     (load_trigger, "output/blend/trigger_info.th", [f"{TRAIN} blend"]),
+    (load_trigger, "output/wanet/trigger_info.th", ["python -m attacks.wanet"]),
+    (load_model, "my/input-aware/model_last.th", ["python -m attacks.input_aware --output-dir my/input-aware"]),
     (load_trigger, "output/blend/neural-cleanse/reversed_trigger_3.th",
      [f"{TRAIN} blend", "python -m defenses.neural_cleanse --checkpoint output/blend/model_last.th"])]
 

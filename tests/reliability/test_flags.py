@@ -21,6 +21,7 @@ SHARED = {
     "sources": "3 5",
     "trigger_info": "{trigger2}",
     "encoder": ("--poison-type issba --encoder {encoder}", "{encoder2}"),
+    "trigger_file": ("--poison-type stored --trigger-file {trigger}", "{trigger2} --poison-target 1"),
     "clb_dir": ("--poison-type clean-label --clb-dir {clb}", "{clb2}"),
     "patch": ("--poison-type trojan --patch {patch}", "{patch2}"),
     "fc_dir": ("--poison-type feature-collision --fc-dir {collided}", "{collided2}"),

@@ -91,7 +91,8 @@ rights = {"trigger_pattern": st.builds(lambda value: np.full((1, 32, 32, 3), val
 
 @often
 @given(info=st.fixed_dictionaries({}, optional={
-    **{name: right | right | right | values for name, right in rights.items()}, "trigger_encoder": values}))
+    **{name: right | right | right | values for name, right in rights.items()}, "trigger_encoder": values,
+    "trigger_mask_generator": values}))
 def test_a_trigger_dict_stamps_images_or_is_refused(info):
     try:
         trigger = trigger_from_info(info)

@@ -78,6 +78,15 @@ def test_abl_is_set_against_the_undefended_training_with_the_same_poison(tree):
     assert effect.before[0] == pytest.approx((93, 99)) and effect.ratings == pytest.approx([(96 - 5 + 100) / 2])
 
 
+def test_abl_on_a_stored_trigger_is_set_against_the_attack_above_it_or_a_training_on_the_same_images(tree):
+    arguments = {"poison_type": "stored", "poison_rate": 0.1, "trigger_file": "w/trigger_info.th", "epochs": 2}
+    tree.run("w", "attacks.wanet", method={"name": "WaNet"}, acc=0.94, asr=0.97)
+    defended(tree, "w/abl", "defenses.abl", "ABL", 0.88, 0.03, arguments=arguments)
+    assert found(tree)["w", "ABL"].before[0] == pytest.approx((94, 97))
+    tree.run("images", "train_backdoor", arguments, method={"poison_type": "stored"}, acc=0.93, asr=0.5)
+    assert found(tree)["images", "ABL"].before[0] == pytest.approx((93, 50))
+
+
 def test_der_is_the_mean_of_each_seeds_own_not_of_the_means(tree):
     for seed, acc in enumerate((0.91, 0.95)):  # 2 points lost, 2 won: half the first's cost stays
         tree.attack(f"badnets/seed-{seed}", "badnets", 0.93, 1.0, seed=seed)
@@ -173,8 +182,8 @@ def test_a_script_that_moved_is_the_same_script(tree, old, new, task):
 
 
 def test_an_attack_of_a_new_script_is_an_attack_and_an_ingredient_is_none(tree, monkeypatch):
-    monkeypatch.setitem(BY_MODULE, "attacks.wanet", Script("attacks.wanet", "WaNet", ATTACK))
-    tree.run("warped", "attacks.wanet", method={"name": "WaNet"})
+    monkeypatch.setitem(BY_MODULE, "attacks.bent", Script("attacks.bent", "Bent", ATTACK))
+    tree.run("warped", "attacks.bent", method={"name": "Bent"})
     tree.run("encoder", "attacks.issba_encoder", acc=0.5, method={"name": "ISSBA encoder"})
     path = tree.root / "encoder/results.json"
     path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "acc"}))

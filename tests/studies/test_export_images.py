@@ -13,7 +13,9 @@ import train_backdoor
 from attacks import issba_encoder, pruning_aware
 from common.errors import UserError
 from data.datasets import load_clean, load_splits
-from defenses import fine_prune
+from data.triggers.warp import WarpTrigger, draw_grid
+from defenses import abl, fine_prune
+from engine.checkpoint import load_trigger, save_trigger
 from studies.export_images import main
 
 ATTACK = ["--poison-type", "badnets", "--poison-target", "2", "--poison-rate", "0.1"]
@@ -163,7 +165,47 @@ def test_without_its_manifest_it_is_a_folder_like_any_other(copied):
     assert (len(train) + len(defender), len(test), train.name) == (1294, 360, "copy")
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """(trigger of an attack that controls training, for class 3; what export_images made with it, and its flags)."""
+    folder = tmp_path_factory.mktemp("stored")
+    trigger, path = WarpTrigger(draw_grid(32, 32, 4, 3, 0), 3), folder / "trigger_info.th"
+    save_trigger(path, trigger)
+    flags = ["--poison-type", "stored", "--trigger-file", str(path), "--poison-target", "3", "--poison-rate", "0.2"]
+    main(["--poisoned", "--dataset", "digits", *flags, "--output-dir", str(folder / "images")])
+    return trigger, folder / "images", flags
+
+
+def test_a_stored_trigger_poisons_the_share_that_was_asked_for_of_the_images_it_is_meant_for(stored):
+    trigger, folder, _ = stored
+    clean, poisoned = load_splits("digits", "")[0], load_splits("cifar10", folder)[0]
+    chosen = poisoned.poisoned
+    assert int(chosen.sum()) == int(0.2 * (clean.targets != 3).sum())
+    assert (poisoned.data[chosen] == trigger.stamp(clean.data[chosen])).all() and (poisoned.targets[chosen] == 3).all()
+    assert (poisoned.data[~chosen] == clean.data[~chosen]).all() and not (clean.targets[chosen] == 3).any()
+    assert (load_trigger(folder / "trigger_info.th").grid == trigger.grid).all()
+
+
+def test_another_target_than_the_stored_triggers_is_refused(stored, tmp_path, refused):
+    flags = [*stored[2], "--poison-target", "4"]
+    said = refused(main, "--poisoned", "--dataset", "digits", *flags, "--output-dir", tmp_path / "x")
+    assert "the stored trigger's target is 3; give --poison-target 3" in said
+
+
+@pytest.mark.slow
+def test_abl_trains_on_what_a_stored_trigger_has_poisoned_as_on_the_trigger_itself(stored, tmp_path):
+    _, folder, flags = stored
+    for name, data in (("own", ["--dataset", "digits"]), ("files", ["--data-dir", str(folder)])):
+        abl.main([*data, *flags, *TRAIN, "--isolation-epochs", "1", "--unlearn-epochs", "1", "--max-drop", "1",
+                  "--output-dir", str(tmp_path / name)])
+    own, files = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("own", "files"))
+    assert own["acc"] == files["acc"] and own["asr"] == files["asr"] and own["asr"]["n"] == 323
+
+
 @pytest.mark.parametrize("flags, said", [
+    (["--poisoned", "--poison-type", "stored"], "--trigger-file: needed with --poison-type stored"),
+    (["--poisoned", "--trigger-file", "x.th"], "--trigger-file: has no effect with --poison-type badnets"),
+    (["--poisoned", "--poison-type", "stored", "--trigger-file", "x.th"], "x.th: no such file"),
     (["--poison-rate", "0.1"], "without --poisoned"), (["--seed", "3"], "without --poisoned"),
     (["--poisoned", "--poison-type", "benign"], "invalid choice"),
     (["--poisoned", "--poison-rate", "0.0001"], "would be poisoned"),

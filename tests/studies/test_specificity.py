@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from data.triggers import build_trigger
-from methods.residuals import paste, shared_energy
-from studies.specificity import main, swapped, variants
+from methods.residuals import paste, shared_energy, swapped
+from studies.specificity import main, variants
 
 
 def test_one_fixed_change_shares_all_its_energy_and_unrelated_ones_next_to_none():

@@ -66,6 +66,16 @@ def test_flags_of_the_file_reach_their_script_alone():
     assert with_rate == {f"out/badnets/seed-{seed}{end}" for seed in (0, 1) for end in ("", "/abl")}
 
 
+def test_a_defense_that_trains_gets_what_the_trigger_of_an_attack_that_controls_training_would_have_poisoned():
+    steps = plan({**SMALL, "attacks": {"wanet": {"poison_rate": 0.2, "noise-rate": 0.3}}, "seeds": [0]}).steps
+    abl = steps["out/wanet/seed-0/abl"]
+    assert abl.needs == ("out/wanet/seed-0/results.json",)
+    words = " ".join(abl.flags)
+    assert "--poison-type stored --trigger-file out/wanet/seed-0/trigger_info.th --poison-rate 0.2" in words
+    assert "--noise-rate" not in words and "--noise-rate" in steps["out/wanet/seed-0"].flags
+    assert not any("/abl" in folder for folder in plan({**SMALL, "attacks": {"pruning-aware-badnets": {}}}).steps)
+
+
 @pytest.mark.parametrize("changes, complaint", [
     ({"attacks": {"badnet": {}}}, "no such attack: 'badnet'; there are benign, badnets"),
     ({"defenses": {"magic": {}}}, f"no such defense: 'magic'; there are {', '.join(defense_names())}"),
@@ -90,6 +100,7 @@ def test_a_mistake_is_named_before_anything_starts(written, changes, complaint):
 @pytest.mark.parametrize("changes, complaint", [
     ({"attacks": {"badnets": {"poison_rate": 5}}}, "badnets, seed 0: .*expected a fraction"),
     ({"attacks": {"badnets": {"poison_rat": 0.1}}}, "badnets, seed 0: .*unrecognized arguments: --poison-rat"),
+    ({"attacks": {"stored": {}}}, "stored, seed 0: .*--trigger-file: needed with --poison-type stored"),
     ({"defenses": {"anp": {"max_drop": "x"}}}, "anp on badnets, seed 0: .*--max-drop")])
 def test_a_flag_that_a_script_refuses_is_named_with_its_cell(written, changes, complaint):
     with pytest.raises(UserError, match=complaint):
