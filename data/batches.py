@@ -92,7 +92,7 @@ def to_pixels(images: torch.Tensor) -> torch.Tensor:
 
 
 def crop(images: torch.Tensor, offsets: torch.Tensor, padding: int) -> torch.Tensor:
-    """Crop each of uint8 (B, H, W, 3) at its own offset (B, 2) out of itself padded with black; one gather for all."""
+    """Crop each of (B, H, W, 3) at its own offset (B, 2) out of itself padded with black; one gather for all."""
     height, width = images.shape[1:3]
     padded = F.pad(images, (0, 0, padding, padding, padding, padding))
     rows = offsets[:, 0, None] + torch.arange(height, device=images.device)
@@ -101,6 +101,21 @@ def crop(images: torch.Tensor, offsets: torch.Tensor, padding: int) -> torch.Ten
     return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
+def augment(pixels: torch.Tensor, generator: torch.Generator, padding: int, flip: bool) -> torch.Tensor:
+    """Pixels (B, 3, H, W) cropped and mirrored as Batches does it, for a step that stamps before.
+
+    generator: a CPU generator; each image has draws of its own.
+    """
+    images = pixels.permute(0, 2, 3, 1)
+    if padding:
+        offsets = torch.randint(2 * padding + 1, (len(images), 2), generator=generator)
+        images = crop(images, send(offsets, images.device), padding)
+    if flip:
+        flips = torch.randint(2, (len(images),), generator=generator).bool()
+        images = mirror(images, send(flips, images.device))
+    return images.permute(0, 3, 1, 2)
+
+
 def mirror(images: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, H, W, 3) with those where flips (B,) is true mirrored left to right."""
+    """(B, H, W, 3) with those where flips (B,) is true mirrored left to right."""
     return torch.where(flips[:, None, None, None], images.flip(2), images)

@@ -15,6 +15,7 @@ from data.exported import TRIGGER, read_manifest
 from data.poison_cifar import poison_training_set
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
 from engine import checkpoint, flags
+from engine.figures import enlarge, image_grid
 from engine.missing import check_there
 from engine.run import Run
 
@@ -87,6 +88,15 @@ def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger) -> dict:
         log.warning(COVERS_IMAGE)
     checkpoint.save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
     return shares
+
+
+def draw_examples(path: Path, clean: ImageSet, trigger: Trigger, count: int = 8) -> None:
+    """A picture of the first images that a Trigger is meant for: as they are, stamped, and what changed, enlarged."""
+    shown = clean.subset(np.flatnonzero(trigger.victims(clean.targets))[:count])
+    stamped = trigger.stamp(shown.data)
+    rows = [("original", shown.data), ("with trigger", stamped),
+            ("difference,\nenlarged", enlarge(stamped.astype(np.int16) - shown.data))]
+    image_grid(path, rows, [clean.classes[label] for label in shown.targets])
 
 
 def poisoned_shares(poisoned: ImageSet, target: int) -> dict:

@@ -137,11 +137,16 @@ def add_compile_flag(group: Group) -> None:
     group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")
 
 
-def add_loop_flags(group: Group) -> None:
-    """How often a training is tested, and whether its steps are CUDA graphs."""
+def add_test_flag(group: Group) -> None:
+    """How often a training is tested."""
     group.add_argument("--test-every", type=integer(1), default=1, metavar="EPOCHS",
                        help="epochs from one test to the next, in bfloat16 if the training is; the last epoch of a "
                             "stage is always tested, in float32")
+
+
+def add_loop_flags(group: Group) -> None:
+    """How often a training is tested, and whether its steps are CUDA graphs."""
+    add_test_flag(group)
     group.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
                        help="run each step as a CUDA graph, with fewer launches; off by default until graphed "
                             "steps have been shown equal to plain ones on a GPU")
@@ -174,11 +179,15 @@ def check_target(target: int, classes: Sequence[str]) -> None:
                         f"({classes[-1]}), got {target}")
 
 
+def add_target_flag(group: Group) -> None:
+    group.add_argument("--poison-target", type=integer(0), default=0,
+                       help="number of the target class; classes are numbered from 0 in sorted order")
+
+
 def add_trigger_flags(parser: Parser) -> Group:
     """The target and the pattern; returns the group."""
     group = parser.add_argument_group("trigger")
-    group.add_argument("--poison-target", type=integer(0), default=0,
-                       help="number of the target class; classes are numbered from 0 in sorted order")
+    add_target_flag(group)
     own = "".join(f"{attack.alpha:g} for {name}, " for name, attack in ATTACKS.items() if attack.alpha != 1)
     group.add_argument("--trigger-alpha", type=fraction,
                        help=f"opacity of the trigger (default: {own}1 for the others and for --trigger-image)")
