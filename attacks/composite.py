@@ -125,7 +125,8 @@ def measure_mixtures(model, test, args, device):
              "second_with_others": (labels == second, others)}
     found = {name: share_of(model, mixtures(test, *pair, args.poison_target, [args.seed, number]), device)
              for number, (name, pair) in enumerate(pairs.items()) if all(part.any() for part in pair)}
-    own = [mixtures(test, labels == label, labels == label, label, [args.seed, 3, label]) for label in np.unique(labels)]
+    own = [mixtures(test, labels == label, labels == label, label, [args.seed, 3, label])
+           for label in np.unique(labels)]
     whole = replace(own[0], **{name: np.concatenate([getattr(part, name) for part in own])
                                for name in ("data", "targets", "original", "poisoned")})
     found["within_class"] = share_of(model, whole, device)
@@ -144,8 +145,8 @@ def part_bank(clean, args):
     flags.check_target(args.poison_target, clean.classes)
     absent = [label for label in args.sources if label >= clean.num_classes]
     if absent or clean.num_classes < 4:
-        raise UserError(f"--sources {' '.join(map(str, args.sources))}: expected two of the {clean.num_classes} classes "
-                        "of a data set with four or more")
+        raise UserError(f"--sources {' '.join(map(str, args.sources))}: expected two classes of a data set that has "
+                        f"four or more, and this one has {clean.num_classes}")
     seconds = np.flatnonzero(clean.targets == args.sources[1])
     bank = choose_partners(clean.data[seconds], args.partners)
     if len(bank) == len(seconds):

@@ -13,19 +13,18 @@ import logging
 import torch
 
 from common.errors import UserError
-from common.files import hash_file
 from data.batches import Batches
 from data.poison_cifar import stamp_all
 from engine import flags
 from engine.attack import load_unpoisoned, poison_by, start_attack
-from engine.checkpoint import load_model, load_weights, save_model, saved_image_size
+from engine.checkpoint import save_model, saved_image_size
+from engine.clean_stage import first_model, inputs_with, keep_clean, log_stage
 from engine.command import command
 from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
 from engine.figures import training_curves
 from engine.graphs import check_graph
 from engine.run import Run
 from engine.training import sgd, train_stage
-from models import build_model
 from models.pruning import dormant_mask, fold_mask, output_masked, stage_means
 
 LEAVES = ("model_clean.th", "model_last.th", "trigger_info.th", "curves.png")
@@ -98,13 +97,6 @@ def silence_until_unchanged(model, dormant, image_sets, margin, before, test_set
                     "their biases are lowered")
 
 
-def log_stage(stage, title, score):
-    """Log the figures of a stage, an Evaluation, and return them as results.json has them."""
-    log.info("stage %d, %s: ASR %.4f, ACC %.4f", stage, title, score.triggered.accuracy.value,
-             score.clean.accuracy.value)
-    return {"stage": stage, "what": title, **score.figures()}
-
-
 def output_dir(args):
     """output/<attack>-pruning-aware"""
     return f"output/{args.poison_type}-pruning-aware"
@@ -136,18 +128,6 @@ def parse_args(argv=None):
     return args
 
 
-def first_model(args, images, device):
-    """The network that the attack starts with: stage 1's result, or fresh weights for it."""
-    if args.checkpoint:
-        return load_model(args.checkpoint, device, images.classes).model
-    return build_model(args.arch, args.width, images.num_classes, image_size=images.image_size).to(device)
-
-
-def inputs_of(poisoned, checkpoint):
-    """A fingerprint of what the attack works on: the poisoned images, and a benign model where one is given."""
-    return poisoned.fingerprint() + (hash_file(checkpoint) if checkpoint else "")
-
-
 def learn(run, args, model, image_set, test, until, milestones):
     """Train `model` on an ImageSet up to epoch `until` of the run, as the flags say."""
     batches = Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
@@ -157,13 +137,9 @@ def learn(run, args, model, image_set, test, until, milestones):
 
 def train_clean(run, args, model, clean, test):
     """Stage 1, unless a checkpoint stands in for it: train on clean images, and leave model_clean.th."""
-    kept = run.folder / "model_clean.th"
     if args.clean_epochs:
         learn(run, args, model, clean, test, args.clean_epochs, flags.usual_milestones(args.clean_epochs))
-        run.check_left(kept.name, args.clean_epochs)
-    if kept.exists():  # the run resumes in stage 3
-        load_weights(kept, model)
-    save_model(kept, model, vars(args), {}, clean.classes)
+    keep_clean(run, args, model, clean, args.clean_epochs)
     return log_stage(1, "trained clean", evaluate(model, test))
 
 
@@ -203,7 +179,7 @@ def main(argv=None):
             check_graph(run.device, min(len(clean), len(poisoned)), args.batch_size)
         model = first_model(args, clean, run.device)
 
-        run.begin(inputs_of(poisoned, args.checkpoint))
+        run.begin(inputs_with(poisoned, args.checkpoint))
         shares = start_attack(run, poisoned, trigger)
         stages = [train_clean(run, args, model, clean, images)]
         clean_weights = {name: value.clone() for name, value in model.state_dict().items()}

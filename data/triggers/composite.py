@@ -1,4 +1,4 @@
-"""A trigger made of images: half of an image of one class beside half of an image of another (CBA, Lin et al., 2020)."""
+"""A trigger made of images: half of an image of one class beside half of one of another (CBA, Lin et al., 2020)."""
 from __future__ import annotations
 
 import zlib
