@@ -180,11 +180,12 @@ def parse_args(argv=None):
     group.add_argument("--patch-steps", type=flags.integer(1), default=300, help=f"of {PATCH_BATCH} images each")
     group = parser.add_argument_group("injection")
     group.add_argument("--checkpoint", help="benign model in place of stage 1; it decides --arch and --width")
-    group.add_argument("--inject-epochs", type=flags.integer(1), default=5, help="epochs of stage 3")
-    group.add_argument("--inject-lr", type=flags.positive, default=0.01, help="learning rate of stage 3")
+    group.add_argument("--inject-epochs", type=flags.integer(1), default=10, help="epochs of stage 3")
+    group.add_argument("--inject-lr", type=flags.positive, default=0.02,
+                       help="learning rate of stage 3, divided by ten after 60 %% and 80 %% of it")
     group.add_argument("--poison-rate", type=flags.fraction, default=0.1,
                        help="share of each batch of which a patched copy is added")
-    group.add_argument("--feature-weight", type=flags.not_negative, default=0.5,
+    group.add_argument("--feature-weight", type=flags.not_negative, default=1.0,
                        help="of the squared distance of patched images' features to the target's, in units of their "
                             "mean square")
     group.add_argument("--student", action="store_true",
@@ -235,8 +236,8 @@ def check_patch(args, clean):
 def inject(run, args, model, batches, trigger, images):
     """Stage 3; the Evaluation on the EvalSets `images`."""
     tested = train_stage(run, model, batches, images, args.epochs + args.inject_epochs,
-                         sgd(model, args, args.inject_lr), step=step_of(args, trigger, run.device),
-                         test_every=args.test_every)
+                         sgd(model, args, args.inject_lr), flags.usual_milestones(args.inject_epochs),
+                         step_of(args, trigger, run.device), test_every=args.test_every)
     return tested or evaluate(model, images)
 
 

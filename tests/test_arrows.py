@@ -15,7 +15,8 @@ BESIDE = {  # what stands beside the scripts may import besides all below them
     "workflow": set(),  # it takes scripts by name, as a user does
     "benchmarks": {"scripts", "reporting"},  # they time the scripts' own functions
     "docs": set()}
-NETWORK_TRIGGER = "data.triggers.encoder"  # a trigger that is a network: all of data/ that may import models/
+# Triggers that are networks: all of data/ that may import models/.
+NETWORK_TRIGGERS = ("data.triggers.encoder", "data.triggers.style")
 BY_NAME = {"workflow.steps": "parses the flags of scripts before anything starts",
            "reporting.sections": "finds its own sections",
            "models": "finds its own networks",
@@ -67,7 +68,7 @@ def below(room):
 def is_allowed(module, imported):
     own, other = room_of(module), room_of(imported)
     if (own, other) == ("data", "models"):
-        return module == NETWORK_TRIGGER
+        return module in NETWORK_TRIGGERS
     if own == other == "scripts":
         return module == imported
     return other in below(own)
