@@ -161,7 +161,7 @@ SCRIPTS = (
            other={"style_image": "{png}", "rounds": "0", "detox_rate": "0.5"}),
     Script("attacks.latent", "the latent backdoor", ATTACK, "--resume",
            small=f"{TRAIN} --inject-epochs 2 --patch-steps 5",
-           cells=(Cell("latent", flags={"student": True}),),
+           cells=(Cell("latent"),),
            lasting="--width 4 --batch-size 32 --crop-padding 2 --epochs 6 --inject-epochs 6 --patch-steps 20 "
                    "--student",
            other={"patch_size": "9",

@@ -51,8 +51,9 @@ def for_training(folder: Path) -> list[str]:
         if script.trains and ending and ending == script.name.replace("_", "-") and attack in POISON_TYPES:
             return [command_line(script, {"poison_type": attack}, folder, USUAL / folder.name)]
     trainer, _ = next(iter(attack_cells().values()))
-    if folder.name in POISON_TYPES:
-        return [command_line(trainer, {"poison_type": folder.name}, folder, USUAL / folder.name)]
+    script, cell = attack_cells().get(folder.name, (None, None))
+    if script and (script is trainer or script.name.replace("_", "-") == folder.name):
+        return [command_line(script, cell.flags, folder, USUAL / folder.name)]
     return [command_line(trainer, {}, folder, None)]
 
 
