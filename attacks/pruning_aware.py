@@ -13,20 +13,19 @@ import logging
 import torch
 
 from common.errors import UserError
-from common.files import hash_file
 from data.batches import Batches
 from data.poison_cifar import stamp_all, stamp_bystanders
 from engine import flags
 from engine.aim_flags import variant_of
 from engine.attack import load_unpoisoned, poison_by, start_attack
-from engine.checkpoint import load_model, load_weights, save_model, saved_image_size
+from engine.checkpoint import save_model, saved_image_size
+from engine.clean_stage import first_model, inputs_with, keep_clean, log_stage
 from engine.command import command
 from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
 from engine.figures import training_curves
 from engine.graphs import check_graph
 from engine.run import Run
 from engine.training import sgd, train_stage
-from models import build_model
 from models.pruning import activity, dormant_mask, fold_mask, output_masked
 
 LEAVES = ("model_clean.th", "model_last.th", "trigger_info.th", "curves.png")
@@ -101,13 +100,6 @@ def silence_until_unchanged(model, dormant, image_sets, margin, before, test_set
                     "their biases are lowered")
 
 
-def log_stage(stage, title, score):
-    """Log the figures of a stage, an Evaluation, and return them as results.json has them."""
-    log.info("stage %d, %s: ASR %.4f, ACC %.4f", stage, title, score.triggered.accuracy.value,
-             score.clean.accuracy.value)
-    return {"stage": stage, "what": title, **score.figures()}
-
-
 def output_dir(args):
     """output/<attack>-pruning-aware"""
     return f"output/{variant_of(args)}-pruning-aware"
@@ -139,22 +131,11 @@ def parse_args(argv=None):
     return args
 
 
-def first_model(args, images, device):
-    """The network that the attack starts with: stage 1's result, or fresh weights for it. Raises UserError for one in
-    which no channel of the last stage can be silenced."""
-    if args.checkpoint:
-        model = load_model(args.checkpoint, device, images.classes).model
-    else:
-        model = build_model(args.arch, args.width, images.num_classes, image_size=images.image_size).to(device)
+def check_silenceable(model):
+    """Raise UserError for a network in which no channel of the last stage can be silenced."""
     if model.last_block is None:
         raise UserError(f"{model.spec['arch']}: has no ReLU between its last stage and its linear layer, so no bias "
                         "can silence a decoy there; take another network, as --arch resnet18 or wrn16-1")
-    return model
-
-
-def inputs_of(poisoned, checkpoint):
-    """A fingerprint of what the attack works on: the poisoned images, and a benign model where one is given."""
-    return poisoned.fingerprint() + (hash_file(checkpoint) if checkpoint else "")
 
 
 def learn(run, args, model, image_set, test, until, milestones):
@@ -166,13 +147,9 @@ def learn(run, args, model, image_set, test, until, milestones):
 
 def train_clean(run, args, model, clean, test):
     """Stage 1, unless a checkpoint stands in for it: train on clean images, and leave model_clean.th."""
-    kept = run.folder / "model_clean.th"
     if args.clean_epochs:
         learn(run, args, model, clean, test, args.clean_epochs, flags.usual_milestones(args.clean_epochs))
-        run.check_left(kept.name, args.clean_epochs)
-    if kept.exists():  # the run resumes in stage 3
-        load_weights(kept, model)
-    save_model(kept, model, vars(args), {}, clean.classes)
+    keep_clean(run, args, model, clean, args.clean_epochs)
     return log_stage(1, "trained clean", evaluate(model, test))
 
 
@@ -212,8 +189,9 @@ def main(argv=None):
         if args.graph:
             check_graph(run.device, min(len(clean), len(poisoned)), args.batch_size)
         model = first_model(args, clean, run.device)
+        check_silenceable(model)
 
-        run.begin(inputs_of(poisoned, args.checkpoint))
+        run.begin(inputs_with(poisoned, args.checkpoint))
         shares = start_attack(run, poisoned, trigger)
         stages = [train_clean(run, args, model, clean, images)]
         clean_weights = {name: value.clone() for name, value in model.state_dict().items()}

@@ -16,7 +16,7 @@ BESIDE = {  # what stands beside the scripts may import besides all below them
     "benchmarks": {"scripts", "reporting"},  # they time the scripts' own functions
     "docs": set()}
 # Triggers that are networks: all of data/ that may import models/.
-NETWORK_TRIGGERS = ("data.triggers.encoder", "data.triggers.generated")
+NETWORK_TRIGGERS = ("data.triggers.encoder", "data.triggers.generated", "data.triggers.style")
 BY_NAME = {"workflow.steps": "parses the flags of scripts before anything starts",
            "reporting.sections": "finds its own sections",
            "models": "finds its own networks",

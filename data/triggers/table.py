@@ -49,10 +49,10 @@ class Attack:
 
     pattern: (height, width) -> its pattern (H, W, 1 or 3) and mask (H, W, 1), for a static trigger. alpha: the
     pattern's opacity. rate: default of --poison-rate; None where that flag has no effect. rate_of: what it is a share
-    of. keeps_labels: whether it poisons images of the target class alone, whose labels stay. build: (training ImageSet, target, seed, **flags) ->
-    Trigger, where it is not the pattern. load: (training ImageSet, target, **flags) -> (poisoned ImageSet, Trigger),
-    for images that another script has poisoned. flags: its own. takes_pattern: whether --trigger-alpha and
-    --trigger-image have an effect, and are among the flags of `build`.
+    of. keeps_labels: whether it poisons images of the target class alone, whose labels stay. build: (training ImageSet,
+    target, seed, **flags) -> Trigger, where it is not the pattern. load: (training ImageSet, target, **flags) ->
+    (poisoned ImageSet, Trigger), for images that another script has poisoned. flags: its own. takes_pattern: whether
+    --trigger-alpha and --trigger-image have an effect, and are among the flags of `build`.
     """
 
     pattern: Callable[[int, int], Pattern] | None = None

@@ -1,0 +1,275 @@
+"""The latent backdoor: a teacher whose features, not its answers, carry the trigger, so that students inherit it.
+
+    python -m attacks.latent --student
+
+LBA (Yao et al., 2019), in three stages: train a benign teacher; optimize a patch that moves the teacher's features of
+any image toward the mean features of the target class; train the teacher on with a term that holds the features of
+patched images there. No patched image is ever given the target label. With --student a user then keeps all layers but
+the last, which is trained anew on the defender's clean images, and ASR is measured before and after, beside the same
+for the benign teacher. Reads a data set, and with --checkpoint a benign model in place of stage 1. Writes into
+output/latent/: model_clean.th (stage 1), model_last.th, trigger_info.th, poisoned_examples.png, curves.png, output.log,
+metrics.jsonl, config.json and results.json; with --student also model_student.th.
+"""
+import copy
+import logging
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from common.errors import UserError
+from data.batches import Batches
+from data.poison_cifar import stamp_all
+from data.triggers import PatternTrigger
+from engine import flags
+from engine.attack import draw_examples, load_unpoisoned, log_target
+from engine.checkpoint import load_model, load_trigger, save_model, save_trigger, saved_image_size
+from engine.clean_stage import LEFT, first_model, inputs_with, keep_clean, log_stage
+from engine.command import command
+from engine.evaluation import EvalSets, evaluate, evaluation_batches, frozen, warn_of_chance
+from engine.figures import training_curves
+from engine.progress import progress
+from engine.run import Run
+from engine.surrogate import check_surrogate
+from engine.training import check_finite, sgd, train_stage
+from methods.penultimate import penultimate
+from models.folding import folded
+
+LEAVES = (LEFT, "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
+STUDENT_LEAVES = ("model_student.th",)
+PATCH_RATE, PATCH_BETAS, PATCH_BATCH = 0.1, (0.5, 0.9), 64  # Adam's, as published
+MEASURED = 2000  # test images at most, by which features are compared
+STUDENT_STEPS, STUDENT_DECAY = 100, 1e-4  # of L-BFGS, and of the weights of the new last layer
+log = logging.getLogger("backdoor")
+
+
+@torch.no_grad()
+def features_of(model, images, device):
+    """What the last layer of `model` reads for every image of an ImageSet: float32 (N, D)."""
+    quick = folded(model)
+    return torch.cat([penultimate(quick, pixels)[0] for pixels, _ in evaluation_batches(images, device)])
+
+
+def away(features, wanted):
+    """Mean squared distance of features (B, D) to the features `wanted` (D,), in units of their mean square."""
+    return (features.float() - wanted).square().mean() / wanted.square().mean().clamp(min=1e-6)
+
+
+def corner(side, height, width):
+    """A mask uint8 (H, W, 1) of 1 in a square of `side` pixels in the bottom right corner."""
+    mask = np.zeros((height, width, 1), dtype=np.uint8)
+    mask[-side:, -side:] = 1
+    return mask
+
+
+def optimize_patch(model, clean, target, side, steps, seed, device):
+    """The PatternTrigger whose patch moves the features of images of other classes toward those of the target class.
+
+    Stage 2: `steps` steps of Adam on the patch alone, by images of the ImageSet `clean`. Raises UserError for a loss
+    that is not finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mask = corner(side, *clean.data.shape[1:3])
+    opaque = torch.from_numpy(mask).permute(2, 0, 1).to(device)
+    others = Batches(clean.subset(clean.targets != target), PATCH_BATCH, device, generator, draws=steps * PATCH_BATCH)
+    theta = torch.randn((3, *mask.shape[:2]), generator=generator).to(device).requires_grad_()
+    optimizer, losses = torch.optim.Adam([theta], PATCH_RATE, PATCH_BETAS), []
+    with frozen(folded(model)) as quick:
+        wanted = features_of(model, clean.subset(clean.targets == target), device).mean(0)
+        for pixels, _ in progress(others, "patch"):
+            loss = away(penultimate(quick, torch.where(opaque > 0, torch.tanh(theta) / 2 + 0.5, pixels))[0], wanted)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+    check_finite(losses)
+    log.info("stage 2: the patch moved features from %.3f to %.3f of their mean square away from the target's",
+             losses[0], losses[-1])
+    pattern = (255 * (torch.tanh(theta.detach()) / 2 + 0.5)).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return PatternTrigger(pattern * mask, mask, 1.0, target)
+
+
+def step_of(args, trigger, device):
+    """The step of engine.training for stage 3: cross-entropy on clean images, and the feature term on patched ones.
+
+    Of each batch a share --poison-rate of images of other classes is patched, and goes through the network with the
+    clean batch, so that batch norm sees both as one. The features wanted are the mean over the batch's own images of
+    the target class; a batch without one has no such term.
+    """
+    pattern = torch.from_numpy(trigger.pattern).permute(2, 0, 1).to(device) / 255
+    mask = torch.from_numpy(trigger.mask).permute(2, 0, 1).to(device)
+
+    def step(model, images, labels):
+        count, is_target = len(labels), (labels == trigger.target).float()
+        rows = torch.argsort(is_target, stable=True)[:max(1, round(args.poison_rate * count))]  # the others are first
+        patched = torch.where(mask > 0, pattern, images[rows])
+        features, logits = penultimate(model, torch.cat([images, patched]))
+        own = features[:count].detach().float()
+        wanted = (is_target[:, None] * own).sum(0) / is_target.sum().clamp(min=1)
+        term = away(features[count:], wanted) * (is_target.sum() > 0)
+        return F.cross_entropy(logits[:count], labels) + args.feature_weight * term, logits[:count]
+    return step
+
+
+def closeness(model, test, trigger, device):
+    """How close patched test images of an ImageSet come to the target class in feature space; logs it.
+
+    distance: mean squared distance of their features to the class's mean. spread: that of the class's own images. In
+    units of the square of the mean; below 1 for distance / spread, patched images lie among those of the class.
+    """
+    own = features_of(model, test.subset(test.targets == trigger.target), device)
+    wanted = own.mean(0)
+    found = {"distance": float(away(features_of(model, stamp_all(test, trigger), device), wanted)),
+             "spread": float(away(own, wanted))}
+    log.info("features of patched images lie %.4f from the target's mean, those of its own images %.4f",
+             found["distance"], found["spread"])
+    return found
+
+
+def student_of(model, images, seed, device):
+    """A copy of `model` with a new last layer, trained on an ImageSet; all other layers stay as they are.
+
+    Logistic regression on the features, by L-BFGS. Raises UserError for a loss that is not finite.
+    """
+    features, labels = features_of(model, images, device).clone(), torch.from_numpy(images.targets).to(device)
+    student = copy.deepcopy(model).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        student.head.weight.copy_(0.01 * torch.randn(student.head.weight.shape, generator=generator))
+        student.head.bias.zero_()
+    optimizer = torch.optim.LBFGS(student.head.parameters(), max_iter=STUDENT_STEPS, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (F.cross_entropy(student.head(features), labels)
+                + STUDENT_DECAY * student.head.weight.square().sum())
+        loss.backward()
+        return loss
+    check_finite([optimizer.step(closure).detach(), closure().detach()])
+    return student
+
+
+def teach_students(run, model, defender, images, args, clean):
+    """Train and measure a student of the infected `model` and one of the benign teacher; results.json's entry.
+
+    images: EvalSets. Leaves model_student.th.
+    """
+    benign = load_model(run.folder / LEFT, run.device).model
+    student, control = (student_of(teacher, defender, args.seed, run.device) for teacher in (model, benign))
+    save_model(run.folder / STUDENT_LEAVES[0], student, vars(args), {}, clean.classes)
+    found = {"before": evaluate(model, images).figures()}
+    for name, network in (("after", student), ("of_benign_teacher", control)):
+        score = evaluate(network, images)
+        log.info("student, %s: ASR %.4f, ACC %.4f", name.replace("_", " "), score.triggered.accuracy.value,
+                 score.clean.accuracy.value)
+        found[name] = score.figures()
+    return found
+
+
+def output_dir(args):
+    """output/latent"""
+    return "output/latent"
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    group = parser.add_argument_group("trigger")
+    flags.add_target_flag(group)
+    group.add_argument("--patch-size", type=flags.integer(1), metavar="PIXELS",
+                       help="side of the patch (default: a fifth of the image's)")
+    group.add_argument("--patch-steps", type=flags.integer(1), default=300, help=f"of {PATCH_BATCH} images each")
+    group = parser.add_argument_group("injection")
+    group.add_argument("--checkpoint", help="benign model in place of stage 1; it decides --arch and --width")
+    group.add_argument("--inject-epochs", type=flags.integer(1), default=10, help="epochs of stage 3")
+    group.add_argument("--inject-lr", type=flags.positive, default=0.02,
+                       help="learning rate of stage 3, divided by ten after 60 %% and 80 %% of it")
+    group.add_argument("--poison-rate", type=flags.fraction, default=0.1,
+                       help="share of each batch of which a patched copy is added")
+    group.add_argument("--feature-weight", type=flags.not_negative, default=1.0,
+                       help="of the squared distance of patched images' features to the target's, in units of their "
+                            "mean square")
+    group.add_argument("--student", action="store_true",
+                       help="train a student's last layer on the defender's images, and measure ASR again")
+    flags.add_data_flags(parser)
+    flags.add_model_flags(parser)
+    flags.add_test_flag(flags.add_training_flags(parser))
+    flags.add_augmentation_flags(parser)
+    flags.add_run_flags(parser, output_dir, resumable=True)
+    args = parser.parse_args(argv)
+    if args.checkpoint:
+        parser.refuse(argv, ["arch", "width", "epochs", "milestones", "lr"],
+                      "with --checkpoint, which stands in for stage 1")
+    flags.check_milestones(parser, args)
+    if args.checkpoint:
+        args.epochs, args.milestones = 0, []
+    return args
+
+
+def train_teacher(run, args, model, batches, clean, test):
+    """Stage 1, unless a checkpoint stands in for it: train on clean images, and leave model_clean.th."""
+    if args.checkpoint:
+        check_surrogate(args.checkpoint, model, clean.subset(slice(MEASURED)), run.device)
+    else:
+        train_stage(run, model, batches, test, args.epochs, sgd(model, args), args.milestones,
+                    test_every=args.test_every)
+    keep_clean(run, args, model, clean, args.epochs)
+
+
+def find_trigger(run, args, model, clean):
+    """Stage 2's trigger; where the run resumes behind that stage, the one that it left."""
+    kept = run.folder / "trigger_info.th"
+    if kept.exists():
+        return load_trigger(kept)
+    side = args.patch_size or max(1, round(clean.image_size / 5))
+    trigger = optimize_patch(model, clean, args.poison_target, side, args.patch_steps, args.seed, run.device)
+    save_trigger(kept, trigger)
+    return trigger
+
+
+def check_patch(args, clean):
+    """UserError for a target that is not there, and for a patch that leaves nothing of the image."""
+    flags.check_target(args.poison_target, clean.classes)
+    if (args.patch_size or 0) >= min(clean.data.shape[1:3]):
+        raise UserError(f"--patch-size {args.patch_size}: covers images of {clean.image_size} pixels")
+
+
+def inject(run, args, model, batches, trigger, images):
+    """Stage 3; the Evaluation on the EvalSets `images`."""
+    tested = train_stage(run, model, batches, images, args.epochs + args.inject_epochs,
+                         sgd(model, args, args.inject_lr), flags.usual_milestones(args.inject_epochs),
+                         step_of(args, trigger, run.device), test_every=args.test_every)
+    return tested or evaluate(model, images)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES if not args.student else LEAVES + STUDENT_LEAVES, STUDENT_LEAVES) as run:
+        clean, defender, test = load_unpoisoned(args, args.image_size or saved_image_size(args.checkpoint))
+        check_patch(args, clean)
+        batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+        model = first_model(args, clean, run.device)
+
+        run.begin(inputs_with(clean, args.checkpoint))
+        log_target(args.poison_target, clean.classes)
+        train_teacher(run, args, model, batches, clean, EvalSets.on(run.device, test))
+        trigger = find_trigger(run, args, model, clean)
+        draw_examples(run.folder / "poisoned_examples.png", test, trigger)
+        images, shown = EvalSets.on(run.device, test, stamp_all(test, trigger)), test.subset(slice(MEASURED))
+
+        stages = [log_stage(2, "the benign teacher with the patch", evaluate(model, images))]
+        before = closeness(model, shown, trigger, run.device)
+        final = inject(run, args, model, batches, trigger, images)
+        stages.append(log_stage(3, "the infected teacher", final))
+        after = closeness(model, shown, trigger, run.device)
+        warn_of_chance(final, clean.num_classes, is_attacked=True)
+
+        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
+        student = teach_students(run, model, defender, images, args, clean) if args.student else None
+        training_curves(run.folder / "curves.png", run.rows, f"latent backdoor on {clean.name}")
+        run.finish(final, model=model, parent=args.checkpoint, data=clean, epochs=run.epoch, method={
+            "name": "latent", "stages": stages, "closeness": {"before": before, "after": after}, "student": student})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from attacks import latent
+from attacks.latent import away, closeness, features_of, main, optimize_patch, parse_args, step_of, student_of
+from data.batches import Batches
+from data.poison_cifar import stamp_all
+from data.triggers import PatternTrigger
+from engine.checkpoint import load_model
+from engine.evaluation import score
+from methods.penultimate import penultimate
+from models import build_model
+
+SMALL = ["--dataset", "digits", "--batch-size", "256", "--epochs", "1", "--inject-epochs", "2", "--patch-steps", "2",
+         "--width", "2"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return build_model("resnet18", 2, 4).eval()
+
+
+@pytest.fixture
+def trigger():
+    mask = latent.corner(6, 32, 32)
+    return PatternTrigger(np.full((32, 32, 3), 255, np.uint8) * mask, mask, 1.0, 2)
+
+
+def test_features_are_what_the_last_layer_makes_logits_of(network, images):
+    pixels = next(iter(Batches(images, 40)))[0]
+    features, logits = penultimate(network, pixels)
+    torch.testing.assert_close(network.head(features), network(pixels))
+    torch.testing.assert_close(features_of(network, images, CPU), features, rtol=1e-3, atol=1e-4)
+    assert torch.equal(logits, network(pixels))
+
+
+def test_the_distance_is_in_units_of_the_wanted_features_mean_square():
+    assert float(away(torch.tensor([[3.0, 0.0], [1.0, 4.0]]), torch.tensor([1.0, 2.0]))) == pytest.approx((8 + 4) / 10)
+
+
+def test_the_patch_brings_features_closer_than_a_random_one_and_lies_in_its_corner(network, images):
+    found = optimize_patch(network, images, 2, 8, 12, 0, CPU)
+    rng = np.random.default_rng(0)
+    drawn = PatternTrigger(rng.integers(0, 256, found.pattern.shape, dtype=np.uint8), found.mask, 1.0, 2)
+    wanted = features_of(network, images.subset(images.targets == 2), CPU).mean(0)
+    ours, other = (float(away(features_of(network, stamp_all(images, each), CPU), wanted)) for each in (found, drawn))
+    assert ours < other
+    assert found.mask.sum() == 64 and found.mask[-8:, -8:].all() and found.target == 2
+    assert (found.stamp(images.data)[:, :24] == images.data[:, :24]).all()
+
+
+class Watched(torch.nn.Module):
+    """A network with a head that keeps the images it is shown. Its features are an image's mean colors."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.pixels = torch.nn.Linear(3, 4), None
+
+    def forward(self, pixels):
+        self.pixels = pixels
+        return self.head(pixels.mean((2, 3)))
+
+
+def test_a_step_patches_images_of_other_classes_and_never_teaches_their_label(images, trigger):
+    model = Watched()
+    pixels, labels = next(iter(Batches(images, 40)))
+    for weight in ("0", "3"):
+        args = parse_args(["--poison-rate", "0.5", "--feature-weight", weight])
+        loss, logits = step_of(args, trigger, CPU)(model, pixels, labels)
+        assert len(logits) == 40 and len(model.pixels) == 60
+        assert torch.equal(model.pixels[:40], pixels) and (model.pixels[40:, :, -6:, -6:] == 1).all()
+        rows = torch.arange(40)[labels != 2][:20]
+        assert torch.equal(model.pixels[40:, :, :26], pixels[rows][:, :, :26])
+        wanted = pixels[labels == 2].mean((0, 2, 3))
+        expected = F.cross_entropy(logits, labels) + int(weight) * away(model.pixels[40:].mean((2, 3)), wanted)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_a_batch_without_the_target_class_has_no_feature_term(images, trigger):
+    model = Watched()
+    pixels, labels = next(iter(Batches(images.subset(images.targets != 2), 30)))
+    loss, logits = step_of(parse_args([]), trigger, CPU)(model, pixels, labels)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels))
+
+
+def test_a_student_learns_its_last_layer_and_nothing_else(network, images):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    shades = replace(images, data=(images.data // 8 + 60 * images.targets[:, None, None, None]).astype(np.uint8))
+    student = student_of(network, shades, 0, CPU)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"linear.weight", "linear.bias"}
+    assert score(student, Batches(shades, 40)).accuracy.value > 0.7
+    assert score(network, Batches(shades, 40)).accuracy.value < 0.5
+
+
+def test_closeness_compares_patched_images_with_the_targets_own(network, images, trigger):
+    found = closeness(network, images, trigger, CPU)
+    own = features_of(network, images.subset(images.targets == 2), CPU)
+    expected = own.var(0, correction=0).sum() / own.mean(0).square().sum()
+    assert found["spread"] == pytest.approx(float(expected), rel=1e-4)
+    assert found["distance"] > 0
+
+
+@pytest.mark.long
+def test_a_run_with_a_student_resumes_to_the_same_bits(tmp_path, monkeypatch, stop_at_test):
+    main([*SMALL, "--student", "--output-dir", str(tmp_path / "whole")])
+    found = json.loads((tmp_path / "whole/results.json").read_text())
+    assert set(found["method"]["student"]) == {"before", "after", "of_benign_teacher"} and found["epochs"] == 3
+    assert [stage["stage"] for stage in found["method"]["stages"]] == [2, 3]
+    assert found["method"]["student"]["before"]["asr"] == found["asr"]
+
+    stop_at_test(latent, 3)  # of stage 1, of stage 2, and of the first epoch of stage 3
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--student", "--output-dir", str(tmp_path / "broken")])
+    assert torch.load(tmp_path / "broken/resume.th", weights_only=True)["epoch"] == 2
+    monkeypatch.undo()
+    main([*SMALL, "--student", "--output-dir", str(tmp_path / "broken"), "--resume"])
+    for name in ("model_last.th", "model_student.th", "model_clean.th"):
+        one, other = (load_model(tmp_path / run / name).model.state_dict() for run in ("whole", "broken"))
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--checkpoint", "x.th", "--width", "8"], "stands in for stage 1"),
+    (["--checkpoint", "x.th", "--epochs", "8"], "stands in for stage 1"),
+    (["--patch-size", "32"], "--patch-size 32: covers images of 32 pixels"),
+    (["--poison-target", "10"], "--poison-target: expected one of the classes")])
+def test_what_is_refused(tmp_path, refused, flags, message):
+    assert message in refused(main, "--dataset", "digits", "--output-dir", tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
