@@ -2,7 +2,7 @@
 
     python -m defenses.nad --checkpoint output/badnets/model_last.th
 
-NAD (Li et al., 2021b). Reads a model, the defender's clean images, and the trigger beside the model, if there is one,
+NAD (Li et al., 2021c). Reads a model, the defender's clean images, and the trigger beside the model, if there is one,
 for ASR alone. The teacher is the same model, fine-tuned: its ACC and ASR are also the control, what fine-tuning does by
 itself. Writes into output/badnets/nad/: model_last.th (the student), teacher.th, output.log, metrics.jsonl, config.json
 and results.json.
@@ -26,6 +26,7 @@ from engine.run import Run
 from engine.training import fine_tune, sgd
 
 BETA, DEEPEST = 500.0, 3  # the default: this weight for each of so many last stages
+FAST = 2  # epochs at the first learning rate, as the authors have it; a backdoor survives the ones at the second
 log = logging.getLogger("backdoor")
 
 
@@ -92,7 +93,7 @@ def train_teacher(repair, args):
     """Stage 1: a copy of the model, fine-tuned; leaves teacher.th. Returns (teacher, its Evaluation)."""
     run, suspect, teacher = repair.run, repair.suspect, copy.deepcopy(repair.suspect.model)
     fine_tune(run, args, teacher, repair.own, suspect.test, args.teacher_epochs,
-              sgd(teacher, args, nesterov=True), test_every=args.test_every)
+              sgd(teacher, args, nesterov=True), milestones=args.milestones, test_every=args.test_every)
     path = run.folder / "teacher.th"
     run.check_left(path.name, args.teacher_epochs)
     if path.exists():  # the run resumes in stage 2
@@ -120,16 +121,19 @@ def parse_args(argv=None):
                             f"{BETA:g} for each of the last {DEEPEST})")
     group.add_argument("--teacher-epochs", type=flags.integer(1), default=10, help="epochs that make the teacher")
     add_share_flag(group)
-    group = flags.add_sgd_flags(parser, 20, 0.01)
+    group = flags.add_sgd_flags(parser, 20, 0.1)
     flags.add_test_every_flag(group)
-    group.add_argument("--milestones", type=flags.integer(1), nargs="*", default=[], metavar="EPOCH",
-                       help="epochs of the student after which the learning rate is divided by ten (default: none)")
+    group.add_argument("--milestones", type=flags.integer(1), nargs="*", metavar="EPOCH",
+                       help="epochs of the teacher, and of the student, after which the learning rate is divided by "
+                            f"ten (default: {FAST}, where there are more epochs)")
     parser.set_defaults(batch_size=64, weight_decay=1e-4)  # as the authors have them
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, beneath_model("nad"), resumable=True)
     args = parser.parse_args(argv)
     if not args.momentum:
         parser.error("--momentum: expected more than 0, since NAD uses Nesterov's momentum")
+    if args.milestones is None:
+        args.milestones = [FAST] if args.epochs > FAST else []
     flags.check_milestones(parser, args)
     return args
 
