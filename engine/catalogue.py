@@ -182,6 +182,8 @@ SCRIPTS = (
            small="--epochs 2 --teacher-epochs 1 --batch-size 16", cells=(Cell("nad", "nad"),),
            lasting="--val-frac 0.05 --teacher-epochs 4 --epochs 8 --batch-size 8", after=(TRAIN_BADNETS,),
            other={"betas": "0", "milestones": "1", "test_every": "2"}),
+    Script("defenses.clp", "CLP", REPAIR, is_heavy=False, draws=False, reads=SUSPECT, small="--u 1",
+           cells=(Cell("clp", "clp", is_heavy=False, draws=False),), after=(TRAIN_BADNETS,), other={"u": "0.5"}),
     Script("studies.neuron_noise", "neuron noise", STUDY, reads=SUSPECT,
            small="--val-frac 0.05 --epsilons 0.02 --seeds 1 --steps 2",
            cells=(Cell("neuron-noise", "neuron-noise", in_audit="neuron-noise"),), after=(TRAIN_BADNETS, TRAIN_BENIGN),
