@@ -178,7 +178,7 @@ def parse_args(argv=None):
                             "which comes to about this")
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
-    flags.add_test_flag(flags.add_training_flags(parser))
+    flags.add_test_every_flag(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)

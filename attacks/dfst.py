@@ -161,7 +161,7 @@ def parse_args(argv=None):
                        help="painted images a step, as a share of the batch, to which they are added")
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
-    flags.add_test_flag(flags.add_training_flags(parser))
+    flags.add_test_every_flag(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)

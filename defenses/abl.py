@@ -38,6 +38,7 @@ from engine.evaluation import (
 )
 from engine.figures import training_curves
 from engine.graphs import check_graph
+from engine.repair import log_figures
 from engine.run import Run
 from engine.training import is_tested, sgd, step_of, train_epoch, train_stage
 from models import build_model
@@ -195,11 +196,6 @@ def unlearn_isolated(run, args, model, poisoned, isolated, test, held_out):
     return unlearn(run, model, batches_of(poisoned.subset(isolated), args, run), test, held_out,
                    args.isolation_epochs + args.epochs, args.unlearn_epochs, sgd(model, args, args.unlearn_lr),
                    args.max_drop, args.test_every)
-
-
-def log_figures(title, tested):
-    """One line of the log: ASR and ACC of an Evaluation."""
-    log.info("%s: ASR %.4f, ACC %.4f", title, tested.triggered.accuracy.value, tested.clean.accuracy.value)
 
 
 @command

@@ -159,16 +159,16 @@ def add_compile_flag(group: Group) -> None:
     group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")
 
 
-def add_test_flag(group: Group) -> None:
-    """How often a training is tested."""
-    group.add_argument("--test-every", type=integer(1), default=1, metavar="EPOCHS",
+def add_test_every_flag(group: Group, every: int = 1) -> None:
+    """How often a training is tested, every `every` epochs by default."""
+    group.add_argument("--test-every", type=integer(1), default=every, metavar="EPOCHS",
                        help="epochs from one test to the next, in bfloat16 if the training is; the last epoch of a "
                             "stage is always tested, in float32")
 
 
 def add_loop_flags(group: Group) -> None:
     """How often a training is tested, and whether its steps are CUDA graphs."""
-    add_test_flag(group)
+    add_test_every_flag(group)
     group.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
                        help="run each step as a CUDA graph, with fewer launches; off by default until graphed "
                             "steps have been shown equal to plain ones on a GPU")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError
 from data.batches import Batches
@@ -90,15 +91,15 @@ def is_tested(epoch: int, until: int, every: int) -> bool:
 def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSets, until: int,
                 optimizer: torch.optim.Optimizer, milestones: Sequence[int] = (), step: Step = cross_entropy_step,
                 watch: Callable[[torch.nn.Module], dict] | None = None, one_cycle: bool = False, test_every: int = 1,
-                restamp: Callable[[], ImageSet] | None = None, graph: bool = False,
-                learned: dict | None = None,
-                others: Sequence[torch.optim.Optimizer] = ()) -> Evaluation | None:
+                restamp: Callable[[], ImageSet] | None = None, graph: bool = False, learned: dict | None = None,
+                others: Sequence[torch.optim.Optimizer] = (), scheduler: LRScheduler | None = None) -> Evaluation | None:
     """Train `model` up to epoch `until` of the Run; log each epoch, and test on EvalSets the epochs that is_tested
     selects.
 
     The last epoch is tested in float32, the earlier ones in the run's own precision. The learning rate is divided by
     ten after each of `milestones`, counted from the stage's first epoch. With one_cycle, for a run of one stage, it
-    changes after every step: up to its value and down to 0 (Smith & Topin, 2018).
+    changes after every step: up to its value and down to 0 (Smith & Topin, 2018). scheduler: one of `optimizer` that
+    changes the rate after each epoch, in place of milestones.
 
     step: as in train_epoch. watch: model -> further entries for the epoch's row of metrics.jsonl. restamp: () -> the
     test images stamped with the current trigger, called before each test; None for a trigger that does not learn.
@@ -107,7 +108,8 @@ def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSe
     model's passes as CUDA graphs, for a step that calls the model once. Returns the last Evaluation, None if all epochs
     had been made before.
     """
-    scheduler, tested = scheduler_of(optimizer, milestones, until * len(batches) if one_cycle else None), None
+    scheduler = scheduler or scheduler_of(optimizer, milestones, until * len(batches) if one_cycle else None)
+    tested = None
     after_step = scheduler.step if one_cycle else None
     call = GraphedModel(model, batches.batch_size, run.amp) if graph else None
     falling = [scheduler_of(other, milestones) for other in others]
@@ -125,14 +127,16 @@ def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSe
     return tested
 
 
-def fine_tune(run: Run, args: Namespace, model: torch.nn.Module, image_set: ImageSet, test: EvalSets,
-              epochs: int) -> Evaluation:
+def fine_tune(run: Run, args: Namespace, model: torch.nn.Module, image_set: ImageSet, test: EvalSets, epochs: int,
+              optimizer: torch.optim.Optimizer | None = None, **options) -> Evaluation:
     """Train a repair's `model` on the defender's ImageSet by the flags of add_sgd_flags and add_augmentation_flags.
 
+    epochs: the epoch of the Run up to which it trains. optimizer: in place of the flags' SGD. options: of train_stage.
     Returns the Evaluation after the last epoch, also where no epoch is left to do.
     """
     batches = Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-    return train_stage(run, model, batches, test, epochs, sgd(model, args)) or evaluate(model, test)
+    optimizer = optimizer or sgd(model, args)
+    return train_stage(run, model, batches, test, epochs, optimizer, **options) or evaluate(model, test)
 
 
 def check_finite(losses: Sequence[torch.Tensor]) -> None:
