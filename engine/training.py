@@ -92,7 +92,8 @@ def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSe
                 optimizer: torch.optim.Optimizer, milestones: Sequence[int] = (), step: Step = cross_entropy_step,
                 watch: Callable[[torch.nn.Module], dict] | None = None, one_cycle: bool = False, test_every: int = 1,
                 restamp: Callable[[], ImageSet] | None = None, graph: bool = False, learned: dict | None = None,
-                others: Sequence[torch.optim.Optimizer] = (), scheduler: LRScheduler | None = None) -> Evaluation | None:
+                others: Sequence[torch.optim.Optimizer] = (),
+                scheduler: LRScheduler | None = None) -> Evaluation | None:
     """Train `model` up to epoch `until` of the Run; log each epoch, and test on EvalSets the epochs that is_tested
     selects.
 
@@ -104,9 +105,9 @@ def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSe
     step: as in train_epoch. watch: model -> further entries for the epoch's row of metrics.jsonl. restamp: () -> the
     test images stamped with the current trigger, called before each test; None for a trigger that does not learn.
     learned: {name: another object that learns and has a state_dict}, restored when a run is resumed. others: the
-    optimizers of those, which descend the same loss; their rates fall at `milestones` too. graph: run the
-    model's passes as CUDA graphs, for a step that calls the model once. Returns the last Evaluation, None if all epochs
-    had been made before.
+    optimizers of those, which descend the same loss; their rates fall at `milestones` too. graph: run the model's
+    passes as CUDA graphs, for a step that calls the model once. Returns the last Evaluation, None if all epochs had
+    been made before.
     """
     scheduler = scheduler or scheduler_of(optimizer, milestones, until * len(batches) if one_cycle else None)
     tested = None
