@@ -94,7 +94,11 @@ def smaller(module, flags):
     is_short = any(not cell.is_heavy and set(cell.flags.values()) <= set(flags) for cell in script.cells)
     milestones = ["--milestones"] if "--milestones" in flags else []  # none
     images = [] if "digits" in flags else ["--data-dir", FOLDER]
-    return [*([] if is_short else script.small.split()), *milestones, *images]
+    small = [] if is_short else script.small.split()
+    if "--start-from" in flags:  # which decides the width
+        place = small.index("--width")
+        del small[place:place + 2]
+    return [*small, *milestones, *images]
 
 
 def call(module, words):

@@ -38,4 +38,6 @@ def pictures(attacks, runs):
             others += [grid] if kind in first else []
             first.setdefault(kind, grid)
     return (*curves[:1], *first.values(), *curves[1:], *others,
-            *grids_of(runs, "clean_label_examples.png", "original, perturbed, stamped"))
+            *grids_of(runs, "clean_label_examples.png", "original, perturbed, stamped"),
+            *grids_of(runs, "collision_examples.png", "original, change, result, and an image whose features it has"),
+            *grids_of(runs, "patch_examples.png", "original, and with Trojan's patch"))
