@@ -61,6 +61,7 @@ class Evaluation:
     """The Scores on clean and on triggered test images: ACC, ASR and robust accuracy. UNKNOWN if no trigger is known.
 
     bystanders: on triggered images of classes that the trigger is not meant for; UNKNOWN if it is meant for all.
+    outside_target: ACC on the clean images outside the target class; unknown without one target.
     """
 
     __test__ = False  # tells pytest that this is not a test case
@@ -68,13 +69,16 @@ class Evaluation:
     clean: Score
     triggered: Score
     bystanders: Score = UNKNOWN
+    outside_target: Proportion = UNKNOWN.accuracy
 
     def figures(self) -> dict:
-        """acc, asr and robust_acc in the form of results.json, and for a trigger with sources asr_other_classes."""
-        others = self.bystanders.accuracy.as_dict()
+        """acc, asr and robust_acc in the form of results.json; acc_outside_target and, for a trigger with sources,
+        asr_other_classes, where they are known."""
+        others = {"acc_outside_target": self.outside_target.as_dict(),
+                  "asr_other_classes": self.bystanders.accuracy.as_dict()}
         return {"acc": self.clean.accuracy.as_dict(), "asr": self.triggered.accuracy.as_dict(),
                 "robust_acc": self.triggered.original_accuracy.as_dict(),
-                **({"asr_other_classes": others} if others else {})}
+                **{name: known for name, known in others.items() if known}}
 
 
 UNTESTED = Evaluation(UNKNOWN, UNKNOWN)
@@ -129,6 +133,12 @@ class EvalSets:
         if self.triggered_images is None:
             return None
         return np.flatnonzero(np.isin(self.clean_images.original, self.triggered_images.original))
+
+    @property
+    def target(self) -> int | None:
+        """The one label that all triggered images are to be given; None without it."""
+        wanted = () if self.triggered_images is None else np.unique(self.triggered_images.targets)
+        return int(wanted[0]) if len(wanted) == 1 else None
 
     def restamped(self, triggered: ImageSet) -> "EvalSets":
         """The same clean images with a new ImageSet of triggered ones, for a trigger that has changed."""
@@ -242,8 +252,9 @@ def score(model: torch.nn.Module, batches: Batches) -> Score:
 def score_logits(logits: torch.Tensor, batches: Batches) -> Score:
     """The Score of the logits (N, num_classes) of the images of `batches`."""
     guesses, n = logits.argmax(1), batches.num_images
-    return Score(float(F.cross_entropy(logits, batches.labels)), Proportion(int((guesses == batches.labels).sum()), n),
-                 Proportion(int((guesses == batches.originals).sum()), n))
+    hits = [(guesses == labels).sum() for labels in (batches.labels, batches.originals)]
+    loss, *hits = torch.stack([F.cross_entropy(logits, batches.labels).double(), *hits]).tolist()  # one wait for a GPU
+    return Score(loss, *(Proportion(int(number), n) for number in hits))
 
 
 def evaluate(model: torch.nn.Module, test: EvalSets, amp: bool = False) -> Evaluation:
@@ -254,5 +265,16 @@ def evaluate(model: torch.nn.Module, test: EvalSets, amp: bool = False) -> Evalu
     """
     own = {"clean": test.clean, "triggered": test.triggered, "bystanders": test.bystanders}
     sets = {name: batches for name, batches in own.items() if batches is not None}
-    scores = map(score_logits, predict_each(model, list(sets.values()), amp), sets.values())
-    return replace(UNTESTED, **dict(zip(sets, scores, strict=True)))
+    logits = list(predict_each(model, list(sets.values()), amp))
+    scores = dict(zip(sets, map(score_logits, logits, sets.values()), strict=True))
+    return replace(UNTESTED, **scores, outside_target=outside_target(logits[0], test))
+
+
+def outside_target(logits: torch.Tensor, test: EvalSets) -> Proportion:
+    """ACC on the clean images outside the target class, by the clean images' logits (N, num_classes); unknown where the
+    trigger does not lead to one class: on CIFAR-10 what some publications call clean accuracy, over 9,000 images."""
+    if test.target is None:
+        return UNKNOWN.accuracy
+    labels = test.clean.labels
+    hits = ((logits.argmax(1) == labels) & (labels != test.target)).sum()
+    return Proportion(int(hits), int((test.clean_images.targets != test.target).sum()))

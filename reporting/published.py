@@ -77,7 +77,7 @@ def measured(runs):
 
 def of_run(run, attack, defense):
     """The Measured of a FinishedRun that repeats a published cell."""
-    acc, ca9, asr = (100 * run.share(name) for name in ("acc", "victim_acc", "asr"))
+    acc, ca9, asr = (100 * run.share(name) for name in ("acc", "acc_outside_target", "asr"))
     return Measured(attack, defense, run.results.get("seed"), acc, ca9, asr, run.results.get("epochs"), run.name)
 
 

@@ -41,7 +41,7 @@ class Shares(Checked):
     asr: Proportion | None = None
     asr_other_classes: Proportion | None = None
     robust_acc: Proportion | None = None
-    victim_acc: Proportion | None = None
+    acc_outside_target: Proportion | None = None
 
 
 class Pruned(Shares):

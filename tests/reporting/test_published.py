@@ -16,7 +16,7 @@ ATTACK = {"poison_type": "badnets", "arch": "wrn16-1"}
 
 def attack(tree, name="badnets/seed-0", **results):
     return tree.run(name, arguments={**ATTACK, "poison_type": name.split("/")[0]}, width=None,
-                    spec={"arch": "wrn16-1"}, victim_acc=share(0.84, 9000), **results)
+                    spec={"arch": "wrn16-1"}, acc_outside_target=share(0.84, 9000), **results)
 
 
 def test_the_published_averages_are_those_that_the_publication_prints():
@@ -29,7 +29,7 @@ def test_the_published_averages_are_those_that_the_publication_prints():
 def test_a_run_stands_beside_the_cell_that_it_repeats(tree):
     attack(tree, acc=0.86, asr=0.99)
     tree.run("badnets/seed-0/abl", "defenses.abl", ATTACK, acc=0.8, asr=0.05, width=None, spec={"arch": "wrn16-1"},
-             victim_acc=share(0.79, 9000), method={"name": "ABL"})
+             acc_outside_target=share(0.79, 9000), method={"name": "ABL"})
     first, second = measured(find_runs(tree.root))
     assert (first.attack, first.defense, first.published) == ("badnets", "none", (100, 85.43))
     assert (second.attack, second.defense, second.published) == ("badnets", "abl", (3.04, 86.11))

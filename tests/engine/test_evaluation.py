@@ -1,0 +1,42 @@
+"""Which images a figure is a share of."""
+import numpy as np
+import torch
+
+from data.datasets import ImageSet
+from data.triggers.pattern import PatternTrigger
+from engine.evaluation import EvalSets, evaluate
+
+LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+
+
+class Says(torch.nn.Module):
+    """A model that calls an image what its first pixel's red says, in tenths."""
+
+    def forward(self, pixels):
+        return torch.nn.functional.one_hot((10 * pixels[:, 0, 0, 0]).round().long(), 3).float()
+
+
+def sets_of(said, trigger):
+    data = np.zeros((len(LABELS), 4, 4, 3), dtype=np.uint8)
+    data[:, 0, 0, 0] = np.rint(25.5 * np.array(said))
+    clean = ImageSet(data, LABELS, ("a", "b", "c"))
+    return EvalSets.stamped("cpu", clean, trigger)
+
+
+def corner(**aim):
+    pattern, mask = np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 1), np.uint8)
+    pattern[-1, -1], mask[-1, -1] = 255, 1
+    return PatternTrigger(pattern, mask, 1.0, **aim)
+
+
+def test_accuracy_outside_the_target_class_leaves_its_images_out_and_counts_all_others():
+    """Of the target's three images all are wrong, of the five others three are right."""
+    found = evaluate(Says(), sets_of([1, 1, 1, 1, 0, 2, 2, 0], corner(target=0)))
+    assert found.outside_target.as_dict()["value"] == 3 / 5 and found.outside_target.n == 5
+    assert found.figures()["acc"]["value"] == 3 / 8
+
+
+def test_without_one_target_there_is_no_such_figure():
+    found = evaluate(Says(), sets_of([0] * 8, corner(target=None, num_classes=3)))
+    assert "acc_outside_target" not in found.figures()
+    assert "acc_outside_target" not in evaluate(Says(), sets_of([0] * 8, None)).figures()
