@@ -8,7 +8,7 @@ SETTINGS ?= workflow/audits/usual.yaml
 DATA_DIR ?= data
 LIMIT ?= 3600
 
-.PHONY: help demo test test-fast test-long test-nightly lint benchmark matrix homework gpu audit clean
+.PHONY: help demo test test-fast test-long test-nightly lint benchmark matrix homework lecture gpu audit clean
 
 help:
 	@echo "make demo       install, then BadNets on handwritten digits against four defenses, a report and a table"
@@ -20,6 +20,7 @@ help:
 	@echo "                workstation (a fast GPU, three heavy steps at once) or slurm"
 	@echo "make audit      is a model backdoored, and what repairs it: CHECKPOINT=model.th IMAGES=folder of clean images"
 	@echo "make homework   the homework's attacks and ANP at full width; needs a GPU"
+	@echo "make lecture    the lecture's table of eleven attacks and four defenses: DATA_DIR=data; resumes"
 	@echo "make gpu        the same and further defenses side by side on one GPU, as far as LIMIT=3600 seconds allow:"
 	@echo "                DATA_DIR=data; called again, it goes on"
 	@echo "make benchmark  the figures of benchmarks/README.md"
@@ -73,6 +74,11 @@ audit: $(VENV)/workflow-ready
 
 homework:
 	$(MAKE) matrix MATRIX=workflow/matrices/homework.yaml
+
+# The lecture's table beside what this machine measures: report.html and table.csv in output/lecture-abl.
+lecture: $(VENV)/workflow-ready
+	$(PY) -m workflow matrix workflow/matrices/lecture-abl.yaml --profile "$$PROFILE" --data-dir "$$DATA_DIR"
+	$(PY) report.py output/lecture-abl --title "The lecture's table"
 
 gpu: $(VENV)/ready
 	$(PY) -m benchmarks.gpu --data-dir "$$DATA_DIR" --limit "$$LIMIT" --pack output/gpu.tar.xz

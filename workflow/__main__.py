@@ -29,6 +29,7 @@ def parse_args(argv=None):
     matrix = tasks.add_parser("matrix", docstring=__doc__, help="attacks against defenses")
     matrix.add_argument("matrix", metavar="FILE.yaml", help=f"one of your own, or of the suite's in workflow/matrices: "
                                                             f"{known_files('matrices')}")
+    matrix.add_argument("--data-dir", help="where the images are, in place of the matrix's own data_dir")
     audit = tasks.add_parser("audit", docstring=__doc__, help="is a model backdoored, and what repairs it")
     audit.add_argument("checkpoint", metavar="CHECKPOINT", help="weights of a network that is known here "
                                                                 "(docs/networks.md): .th, .pt, .safetensors")

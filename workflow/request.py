@@ -16,11 +16,15 @@ def unpack(word):
 
 
 def read_plan(request):
-    """The Plan of {"task": "matrix", "matrix"} or {"task": "audit", "checkpoint", "images", "settings", "output_dir"}.
+    """The Plan of {"task": "matrix", "matrix", "data_dir"}, or of {"task": "audit", "checkpoint", "images", "settings",
+    "output_dir"}.
 
     The latter may have the flags of workflow.audit.FED too. Raises UserError.
     """
     if request["task"] == "matrix":
-        return plan(read_matrix(request["matrix"]))
+        matrix = read_matrix(request["matrix"])
+        if request.get("data_dir"):
+            matrix["data"] = {**(matrix.get("data") or {}), "data_dir": request["data_dir"]}
+        return plan(matrix)
     return plan_audit(request["checkpoint"], request["images"], read_settings(request["settings"]),
                       request["output_dir"], {name: request.get(name) for name in FED})

@@ -3,7 +3,9 @@ import yaml
 from helpers.paths import ROOT
 
 from common.errors import UserError
+from reporting.published import published
 from workflow.plan import defense_names, plan, read_matrix
+from workflow.request import read_plan
 
 SMALL = {"output": "out", "seeds": [0, 1], "data": {"dataset": "digits"}, "training": {"width": 4, "epochs": 1},
          "attacks": {"badnets": {}, "issba": {}}, "defenses": {"anp": {"val_frac": 0.05}, "abl": {}}}
@@ -130,3 +132,16 @@ def test_what_is_no_matrix_is_one_error_and_runs_nothing(tmp_path, text):
 def test_a_matrix_that_is_not_there_names_those_that_are(tmp_path):
     with pytest.raises(UserError, match="digits, homework, laptop, lecture"):
         read_matrix(tmp_path / "none.yaml")
+
+
+def test_the_lectures_matrix_has_every_cell_of_the_published_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = {step.cell for step in plan(read_matrix(ROOT / "workflow/matrices/lecture-abl.yaml")).steps.values()}
+    for attack, defense in published():
+        assert (f"{attack}, seed 0" if defense == "none" else f"{defense} on {attack}, seed 0") in cells
+
+
+def test_images_elsewhere_take_the_place_of_the_matrixs_own(written):
+    request = {"task": "matrix", "matrix": str(written(data={"data_dir": "here"})), "data_dir": "there"}
+    for step in read_plan(request).steps.values():
+        assert "there" in step.flags and "here" not in step.flags
