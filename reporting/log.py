@@ -1,12 +1,11 @@
 """Logs in the homework's format, ours and those of other implementations."""
-import codecs
 import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
-from common.untrusted.limits import MAX_TEXT, fault_of
+from common.untrusted import read_text
 
 COLUMNS = ("epoch", "lr", "time", "train_loss", "train_acc", "poison_loss", "poison_acc", "clean_loss", "clean_acc")
 ACCURACIES = ("train_acc", "poison_acc", "clean_acc")
@@ -54,26 +53,16 @@ def are_shares(row: dict) -> bool:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """A text file's lines, in UTF-8 or UTF-16 (as PowerShell's > writes it), with a byte order mark or without.
+    """A text file's lines, in UTF-8 or UTF-16, with a byte order mark or without.
 
     Raises UserError if it cannot be read or is too large.
     """
     try:
-        fault = fault_of(path, MAX_TEXT)
-        if fault:
-            raise UserError(f"{path}: {fault}; not a log")
-        content = Path(path).read_bytes()
+        return read_text(path, errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    return content.decode(encoding_of(content), errors="replace").splitlines()
-
-
-def encoding_of(content: bytes) -> str:
-    """The encoding of a text: by its byte order mark, and without one by where its first zero byte stands."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    zero = content[:2].find(0)  # the upper half of a letter
-    return "utf-8-sig" if zero < 0 else ("utf-16-be", "utf-16-le")[zero]
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; not a log") from None
 
 
 @dataclass

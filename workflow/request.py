@@ -1,8 +1,7 @@
 """What the command line asked for, on its way to the Snakefile, which every job on a cluster reads anew."""
 import json
 
-from engine.normalization import INPUT_FLAGS
-from workflow.audit import plan_audit, read_settings
+from workflow.audit import ABOUT_MODEL, plan_audit, read_settings
 from workflow.plan import plan, read_matrix
 
 
@@ -19,9 +18,9 @@ def unpack(word):
 def read_plan(request):
     """The Plan of {"task": "matrix", "matrix"} or {"task": "audit", "checkpoint", "images", "settings", "output_dir"}.
 
-    The latter may have INPUT_FLAGS too. Raises UserError.
+    The latter may have ABOUT_MODEL too. Raises UserError.
     """
     if request["task"] == "matrix":
         return plan(read_matrix(request["matrix"]))
     return plan_audit(request["checkpoint"], request["images"], read_settings(request["settings"]),
-                      request["output_dir"], {name: request.get(name) for name in INPUT_FLAGS})
+                      request["output_dir"], {name: request.get(name) for name in ABOUT_MODEL})
