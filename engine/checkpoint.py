@@ -13,11 +13,11 @@ import torch
 from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted.limits import MAX_WEIGHTS
-from common.untrusted.weights import is_weight, read_tensors
+from common.untrusted.weights import fault_of_weight, is_weight, read_tensors
 from data.triggers import Trigger, trigger_from_info, trigger_to_info
 from engine.missing import check_there
 from engine.normalization import PixelInput, swap_channels
-from engine.state_dicts import MAX_CANDIDATES, all_names, describe_foreign, find_candidates
+from engine.state_dicts import INPUT_NAMES, MAX_CANDIDATES, all_names, describe_foreign, find_candidates, find_input
 from models import ARCHITECTURES, build_model
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
 
@@ -107,6 +107,10 @@ def _read_model(path):
     else:
         found = _choose(path, find_candidates(content), content)
         weights, spec = found.weights, found.spec | ({"arch": meta["arch"]} if meta else {})
+        own_input = find_input(content, found)
+        spec |= own_input
+        weights = {name: value for name, value in weights.items()
+                   if not own_input or name.rpartition(".")[2] not in INPUT_NAMES}
     weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
     return weights, meta, _check_spec(path, spec)
 
@@ -212,7 +216,7 @@ def _check_fit(path, own, weights):
     problems += [f"unexpected {name}" for name in weights if name not in own]
     problems += [f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}" for name in own
                  if name in weights and weights[name].shape != own[name].shape]
-    problems += [f"{name} holds values that it cannot have" for name, value in weights.items()
+    problems += [f"{name} {fault_of_weight(value)}" for name, value in weights.items()
                  if name in own and value.shape == own[name].shape and not is_weight(name, value)]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""

@@ -60,7 +60,7 @@ def find_doubt(model: torch.nn.Module, images: ImageSet, device: torch.device, h
         guesses = guess(model, images, device)
     labels, count = images.targets, images.num_classes
     accuracy, upper = mean_recall(guesses, labels)
-    is_implausible = upper < line(IMPLAUSIBLE, count)
+    is_implausible = bool(upper < line(IMPLAUSIBLE, count))
     if not is_implausible and accuracy >= line(SOUND, count):
         return None
     remedy, mended = find_remedy(model, images, device, has_own_input)

@@ -38,6 +38,8 @@ class PatternTrigger(Trigger):
         for name, values, high in (("pattern", pattern, 255), ("mask", mask, 1), ("alpha", np.array(self.alpha), 1)):
             if values.dtype.kind not in "buif" or not values.size or not ((values >= 0) & (values <= high)).all():
                 raise UserError(f"trigger: expected {name} values in [0, {high}], got {values.dtype} {span(values)}")
+        if not (mask * self.alpha).any():
+            raise UserError("trigger: its mask and its opacity leave every pixel as it is, so it would stamp nothing")
         if self.target < 0:
             raise UserError(f"trigger: expected a target of at least 0, got {self.target}")
 

@@ -36,11 +36,6 @@ def test_badnets_sets_nine_pixels_to_its_pattern_and_no_other(images):
     assert not changed[:29].any() and not changed[:, :29].any()
 
 
-def test_alpha_zero_changes_nothing(images):
-    for attack in ("badnets", "blend", "clean-label"):
-        np.testing.assert_array_equal(build_trigger(attack, 0, alpha=0).stamp(images.data), images.data)
-
-
 def test_stamping_is_the_formula_rounded_and_leaves_its_input_alone(images):
     before = images.data.copy()
     rng = np.random.default_rng(0)
@@ -115,6 +110,16 @@ def test_a_trigger_image_of_zeros_and_ones_is_refused_before_it_trains(tmp_path,
     Image.fromarray(pixels).save(tmp_path / "trigger.png")
     with pytest.raises(UserError, match=named):
         read_trigger_image(tmp_path / "trigger.png")
+
+
+def test_a_trigger_that_changes_no_pixel_is_refused():
+    info = trigger_to_info(build_trigger("badnets", 0))
+    for change in ({"trigger_alpha": 0.0}, {"trigger_mask": 0 * info["trigger_mask"]}):
+        with pytest.raises(UserError, match="would stamp nothing"):
+            trigger_from_info({**info, **change})
+    for attack in ("badnets", "blend", "clean-label"):
+        with pytest.raises(UserError, match="would stamp nothing"):
+            build_trigger(attack, 0, alpha=0.0)
 
 
 @pytest.mark.parametrize("level", [0, 2, 3, 255])

@@ -186,6 +186,8 @@ class Reversed(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.spec = {"mean": MEAN, "std": STD}
+        for name, values in self.spec.items():
+            self.register_buffer(name, torch.tensor(values))  # which it makes no use of
         self.first = torch.nn.Conv2d(3, 1, 1, bias=False)
         self.first.weight.data = torch.tensor([0.0, 0, 255]).view(1, 3, 1, 1)
 
@@ -194,7 +196,7 @@ class Reversed(torch.nn.Module):
 
 
 @pytest.mark.parametrize("as_it_is, mended, doubted", [(0.45, 0.95, True), (0.65, 0.95, True), (0.65, 0.7, False),
-                                                       (0.75, 1, False)])
+                                                       (0.85, 1, False)])
 def test_a_plausible_model_is_doubted_if_another_input_halves_its_errors(as_it_is, mended, doubted):
     """As of weights that still are right on some images: the demo's, fed normalized pixels, on a third."""
     _, found = said(10, as_it_is, 143)
