@@ -16,7 +16,7 @@ from common.untrusted.images import IN_WORDS, is_called_image, is_hidden, read_r
 SPLITS = ("train", "test")
 WHOLE = ("",)  # the one split of a folder <class>/*, which is not divided
 CACHE_VERSION = 2
-DARK = 16  # gray level of 255, that no picture of a sound folder stays below
+DARK = 16  # gray level of 255, that a sound folder goes beyond; 12 bits in 16 end there
 MANY_TWINS = 0.01  # share of test images that are training images too; CIFAR-10 has a few
 Row = tuple[str, int, int, int]  # (path, label, size, modification time in ns) of an image file
 IMAGE_SIZE = 32  # pixels a side, where nothing else is asked for; CIFAR-10's
@@ -46,7 +46,7 @@ def read_image_folder(data_dir: str | Path, splits: Sequence[str] = SPLITS, imag
 def warn_of_scale(data_dir: Path, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Log a warning if all images uint8 (N, H, W, 3) are nearly black, as pixels of another scale are."""
     brightest = max(int(data.max()) for data, _ in arrays.values())
-    if brightest < DARK:
+    if brightest <= DARK:
         log.warning("%s: no pixel of its images is brighter than %d of 255; were they saved on another scale (0 to 1, "
                     "or 12 of 16 bits)?", data_dir, brightest)
 

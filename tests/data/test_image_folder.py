@@ -289,7 +289,7 @@ def test_a_photograph_is_read_as_viewers_show_it(image_folder):
     assert (data[0, :14] > 240).all() and (data[0, 18:] < 15).all()
 
 
-@pytest.mark.parametrize("level, warned", [(1, True), (15, True), (255, False)])
+@pytest.mark.parametrize("level, warned", [(1, True), (16, True), (255, False)])
 def test_a_folder_of_another_scale_is_told(image_folder, caplog, level, warned):
     folder = image_folder()
     for path in folder.rglob("*.png"):
