@@ -18,7 +18,8 @@ help:
 	@echo "make test-nightly  105,000 made-up mask files, logs and triggers"
 	@echo "make matrix     attacks against defenses: MATRIX=workflow/matrices/digits.yaml, and PROFILE=laptop,"
 	@echo "                workstation (a fast GPU, three heavy steps at once) or slurm"
-	@echo "make audit      is a model backdoored, and what repairs it: CHECKPOINT=model.th IMAGES=folder of clean images"
+	@echo "make audit      is a model backdoored, and what repairs it: CHECKPOINT=model.th IMAGES=folder of clean images;"
+	@echo "                for weights of another program also MEAN=imagenet STD=imagenet CHANNELS=bgr CLASSES=names.txt"
 	@echo "make homework   the homework's attacks and ANP at full width; needs a GPU"
 	@echo "make lecture    the lecture's table of eleven attacks and four defenses: DATA_DIR=data; resumes"
 	@echo "make gpu        the same and further defenses side by side on one GPU, as far as LIMIT=3600 seconds allow:"
@@ -65,12 +66,13 @@ benchmark: $(VENV)/ready
 	$(PY) -m benchmarks.scaling
 
 # The same call resumes a stopped or killed one. The shell reads names from its environment, so that no name is executed.
-export MATRIX PROFILE SETTINGS CHECKPOINT IMAGES OUTPUT DATA_DIR LIMIT
+export MATRIX PROFILE SETTINGS CHECKPOINT IMAGES OUTPUT CLASSES MEAN STD CHANNELS DATA_DIR LIMIT
 matrix: $(VENV)/workflow-ready
 	$(PY) -m workflow matrix "$$MATRIX" --profile "$$PROFILE"
 
 audit: $(VENV)/workflow-ready
-	$(PY) -m workflow audit "$$CHECKPOINT" "$$IMAGES" --settings "$$SETTINGS" --profile "$$PROFILE" --output-dir "$$OUTPUT"
+	$(PY) -m workflow audit "$$CHECKPOINT" "$$IMAGES" --settings "$$SETTINGS" --profile "$$PROFILE" --output-dir "$$OUTPUT" \
+		$${CLASSES:+--classes "$$CLASSES"} $${MEAN:+--mean $$MEAN} $${STD:+--std $$STD} $${CHANNELS:+--channels "$$CHANNELS"}
 
 homework:
 	$(MAKE) matrix MATRIX=workflow/matrices/homework.yaml

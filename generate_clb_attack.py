@@ -21,11 +21,13 @@ from data.datasets import ImageSet
 from data.triggers import build_trigger
 from engine import aim_flags, flags
 from engine.attack import load_unpoisoned, log_target
-from engine.checkpoint import load_model, saved_image_size
+from engine.checkpoint import saved_image_size
 from engine.command import command
 from engine.crafting import SET, choose_images, leave_set, log_shares
 from engine.evaluation import frozen, score
 from engine.figures import enlarge, image_grid
+from engine.inputs import load_given
+from engine.normalization import add_input_flags
 from engine.progress import progress
 from engine.run import Run
 from engine.surrogate import check_surrogate
@@ -153,6 +155,7 @@ def parse_args(argv=None):
     group.add_argument("--poison-rate", type=flags.fraction, default=0.1, help="share of the target class to poison")
     group = parser.add_argument_group("perturbation")
     group.add_argument("--checkpoint", default="output/benign/model_last.th", help="surrogate model")
+    add_input_flags(group)
     group.add_argument("--epsilon", type=flags.ratio, default="16/255", help="largest change of a pixel in [0, 1]")
     group.add_argument("--step", type=flags.ratio, default="0.24/255", help="step of each iteration (PGD's alpha)")
     group.add_argument("--iterations", type=flags.integer(0), default=100, help="steps from each start")
@@ -181,7 +184,7 @@ def main(argv=None):
         trigger = build_trigger("clean-label", args.poison_target, args.trigger_alpha, args.trigger_image,
                                 train.data.shape[1:3])
         chosen = choose_images(train, args.poison_target, args.poison_rate, args.seed)
-        surrogate = load_model(args.checkpoint, run.device, train.classes).model
+        surrogate = load_given(args, run.device, classes=train.classes).model
 
         run.begin()
         log_target(args.poison_target, train.classes)

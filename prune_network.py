@@ -67,6 +67,7 @@ def read_data(file_name):
         except ValueError:
             raise UserError(f"{file_name}:{number}: expected number, layer, channel and mask value, got "
                             f"{line.strip()[:80]!r}") from None
+        layer = layer.removeprefix("module.")  # of DataParallel, as in a checkpoint
         if not 0 <= value <= 1:
             raise UserError(f"{file_name}:{number}: expected a mask value in [0, 1], got {value}")
         if (layer, index) in seen:

@@ -22,11 +22,12 @@ from data.batches import Batches, send
 from data.triggers.encoder import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret
 from engine import checkpoint, flags
 from engine.attack import load_unpoisoned
-from engine.checkpoint import load_model, saved_image_size
+from engine.checkpoint import saved_image_size
 from engine.command import command
 from engine.evaluation import evaluation_batches, frozen
 from engine.figures import enlarge, image_grid
-from engine.inputs import inputs_of
+from engine.inputs import inputs_of, load_given
+from engine.normalization import add_input_flags
 from engine.progress import progress
 from engine.run import Run
 from engine.surrogate import check_surrogate
@@ -218,6 +219,7 @@ def parse_args(argv=None):
                        help="channels of both networks' first level; 32 is the published one, 16 suits two CPU cores")
     group.add_argument("--checkpoint", default="output/benign/model_last.th",
                        help="clean classifier whose first two stages judge the image")
+    add_input_flags(group)
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=flags.integer(1), default=8, help="passes over the attacker's images")
     group.add_argument("--bit-epochs", type=flags.integer(0), default=1, help="the first, in which only bits count")
@@ -247,7 +249,7 @@ def main(argv=None):
         size = args.image_size or saved_image_size(args.checkpoint)
         whole, _, _ = load_unpoisoned(args, size)
         held_out, train = split_attackers(whole, args.seed)
-        classifier = load_model(args.checkpoint, run.device, whole.classes).model
+        classifier = load_given(args, run.device, classes=whole.classes).model
         batches = Batches(train, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         encoder, decoder = (network(args.bits, args.width, whole.image_size).to(
             run.device, memory_format=torch.channels_last) for network in (Encoder, Decoder))

@@ -148,11 +148,11 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     """The names in a text file, one a line, in label order. Raises UserError for fewer than two, and for one that is
     empty or there twice."""
     try:
-        lines = [line.strip() for line in read_text(path).removeprefix("\ufeff").rstrip().splitlines()]
+        lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:
-        raise UserError(f"{path}: expected a text file in UTF-8 with a class name a line ({error})") from None
+        raise UserError(f"{path}: expected a text file in UTF-8 or UTF-16 with a class name a line ({error})") from None
     for number, name in enumerate(lines, 1):
         if not name or name in lines[:number - 1]:
             raise UserError(f"{path}: line {number}: expected the name of one more class, got {name or 'an empty line'}"

@@ -15,7 +15,9 @@ from common.untrusted.images import IN_WORDS, is_called_image, is_hidden, read_r
 
 SPLITS = ("train", "test")
 WHOLE = ("",)  # the one split of a folder <class>/*, which is not divided
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+DARK = 16  # gray level of 255, that a sound folder goes beyond; 12 bits in 16 end there
+MANY_TWINS = 0.01  # share of test images that are training images too; CIFAR-10 has a few
 Row = tuple[str, int, int, int]  # (path, label, size, modification time in ns) of an image file
 IMAGE_SIZE = 32  # pixels a side, where nothing else is asked for; CIFAR-10's
 log = logging.getLogger("backdoor.data")
@@ -34,7 +36,33 @@ def read_image_folder(data_dir: str | Path, splits: Sequence[str] = SPLITS, imag
     data_dir = Path(data_dir)
     classes = check_classes(data_dir, splits)
     files = {split: list_files(data_dir / split, classes) for split in splits}
-    return read_cached(data_dir, files, classes, image_size), classes
+    arrays = read_cached(data_dir, files, classes, image_size)
+    warn_of_scale(data_dir, arrays)
+    if splits == SPLITS:
+        warn_of_twins(data_dir, *(arrays[split][0] for split in SPLITS))
+    return arrays, classes
+
+
+def warn_of_scale(data_dir: Path, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Log a warning if all images uint8 (N, H, W, 3) are nearly black, as pixels of another scale are."""
+    brightest = max(int(data.max()) for data, _ in arrays.values())
+    if brightest <= DARK:
+        log.warning("%s: no pixel of its images is brighter than %d of 255; were they saved on another scale (0 to 1, "
+                    "or 12 of 16 bits)?", data_dir, brightest)
+
+
+def warn_of_twins(data_dir: Path, train: np.ndarray, test: np.ndarray) -> None:
+    """Log a warning if many test images, uint8 (N, H, W, 3), are among the training images: ACC is then too high."""
+    known = set(map(digest_of, train))
+    twins = sum(digest_of(image) in known for image in test)
+    if twins > MANY_TWINS * len(test):
+        log.warning("%s: %d of the %d images in test/ are in train/ too, so accuracy on them says little", data_dir,
+                    twins, len(test))
+
+
+def digest_of(image: np.ndarray) -> int:
+    """A hash of some 3,000 of an image's values: equal images have equal ones."""
+    return hash(image.reshape(-1)[::max(1, image.size // 3072)].tobytes())
 
 
 def read_cached(data_dir: Path, files: Mapping[str, Sequence[Row]], classes: Sequence[str], image_size: int) -> dict[

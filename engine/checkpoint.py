@@ -7,19 +7,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted.limits import MAX_WEIGHTS
-from common.untrusted.weights import is_weight, read_tensors
+from common.untrusted.weights import fault_of_weight, is_weight, read_tensors
 from data.triggers import Trigger, trigger_from_info, trigger_to_info
 from engine.backdoorbench import AttackResult, check_recognized, find_attack_result
 from engine.missing import check_there
 from engine.normalization import PixelInput, swap_channels
-from engine.state_dicts import MAX_CANDIDATES, all_names, describe_foreign, find_candidates
+from engine.state_dicts import INPUT_NAMES, MAX_CANDIDATES, all_names, describe_foreign, find_candidates, find_input
 from models import build_model, find_architecture, names
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
 
@@ -73,11 +73,11 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
     it was made for other classes than `classes`, names in label order (of a bare state_dict only their number is
     known).
     """
-    weights, meta, result, spec = _read_model(path)
+    weights, meta, result, spec, says_input = _read_model(path)
     given = given or PixelInput()
     if given.flags() and "spec" in meta:
         raise UserError(f"{path}: says its own normalization, so {given.flags()} has no use; leave it out")
-    if "spec" not in meta and not given.spec:
+    if not says_input and not given.spec:
         _log_input(path, spec)
     spec = {**spec, **given.spec}
     own = _classes(path, meta)
@@ -103,14 +103,24 @@ def saved_image_size(path: str | Path | None) -> int | None:
 
     Without building the network, which would draw random numbers.
     """
-    return _read_model(path)[-1]["image_size"] if path else None
+    return _read_model(path).spec["image_size"] if path else None
+
+
+class _Read(NamedTuple):
+    """What a file holds: a state_dict, what one of ours says beside it ({} of others), the AttackResult that one of
+    BackdoorBench's is, the checked spec, and whether the file itself says how pixels enter the network."""
+
+    weights: dict
+    meta: dict
+    result: AttackResult | None
+    spec: dict
+    says_input: bool
 
 
 def _read_model(path):
-    """(the state_dict in `path`, what a file of ours says beside it, the AttackResult that one of BackdoorBench's is,
-    its checked spec). Raises UserError."""
+    """The _Read of `path`. Raises UserError."""
     check_there(path)
-    content, result = read_tensors(path), None
+    content, result, own_input = read_tensors(path), None, {}
     meta = content if _is_ours(content) else {}
     if "spec" in meta:
         weights, spec = meta["state_dict"], meta["spec"]
@@ -122,8 +132,13 @@ def _read_model(path):
         if result:
             check_recognized(path, result, spec)
             spec |= result.spec
+        own_input = find_input(content, found)
+        spec |= own_input
+        weights = {name: value for name, value in weights.items()
+                   if not own_input or name.rpartition(".")[2] not in INPUT_NAMES}
     weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
-    return weights, meta, result, _check_spec(path, spec)
+    says_input = "spec" in meta or bool(result or own_input)
+    return _Read(weights, meta, result, _check_spec(path, spec), says_input)
 
 
 def _is_ours(content):
@@ -236,7 +251,7 @@ def _check_fit(path, own, weights):
     problems += [f"unexpected {name}" for name in weights if name not in own]
     problems += [f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}" for name in own
                  if name in weights and weights[name].shape != own[name].shape]
-    problems += [f"{name} holds values that it cannot have" for name, value in weights.items()
+    problems += [f"{name} {fault_of_weight(value)}" for name, value in weights.items()
                  if name in own and value.shape == own[name].shape and not is_weight(name, value)]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""

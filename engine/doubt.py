@@ -16,7 +16,7 @@ from engine.normalization import NAMELESS, NORMALIZATIONS, PixelInput, swap_chan
 
 ALIKE = 0.005  # difference of accuracy that does not tell two remedies apart
 IMAGES = 1000  # at most, that a model is judged by
-IMPLAUSIBLE, MENDED = 1 / 3, 1 / 2  # of the way from guessing to no error
+IMPLAUSIBLE, MENDED, SOUND = 1 / 3, 1 / 2, 2 / 3  # of the way from guessing to no error
 CAUSES = ("another normalization (--mean, --std), classes in another order (--classes), another data set, or colors in "
           "another order (--channels)")
 log = logging.getLogger("backdoor")
@@ -24,38 +24,50 @@ log = logging.getLogger("backdoor")
 
 @dataclass(frozen=True)
 class Doubt:
-    """An accuracy that cannot be right. accuracy: mean over classes. remedy: what would mend it, in words; or None."""
+    """An accuracy that cannot be right. accuracy: mean over classes. remedy: what would mend it, in words; or None.
+
+    is_implausible: whether it is too little for any trained classifier; otherwise what would mend it raises the doubt.
+    """
 
     accuracy: float
     images: int
     num_classes: int
     remedy: str | None
+    is_implausible: bool = True
 
     def words(self) -> str:
         """The doubt in one line."""
         cause = f"It would be mended by {self.remedy}" if self.remedy else f"Usual causes: {CAUSES}"
+        why = "too little for a trained classifier" if self.is_implausible else "another input halves its errors"
         return (f"the model is right on {self.accuracy:.4f} of the {self.images} clean images at hand (mean over "
-                f"classes), where guessing gives {1 / self.num_classes:.4f}: too little for a trained classifier, so "
-                f"no figure of it can be trusted. {cause}")
+                f"classes), where guessing gives {1 / self.num_classes:.4f}: {why}, so no figure of it can be trusted. "
+                f"{cause}")
 
 
-def find_doubt(model: torch.nn.Module, images: ImageSet, device: torch.device, has_own_input: bool) -> Doubt | None:
+def find_doubt(model: torch.nn.Module, images: ImageSet, device: torch.device, has_own_input: bool, name: str = ""
+               ) -> Doubt | None:
     """The Doubt about a model with a spec by clean ImageSet `images`; logged as a warning. None if there is none.
 
     The rule: recall, averaged over the classes, is below a third of the way from guessing (1 of C) to no error, with
-    its 95 % interval: below 0.67 of 2 classes, 0.4 of 10, 0.34 of 100. A weak but real model is above that. Averaging
-    over classes keeps a model that always says the largest class of a lopsided set from passing. has_own_input: its
-    file says its normalization, so that no other is tried. Draws nothing at random, and leaves the model as it was.
+    its 95 % interval: below 0.67 of 2 classes, 0.4 of 10, 0.34 of 100. A weak but real model is above that. One below
+    two thirds of the way is doubted too if another input halves its error, since a few images leave a wide interval.
+    Averaging over classes keeps a model that always says the largest class of a lopsided set from passing.
+    has_own_input: its file says its normalization, so that no other is tried. name: what the warning calls it, if it is
+    not the suspect. Draws nothing at random, and leaves the model as it was.
     """
     images = images.subset(slice(IMAGES))
     with frozen(model):
         guesses = guess(model, images, device)
     labels, count = images.targets, images.num_classes
     accuracy, upper = mean_recall(guesses, labels)
-    if upper >= line(IMPLAUSIBLE, count):
+    is_implausible = bool(upper < line(IMPLAUSIBLE, count))
+    if not is_implausible and accuracy >= line(SOUND, count):
         return None
-    doubt = Doubt(accuracy, len(images), count, find_remedy(model, images, device, has_own_input))
-    log.warning("%s", doubt.words())
+    remedy, mended = find_remedy(model, images, device, has_own_input)
+    if not is_implausible and mended < max(upper, (1 + accuracy) / 2):
+        return None
+    doubt = Doubt(accuracy, len(images), count, remedy, is_implausible)
+    log.warning("%s%s", f"{name}: " * bool(name), doubt.words())
     return doubt
 
 
@@ -82,8 +94,10 @@ def mean_recall(guesses: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     return mean, mean + 1.96 * math.sqrt((smooth * (1 - smooth) / counts).sum()) / there.sum()
 
 
-def find_remedy(model: torch.nn.Module, images: ImageSet, device: torch.device, has_own_input: bool) -> str | None:
-    """What would mend a model, in words: the fewest changes that do, and of those the most accurate; None if none does.
+def find_remedy(model: torch.nn.Module, images: ImageSet, device: torch.device, has_own_input: bool
+                ) -> tuple[str | None, float]:
+    """(What would mend a model, in words: the fewest changes that do, and of those the most accurate, None if none
+    does; its accuracy then, 0 for none).
 
     Where others of as few changes do as well, within ALIKE, at most three are named, the best first.
 
@@ -100,11 +114,11 @@ def find_remedy(model: torch.nn.Module, images: ImageSet, device: torch.device, 
         ordered.append((changes + 1, accuracy, [*words, order_in_words(order, images.classes)]))
     mending = [one for one in found + ordered if one[0] and one[1] >= line(MENDED, images.num_classes)]
     if not mending:
-        return None
+        return None, 0.0
     fewest = min(changes for changes, _, _ in mending)
     best = sorted((one for one in mending if one[0] == fewest), key=lambda one: -one[1])
     alike = [one for one in best if one[1] >= best[0][1] - ALIKE][:3]
-    return ", or ".join(f"{' and '.join(words)}: {accuracy:.4f}" for _, accuracy, words in alike)
+    return ", or ".join(f"{' and '.join(words)}: {accuracy:.4f}" for _, accuracy, words in alike), best[0][1]
 
 
 def inputs_to_try(spec: dict, has_own_input: bool) -> Iterator[tuple[int, PixelInput]]:

@@ -92,10 +92,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     trigger = find_trigger(args.checkpoint, args.trigger_info) if find else None
     size = args.image_size or found.model.spec["image_size"]
     found.model.check_size(found.model.spec["arch"], size)
-    classes = class_names(args, found)
-    defender, test = load_clean(args.dataset, args.data_dir, size)
-    if classes:
-        defender, test = (match_labels(images, classes, args) for images in (defender, test))
+    defender, test = (in_models_order(images, args, found) for images in load_clean(args.dataset, args.data_dir, size))
     check_classes(args.checkpoint, found, test.classes)
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
@@ -106,7 +103,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     told = log_told(found, trigger, test.classes) if find else None
     sets = EvalSets.stamped(run.device, test, trigger)
     doubt = find_doubt(found.model, defender, run.device, found.has_spec)
-    return Suspect(args.checkpoint, found.model, classes, trigger, defender, sets, doubt,
+    return Suspect(args.checkpoint, found.model, class_names(args, found), trigger, defender, sets, doubt,
                    told if trigger is None else trigger.target)
 
 
@@ -129,6 +126,21 @@ def load_given(args: Namespace, device: torch.device | str = "cpu", **options) -
     return load_model(args.checkpoint, device, given=PixelInput.of(args), **options)
 
 
+def load_second(path: str, args: Namespace, prefix: str, suspect: Suspect, device: torch.device, **options
+                ) -> torch.nn.Module:
+    """The model in `path`, that is looked at beside the Suspect, fed as the flags with `prefix` say.
+
+    Without those, as the suspect's own flags say, if the file says nothing. Logs a warning for one whose accuracy
+    cannot be right. Raises UserError. `options` are as for load_model.
+    """
+    given = PixelInput.of(args, prefix)
+    found = load_model(path, device, suspect.defender.classes, given, **options)
+    if not found.has_spec and not given.flags():
+        found = load_model(path, device, suspect.defender.classes, PixelInput.of(args), **options)
+    find_doubt(found.model, suspect.defender, device, found.has_spec, path)
+    return found.model
+
+
 def class_names(args: Namespace, found: Checkpoint) -> tuple[str, ...]:
     """The names of the model's classes in label order, its own or those in the file --classes; () for neither.
 
@@ -145,6 +157,15 @@ def class_names(args: Namespace, found: Checkpoint) -> tuple[str, ...]:
         raise UserError(f"--classes {path}: calls class {label} {given[label]!r}, but {args.checkpoint} itself calls "
                         f"it {found.classes[label]!r}; leave --classes out")
     return given
+
+
+def in_models_order(images: ImageSet, args: Namespace, found: Checkpoint) -> ImageSet:
+    """`images` labelled in the order of the classes of `found`, by its own names or those of --classes, if it has any.
+
+    Raises UserError as class_names and match_labels do.
+    """
+    classes = class_names(args, found)
+    return match_labels(images, classes, args) if classes else images
 
 
 def match_labels(images: ImageSet, classes: tuple[str, ...], args: Namespace) -> ImageSet:

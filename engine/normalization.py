@@ -24,21 +24,29 @@ INPUT_FLAGS = ("mean", "std", "channels")
 
 @dataclass(frozen=True)
 class PixelInput:
-    """What a network is fed: pixels less `mean`, by `std`, each red, green, blue; as_bgr: with the colors reversed."""
+    """What a network is fed: pixels less `mean`, by `std`, each red, green, blue; as_bgr: with the colors reversed.
+
+    prefix: of the names of the flags that say so.
+    """
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     as_bgr: bool = False
+    prefix: str = ""
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> PixelInput:
-        """As the flags say, which a script may lack. Raises UserError for a mean without a std, or the reverse."""
-        mean, std = (None if values is None else tuple(values) for values in (
-            getattr(args, "mean", None), getattr(args, "std", None)))
+    def of(cls, args: argparse.Namespace, prefix: str = "") -> PixelInput:
+        """As the flags say, which a script may lack. Raises UserError for a mean without a std, or the reverse.
+
+        prefix: of the flags' names, "benign_" for those of a benign model beside the suspect.
+        """
+        mean, std, channels = (getattr(args, prefix + name, None) for name in INPUT_FLAGS)
         if (mean is None) != (std is None):
-            raise UserError(f"--{'std' if std is None else 'mean'}: expected too, since a normalization has both; "
-                            f"{', '.join(NORMALIZATIONS)}, or three numbers")
-        return cls(mean, std, getattr(args, "channels", None) == "bgr")
+            missing = f"{prefix}{'std' if std is None else 'mean'}".replace("_", "-")
+            raise UserError(f"--{missing}: expected too, since a normalization has both; {', '.join(NORMALIZATIONS)}, "
+                            "or three numbers")
+        return cls(*(None if values is None else tuple(values) for values in (mean, std)), channels == "bgr",
+                   prefix.replace("_", "-"))
 
     @property
     def spec(self) -> dict:
@@ -50,9 +58,9 @@ class PixelInput:
         words = []
         if self.mean is not None:
             name = next((name for name, pair in NORMALIZATIONS.items() if pair == (self.mean, self.std)), None)
-            words = [f"--{flag} {name or ' '.join(f'{value:.4g}' for value in values)}"
+            words = [f"--{self.prefix}{flag} {name or ' '.join(f'{value:.4g}' for value in values)}"
                      for flag, values in (("mean", self.mean), ("std", self.std))]
-        return " ".join([*words, *(["--channels bgr"] if self.as_bgr else [])])
+        return " ".join([*words, *([f"--{self.prefix}channels bgr"] if self.as_bgr else [])])
 
 
 class NormalizationFlag(argparse.Action):
@@ -62,9 +70,13 @@ class NormalizationFlag(argparse.Action):
                  option_string: str | None = None):
         setattr(namespace, self.dest, list(self._read(words)))
 
+    @property
+    def _is_std(self):
+        return self.dest.endswith("std")
+
     def _read(self, words: list[str]):
         if len(words) == 1 and words[0] in NORMALIZATIONS:
-            return NORMALIZATIONS[words[0]][self.dest == "std"]
+            return NORMALIZATIONS[words[0]][self._is_std]
         try:
             values = tuple(map(float, words))
         except ValueError:
@@ -72,8 +84,8 @@ class NormalizationFlag(argparse.Action):
         if len(values) != 3 or not all(map(math.isfinite, values)):
             raise argparse.ArgumentError(self, f"expected {', '.join(NORMALIZATIONS)}, or three numbers, got "
                                                f"{' '.join(words)}")
-        low = SMALLEST_STD if self.dest == "std" else 0
-        if not are_of_pixels(values, self.dest):
+        low = SMALLEST_STD if self._is_std else 0
+        if not are_of_pixels(values, "std" if self._is_std else "mean"):
             raise argparse.ArgumentError(self, f"expected numbers from {low:g} to 1, of pixels from 0 to 1 (divide "
                                                f"those of 0 to 255 by 255), got {' '.join(words)}")
         return values
@@ -85,16 +97,19 @@ def are_of_pixels(values: object, name: str) -> bool:
     return isinstance(values, (list, tuple)) and len(values) == 3 and all(
         type(value) is float and low <= value <= 1 for value in values)
 
+USUAL = "what is usual for the network, mostly homework; a model of this suite has its own"
 
-def add_input_flags(group: Group) -> None:
-    """--mean, --std and --channels, of weights that do not say their own."""
+
+def add_input_flags(group: Group, prefix: str = "", whose: str = "weights",
+                    default: str = USUAL) -> None:
+    """--mean, --std and --channels, of weights that do not say their own. prefix: of their names. whose, default: what
+    the help texts say of them."""
     names = ", ".join(NORMALIZATIONS)
     for name, what in (("mean", "subtracted from"), ("std", "that divides")):
-        group.add_argument(f"--{name}", nargs="+", action=NormalizationFlag, metavar="NAME_OR_NUMBER",
-                           help=f"value {what} the pixels, for weights that come without it: {names}, or three numbers "
-                                "for pixels from 0 to 1 (default: what is usual for the network, mostly homework; a "
-                                "model of this suite has its own)")
-    group.add_argument("--channels", choices=("rgb", "bgr"),
+        group.add_argument(f"--{prefix}{name}", nargs="+", action=NormalizationFlag, metavar="NAME_OR_NUMBER",
+                           help=f"value {what} the pixels, for {whose} that come without it: {names}, or three "
+                                f"numbers for pixels from 0 to 1 (default: {default})")
+    group.add_argument(f"--{prefix}channels", choices=("rgb", "bgr"),
                        help="order of colors that such weights were trained on, bgr with OpenCV (default: rgb)")
 
 

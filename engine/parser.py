@@ -26,6 +26,9 @@ class Parser(argparse.ArgumentParser):
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         """The parsed flags; each default that is a function is replaced by its value."""
         parsed = super().parse_args(args, namespace)
+        for action in self._actions:  # as of "$UNSET" in a shell, which as a path is the current folder
+            if action.option_strings and getattr(parsed, action.dest, None) == "":
+                self.error(f"{action.option_strings[-1]}: expected a value, got an empty one")
         for name, value in list(vars(parsed).items()):
             if callable(value):
                 setattr(parsed, name, value(parsed))

@@ -1,14 +1,18 @@
 """Weights found in what other programs save: in any nesting, under any common prefix."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from engine.normalization import are_of_pixels
 from models import names, recognize
 
+log = logging.getLogger("backdoor")
+INPUT_NAMES = {"mean": "mean", "mu": "mean", "std": "std", "sigma": "std"}  # as the field calls them
 MAX_PREFIX = 6  # parts, as in module.model.backbone.
 MAX_CANDIDATES = 50  # a file with more keeps a reader busy
 
@@ -54,6 +58,29 @@ def find_candidates(content: Any) -> list[Candidate]:
             if len(found) > MAX_CANDIDATES:
                 return found
     return found
+
+
+def find_input(content: Any, found: Candidate) -> dict[str, tuple[float, ...]]:
+    """{"mean", "std"} of a layer that normalizes pixels before the network `found`; {} if the file holds none.
+
+    Such a layer is a tensor for each, of three values, beside the network's in the same dict and under no name of
+    theirs; of 0 to 255 they are divided by that.
+    """
+    beside = next((tensors for keys, tensors in _named_tensors(content) if keys == found.keys), {})
+    values = {}
+    for name, tensor in beside.items():
+        key = INPUT_NAMES.get(name.rpartition(".")[2])
+        if key and tensor.numel() == 3 and not (found.prefix and name.startswith(found.prefix)):
+            values.setdefault(key, []).append(tuple(tensor.double().flatten().tolist()))
+    if values.keys() != {"mean", "std"} or any(len(own) > 1 for own in values.values()):
+        return {}
+    scale = 255 if max(values["mean"][0]) > 1 else 1
+    read = {key: tuple(value / scale for value in own[0]) for key, own in values.items()}
+    if not all(are_of_pixels(value, key) for key, value in read.items()):
+        return {}
+    log.info("pixels enter as the file's own layer says: mean %s, std %s", *(
+        " ".join(f"{value:.4g}" for value in read[key]) for key in ("mean", "std")))
+    return read
 
 
 def all_names(content: Any) -> list[str]:

@@ -1,13 +1,13 @@
 """Logs in the homework's format, ours and those of other implementations."""
-import codecs
 import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
-from common.untrusted.limits import MAX_TEXT, fault_of
+from common.untrusted import read_text
 
+HOMEWORK = ("Epoch", "lr", "Time", "TrainLoss", "TrainACC", "PoisonLoss", "PoisonACC", "CleanLoss", "CleanACC")
 COLUMNS = ("epoch", "lr", "time", "train_loss", "train_acc", "poison_loss", "poison_acc", "clean_loss", "clean_acc")
 ACCURACIES = ("train_acc", "poison_acc", "clean_acc")
 HEADINGS = ("Epoch", "EPOCHS", "Iter", "No")  # what a line of column names begins with
@@ -36,16 +36,29 @@ class Log:
         return next(reversed(tested or self.rows), None)
 
 
-def row_of(words: list[str], line: int) -> dict | None:
-    """A row of the log from its words; None for other lines. A row's epoch counts from 1 up."""
+def columns_of(words: list[str]) -> tuple[str, ...]:
+    """COLUMNS in the order of a line of column names: the homework's own, or where that has the same ones in another.
+    """
+    order = [word.lower() for word in words]
+    names = dict(zip(map(str.lower, HOMEWORK), COLUMNS, strict=True))
+    return tuple(names[word] for word in order) if sorted(order) == sorted(names) else COLUMNS
+
+
+def row_of(words: list[str], line: int, columns: tuple[str, ...] = COLUMNS) -> dict | None:
+    """A row of the log from its words, in the order of `columns`; None for other lines. Its epoch counts from 1 up."""
     if len(words) != len(COLUMNS):
         return None
     try:
-        row = {name: float(word) for name, word in zip(COLUMNS, words, strict=True)}
+        row = {name: float(word) for name, word in zip(columns, words, strict=True)}
         row["epoch"] = int(words[0])
     except ValueError:
         return None
     return {**row, "line": line} if row["epoch"] >= 1 else None
+
+
+def is_damaged_row(words: list[str]) -> bool:
+    """Whether a line beneath the column names is a row of the table whose values are no plain numbers: 99.9%, 0,999."""
+    return len(words) == len(COLUMNS) and words[0].isdecimal() and any(map(str.isdecimal, "".join(words[1:])))
 
 
 def are_shares(row: dict) -> bool:
@@ -54,26 +67,16 @@ def are_shares(row: dict) -> bool:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """A text file's lines, in UTF-8 or UTF-16 (as PowerShell's > writes it), with a byte order mark or without.
+    """A text file's lines, in UTF-8 or UTF-16, with a byte order mark or without.
 
     Raises UserError if it cannot be read or is too large.
     """
     try:
-        fault = fault_of(path, MAX_TEXT)
-        if fault:
-            raise UserError(f"{path}: {fault}; not a log")
-        content = Path(path).read_bytes()
+        return read_text(path, errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    return content.decode(encoding_of(content), errors="replace").splitlines()
-
-
-def encoding_of(content: bytes) -> str:
-    """The encoding of a text: by its byte order mark, and without one by where its first zero byte stands."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    zero = content[:2].find(0)  # the upper half of a letter
-    return "utf-8-sig" if zero < 0 else ("utf-16-be", "utf-16-le")[zero]
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; not a log") from None
 
 
 @dataclass
@@ -89,7 +92,8 @@ class Reading:
         return not self.rows or (row["epoch"] > self.rows[-1]["epoch"] and poison_type == self.poison_type)
 
     def as_log(self, path: str | Path) -> Log:
-        complaint = (f"line {self.wrong[0]}: expected accuracies as fractions in [0, 1]; write 99.9 % as 0.999"
+        complaint = (f"line {self.wrong[0]}: expected numbers, and accuracies as fractions in [0, 1]; write 99.9 % as "
+                     "0.999"
                      if self.wrong else "")
         return Log(Path(path), tuple(self.rows), self.poison_type, complaint)
 
@@ -101,7 +105,7 @@ def read_trainings(path: str | Path) -> list[Log]:
     arguments before a row name another attack. Tables of other columns are passed over. At least one Log, which may
     have no rows.
     """
-    found, poison_type, reading = [Reading()], None, True
+    found, poison_type, reading, columns = [Reading()], None, True, COLUMNS
     for number, text in enumerate(read_lines(path), 1):
         named = POISON_TYPE.search(text)
         poison_type = named.group(1) if named else poison_type
@@ -109,8 +113,9 @@ def read_trainings(path: str | Path) -> list[Log]:
         if words and words[0] in HEADINGS:
             reading = words[0] == "Epoch"
             found += [Reading(poison_type)] if reading else []
-        row = row_of(words, number) if reading else None
-        if row and not are_shares(row):
+            columns = columns_of(words)
+        row = row_of(words, number, columns) if reading else None
+        if reading and (not are_shares(row) if row else is_damaged_row(words)):
             found[-1].wrong.append(number)
         elif row:
             found += [] if found[-1].goes_on_with(row, poison_type) else [Reading()]
@@ -129,13 +134,18 @@ def read_log(path: str | Path) -> Log:
 def read_pruning(path: str | Path) -> list[dict]:
     """Rows {pruned, threshold, poison_acc, clean_acc, line} of a pruning_by_threshold.txt. Raises UserError.
 
-    The columns are the homework's: No, Layer Name, Neuron Idx, Mask, PoisonLoss, PoisonACC, CleanLoss, CleanACC.
+    The columns are the homework's: No, Layer Name, Neuron Idx, Mask, PoisonLoss, PoisonACC, CleanLoss, CleanACC; where
+    the line of their names has clean before poisoned, so are they read.
     """
-    rows = []
+    rows, clean_first = [], False
     for number, text in enumerate(read_lines(path), 1):
         words = PREFIX.sub("", text).split()
+        if words and words[0] == "No":
+            clean_first = [word for word in words if word.endswith("ACC")] == ["CleanACC", "PoisonACC"]
         try:
             _, _, _, threshold, _, poison_acc, _, clean_acc = words
+            if clean_first:
+                poison_acc, clean_acc = clean_acc, poison_acc
             row = {"pruned": float(words[0]), "threshold": None if threshold == "None" else float(threshold),
                    "poison_acc": float(poison_acc), "clean_acc": float(clean_acc), "line": number}
         except ValueError:

@@ -10,6 +10,7 @@ config.json and results.json.
 """
 import logging
 import math
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from engine.command import command
 from engine.doubt import Doubt
 from engine.evaluation import EvalSets, Proportion, predict
 from engine.inputs import asr_of, beneath_model, find_run, load_suspect
-from engine.normalization import add_input_flags
+from engine.normalization import INPUT_FLAGS, add_input_flags
 from engine.run import Run
 from methods.evidence import (
     Evidence,
@@ -54,19 +55,26 @@ def judge(method: dict, doubt: Doubt | None = None) -> str:
     return {True: SUSPECT, False: NO_SIGN}.get(method.get("infected"), UNDECIDED)
 
 
-def finished_run(checkpoint: str, name: str) -> FinishedRun | None:
-    """The FinishedRun that a script left under `name` of this very model; None where none is finished."""
-    run = read_run(find_run(checkpoint, name), name)
+def finished_run(args: Namespace, name: str) -> FinishedRun | None:
+    """The FinishedRun that a script left under `name` of the very model of the flags `args`; None where none is
+    finished.
+
+    The same weights that are fed other pixels are another model.
+    """
+    run = read_run(find_run(args.checkpoint, name), name)
     if not run or run.state != FINISHED:
         return None
     try:
-        is_its_own = Path(run.results.get("parent") or "").samefile(checkpoint)
+        is_its_own = Path(run.results.get("parent") or "").samefile(args.checkpoint)
     except OSError:
         is_its_own = False
     inputs = run.config.get("inputs")
-    if not is_its_own or (inputs and not inputs.startswith(hash_file(checkpoint))):
+    if not is_its_own or (inputs and not inputs.startswith(hash_file(args.checkpoint))):
         return None
-    return run
+    other = [name for name in INPUT_FLAGS if run.arguments.get(name) != getattr(args, name)]
+    if other:
+        log.warning("%s: left out, made with another --%s than this audit", run.folder, ", --".join(other))
+    return None if other else run
 
 
 def has_changed(model: nn.Module, repaired: nn.Module) -> bool:
@@ -88,7 +96,7 @@ def paired_loss(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor)
     return loss, [loss - half, loss + half]
 
 
-def compare_repaired(checkpoint: str, model: nn.Module, test: EvalSets, triggers: dict[int, Trigger],
+def compare_repaired(args: Namespace, model: nn.Module, test: EvalSets, triggers: dict[int, Trigger],
                      device: torch.device) -> list[dict]:
     """[{"name", "changed", "acc", "lost", "lost_interval", "asr_of_reversed"}] of the model and of every repaired one.
 
@@ -107,7 +115,7 @@ def compare_repaired(checkpoint: str, model: nn.Module, test: EvalSets, triggers
                          str(label): asr_of(net, test, trigger) for label, trigger in triggers.items()}})
     add("as it is", model)
     for name, folder in REPAIRED.items():
-        run = finished_run(checkpoint, folder)
+        run = finished_run(args, folder)
         if run:
             add(name, load_model(run.folder / "model_last.th", device).model)
     return [{key: value for key, value in row.items() if key != "guesses"} for row in rows]
@@ -150,15 +158,15 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def find_tests(checkpoint: str) -> dict[str, FinishedRun | None]:
+def find_tests(args: Namespace) -> dict[str, FinishedRun | None]:
     """{name: the FinishedRun of a test of this very model, or None}. Raises UserError without Neural Cleanse's."""
-    tests = {name: finished_run(checkpoint, name) for name in ("neural-cleanse", "neuron-noise", "strip")}
+    tests = {name: finished_run(args, name) for name in ("neural-cleanse", "neuron-noise", "strip")}
     noise, cleanse = tests["neuron-noise"], tests["neural-cleanse"]
     if noise and not all("leaning" in row for row in noise.method["rows"]):
         tests["neuron-noise"] = None  # from before leanings were counted
     if cleanse is None or cleanse.method.get("name") != "Neural Cleanse":
-        raise UserError(f"{find_run(checkpoint, 'neural-cleanse')}: no finished run of defenses.neural_cleanse, "
-                        "without which there is no verdict")
+        raise UserError(f"{find_run(args.checkpoint, 'neural-cleanse')}: no finished run of defenses.neural_cleanse "
+                        "with the same --mean, --std and --channels, without which there is no verdict")
     return tests
 
 
@@ -193,7 +201,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, ("repaired.csv",)) as run:
         suspect = load_suspect(args, run, find=False)
-        tests, classes = find_tests(args.checkpoint), suspect.defender.classes
+        tests, classes = find_tests(args), suspect.defender.classes
         cleanse = tests["neural-cleanse"]
         targets = [int(label) for label in cleanse.method["targets"]]
         triggers = {label: load_trigger(cleanse.folder / f"reversed_trigger_{label}.th") for label in targets}
@@ -202,7 +210,7 @@ def main(argv=None):
         evidence = collect_evidence(tests, classes, args.checkpoint)
         if suspect.doubt:
             evidence.insert(0, Evidence("accuracy", None, suspect.doubt.words()))
-        rows = compare_repaired(args.checkpoint, suspect.model, suspect.test, triggers, run.device)
+        rows = compare_repaired(args, suspect.model, suspect.test, triggers, run.device)
         missing, least, verdict = missing_from(tests, rows), least_lost(rows), judge(cleanse.method, suspect.doubt)
         targets = [] if suspect.doubt else targets
         report(verdict, targets, classes, evidence, rows, least, missing)

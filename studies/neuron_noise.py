@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from common.files import write_table
 from data.batches import Batches
 from engine import flags
-from engine.checkpoint import load_model
 from engine.command import command
 from engine.evaluation import frozen, predict
 from engine.figures import spread_curves
-from engine.inputs import beneath_model, load_suspect, split_defender
+from engine.inputs import beneath_model, load_second, load_suspect, split_defender
+from engine.normalization import add_input_flags
 from engine.run import Run
 from methods.neuron_noise import ascend_noise, start_noise
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
@@ -83,6 +83,7 @@ def parse_args(argv=None):
     flags.add_data_flags(parser)
     group = parser.add_argument_group("noise")
     group.add_argument("--benign", metavar="FILE", help="benign model to draw beside it")
+    add_input_flags(group, "benign-", "the benign model's weights", "as for the suspect")
     group.add_argument("--epsilons", type=flags.not_negative, nargs="+",
                        default=[0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1], help="largest relative noise")
     group.add_argument("--steps", type=flags.integer(1), default=20, help="steps that search for the worst noise")
@@ -121,8 +122,8 @@ def main(argv=None):
         suspect = load_suspect(args, run, norm_layer=NoisyBatchNorm2d)
         models = {"suspect": suspect.model}
         if args.benign:
-            models["benign"] = load_model(args.benign, run.device, suspect.defender.classes,
-                                          norm_layer=NoisyBatchNorm2d).model
+            models["benign"] = load_second(args.benign, args, "benign_", suspect, run.device,
+                                           norm_layer=NoisyBatchNorm2d)
         clean, _ = split_defender(suspect.defender, args.val_frac)
         target = None if suspect.trigger is None else suspect.trigger.target
         seeds = range(args.seed, args.seed + args.seeds)

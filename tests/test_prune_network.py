@@ -120,6 +120,17 @@ def test_a_bad_mask_file_is_named_with_its_line(tmp_path, text, named):
         read_data(tmp_path / "m.txt")
 
 
+def test_masks_of_a_dataparallel_model_are_read(tmp_path):
+    (tmp_path / "m.txt").write_text(HEADER + "0 \t module.layer1.0.bn1 \t 3 \t 0.5\n")
+    assert read_data(tmp_path / "m.txt") == [("layer1.0.bn1", 3, 0.5)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_mask_file_that_went_through_powershell_is_read(tmp_path, encoding):
+    (tmp_path / "m.txt").write_bytes((HEADER + "0 \t bn1 \t 0 \t 0.5\n").replace("\n", "\r\n").encode(encoding))
+    assert read_data(tmp_path / "m.txt") == [("bn1", 0, 0.5)]
+
+
 def test_a_mask_file_without_its_header_is_refused(tmp_path):
     (tmp_path / "m.txt").write_text("0 \t bn1 \t 0 \t 1.0\n")
     with pytest.raises(UserError, match=":1: expected the header"):

@@ -40,6 +40,7 @@ def parse_args(argv=None):
     audit.add_argument("--output-dir", help="(default: output/audits/ and the model's name)")
     add_input_flags(audit)
     flags.add_size_flag(audit)
+    audit.add_argument("--classes", **flags.CLASSES)
     for task in (matrix, audit):
         task.add_argument("--gpu", action=argparse.BooleanOptionalAction,
                           help="whether heavy steps ask for a GPU (default: where this machine has one)")

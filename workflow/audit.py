@@ -10,15 +10,15 @@ from common.untrusted import read_json, read_yaml
 from data.datasets import load_clean
 from data.image_folder import SPLITS, is_sorted_into_classes
 from engine.catalogue import BY_MODULE, defense_cells
-from engine.checkpoint import check_classes, load_model
-from engine.inputs import check_clean_images
-from engine.normalization import INPUT_FLAGS, PixelInput
+from engine.checkpoint import check_classes
+from engine.inputs import check_clean_images, in_models_order, load_given
+from engine.normalization import INPUT_FLAGS
 from workflow.steps import PLACES, Plan, check_flags, known_files, short
 
 VERDICT = "verdict"  # the name of the last step in the settings, and its folder
-FED = (*INPUT_FLAGS, "image_size")  # flags that say how images enter the model, the same for all steps
+ABOUT_MODEL = ("classes", *INPUT_FLAGS, "image_size")  # what a caller may say of weights that do not say it
 GIVEN = PLACES | {"data_dir", "dataset", "benign", "images", "reversed_trigger", "patch_with", "mode",
-                  *FED}  # not to be set
+                  *ABOUT_MODEL}  # not to be set
 STAMP = "audit.json"  # hashes of the model and of the images
 
 
@@ -45,7 +45,7 @@ def read_settings(path):
 def check_input(checkpoint, images, given=None):
     """A hash of the checkpoint, and one of the defense's half of the clean images in the folder `images`.
 
-    given: {flag: value} of FED. Raises UserError unless the one is a checkpoint and the other has images of
+    given: {flag: value} of ABOUT_MODEL. Raises UserError unless the one is a checkpoint and the other has images of
     its classes.
     """
     if not checkpoint or not images:
@@ -54,11 +54,12 @@ def check_input(checkpoint, images, given=None):
     if not has_splits and not is_sorted_into_classes(images):  # else CIFAR-10 would be downloaded into it
         raise UserError(f"{images}: expected a folder <class>/* of PNG or JPEG files" + (
             "" if Path(images).is_dir() else "; there is no such folder"))
-    given = given or {}
-    found = load_model(checkpoint, given=PixelInput.of(Namespace(**given)))
-    size = given.get("image_size") or found.model.spec["image_size"]
+    args = Namespace(checkpoint=checkpoint, **{"image_size": None, **(given or {})})
+    found = load_given(args)
+    size = args.image_size or found.model.spec["image_size"]
     found.model.check_size(found.model.spec["arch"], size)
     defender, _ = load_clean("cifar10", images, size)
+    defender = in_models_order(defender, args, found)
     check_classes(checkpoint, found, defender.classes)
     check_clean_images(defender)
     return hash_file(checkpoint), defender.fingerprint()
@@ -93,7 +94,7 @@ def check_folder(output, checkpoint, inputs):
 
 
 def plan_audit(checkpoint, images, settings, output=None, given=None):
-    """The Plan of an audit; `settings` as read_settings returns them; given: {flag: value} of FED.
+    """The Plan of an audit; `settings` as read_settings returns them; given: {flag: value} of ABOUT_MODEL.
 
     The model is copied away from whatever lies beside it, so that no step finds a trigger there. Raises UserError for
     input that does not fit.

@@ -1,7 +1,7 @@
 """What the command line asked for, on its way to the Snakefile, which every job on a cluster reads anew."""
 import json
 
-from workflow.audit import FED, plan_audit, read_settings
+from workflow.audit import ABOUT_MODEL, plan_audit, read_settings
 from workflow.plan import plan, read_matrix
 
 
@@ -19,7 +19,7 @@ def read_plan(request):
     """The Plan of {"task": "matrix", "matrix", "data_dir"}, or of {"task": "audit", "checkpoint", "images", "settings",
     "output_dir"}.
 
-    The latter may have the flags of workflow.audit.FED too. Raises UserError.
+    The latter may have ABOUT_MODEL too. Raises UserError.
     """
     if request["task"] == "matrix":
         matrix = read_matrix(request["matrix"])
@@ -27,4 +27,4 @@ def read_plan(request):
             matrix["data"] = {**(matrix.get("data") or {}), "data_dir": request["data_dir"]}
         return plan(matrix)
     return plan_audit(request["checkpoint"], request["images"], read_settings(request["settings"]),
-                      request["output_dir"], {name: request.get(name) for name in FED})
+                      request["output_dir"], {name: request.get(name) for name in ABOUT_MODEL})

@@ -1,11 +1,12 @@
 """Strangers' pictures."""
 import os
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from common.errors import UserError
 from common.untrusted.limits import MAX_IMAGE, check_size
@@ -62,7 +63,9 @@ def read_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS, most
 
 
 def read_rgb(path: str | os.PathLike) -> Image.Image:
-    """The picture in a file in 8-bit RGB; without its transparency. Raises UserError as read_picture does.
+    """The picture in a file in 8-bit RGB; without its transparency, and turned as its EXIF data say.
+
+    So viewers show it. Raises UserError as read_picture does.
 
     Gray levels of 16 bits are scaled; those of floating point are refused, since nothing says from where to where they
     go.
@@ -71,7 +74,16 @@ def read_rgb(path: str | os.PathLike) -> Image.Image:
     if picture.mode == "F":
         raise UserError(f"{path}: expected pixels of 8 or 16 bits, got floating point; save it as PNG")
     with quiet_pillow():
-        return to_8_bits(picture).convert("RGB")
+        return to_8_bits(upright(picture)).convert("RGB")
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF data say: a camera that is held upright writes its photographs lying. Those whose
+    EXIF data are damaged as they are."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
+        return picture
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:

@@ -1,4 +1,5 @@
 """Strangers' text, JSON and YAML."""
+import codecs
 import json
 import math
 import os
@@ -10,14 +11,24 @@ from common.untrusted.limits import MAX_JSON, MAX_TEXT, MAX_YAML, fault_of
 
 
 def read_text(path: str | os.PathLike, most: int = MAX_TEXT, errors: str = "strict") -> str:
-    """A UTF-8 file's text; errors: as of bytes.decode.
+    """A file's text in UTF-8 or UTF-16 (as PowerShell's > writes it); errors: as of bytes.decode.
 
-    Raises OSError, or ValueError for a file of more than `most` bytes or, with "strict", one in another encoding.
+    Lines end in a line feed, whatever they end in there; a byte order mark is left out. Raises OSError, or ValueError
+    for a file of more than `most` bytes or, with "strict", one in another encoding.
     """
     fault = fault_of(path, most)
     if fault:
         raise ValueError(fault)
-    return Path(path).read_text(encoding="utf-8", errors=errors)
+    content = Path(path).read_bytes()
+    return content.decode(encoding_of(content), errors).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def encoding_of(content: bytes) -> str:
+    """The encoding of a text: by its byte order mark, and without one by where its first zero byte stands."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zero = content[:2].find(0)  # the upper half of a letter
+    return "utf-8-sig" if zero < 0 else ("utf-16-be", "utf-16-le")[zero]
 
 
 def parse_json(text: str) -> Any:

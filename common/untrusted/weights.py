@@ -75,8 +75,8 @@ def _read_torch(path):
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if not found and not _begins_as_torch(path):
             raise UserError(f"{path}: not a checkpoint (neither torch.save nor safetensors writes this)") from None
-        reason = (f"it refers to {found[1]}, which could run code; of a model that was pickled whole, save "
-                  "model.state_dict()" if found else "it holds more than tensors and plain values, or is damaged")
+        reason = (f"it refers to {found[1]}, which could run code; save model.state_dict() by itself, without other "
+                  "objects" if found else "it holds more than tensors and plain values, or is damaged")
         raise UserError(f"{path}: refused, {reason}") from None
     except Exception as error:  # torn or strange bytes make the readers raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -133,3 +133,12 @@ def is_weight(name: str, tensor: torch.Tensor) -> bool:
     if tensor.dtype not in NUMBERS or not torch.isfinite(tensor).all():
         return False
     return not name.endswith("running_var") or bool((tensor >= 0).all())
+
+
+def fault_of_weight(tensor: torch.Tensor) -> str:
+    """What is wrong with a tensor that is_weight refuses, in words that go behind its name."""
+    if tensor.is_quantized or tensor.dtype not in NUMBERS:
+        return f"is of {str(tensor.dtype).removeprefix('torch.')}, expected floating point; save it before quantization"
+    if not torch.isfinite(tensor).all():
+        return "holds NaN or infinity"
+    return "holds values below 0, which a variance cannot have"

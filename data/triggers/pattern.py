@@ -41,6 +41,8 @@ class PatternTrigger(Trigger):
         for name, values, high in (("pattern", pattern, 255), ("mask", mask, 1), ("alpha", np.array(self.alpha), 1)):
             if values.dtype.kind not in "buif" or not values.size or not ((values >= 0) & (values <= high)).all():
                 raise UserError(f"trigger: expected {name} values in [0, {high}], got {values.dtype} {span(values)}")
+        if not (mask * self.alpha).any():
+            raise UserError("trigger: its mask and its opacity leave every pixel as it is, so it would stamp nothing")
         self.check_aim()
 
     @property
@@ -95,7 +97,7 @@ def read_trigger_image(path: str | Path, size: tuple[int, int] = (32, 32)) -> tu
     """(pattern uint8 (H, W, 3), mask float32 (H, W, 1)) of an RGBA picture; its alpha is mask times opacity.
 
     size: (height, width) of the images that it is for. Raises UserError for a picture of another size, without an alpha
-    channel, or one that cannot be read.
+    channel, of gray levels or opacities that go to 1 instead of 255, or one that cannot be read.
     """
     from common.untrusted.images import read_picture
     image = read_picture(path)
@@ -105,4 +107,8 @@ def read_trigger_image(path: str | Path, size: tuple[int, int] = (32, 32)) -> tu
     pixels = np.array(image.convert("RGBA"))
     if not pixels[..., 3].any():
         raise UserError(f"{path}: fully transparent, so it would change no pixel")
+    for name, values in (("gray level", pixels[..., :3]), ("opacity", pixels[..., 3])):
+        if values.max() == 1:  # an array of 0 to 1 that was saved as it is; trigger_info.th could not tell either
+            raise UserError(f"{path}: its largest {name} is 1 of 255, so nearly nothing of it would be seen; multiply "
+                            "values of 0 to 1 by 255 before they are saved")
     return pixels[..., :3], pixels[..., 3:].astype(np.float32) / 255

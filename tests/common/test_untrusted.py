@@ -220,3 +220,10 @@ def test_a_torn_tar_archive_is_unpacked_whole_or_leaves_nothing(tmp_path, kind):
             assert not (tmp_path / f"out{number}").exists()
         else:  # only its last bytes, behind the files, are gone
             assert length > 0.8 * len(content) and len(os.listdir(tmp_path / f"out{number}")) == 99
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_is_read_as_windows_writes_it(tmp_path, encoding, end):
+    (tmp_path / "a.txt").write_bytes(f"No \t ä{end}1{end}".encode(encoding))
+    assert read_text(tmp_path / "a.txt") == "No \t ä\n1\n"

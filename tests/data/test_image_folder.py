@@ -277,3 +277,34 @@ def test_pillows_warnings_do_not_come_through(image_folder, write, recwarn):
     recwarn.clear()
     pixels, _ = reader.read_image(path)
     assert not recwarn.list and (np.abs(pixels.astype(int) - 9) <= 1).all()
+
+
+def test_a_photograph_is_read_as_viewers_show_it(image_folder):
+    folder, exif = image_folder(suffix=".jpg"), Image.Exif()
+    exif[0x112] = 6  # written lying, held upright
+    lying = np.zeros((32, 32, 3), np.uint8)
+    lying[:, :16] = 255
+    Image.fromarray(lying).save(folder / "train/cat/0000.jpg", exif=exif, quality=95)
+    data = reader.read_image_folder(folder)[0]["train"][0]
+    assert (data[0, :14] > 240).all() and (data[0, 18:] < 15).all()
+
+
+@pytest.mark.parametrize("level, warned", [(1, True), (16, True), (255, False)])
+def test_a_folder_of_another_scale_is_told(image_folder, caplog, level, warned):
+    folder = image_folder()
+    for path in folder.rglob("*.png"):
+        Image.fromarray((np.asarray(Image.open(path)) > 127).astype(np.uint8) * np.uint8(level)).save(path)
+    for _ in range(2):  # from the cache too
+        caplog.clear()
+        reader.read_image_folder(folder)
+        assert ("were they saved on another scale" in caplog.text) == warned
+
+
+def test_test_images_that_are_training_images_are_told(image_folder, caplog):
+    folder = image_folder(count=10)
+    reader.read_image_folder(folder)
+    assert "in train/ too" not in caplog.text
+    for name in ("cat/0000.png", "dog/0003.png"):
+        (folder / "test" / name).write_bytes((folder / "train" / name).read_bytes())
+    reader.read_image_folder(folder)
+    assert "2 of the 20 images in test/ are in train/ too" in caplog.text

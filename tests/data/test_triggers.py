@@ -36,11 +36,6 @@ def test_badnets_sets_nine_pixels_to_its_pattern_and_no_other(images):
     assert not changed[:29].any() and not changed[:, :29].any()
 
 
-def test_alpha_zero_changes_nothing(images):
-    for attack in ("badnets", "blend", "clean-label"):
-        np.testing.assert_array_equal(build_trigger(attack, 0, alpha=0).stamp(images.data), images.data)
-
-
 def test_stamping_is_the_formula_rounded_and_leaves_its_input_alone(images):
     before = images.data.copy()
     rng = np.random.default_rng(0)
@@ -104,6 +99,37 @@ def test_trigger_image_that_is_none_is_refused(tmp_path, mode, size, named):
     Image.new(mode, size).save(tmp_path / "trigger.png")
     with pytest.raises(UserError, match=named):
         read_trigger_image(tmp_path / "trigger.png")
+
+
+@pytest.mark.parametrize("pixel, named", [((1, 0, 1, 255), "largest gray level is 1 of 255"),
+                                          ((255, 0, 0, 1), "largest opacity is 1 of 255")])
+def test_a_trigger_image_of_zeros_and_ones_is_refused_before_it_trains(tmp_path, pixel, named):
+    """An array of 0 to 1 that was saved as it is: all but invisible, and its trigger_info.th would be refused."""
+    pixels = np.zeros((32, 32, 4), dtype=np.uint8)
+    pixels[:8, :8] = pixel
+    Image.fromarray(pixels).save(tmp_path / "trigger.png")
+    with pytest.raises(UserError, match=named):
+        read_trigger_image(tmp_path / "trigger.png")
+
+
+def test_a_trigger_that_changes_no_pixel_is_refused():
+    info = trigger_to_info(build_trigger("badnets", 0))
+    for change in ({"trigger_alpha": 0.0}, {"trigger_mask": 0 * info["trigger_mask"]}):
+        with pytest.raises(UserError, match="would stamp nothing"):
+            trigger_from_info({**info, **change})
+    for attack in ("badnets", "blend", "clean-label"):
+        with pytest.raises(UserError, match="would stamp nothing"):
+            build_trigger(attack, 0, alpha=0.0)
+
+
+@pytest.mark.parametrize("level", [0, 2, 3, 255])
+def test_a_trigger_image_that_trains_is_read_again_from_its_trigger_info(tmp_path, images, level):
+    pixels = np.zeros((32, 32, 4), dtype=np.uint8)
+    pixels[:8, :8] = (level, 0, level, 255)
+    Image.fromarray(pixels).save(tmp_path / "trigger.png")
+    trigger = build_trigger("badnets", 3, image=tmp_path / "trigger.png")
+    again = trigger_from_info(trigger_to_info(trigger))
+    np.testing.assert_array_equal(again.stamp(images.data), trigger.stamp(images.data))
 
 
 def test_trigger_info_has_the_homeworks_keys_and_shapes_and_comes_back(images):

@@ -180,6 +180,36 @@ def test_a_weak_model_is_not_doubted_and_a_useless_one_is(num_classes, right, do
     assert bool(doubt) == doubted and (not doubt or doubt.remedy is None)
 
 
+class Reversed(torch.nn.Module):
+    """Says the class that the blue of an image's first pixel tells, and its red once the colors are reversed."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = {"mean": MEAN, "std": STD}
+        for name, values in self.spec.items():
+            self.register_buffer(name, torch.tensor(values))  # which it makes no use of
+        self.first = torch.nn.Conv2d(3, 1, 1, bias=False)
+        self.first.weight.data = torch.tensor([0.0, 0, 255]).view(1, 3, 1, 1)
+
+    def forward(self, pixels):
+        return torch.nn.functional.one_hot(self.first(pixels)[:, 0, 0, 0].round().long(), 10).float()
+
+
+@pytest.mark.parametrize("as_it_is, mended, doubted", [(0.45, 0.95, True), (0.65, 0.95, True), (0.65, 0.7, False),
+                                                       (0.85, 1, False)])
+def test_a_plausible_model_is_doubted_if_another_input_halves_its_errors(as_it_is, mended, doubted):
+    """As of weights that still are right on some images: the demo's, fed normalized pixels, on a third."""
+    _, found = said(10, as_it_is, 143)
+    right = np.random.default_rng(1).random(143) < mended
+    found.data[:, 0, 0] = np.stack([np.where(right, found.targets, (found.targets + 1) % 10), found.data[:, 0, 0, 1],
+                                    found.data[:, 0, 0, 0]], axis=1)
+    doubt = find_doubt(Reversed(), found, torch.device("cpu"), False)
+    assert bool(doubt) == doubted
+    if doubt:
+        assert not doubt.is_implausible and "another input halves its errors" in doubt.words()
+        assert doubt.remedy.startswith("--channels bgr: 0.9")
+
+
 def test_a_few_images_are_not_enough_to_doubt():
     model, images = said(10, 0.3, count=20)
     assert find_doubt(model, images, torch.device("cpu"), True) is None

@@ -2,6 +2,7 @@ import argparse
 
 import pytest
 
+from defenses import strip
 from engine import flags
 
 
@@ -69,3 +70,9 @@ def test_help_shows_defaults_and_the_docstring():
     text = " ".join(text.split())
     assert "initial learning rate (default: 0.1)" in text and "(default: output/x)" in text
     assert "function" not in text and "default: None" not in text and "default: False" not in text
+
+
+@pytest.mark.parametrize("flag", ["--output-dir", "--data-dir", "--checkpoint", "--trigger-info", "--device"])
+def test_an_empty_value_is_refused_before_anything_is_written(flag, refused):
+    """As a path it would be the current folder: --output-dir "$UNSET" wrote a run there."""
+    assert f"{flag}: expected a value, got an empty one" in refused(strip.main, "--dataset", "digits", flag, "")

@@ -1,4 +1,5 @@
 """Weights as other programs save them."""
+import argparse
 import collections
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from PIL import Image
 
 from common.errors import UserError
 from engine import checkpoint
@@ -167,3 +169,44 @@ def test_a_known_network_that_is_none_of_ours_is_called_by_its_name(tmp_path, we
     torch.save({"state_dict": prefixed(weights(), "model.")}, tmp_path / "m.pt")
     with pytest.raises(UserError, match=f"expected the weights of one of the networks .* these are of .*{kind}"):
         checkpoint.load_model(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda own, mean, std: {**{f"1.{name}": value for name, value in own.items()}, "0.mean": mean, "0.std": std},
+    lambda own, mean, std: {"net": {**{f"model.{name}": value for name, value in own.items()},
+                                    "normalize.mu": mean.view(1, 3, 1, 1), "normalize.sigma": std.view(1, 3, 1, 1)}},
+    lambda own, mean, std: {**own, "mean": 255 * mean, "std": 255 * std}])
+def test_a_layer_that_normalizes_before_the_network_is_read(tmp_path, wrap):
+    mean, std = torch.tensor([0.5, 0.25, 0.125]), torch.tensor([0.25, 0.5, 1.0])
+    net = build_model("resnet18", 2, 10, mean=mean.tolist(), std=std.tolist()).eval()
+    torch.save(wrap(net.state_dict(), mean, std), tmp_path / "m.th")
+    pixels = torch.rand(2, 3, 32, 32)
+    read = checkpoint.load_model(tmp_path / "m.th").model.eval()
+    assert torch.equal(read(pixels), net(pixels))
+    given = checkpoint.load_model(tmp_path / "m.th", given=PixelInput((0.5,) * 3, (0.5,) * 3)).model.eval()
+    assert not torch.allclose(given(pixels), net(pixels))  # what the caller says counts
+
+
+@pytest.mark.parametrize("beside", [{"a.mean": torch.zeros(4), "a.std": torch.ones(4)}, {"a.mean": torch.zeros(3)},
+                                    {"a.mean": torch.zeros(3), "a.std": torch.zeros(3)}])
+def test_what_no_normalization_of_pixels_is_stays_unread(tmp_path, beside):
+    net = build_model("resnet18", 2, 10)
+    torch.save({**{f"1.{name}": value for name, value in net.state_dict().items()}, **beside}, tmp_path / "m.th")
+    assert checkpoint.load_model(tmp_path / "m.th").model.spec == net.spec
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda weight: weight.to(torch.int8), "conv1.weight is of int8, expected floating point; save it before quanti"),
+    (lambda weight: weight * float("inf"), "conv1.weight holds NaN or infinity")])
+def test_a_weight_that_no_network_has_is_refused_by_its_fault(tmp_path, change, said):
+    weights = build_model("resnet18", 2, 10).state_dict()
+    torch.save({**weights, "conv1.weight": change(weights["conv1.weight"])}, tmp_path / "m.th")
+    with pytest.raises(UserError, match=said):
+        checkpoint.load_model(tmp_path / "m.th")
+
+
+@pytest.mark.parametrize("beside", [argparse.Namespace(lr=0.1), Image.new("RGB", (2, 2)), torch.nn.Linear(1, 1)])
+def test_objects_in_a_checkpoint_are_refused_whatever_they_are(tmp_path, beside):
+    torch.save({"state_dict": build_model("resnet18", 2, 10).state_dict(), "beside": beside}, tmp_path / "m.th")
+    with pytest.raises(UserError, match=r"which could run code; save model.state_dict\(\) by itself"):
+        checkpoint.load_model(tmp_path / "m.th")

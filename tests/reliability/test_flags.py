@@ -34,6 +34,7 @@ ELSEWHERE = {  # flags that other tests have, and why not this one
     "help", "output_dir", "overwrite", "resume",  # where a run lies, and whether it goes on: tests/engine/test_run.py
     "arch",  # whose values have a test of their own: tests/models
     "mean", "std", "channels",  # for weights without a spec: tests/engine/test_doubt.py
+    "benign_mean", "benign_std", "benign_channels",  # the same of a second model: tests/studies/test_neuron_noise.py
     "image_size",  # a trigger and a model of another size go with it: tests/test_image_size.py
     "classes",  # of a model without names of its own: tests/engine/test_inputs.py
     "graph",  # for a CUDA device: tests/engine/test_graphs.py

@@ -102,3 +102,25 @@ def test_a_training_that_was_resumed_is_one(tmp_path):
              "resumed after epoch 3", ROW.replace("3", "4", 1)]
     (tmp_path / "output.log").write_text("\n".join(lines))
     assert [row["epoch"] for row in read_log(tmp_path / "output.log").rows] == [3, 4]
+
+
+PAIR = "1 \t 0.100 \t 4.0 \t 0.1 \t 0.98 \t 0.01 \t {} \t 0.3 \t {}\n"
+
+
+def test_columns_are_read_by_their_names(tmp_path):
+    """Another implementation may have clean before poisoned: read by place, its ACC would be its ASR."""
+    swapped = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t CleanLoss \t CleanACC \t PoisonLoss \t PoisonACC\n"
+    (tmp_path / "output.log").write_text(swapped + PAIR.format(0.93, 0.999))
+    row = read_log(tmp_path / "output.log").rows[0]
+    assert (row["clean_acc"], row["poison_acc"]) == (0.93, 0.999)
+    (tmp_path / "p.txt").write_text("No \t Layer Name \t Neuron Idx \t Mask \t CleanLoss \t CleanACC \t PoisonLoss \t "
+                                    "PoisonACC\n57 \t bn1 \t 2 \t 0.3 \t 0.4 \t 0.93 \t 5.1 \t 0.01\n")
+    row = read_pruning(tmp_path / "p.txt")[0]
+    assert (row["clean_acc"], row["poison_acc"]) == (0.93, 0.01)
+
+
+@pytest.mark.parametrize("value", ["99.9%", "0,999", "tensor(0.999)"])
+def test_a_row_of_no_plain_numbers_is_complained_of(tmp_path, value):
+    heading = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC\n"
+    (tmp_path / "output.log").write_text(heading + PAIR.format(value, 0.9))
+    assert "line 2: expected numbers" in read_log(tmp_path / "output.log").complaint

@@ -135,3 +135,20 @@ def test_a_doubt_outweighs_what_neural_cleanse_found():
     for infected in (True, False, None):
         assert judge({"infected": infected}, object()) == "undecided"
     assert judge({"infected": True}) == "suspect" and judge({"infected": False}) == "no sign of a backdoor"
+
+
+def test_runs_on_other_pixels_than_the_audits_are_not_taken(suspected, tmp_path, caplog, refused):
+    """The same bare weights that are fed by another normalization are another model."""
+    weights = torch.load(suspected, weights_only=True)["state_dict"]
+    folder = tmp_path / "output/bare"
+    folder.mkdir()
+    torch.save(weights, folder / "model_last.th")
+    given = ["--checkpoint", "output/bare/model_last.th", *DIGITS]
+    neural_cleanse.main(given)
+    said = refused(main, *given, "--mean", "none", "--std", "none")
+    assert "no finished run of defenses.neural_cleanse with the same --mean, --std and --channels" in said
+    neural_cleanse.main([*given, "--mean", "homework", "--std", "homework", "--overwrite"])
+    unlearn_trigger.main([*given])
+    main([*given, "--mean", "homework", "--std", "homework"])
+    method = json.loads((folder / "verdict/results.json").read_text())["method"]
+    assert method["verdict"] == "suspect" and "unlearning" in method["missing"]

@@ -53,3 +53,25 @@ def test_two_models_side_by_side(small_run, tmp_path):
     assert len(rows) == 8
     results = json.loads((small_run / "results.json").read_text())
     assert float(rows[0]["error_rate"]) == pytest.approx(1 - results["acc"]["value"], abs=1e-6)
+
+
+def test_the_benign_model_is_fed_as_its_own_flags_say(learned_run, tmp_path, refused):
+    ours, bare = learned_run / "model_last.th", tmp_path / "bare.th"
+    torch.save(torch.load(ours, weights_only=True)["state_dict"], bare)
+    usual = ["--dataset", "digits", "--val-frac", "0.05", "--epsilons", "0", "--seeds", "1", "--steps", "1",
+             "--overwrite", "--output-dir", str(tmp_path / "noise")]
+
+    def errors(suspect, *words):
+        """(error rate of the suspect, of the benign model), which is the same weights."""
+        main(["--checkpoint", str(suspect), "--benign", str(bare), *usual, *words])
+        return [row["error_rate"] for row in csv.DictReader((tmp_path / "noise/neuron_noise.csv").open())]
+    none = ["--mean", "none", "--std", "none"]
+    of_none = [word.replace("--", "--benign-") for word in none]
+    (sound, same), (other, fed_alike) = errors(ours), errors(bare, *none)
+    assert sound == same != other == fed_alike  # as the suspect, where nothing else is said
+    assert errors(ours, *of_none) == [sound, other]
+    assert errors(bare, *none, "--benign-mean", "homework", "--benign-std", "homework") == [other, sound]
+    pair = ["--checkpoint", bare, "--benign", ours, *usual]
+    assert "says its own normalization, so --benign-mean none --benign-std none has no use" in refused(
+        main, *pair, *of_none)
+    assert "--benign-std: expected too" in refused(main, *pair, *of_none[:2])

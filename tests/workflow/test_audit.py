@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -51,13 +52,35 @@ def test_every_step_sees_the_copy_and_no_trigger(small_run, clean):
 def test_every_step_that_reads_the_model_is_told_how_its_pixels_enter(small_run, clean, tmp_path):
     weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
     torch.save(weights, tmp_path / "bare.th")
-    given = {"mean": [0.5] * 3, "std": [0.5] * 3, "channels": "bgr", "image_size": 40}
+    names = tmp_path / "my names.txt"
+    names.write_text("\n".join(map(str, reversed(range(10)))))
+    given = {"mean": [0.5] * 3, "std": [0.5] * 3, "channels": "bgr", "classes": str(names), "image_size": 40}
     planned = plan_audit(str(tmp_path / "bare.th"), str(clean), {}, "out", given)
     for step in planned.steps.values():
-        assert (step.script.module == "prune_network") != (
-            "--mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --channels bgr --image-size 40" in " ".join(step.flags)), step
+        words = f"--mean 0.5 0.5 0.5 --std 0.5 0.5 0.5 --channels bgr --classes {names} --image-size 40"
+        assert (step.script.module == "prune_network") != (words in " ".join(step.flags)), step
+    in_other_order = plan_audit(str(tmp_path / "bare.th"), str(clean), {}, "out", {**given, "classes": None})
+    assert planned.stamp != in_other_order.stamp
+    names.write_text("a\nb")
+    with pytest.raises(UserError, match=r"has 2 names, but .* has 10 classes"):
+        plan_audit(str(tmp_path / "bare.th"), str(clean), {}, "out", given)
     with pytest.raises(UserError, match="says its own normalization"):
         plan_audit(str(small_run / "model_last.th"), str(clean), {}, "out", given)
+
+
+def test_make_audit_passes_on_what_a_caller_says_of_the_weights(tmp_path):
+    for stamp in ("ready", "workflow-ready"):
+        (tmp_path / stamp).touch()
+    given = ["CHECKPOINT=m.th", "IMAGES=my images", "MEAN=0.5 0.5 0.5", "STD=none", "CHANNELS=bgr", "CLASSES=a b.txt"]
+
+    def words(*given):
+        done = subprocess.run(["make", "-s", "-C", ROOT, "audit", f"VENV={tmp_path}", "PY=printf '%s;'", *given],
+                              capture_output=True, text=True, check=True, env={**os.environ, "MAKEFLAGS": ""})
+        return done.stdout.split(";")[:-1]
+    assert words(*given)[2:5] == ["audit", "m.th", "my images"]
+    assert words(*given)[-10:] == ["--classes", "a b.txt", "--mean", "0.5", "0.5", "0.5", "--std", "none", "--channels",
+                                   "bgr"]
+    assert {"--classes", "--mean", "--std", "--channels"}.isdisjoint(words(*given[:2]))
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "workflow/audits").glob("*.yaml")])
