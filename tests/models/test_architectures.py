@@ -173,6 +173,32 @@ NETWORKS = {name: ["--arch", name, *(["--width", "4"] if row.has_width else []),
             for name, row in ARCHITECTURES.items() if name not in (models.DEFAULT, "torchvision-resnet34")}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_pruners_run_on_every_network(arch, image_folder, tmp_path):
+    """What asks most of the face, on a few images of noise."""
+    images = ["--data-dir", str(image_folder(("a", "b", "c"), 30))]
+    training = [*NETWORKS[arch], "--epochs", "1", "--batch-size", "30", "--crop-padding", "0", "--poison-rate", "0.3"]
+    suspect = ["--checkpoint", str(tmp_path / "run/model_last.th")]
+
+    def run(module, folder, *words):
+        runs.main_of(module)([*words, *images, "--output-dir", str(tmp_path / folder)])
+        return json.loads((tmp_path / folder / "results.json").read_text())
+    run("train_backdoor", "run", *training)
+    pruned = run("defenses.fine_prune", "fine-prune", *suspect, "--prune-fraction", "0.5", "--epochs", "1")
+    assert pruned["spec"]["arch"] == arch and pruned["method"]["chosen"]["pruned"] == pruned["method"]["channels"] // 2
+    head = load_model(tmp_path / "fine-prune/model_last.th").model.head.weight
+    assert int((head == 0).all(0).sum()) == pruned["method"]["chosen"]["pruned"]
+    run("generate_mask", "anp", *suspect, "--val-frac", "0.05", "--nb-iter", "2", "--batch-size", "4")
+    assert run("prune_network", "pruned", "--mask-file", str(tmp_path / "anp/mask_values.txt"))["spec"]["arch"] == arch
+    if arch == "preactresnet18":
+        with pytest.raises(SystemExit):
+            run("attacks.pruning_aware", "aware", *training)
+        return
+    stages = run("attacks.pruning_aware", "aware", *training)["method"]["stages"]
+    assert stages[2]["acc"] == stages[3]["acc"]
+
+
 @pytest.fixture(scope="module", params=NETWORKS)
 def made_of(request, tmp_path_factory):
     """(name of a network, {name: path} of what the short runs of helpers/runs.py read, made of that network)."""
