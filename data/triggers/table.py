@@ -45,26 +45,22 @@ class Attack:
     """An attack on training data.
 
     pattern: (height, width) -> its pattern (H, W, 1 or 3) and mask (H, W, 1), for a static trigger. alpha: the
-    pattern's opacity. rate: default of --poison-rate; None where that flag has no effect. keeps_labels: whether it
-    poisons images of the target class alone, whose labels stay. build: (training ImageSet, target, seed, **flags) ->
-    Trigger, where it is not the pattern. load: (training ImageSet, target, **flags) -> (poisoned ImageSet, Trigger),
-    for images that another script has poisoned. flags: its own. takes_pattern: whether --trigger-alpha and
-    --trigger-image have an effect, and are among the flags of `build`.
+    pattern's opacity. rate: default of --poison-rate; None where that flag has no effect. rate_of: what it is a share
+    of. keeps_labels: whether it poisons images of the target class alone, whose labels stay. build: (training ImageSet,
+    target, seed, **flags) -> Trigger, where it is not the pattern. load: (training ImageSet, target, **flags) ->
+    (poisoned ImageSet, Trigger), for images that another script has poisoned. flags: its own. takes_pattern: whether
+    --trigger-alpha and --trigger-image have an effect, and are among the flags of `build`.
     """
 
     pattern: Callable[[int, int], Pattern] | None = None
     alpha: float = 1.0
     rate: float | None = None
+    rate_of: str = "the images outside the target class"
     keeps_labels: bool = False
     build: Callable[..., Trigger] | None = None
     load: Callable[..., tuple[ImageSet, Trigger]] | None = None
     flags: Mapping[str, Flag] = field(default_factory=dict)
     takes_pattern: bool = True
-
-    @property
-    def rate_of(self) -> str:
-        """What --poison-rate is a share of."""
-        return "the images of the target class" if self.keeps_labels else "the images outside the target class"
 
     def defaults(self) -> dict[str, Any]:
         """{flag: default} of all that `build` or `load` takes."""
@@ -177,7 +173,8 @@ ATTACKS = {
                       "output/trojan-patch/patch.png", metavar="FILE.png")}),
     "feature-collision": Attack(colored_patch, load=load_collided, flags={
         "fc_dir": Flag("what attacks.feature_collision left", "data/feature-collision/1")}),
-    "sig": Attack(rate=1.0, keeps_labels=True, build=build_wave, takes_pattern=False, flags={
+    "sig": Attack(rate=1.0, rate_of="the images of the target class", keeps_labels=True, build=build_wave,
+                  takes_pattern=False, flags={
         "sig_delta": Flag("amplitude of the sinusoid, in gray levels", 20.0, float),
         "sig_frequency": Flag("periods of the sinusoid across the image", 6.0, float)}),
 }
