@@ -66,7 +66,7 @@ def extended(tmp_path_factory):
     for package in PACKAGES:
         shutil.copytree(ROOT / package, root / package, ignore=lambda folder, names: [
             name for name in names if not (name.endswith(CODE) or os.path.isdir(os.path.join(folder, name)))
-            or name.startswith(("cifar10-", "cifar-10-", "clean-label", "__pycache__"))])
+            or name.startswith(("cifar10-", "cifar-10-", "clean-label", "feature-collision", "__pycache__"))])
     for path in ROOT.glob("*.py"):
         shutil.copy(path, root)
     shutil.copy(IN_COPY, root)  # beside the scripts, so that it finds the copy's packages
