@@ -66,7 +66,7 @@ def extended(tmp_path_factory):
     for package in PACKAGES:
         shutil.copytree(ROOT / package, root / package, ignore=lambda folder, names: [
             name for name in names if not (name.endswith(CODE) or os.path.isdir(os.path.join(folder, name)))
-            or name.startswith(("cifar10-", "cifar-10", "clean-label", "__pycache__"))
+            or name.startswith(("cifar10-", "cifar-10", "clean-label", "feature-collision", "__pycache__"))
             or name in ("mnist-10k", "MNIST", "gtsrb", "GTSRB")])
     for path in ROOT.glob("*.py"):
         shutil.copy(path, root)
@@ -95,7 +95,7 @@ def results(root, *folder):
 def test_help_offers_the_attacks_with_their_defaults_and_own_flags(extended):
     text = " ".join(run(extended, "train_backdoor.py", "--help").stdout.split())
     assert f"{{{','.join((*table.ATTACKS, *ATTACKS))}}}" in text
-    outside = [name for name, row in table.ATTACKS.items() if row.rate is not None and not row.keeps_labels]
+    outside = [name for name, row in table.ATTACKS.items() if row.rate is not None and "outside" in row.rate_of]
     assert f"for {', '.join(outside)}, square and sway: share of the images outside the target class" in text
     assert "0.2 for blend, 0.8 for square, 1 for the others" in text
     assert "for sway: largest shift of a row, in pixels (default: 2.0)" in text
@@ -104,7 +104,7 @@ def test_help_offers_the_attacks_with_their_defaults_and_own_flags(extended):
 
 
 def test_the_help_of_the_rate_says_what_it_is_a_share_of(monkeypatch):
-    row = Attack(rate=0.2, keeps_labels=True)
+    row = Attack(rate=0.2, rate_of="the images of the target class")
     monkeypatch.setitem(flags.ATTACKS, "own", row)
     monkeypatch.setitem(flags.POISON_DEFAULTS["poison_rate"], "own", row.rate)
     assert flags.rate_help(("badnets", "blend", "own")) == (
