@@ -3,8 +3,8 @@
     python -m attacks.wanet
 
 Nguyen & Tran (2021). The attacker controls training: of each batch a share is warped by one fixed field and called the
-target; another share is warped by the field with noise on it and keeps its labels (noise mode). Without the latter
-the network takes noisy warps for the trigger too: --no-noise-mode shows it. Crops and flips come after the warp, and warped
+target; another share is warped by the field with noise on it and keeps its labels (noise mode). Without the latter the
+network takes noisy warps for the trigger too: --no-noise-mode shows it. Crops and flips come after the warp, and warped
 images are rounded to 256 gray levels, as a stamped file is. Reads a data set. Writes into output/wanet/: model_last.th,
 trigger_info.th, poisoned_examples.png, curves.png, output.log, metrics.jsonl, config.json and results.json.
 """
