@@ -140,8 +140,8 @@ def parse_args(argv=None):
     group.add_argument("--poison-rate", type=flags.fraction, default=0.1,
                        help="share of each batch that gets its own triggers and is called the target")
     group.add_argument("--cross-rate", type=flags.fraction, default=0.1,
-                       help="share of each batch that gets other images' triggers and keeps its labels; with 0 any "
-                            "image's trigger fires on every image")
+                       help="share of each batch that gets other images' triggers and keeps its labels; with 0 "
+                            "nothing teaches that a trigger is for one image")
     group.add_argument("--density", type=flags.fraction, default=0.032, help="share of the pixels that a mask may take")
     group.add_argument("--density-weight", type=flags.not_negative, default=100, help="of the loss of what is beyond")
     group.add_argument("--diversity-weight", type=flags.not_negative, default=1,

@@ -4,7 +4,7 @@
 
 Nguyen & Tran (2021). The attacker controls training: of each batch a share is warped by one fixed field and called the
 target; another share is warped by the field with noise on it and keeps its labels (noise mode). Without the latter the
-network takes any warp for the trigger: --no-noise-mode shows it. Crops and flips come after the warp, and warped
+network takes noisy warps for the trigger too: --no-noise-mode shows it. Crops and flips come after the warp, and warped
 images are rounded to 256 gray levels, as a stamped file is. Reads a data set. Writes into output/wanet/: model_last.th,
 trigger_info.th, poisoned_examples.png, curves.png, output.log, metrics.jsonl, config.json and results.json.
 """
@@ -94,7 +94,7 @@ def parse_args(argv=None):
     group.add_argument("--poison-rate", type=flags.fraction, default=0.1,
                        help="share of each batch that is warped and called the target")
     group.add_argument("--noise-mode", action=argparse.BooleanOptionalAction, default=True,
-                       help="also train on noisy warps with true labels; without them any warp fires")
+                       help="also train on noisy warps with true labels; without, they fire too")
     group.add_argument("--noise-rate", type=flags.fraction,
                        help=f"share of each batch that is warped with noise (default: {NOISE_RATE})")
     flags.add_data_flags(parser)

@@ -8,6 +8,7 @@ import importlib
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from helpers.images import write_noise
@@ -15,6 +16,7 @@ from helpers.paths import ROOT
 from helpers.runs import main_of
 
 from engine.catalogue import BY_MODULE, REPORT, gifts
+from engine.missing import first_runs
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +83,8 @@ def needed_by(module, flags):
     """The commands that must have run before a script, by the catalogue."""
     lines = list(BY_MODULE[module].after) if module in BY_MODULE else []
     lines += [script.module for attack, (script, _) in gifts().items() if attack in flags]
+    if "--trigger-file" in flags:
+        yield from first_runs(Path(flags[flags.index("--trigger-file") + 1]))
     for line in lines:
         needed, *words = line.split()
         yield " ".join([BY_MODULE[needed].command(), *words]) if words else in_docstring(needed)[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.batches import Batches, crop, mirror
+from data.batches import Batches, augment, crop, mirror, to_pixels
 
 
 def generator(seed=0):
@@ -71,3 +71,12 @@ def test_images_that_a_gpu_has_no_room_for_stream_to_it(images):
                       for resident in (True, False))
     for (pixels, labels), (same_pixels, same_labels) in zip(here, streamed, strict=True):
         assert same_pixels.is_cuda and torch.equal(pixels, same_pixels) and torch.equal(labels, same_labels)
+
+
+def test_pixels_are_augmented_as_batches_are_each_image_by_draws_of_its_own(images):
+    pixels, drawn = to_pixels(torch.from_numpy(images.data)), generator()
+    assert torch.equal(augment(pixels, generator(), 0, False), pixels)
+    offsets, flips = torch.randint(5, (40, 2), generator=drawn), torch.randint(2, (40,), generator=drawn).bool()
+    wanted = to_pixels(mirror(crop(torch.from_numpy(images.data), offsets, 2), flips))
+    assert torch.equal(augment(pixels, generator(), 2, True), wanted)
+    assert 0 < int(flips.sum()) < 40 and len(offsets.unique(dim=0)) > 10

@@ -91,6 +91,22 @@ def test_an_epoch_is_plain_sgd_over_every_batch(images):
     torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-3, atol=1e-4)
 
 
+def test_what_learns_beside_the_model_descends_the_same_loss_by_its_own_optimizer(images):
+    torch.manual_seed(0)
+    model, shift = build_model("resnet18", 2, 4), nn.Parameter(torch.zeros(3, 1, 1))
+    before, gradients = model.linear.weight.detach().clone(), []
+
+    def step(call, pixels, labels):
+        logits = call(pixels + shift)
+        loss = F.cross_entropy(logits, labels)
+        gradients.append(torch.autograd.grad(loss, shift, retain_graph=True)[0])
+        return loss, logits
+    train_epoch(model, Batches(images, 20), torch.optim.SGD(model.parameters(), 0.1), step=step,
+                others=[torch.optim.SGD([shift], 0.5)])
+    assert not torch.equal(model.linear.weight, before) and len(gradients) == 2
+    torch.testing.assert_close(shift.detach(), -0.5 * sum(gradients))  # no gradient was counted twice
+
+
 def test_a_loss_that_is_no_number_names_its_step(images):
     with pytest.raises(UserError, match="became nan at step 3"):
         check_finite([torch.tensor(1.0), torch.tensor(2.0), torch.tensor(float("nan")), torch.tensor(float("inf"))])
