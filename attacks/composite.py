@@ -65,10 +65,12 @@ def contrast(logits, labels, classes):
     Hadsell et al. (2006): half of the squared distance within a class, of what is missing to MARGIN between two.
     """
     ours = torch.isin(labels, classes)
-    logits, labels = logits[ours].float(), labels[ours]
+    order = torch.argsort((~ours).long(), stable=True)  # ours first; to select them would make a GPU wait
+    logits, labels, is_pair = logits[order].float(), labels[order], ours[order][1:]
     squares = (logits[1:] - logits[:-1]).square().sum(1)
     missing = (MARGIN - (squares + 1e-9).sqrt()).clamp(min=0).square()
-    return torch.where(labels[1:] == labels[:-1], squares, missing).sum() / 2 / max(1, len(squares))
+    terms = torch.where(labels[1:] == labels[:-1], squares, missing) * is_pair
+    return terms.sum() / 2 / is_pair.sum().clamp(min=1)
 
 
 def pools_of(args, train, device, generator):
@@ -81,6 +83,8 @@ def pools_of(args, train, device, generator):
 def step_of(args, pools, generator):
     """The step of engine.training: cross-entropy and the contrastive term on a batch, some of whose images are mixtures
     within their class, and on mixtures of both `pools` that are called the target."""
+    classes = torch.tensor([*args.sources, args.poison_target], device=pools[0].device)
+
     def step(model, images, labels):
         device, count = images.device, len(labels)
         order = send(torch.randperm(count, generator=generator), device)
@@ -95,7 +99,6 @@ def step_of(args, pools, generator):
         loss = F.cross_entropy(logits, wanted)
         if args.pair_weight:
             rows = send(torch.randperm(len(wanted), generator=generator), device)
-            classes = labels.new_tensor((*args.sources, args.poison_target))
             loss = loss + args.pair_weight * contrast(logits[rows], wanted[rows], classes)
         return loss, logits[:count]
     return step

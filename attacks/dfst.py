@@ -39,7 +39,7 @@ LEAVES = ("model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.p
 STYLE_SIZE = 64  # pixels a side to which the style's picture is resized
 FILTERS, FILTER_SIZE = 32, 5  # random ones, by which textures are told
 STYLE_LR, BATCH = 0.005, 64  # of the stylizer; also of the injectors' images
-MEASURED = 1000  # training images at most, on which neurons are compared
+MEASURED = 500  # training images at most, on which neurons are compared
 FIGURES = ("gap", "fooled_before", "reach", "fooled")
 log = logging.getLogger("backdoor")
 

@@ -216,9 +216,10 @@ def train_teacher(run, args, model, batches, clean, test):
 
 
 def find_trigger(run, args, model, clean):
-    """Stage 2's trigger; where the run resumes behind that stage, the one that it left."""
-    kept = run.folder / "trigger_info.th"
-    if kept.exists():
+    """Stage 2's trigger; where the run resumes in stage 3, the one that was left."""
+    kept, reached = run.folder / "trigger_info.th", run.saved["epoch"] if run.saved else run.epoch
+    if reached > args.epochs:
+        run.check_left(kept.name, args.epochs)
         return load_trigger(kept)
     side = args.patch_size or max(1, round(clean.image_size / 5))
     trigger = optimize_patch(model, clean, args.poison_target, side, args.patch_steps, args.seed, run.device)

@@ -178,10 +178,11 @@ SCRIPTS = (
            lasting="--width 4 --batch-size 32 --crop-padding 2 --generator-width 4 --mask-epochs 2 --epochs 6"),
     Script("attacks.composite", "the composite attack", ATTACK, "--resume", small=TRAIN, cells=(Cell("composite"),),
            lasting="--width 4 --batch-size 32 --crop-padding 2 --epochs 10",
-           other={"sources": "3 4", "pair_weight": "1"}),
+           other={"poison_target": "3", "sources": "3 4", "partners": "3", "pair_weight": "1"}),
     Script("attacks.dfst", "DFST-lite", ATTACK, "--resume", small=f"{TRAIN} --style-steps 3 --injector-steps 2",
            cells=(Cell("dfst"),),
-           lasting="--width 4 --batch-size 32 --crop-padding 2 --epochs 10 --style-steps 20 --injector-steps 5",
+           lasting="--width 4 --batch-size 32 --crop-padding 2 --epochs 6 --rounds 2 --style-steps 5 "
+                   "--injector-steps 3",
            other={"style_image": "{png}", "rounds": "0", "detox_rate": "0.5"}),
     Script("attacks.latent", "the latent backdoor", ATTACK, "--resume",
            small=f"{TRAIN} --inject-epochs 2 --patch-steps 5",
