@@ -35,6 +35,7 @@ from models.base import PixelModel
 
 LEAVES = ("model_last.th", "curve.csv", "curve.png")
 COLUMNS = ("t", "acc", "asr", "robust_acc", "held_out_acc")
+MIDDLE, FAR = 0.5, 1.0  # places on the curve
 PLACES = [step / 10 for step in range(11)]
 log = logging.getLogger("backdoor")
 
@@ -122,7 +123,7 @@ def train_curve(repair, args, curve, before):
     for epoch in run.epochs(until, model=bend, optimizer=optimizer, scheduler=scheduler):
         trained, tested = train_epoch(bend, batches, optimizer, run.amp, step), UNTESTED
         if is_tested(epoch, until, args.test_every):
-            tested = evaluate(curve.network(0.5, unchanged(repair, args)), test)
+            tested = evaluate(curve.network(MIDDLE, unchanged(repair, args)), test)
         run.log(epoch, scheduler.get_last_lr()[0], trained, tested)
         scheduler.step()
 
@@ -150,18 +151,18 @@ def walk(curve, places, own, test, held_out):
     return rows
 
 
-def choose(rows, floor):
-    """The Row that is farthest from both ends with a held-out accuracy of at least `floor`; the most accurate of two.
+def choose(rows, floor, wanted):
+    """The Row nearest to `wanted` with a held-out accuracy of at least `floor`, neither end; the most accurate of two.
 
-    The ends have backdoors, so the middle is wanted. Where no place between them reaches the floor, the most accurate
-    of those.
+    wanted: MIDDLE between two models with backdoors of their own, FAR where the second is the first, fine-tuned, and
+    the backdoor fades along the whole curve. Where no place reaches the floor, the most accurate of those between.
     """
     inner = [row for row in rows if 0 < row.t < 1]
     good = [row for row in inner if row.held_out.accuracy.value >= floor - 1e-9]
     if not good:
         log.warning("no place on the curve keeps a held-out accuracy of %.4f; the most accurate is kept", floor)
         return max(inner, key=lambda row: row.held_out.accuracy.value)
-    return min(good, key=lambda row: (round(abs(row.t - 0.5), 9), -row.held_out.accuracy.value))
+    return min(good, key=lambda row: (round(abs(row.t - wanted), 9), -row.held_out.accuracy.value))
 
 
 def load_second(path, model, device):
@@ -207,7 +208,7 @@ def parse_args(argv=None):
     either.add_argument("--t", type=flags.fraction, help="place on the curve that is kept (default: chosen)")
     either.add_argument("--max-drop", type=flags.fraction, default=0.04,
                         help="largest drop of held-out accuracy that the place may cause; of such the one nearest to "
-                             "the middle is chosen")
+                             "the middle is chosen, without --second the one farthest from the given model")
     add_share_flag(group, rest="chooses the place on the curve")
     flags.add_test_every_flag(flags.add_sgd_flags(parser, 100, 0.01), 10)
     parser.set_defaults(weight_decay=1e-4)
@@ -228,7 +229,7 @@ def follow(repair, args, curve):
         return rows, next(row for row in rows if row.t == args.t)
     floor = score(repair.suspect.model, held_out).accuracy.value - args.max_drop
     rows = walk(curve, PLACES, own, repair.suspect.test, held_out)
-    return rows, choose(rows, floor)
+    return rows, choose(rows, floor, MIDDLE if args.second else FAR)
 
 
 @command

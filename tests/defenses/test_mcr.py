@@ -92,12 +92,13 @@ def row(t, accuracy):
     return Row(t, UNTESTED, Score(0.0, share, share))
 
 
-def test_the_place_nearest_to_the_middle_that_is_accurate_enough_is_chosen():
+def test_the_place_nearest_to_the_wanted_one_that_is_accurate_enough_is_chosen():
     rows = [row(t / 10, accuracy) for t, accuracy in enumerate((95, 94, 93, 92, 84, 80, 85, 90, 94, 96, 97))]
-    assert choose(rows, 0.89).t == 0.3
-    assert choose(rows, 0.8).t == 0.5
-    assert choose(rows, 0.84).t == 0.6  # as near as 0.4, and more accurate
-    assert choose(rows, 0.965).t == 0.9  # none but an end is that accurate
+    assert choose(rows, 0.89, 0.5).t == 0.3
+    assert choose(rows, 0.8, 0.5).t == 0.5
+    assert choose(rows, 0.84, 0.5).t == 0.6  # as near as 0.4, and more accurate
+    assert choose(rows, 0.965, 0.5).t == 0.9  # none but an end is that accurate
+    assert choose(rows, 0.89, 1.0).t == 0.9  # not the end itself
 
 
 def test_the_rate_is_level_then_falls_in_a_line():

@@ -105,3 +105,12 @@ def test_a_run_that_does_not_say_its_data_set_is_no_condition_of_the_others(tree
     tree.attack("badnets", "badnets", 0.93, 1.0)
     tree.run("compared", "compare_strip.py", dataset=None)
     assert "Measured on cifar10, width 64; epochs" in written(tree)["What lies here"].blocks[0].words
+
+
+def test_the_curve_between_two_models_is_shown_with_the_accuracy_along_it(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    assert "Mode connectivity repair" not in written(tree)
+    folder = tree.run("badnets/mcr", "defenses.mcr", method={"name": "MCR"})
+    (folder / "curve.png").write_bytes(png())
+    blocks = written(tree)["Mode connectivity repair"].blocks
+    assert [block.caption for block in blocks if isinstance(block, Picture)] == ["badnets/mcr: along the curve"]
