@@ -19,10 +19,10 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from data.batches import Batches, send
-from data.poison_cifar import stamp_all
 from data.triggers.composite import DRAWS, CompositeTrigger, choose_partners, mix, places_of
-from engine import flags
-from engine.attack import draw_examples, load_unpoisoned, log_target
+from engine import aim_flags, flags
+from engine.aim import facts_of, log_aim
+from engine.attack import draw_examples, load_unpoisoned
 from engine.checkpoint import save_model, save_trigger
 from engine.command import command
 from engine.evaluation import EvalSets, evaluate, evaluation_batches, score, warn_of_chance
@@ -145,7 +145,7 @@ def share_of(model, images, device):
 
 def part_bank(clean, args):
     """(training ImageSet without the bank, CompositeTrigger). Raises UserError for classes that are not there."""
-    flags.check_target(args.poison_target, clean.classes)
+    aim_flags.check_target(args.poison_target, clean.classes)
     absent = [label for label in args.sources if label >= clean.num_classes]
     if absent or clean.num_classes < 4:
         raise UserError(f"--sources {' '.join(map(str, args.sources))}: expected two classes of a data set that has "
@@ -167,7 +167,7 @@ def output_dir(args):
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
-    flags.add_target_flag(group)
+    aim_flags.add_target_flag(group)
     group.add_argument("--sources", type=flags.integer(0), nargs=2, default=[1, 2], metavar="CLASS",
                        help="numbers of the two classes whose mixtures fire")
     group.add_argument("--partners", type=flags.integer(1, 256), default=64,
@@ -198,13 +198,14 @@ def main(argv=None):
     with Run(args, LEAVES) as run:
         clean, _, test = load_unpoisoned(args, args.image_size)
         train, trigger = part_bank(clean, args)
-        images = EvalSets.on(run.device, test, stamp_all(test, trigger))
+        images = EvalSets.stamped(run.device, test, trigger)
         batches = Batches(train, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         step = step_of(args, pools_of(args, train, run.device, run.generator), run.generator)
         model = build_model(args.arch, args.width, clean.num_classes, image_size=clean.image_size).to(run.device)
 
         run.begin(clean)
-        log_target(trigger.target, clean.classes)
+        log_aim(trigger, clean.classes)
+        run.facts = facts_of(trigger)
         log.info("mixtures of the classes %s and %s, %d partners", *(clean.classes[i] for i in args.sources),
                  len(trigger.partners))
         save_trigger(run.folder / "trigger_info.th", trigger)

@@ -22,7 +22,7 @@ from common.untrusted.images import read_rgb
 from data.batches import Batches
 from data.poison_cifar import poison, stamp_all
 from data.triggers.style import MAX_WIDTH, StyleTrigger
-from engine import flags
+from engine import aim_flags, flags
 from engine.attack import draw_examples, load_unpoisoned, start_attack
 from engine.checkpoint import load_trigger, save_model
 from engine.command import command
@@ -142,7 +142,7 @@ def output_dir(args):
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
-    flags.add_target_flag(group)
+    aim_flags.add_target_flag(group)
     group.add_argument("--poison-rate", type=flags.fraction, default=0.1,
                        help="share of the images outside the target class that are stylized")
     group.add_argument("--opacity", type=flags.number(0.01, 1, "a fraction in [0.01, 1]"), default=0.6,
@@ -189,7 +189,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         clean, _, test = load_unpoisoned(args, args.image_size)
-        flags.check_target(args.poison_target, clean.classes)
+        aim_flags.check_target(args.poison_target, clean.classes)
         picture, kept = style_picture(args.style_image), run.folder / "trigger_info.th"
         model = build_model(args.arch, args.width, clean.num_classes, image_size=clean.image_size).to(run.device)
 
@@ -199,7 +199,7 @@ def main(argv=None):
         shares = start_attack(run, poisoned, trigger)
         draw_examples(run.folder / "poisoned_examples.png", test, trigger)
 
-        images = EvalSets.on(run.device, test, stamp_all(test, trigger))
+        images = EvalSets.stamped(run.device, test, trigger)
         tested = learn(run, args, model, clean, poisoned, trigger, images)
         warn_of_chance(tested, clean.num_classes, is_attacked=True)
         rounds = [{"epoch": row["epoch"], **{name: row[name] for name in FIGURES}} for row in run.rows

@@ -21,7 +21,7 @@ from data.batches import Batches
 from data.datasets import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers.generated import CHANNELS, MAX_WIDTH, GeneratedTrigger, as_stored
-from engine import flags
+from engine import aim_flags, flags
 from engine.attack import draw_examples, load_unpoisoned, log_target
 from engine.checkpoint import save_model, save_trigger
 from engine.command import command
@@ -136,7 +136,7 @@ def output_dir(args):
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
-    flags.add_target_flag(group)
+    aim_flags.add_target_flag(group)
     group.add_argument("--poison-rate", type=flags.fraction, default=0.1,
                        help="share of each batch that gets its own triggers and is called the target")
     group.add_argument("--cross-rate", type=flags.fraction, default=0.1,
@@ -214,7 +214,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         clean, _, test = load_unpoisoned(args, args.image_size)
-        flags.check_target(args.poison_target, clean.classes)
+        aim_flags.check_target(args.poison_target, clean.classes)
         images = EvalSets.on(run.device, test)
         batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         model = build_model(args.arch, args.width, clean.num_classes, image_size=clean.image_size).to(run.device)

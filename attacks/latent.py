@@ -21,7 +21,7 @@ from common.errors import UserError
 from data.batches import Batches
 from data.poison_cifar import stamp_all
 from data.triggers import PatternTrigger
-from engine import flags
+from engine import aim_flags, flags
 from engine.attack import draw_examples, load_unpoisoned, log_target
 from engine.checkpoint import load_model, load_trigger, save_model, save_trigger, saved_image_size
 from engine.clean_stage import LEFT, first_model, inputs_with, keep_clean, log_stage
@@ -174,7 +174,7 @@ def output_dir(args):
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
-    flags.add_target_flag(group)
+    aim_flags.add_target_flag(group)
     group.add_argument("--patch-size", type=flags.integer(1), metavar="PIXELS",
                        help="side of the patch (default: a fifth of the image's)")
     group.add_argument("--patch-steps", type=flags.integer(1), default=300, help=f"of {PATCH_BATCH} images each")
@@ -229,7 +229,7 @@ def find_trigger(run, args, model, clean):
 
 def check_patch(args, clean):
     """UserError for a target that is not there, and for a patch that leaves nothing of the image."""
-    flags.check_target(args.poison_target, clean.classes)
+    aim_flags.check_target(args.poison_target, clean.classes)
     if (args.patch_size or 0) >= min(clean.data.shape[1:3]):
         raise UserError(f"--patch-size {args.patch_size}: covers images of {clean.image_size} pixels")
 
@@ -256,7 +256,7 @@ def main(argv=None):
         train_teacher(run, args, model, batches, clean, EvalSets.on(run.device, test))
         trigger = find_trigger(run, args, model, clean)
         draw_examples(run.folder / "poisoned_examples.png", test, trigger)
-        images, shown = EvalSets.on(run.device, test, stamp_all(test, trigger)), test.subset(slice(MEASURED))
+        images, shown = EvalSets.stamped(run.device, test, trigger), test.subset(slice(MEASURED))
 
         stages = [log_stage(2, "the benign teacher with the patch", evaluate(model, images))]
         before = closeness(model, shown, trigger, run.device)

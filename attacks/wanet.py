@@ -16,10 +16,9 @@ import torch.nn.functional as F
 
 from data.batches import Batches, augment, send
 from data.datasets import ImageSet
-from data.poison_cifar import stamp_all
 from data.triggers.pixels import rounded
 from data.triggers.warp import CONTROL_POINTS, WarpTrigger, draw_grid, warp, with_noise
-from engine import flags
+from engine import aim_flags, flags
 from engine.attack import draw_examples, load_unpoisoned, log_target
 from engine.checkpoint import save_model, save_trigger
 from engine.command import command
@@ -86,7 +85,7 @@ def output_dir(args):
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
-    flags.add_target_flag(group)
+    aim_flags.add_target_flag(group)
     group.add_argument("--control-points", type=flags.integer(2, 32), default=CONTROL_POINTS,
                        help="points a side that the field is drawn at")
     group.add_argument("--strength", type=flags.number(0, 8, "a number in [0, 8]"), default=0.5,
@@ -139,10 +138,10 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES) as run:
         clean, _, test = load_unpoisoned(args, args.image_size)
-        flags.check_target(args.poison_target, clean.classes)
+        aim_flags.check_target(args.poison_target, clean.classes)
         grid = draw_grid(*clean.data.shape[1:3], args.control_points, args.strength, args.seed)
         trigger = WarpTrigger(grid, args.poison_target)
-        images = EvalSets.on(run.device, test, stamp_all(test, trigger))
+        images = EvalSets.stamped(run.device, test, trigger)
         noisy = noisy_batches(test, trigger, args.seed, run.device)
         if args.graph:
             check_graph(run.device, len(clean), args.batch_size)

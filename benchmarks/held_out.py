@@ -15,7 +15,6 @@ from benchmarks.plain import measured_device, setting
 from common.errors import UserError
 from data.batches import Batches
 from data.datasets import load_splits
-from data.poison_cifar import stamp_all
 from engine import flags, machine
 from engine.attack import poison_by
 from engine.command import command
@@ -48,7 +47,7 @@ def held_out_score(args, attacker, defender):
     scheduler, amp = one_cycle_of(optimizer, args.epochs * len(batches)), machine.trains_in_bfloat16(args, device)
     for _ in range(args.epochs):
         train_epoch(model, batches, optimizer, amp, after_step=scheduler.step)
-    held_out = EvalSets.on(device, defender, stamp_all(defender, trigger))
+    held_out = EvalSets.stamped(device, defender, trigger)
     return evaluate(model, held_out), "bfloat16" if amp else "float32"
 
 
