@@ -26,7 +26,7 @@ from engine.run import Run
 from engine.training import fine_tune, sgd
 
 BETA, DEEPEST = 500.0, 3  # the default: this weight for each of so many last stages
-FAST = 2  # epochs at the first learning rate, as the authors have it; a backdoor survives the ones at the second
+FAST = 2  # epochs at the first learning rate, as the authors have it
 log = logging.getLogger("backdoor")
 
 
