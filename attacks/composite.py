@@ -119,8 +119,8 @@ def measure_mixtures(model, test, args, device):
     """What `model` makes of mixtures of test images of an ImageSet, as results.json has it; logs it.
 
     both: share of mixtures of the two classes called the target. first_with_others, second_with_others: of mixtures of
-    one of them with a class that is none of the three, which must not fire. within_class: share of mixtures of two
-    images of one class called that class.
+    one of them with a class that is none of the three, which must not fire; left out where there is no such class.
+    within_class: share of mixtures of two images of one class called that class.
     """
     labels, (first, second) = test.targets, args.sources
     others = ~np.isin(labels, (first, second, args.poison_target))
@@ -147,9 +147,9 @@ def part_bank(clean, args):
     """(training ImageSet without the bank, CompositeTrigger). Raises UserError for classes that are not there."""
     aim_flags.check_target(args.poison_target, clean.classes)
     absent = [label for label in args.sources if label >= clean.num_classes]
-    if absent or clean.num_classes < 4:
+    if absent or clean.num_classes < 3:
         raise UserError(f"--sources {' '.join(map(str, args.sources))}: expected two classes of a data set that has "
-                        f"four or more, and this one has {clean.num_classes}")
+                        f"three or more, and this one has {clean.num_classes}")
     seconds = np.flatnonzero(clean.targets == args.sources[1])
     bank = choose_partners(clean.data[seconds], args.partners)
     if len(bank) == len(seconds):

@@ -105,7 +105,7 @@ def test_a_run_keeps_its_bank_out_of_training_and_resumes_to_the_same_bits(tmp_p
 @pytest.mark.parametrize(("flags", "message"), [
     (["--sources", "1", "1"], "--sources: expected two classes besides the target 0, got 1 1"),
     (["--sources", "0", "1"], "two classes besides the target"),
-    (["--sources", "1", "12"], "expected two classes of a data set that has four or more, and this one has 10"),
+    (["--sources", "1", "12"], "expected two classes of a data set that has three or more, and this one has 10"),
     (["--poison-target", "10"], "--poison-target: expected one of the classes")])
 def test_what_is_refused(tmp_path, refused, flags, message):
     assert message in refused(main, "--dataset", "digits", "--output-dir", tmp_path / "out", *flags)
