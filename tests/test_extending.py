@@ -20,7 +20,7 @@ from engine import flags
 
 PAGE = ROOT / "docs/extending.md"
 PACKAGES = ("attacks", "common", "data", "defenses", "engine", "methods", "models", "reporting", "studies", "workflow")
-CODE = (".py", ".png", ".txt", ".yaml", ".md", ".css", ".html", ".j2")
+CODE = (".py", ".png", ".txt", ".yaml", ".md", ".css", ".html", ".j2", ".csv")
 TINY = ["--dataset", "digits", "--width", "2", "--epochs", "1", "--batch-size", "256", "--milestones"]
 ATTACKS = ("square", "sway")
 IN_COPY = ROOT / "tests/helpers/in_copy.py"

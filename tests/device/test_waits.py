@@ -21,7 +21,7 @@ from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
 from models.steganography import Decoder, Encoder
 
 TRAINING = 3  # whether losses are finite, hits, loss
-TEST = 7  # whether outputs are numbers; loss and two shares for each of two sets
+TEST = 3  # whether outputs are numbers; the figures of each of two sets
 MASKING = 3  # of a pass of ANP: whether losses are finite, loss, hits
 PERTURBING = 5  # of a start of PGD: the random start, and where the loss is larger
 ENCODING = 2  # whether losses are finite, losses

@@ -159,7 +159,7 @@ def test_a_trigger_that_changes_no_pixel_is_noticed(test_set, caplog, monkeypatc
     with caplog.at_level("INFO", logger="backdoor"):
         EvalSets.on("cpu", test_set, stamp_all(test_set, build_trigger("badnets", 0)))
         assert "changes no pixel" not in caplog.text
-        EvalSets.on("cpu", test_set, stamp_all(test_set, build_trigger("blend", 0, 0.0)))
+        EvalSets.on("cpu", test_set, stamp_all(test_set, build_trigger("blend", 0, 0.001)))
         assert "the trigger changes no pixel of any test image" in caplog.text
 
 
