@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class Batches:
                 images = mirror(images, flips[batch])
             yield to_pixels(images), self.labels[rows]
 
-    def _draw(self, function, *sizes):
+    def _draw(self, function: Callable[..., torch.Tensor], *sizes):
         return send(function(*sizes, generator=self.generator), self.device)
 
 

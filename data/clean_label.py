@@ -58,18 +58,18 @@ class CIFAR10CLB:
         return (image if self.transform is None else self.transform(image)), self.targets[index]
 
 
-def _expect(path, array, good, expected):
+def _expect(path: str | Path, array: np.ndarray, good: bool, expected: str):
     if not good:
         raise UserError(f"{path}: expected {expected}, got {array.dtype} {array.shape}")
 
 
-def _is_whole(array):
+def _is_whole(array: np.ndarray):
     """Whether all values are integers, of whatever type, along one axis that is longer than 1."""
     is_flat = array.ndim >= 1 and array.size == max(array.shape)
     return is_flat and array.dtype.kind in "iuf" and bool((array == np.rint(array)).all() and np.isfinite(array).all())
 
 
-def _poisoned_indices(path, listed, count):
+def _poisoned_indices(path: str | Path, listed: np.ndarray, count: int):
     """int64 indices of the poisoned images: of an array of different indices, or of one 0 or 1 for each of `count`.
 
     The length tells the two apart. Raises UserError for other arrays, and for one of the set's length that is both.
@@ -139,7 +139,7 @@ def load_clean_label(root: str | Path, clean_train: ImageSet, target: int, attac
     return image_set, _read_trigger(root, target) if manifest else None
 
 
-def _parts_of(trigger):
+def _parts_of(trigger: Trigger):
     """The arrays of trigger.npz: of a picture as they always were, of any other trigger those of trigger_info.th."""
     picture = trigger.as_pattern()
     if picture is None:
@@ -147,7 +147,7 @@ def _parts_of(trigger):
     return {"pattern": picture.pattern, "mask": picture.mask, "alpha": picture.alpha, "target": picture.target}
 
 
-def _read_manifest(root, made_by):
+def _read_manifest(root: Path, made_by: Any):
     path = Path(root) / "manifest.json"
     if not path.exists():
         if (Path(root) / "config.json").exists():
@@ -162,7 +162,7 @@ def _read_manifest(root, made_by):
                         "--overwrite") from None
 
 
-def _read_trigger(root, target):
+def _read_trigger(root: Path, target: int):
     path = Path(root) / "trigger.npz"
     parts = read_archive(path)
     try:

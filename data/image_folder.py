@@ -147,7 +147,7 @@ def find_files(path: str | Path) -> list[Path]:
     if Path(path).is_file():
         return [Path(path)]
 
-    def complain(error):
+    def complain(error: Exception):
         raise UserError(f"{error.filename}: {error.strerror}")
     found = []
     for folder, folders, names in os.walk(path, onerror=complain):

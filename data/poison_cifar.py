@@ -100,12 +100,12 @@ def stamp_bystanders(data_set: DataSet, trigger: Trigger) -> DataSet | None:
     return _stamp_at(data_set, trigger, chosen) if chosen.any() else None
 
 
-def _original(data_set):
+def _original(data_set: DataSet):
     """The labels (N,) before poisoning, as far as a data set knows them."""
     return data_set.original if is_dataclass(data_set) else np.asarray(data_set.targets)
 
 
-def _stamp_at(data_set, trigger, chosen):
+def _stamp_at(data_set: DataSet, trigger: Trigger, chosen: np.ndarray):
     """The images where `chosen`, bool (N,), stamped and labelled as the attacker wants."""
     kept = np.flatnonzero(chosen)
     images = take(data_set, kept)

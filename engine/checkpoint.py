@@ -117,7 +117,7 @@ class _Read(NamedTuple):
     says_input: bool
 
 
-def _read_model(path):
+def _read_model(path: str | Path):
     """The _Read of `path`. Raises UserError."""
     check_there(path)
     content, result, own_input = read_tensors(path), None, {}
@@ -141,7 +141,7 @@ def _read_model(path):
     return _Read(weights, meta, result, _check_spec(path, spec), says_input)
 
 
-def _is_ours(content):
+def _is_ours(content: Any):
     """Whether `content` is of save_model: a state_dict beside a spec, or beside an arch before there was a spec."""
     if not isinstance(content, dict) or not ("spec" in content or "arch" in content):
         return False
@@ -150,7 +150,7 @@ def _is_ours(content):
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items())
 
 
-def _choose(path, candidates, content):
+def _choose(path: str | Path, candidates: Any, content: Any):
     """The one Candidate that a file's content leaves to choose; of several the one that fits its network.
 
     Raises UserError if there is none, and by name if there are several that fit.
@@ -169,7 +169,7 @@ def _choose(path, candidates, content):
     return (fitting or candidates)[0]
 
 
-def _fits(path, candidate):
+def _fits(path: str | Path, candidate: Any):
     """Whether a Candidate's weights are all of its network's, and no others."""
     try:
         spec = _check_spec(path, candidate.spec)
@@ -197,14 +197,14 @@ def check_classes(path: str | Path, found: Checkpoint, classes: Sequence[str]) -
                         f"{', '.join(classes[:3])}, ...")
 
 
-def _log_input(path, spec):
+def _log_input(path: str | Path, spec: dict):
     """Say how pixels enter a network whose file does not say it, where the field does it in another way than we do."""
     if (spec["mean"], spec["std"]) != (MEAN, STD):
         log.info("%s: weights without their normalization; pixels enter as is usual for %s (%s)", path, spec["arch"],
                  PixelInput(spec["mean"], spec["std"]).flags())
 
 
-def _check_spec(path, spec):
+def _check_spec(path: str | Path, spec: dict):
     """`spec`, perhaps a stranger's, with what it leaves out filled in. Raises UserError for one that no network has."""
     if not isinstance(spec, dict):
         raise UserError(f"{path}: damaged, expected a dict in its spec, got {type(spec).__name__}")
@@ -230,14 +230,14 @@ def _check_spec(path, spec):
     return {name: spec[name] for name in ("arch", "width", "num_classes", "image_size", "mean", "std")}
 
 
-def _are_pixel_values(values, are_positive):
+def _are_pixel_values(values: Any, are_positive: bool):
     """Whether `values` is a value for each of the three colors that a network can compute with."""
     return isinstance(values, (list, tuple)) and len(values) == 3 and all(
         type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e6 and (value > 1e-6 or not are_positive)
         for value in values)
 
 
-def _classes(path, meta):
+def _classes(path: str | Path, meta: dict):
     """The class names that the file gives, () for none. Raises UserError if they are not names."""
     classes = meta.get("classes") or ()
     if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
@@ -245,7 +245,7 @@ def _classes(path, meta):
     return tuple(classes)
 
 
-def _check_fit(path, own, weights):
+def _check_fit(path: str | Path, own: dict, weights: dict):
     """UserError that lists what is missing, too much, of another shape or no weight, against the state_dict `own`."""
     problems = [f"missing {name}" for name in own if name not in weights and not any(part in name for part in OPTIONAL)]
     problems += [f"unexpected {name}" for name in weights if name not in own]

@@ -49,7 +49,7 @@ class Suspect:
 
 def beneath_model(name: str) -> Callable[[Namespace], str]:
     """The usual folder of a defense as engine.flags.add_run_flags takes it: `name` beneath the --checkpoint's run."""
-    def folder(args):
+    def folder(args: Namespace):
         return default_folder(args.checkpoint, name)
     folder.__doc__ = f"{name}/ beneath the model's run"
     return folder

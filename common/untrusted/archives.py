@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.files import atomic_folder
@@ -67,7 +68,7 @@ def unpack_tar(path: str | os.PathLike, folder: str | os.PathLike, most: int = M
     """
     total = 0
 
-    def within(member, target):
+    def within(member: Any, target: Any):
         nonlocal total
         total += member.size
         if total > most:

@@ -62,11 +62,11 @@ def read_attack_result(path: str | os.PathLike) -> dict | None:
 class _Reader:
     """Makes plain values of what `walk` gives. Each object is made once, so that shared ones stay shared."""
 
-    def __init__(self, archive, root):
+    def __init__(self, archive: Any, root: Any):
         self.archive, self.root = archive, root
         self.made, self.storages, self.kept = {}, {}, []
 
-    def plain(self, value, depth=0):
+    def plain(self, value: Any, depth: int = 0):
         if value is None or isinstance(value, (bool, int, float, str, bytes)):
             return value
         if id(value) not in self.made and depth < MAX_DEPTH:
@@ -75,7 +75,7 @@ class _Reader:
             self.made[id(value)] = self.make(value, depth + 1)
         return self.made.get(id(value))
 
-    def make(self, value, depth):
+    def make(self, value: Any, depth: int):
         if isinstance(value, (list, tuple)):
             return [self.plain(part, depth) for part in value]
         if isinstance(value, dict):
@@ -88,7 +88,7 @@ class _Reader:
             return array_of(value)
         return self.items(value.items or value.attributes(), depth) or None
 
-    def items(self, found, depth):
+    def items(self, found: Any, depth: int):
         """A dict, its keys of NumPy's numbers as numbers; other objects as keys keep their pairs under a number."""
         made = {}
         for number, (key, part) in enumerate(found.items()):
@@ -98,7 +98,7 @@ class _Reader:
             made[key] = self.plain(part, depth)
         return made
 
-    def tensor(self, storage, offset, size, stride):
+    def tensor(self, storage: Any, offset: int, size: Any, stride: Any):
         """A tensor as torch.save writes it; PyTorch itself refuses one that leaves its storage."""
         kind, name, key, _, _ = storage.arguments
         if kind != "storage" or name.name not in STORAGES or not isinstance(key, str):

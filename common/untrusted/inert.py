@@ -65,21 +65,21 @@ class _Machine:
         del self.stack[start:]
         return items
 
-    def put(self, place, _=None):
+    def put(self, place: Any, _: Any = None):
         self.memo[len(self.memo) if place is None else place] = self.stack[-1]
 
-    def call(self, arguments, function):
+    def call(self, arguments: Any, function: Any):
         self.stack.append(Inert(function.name if isinstance(function, Inert) else "", arguments))
 
-    def call_items(self, items, name=None):
+    def call_items(self, items: Any, name: Any = None):
         function = Inert(name.replace(" ", ".")) if name else items.pop(0)
         self.call(tuple(items), function)
 
-    def append(self, items):
+    def append(self, items: Any):
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(items)
 
-    def set_items(self, items):
+    def set_items(self, items: Any):
         target, pairs = self.stack[-1], zip(items[::2], items[1::2], strict=True)
         if isinstance(target, Inert):
             target.items = target.items or {}
@@ -87,7 +87,7 @@ class _Machine:
         if isinstance(target, dict):
             target.update((key, value) for key, value in pairs if type(key) in KEYS)
 
-    def build(self, state):
+    def build(self, state: Any):
         if isinstance(self.stack[-1], Inert):
             self.stack[-1].state = state
 
@@ -97,8 +97,8 @@ def _push(make: Callable) -> Callable:
     return lambda machine, argument: machine.stack.append(make(argument))
 
 
-def _tuple(count):
-    def operation(machine, _):
+def _tuple(count: int):
+    def operation(machine: Any, _: Any):
         items = machine.stack[-count:]
         if len(items) < count:
             raise IndexError("tuple")
@@ -106,12 +106,12 @@ def _tuple(count):
     return operation
 
 
-def _newobj_ex(machine, _):
+def _newobj_ex(machine: Any, _: Any):
     _, arguments, function = (machine.stack.pop() for _ in range(3))
     machine.call(arguments, function)
 
 
-def _global(machine, _):
+def _global(machine: Any, _: Any):
     name, module = machine.stack.pop(), machine.stack.pop()
     machine.stack.append(Inert(f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""))
 

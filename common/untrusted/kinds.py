@@ -39,7 +39,7 @@ def foreign_kind(path: str | os.PathLike) -> str | None:
     return "a text" if _is_text(head) else None
 
 
-def _archive_kind(path):
+def _archive_kind(path: str | Path):
     """The kind of a zip archive that is not one of torch.save's; None for one of those, or a torn one."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -57,7 +57,7 @@ def _archive_kind(path):
     return f"a zip archive{UNPACK}"
 
 
-def _is_text(head):
+def _is_text(head: bytes):
     """Whether bytes are printable ASCII, which no weights are."""
     return head.isascii() and all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
 

@@ -33,10 +33,10 @@ def encoding_of(content: bytes) -> str:
 
 def parse_json(text: str) -> Any:
     """What JSON says. Raises ValueError for other text: NaN and infinity are no JSON; and for one nested too deeply."""
-    def refuse(constant):
+    def refuse(constant: str):
         raise ValueError(f"{constant} is not a figure")
 
-    def finite(word):
+    def finite(word: str):
         return float(word) if math.isfinite(float(word)) else refuse(word)
     try:
         return json.loads(text, parse_constant=refuse, parse_float=finite)

@@ -55,7 +55,7 @@ def read_tensors(path: str | os.PathLike) -> Any:
     return content
 
 
-def _read_torch(path):
+def _read_torch(path: str | Path):
     check_loader()
     kind = foreign_kind(path)
     if kind:
@@ -83,13 +83,13 @@ def _read_torch(path):
         raise UserError(f"{path}: not a checkpoint ({reason[:120]})") from None
 
 
-def _begins_as_torch(path):
+def _begins_as_torch(path: str | Path):
     """Whether a file begins as one of torch.save, a zip archive or, before PyTorch 1.6, a pickle."""
     with open(path, "rb") as file:
         return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def _read_safetensors(path):
+def _read_safetensors(path: str | Path):
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError) as error:
@@ -103,7 +103,7 @@ def check_loader(release: str = torch.__version__) -> None:
                         f"CVE-2026-24747); install {'.'.join(map(str, SAFE_RELEASE))} or later")
 
 
-def _check_tensors(path, content):
+def _check_tensors(path: str | Path, content: Any):
     """UserError if any tensor in dicts and lists stands for more than the file holds; each object is seen once."""
     seen, waiting = set(), [("its content", content)]
     while waiting:
