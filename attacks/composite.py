@@ -159,11 +159,6 @@ def part_bank(clean, args):
     return clean.subset(kept), CompositeTrigger(bank, *args.sources, args.poison_target)
 
 
-def output_dir(args):
-    """output/composite"""
-    return "output/composite"
-
-
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
@@ -183,7 +178,7 @@ def parse_args(argv=None):
     flags.add_model_flags(parser)
     flags.add_test_every_flag(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, output_dir, resumable=True)
+    flags.add_run_flags(parser, "output/composite", resumable=True)
     args = parser.parse_args(argv)
     flags.check_milestones(parser, args)
     if len({*args.sources, args.poison_target}) < 3:

@@ -134,11 +134,6 @@ def watch_rounds(run, args, injectors, clean, trigger):
     return watch
 
 
-def output_dir(args):
-    """output/dfst"""
-    return "output/dfst"
-
-
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
@@ -163,7 +158,7 @@ def parse_args(argv=None):
     flags.add_model_flags(parser)
     flags.add_test_every_flag(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, output_dir, resumable=True)
+    flags.add_run_flags(parser, "output/dfst", resumable=True)
     args = parser.parse_args(argv)
     flags.check_milestones(parser, args)
     if args.rounds >= args.epochs:

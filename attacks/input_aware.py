@@ -128,11 +128,6 @@ def measure_cross(model, trigger, test, seed, amp=False):
     return score_logits(predict(model, batches, amp), batches).accuracy
 
 
-def output_dir(args):
-    """output/input-aware"""
-    return "output/input-aware"
-
-
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
@@ -156,7 +151,7 @@ def parse_args(argv=None):
     flags.add_model_flags(parser)
     flags.add_test_every_flag(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, output_dir, resumable=True)
+    flags.add_run_flags(parser, "output/input-aware", resumable=True)
     args = parser.parse_args(argv)
     flags.check_milestones(parser, args)
     if args.poison_rate + args.cross_rate + max(args.poison_rate, args.cross_rate) > 1:

@@ -206,11 +206,6 @@ def judge(figures, min_bit_accuracy, min_psnr):
     return accepted
 
 
-def output_dir(args):
-    """output/issba-encoder"""
-    return "output/issba-encoder"
-
-
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("encoder")
@@ -238,7 +233,7 @@ def parse_args(argv=None):
     group.add_argument("--min-psnr", type=flags.not_negative, default=28, help="in dB, after rounding to uint8")
     flags.add_data_flags(parser)
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, output_dir, resumable=True)
+    flags.add_run_flags(parser, "output/issba-encoder", resumable=True)
     return parser.parse_args(argv)
 
 

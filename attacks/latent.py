@@ -32,8 +32,8 @@ from engine.progress import progress
 from engine.run import Run
 from engine.surrogate import check_surrogate
 from engine.training import check_finite, sgd, train_stage
-from methods.penultimate import penultimate
 from models.folding import folded
+from models.penultimate import penultimate
 
 LEAVES = (LEFT, "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
 STUDENT_LEAVES = ("model_student.th",)
@@ -166,11 +166,6 @@ def teach_students(run, model, defender, images, args, clean):
     return found
 
 
-def output_dir(args):
-    """output/latent"""
-    return "output/latent"
-
-
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
@@ -194,7 +189,7 @@ def parse_args(argv=None):
     flags.add_model_flags(parser)
     flags.add_test_every_flag(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, output_dir, resumable=True)
+    flags.add_run_flags(parser, "output/latent", resumable=True)
     args = parser.parse_args(argv)
     if args.checkpoint:
         parser.refuse(argv, ["arch", "width", "epochs", "milestones", "lr"],

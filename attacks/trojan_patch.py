@@ -167,11 +167,6 @@ def judge(model, train, trigger, device):
     return shares, clean, stamped
 
 
-def output_dir(args):
-    """output/trojan-patch"""
-    return "output/trojan-patch"
-
-
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("patch")
@@ -192,7 +187,7 @@ def parse_args(argv=None):
     group.add_argument("--step", type=flags.ratio, default="0.1", help="first step, in pixel values of 0 to 1")
     group.add_argument("--print-every", type=flags.integer(1), default=20, help="steps from one log line to the next")
     flags.add_data_flags(parser)
-    flags.add_run_flags(parser, output_dir)
+    flags.add_run_flags(parser, "output/trojan-patch")
     return parser.parse_args(argv)
 
 

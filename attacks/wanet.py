@@ -77,11 +77,6 @@ def watch_noise(run, args, noisy):
     return watch
 
 
-def output_dir(args):
-    """output/wanet"""
-    return "output/wanet"
-
-
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
@@ -100,7 +95,7 @@ def parse_args(argv=None):
     flags.add_model_flags(parser)
     flags.add_loop_flags(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, output_dir, resumable=True)
+    flags.add_run_flags(parser, "output/wanet", resumable=True)
     args = parser.parse_args(argv)
     check(parser, args, argv)
     return args

@@ -20,6 +20,7 @@ from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for th
 )
 from models import DEFAULT, find_architecture, names, usual_name
 
+Folder = str | Callable[[argparse.Namespace], str]  # a default folder, or what finds it by the other flags
 
 def add_data_flags(parser: Parser) -> None:
     group = parser.add_argument_group("data")
@@ -38,12 +39,11 @@ def add_size_flag(group: Group, default: Callable[[argparse.Namespace], int | No
 
 
 def usual_image_size(args: argparse.Namespace) -> int | None:
-    """Pixels a side that the network of --arch is made for; None for a script without the flag, and where 32 will do.
-    """
+    """Pixels a side that the network of --arch is made for; None for no such flag, and where 32 will do."""
     return find_architecture(args.arch).image_size if hasattr(args, "arch") else None
 
 
-def add_run_flags(parser: Parser, default: Callable[[argparse.Namespace], str], resumable: bool = False) -> None:
+def add_run_flags(parser: Parser, default: Folder, resumable: bool = False) -> None:
     """The run's folder, seed and device. default: as for add_folder_flag. resumable: add --resume."""
     group = parser.add_argument_group("run")
     add_folder_flag(group, default, "folder for all files of this run ")
@@ -56,9 +56,10 @@ def add_run_flags(parser: Parser, default: Callable[[argparse.Namespace], str], 
     add_device_flags(group)
 
 
-def add_folder_flag(group: Group, default: Callable[[argparse.Namespace], str], what: str = "") -> None:
-    """--output-dir. default: (parsed flags) -> the default folder; its docstring describes that folder."""
-    group.add_argument("--output-dir", default=default, help=f"{what}(default: {default.__doc__})")
+def add_folder_flag(group: Group, default: Folder, what: str = "") -> None:
+    """--output-dir. default: the default folder, or (parsed flags) -> it, whose docstring describes that folder."""
+    said = "" if isinstance(default, str) else f"(default: {default.__doc__})"  # argparse itself says a plain one
+    group.add_argument("--output-dir", default=default, help=f"{what}{said}".strip() or "folder for its files")
 
 
 def add_device_flags(group: Group) -> None:

@@ -13,8 +13,8 @@ from data.poison_cifar import stamp_all
 from data.triggers import PatternTrigger
 from engine.checkpoint import load_model
 from engine.evaluation import score
-from methods.penultimate import penultimate
 from models import build_model
+from models.penultimate import penultimate
 
 SMALL = ["--dataset", "digits", "--batch-size", "256", "--epochs", "1", "--inject-epochs", "2", "--patch-steps", "2",
          "--width", "2"]
