@@ -45,7 +45,7 @@ def image_grid(path: Path, rows: Sequence[tuple[str, np.ndarray]], titles: Seque
         for axis, image in zip(line, images, strict=True):
             axis.imshow(image, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
+            axis.spines[:].set(color="gray", linewidth=0.5)  # white pixels at the edge are not the page
         line[0].set_ylabel(label, fontsize=9)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8, parse_math=False)  # a class may be called a$b
