@@ -191,7 +191,7 @@ def write_curve(folder, rows, chosen):
     """curve.csv and curve.png."""
     dicts = [row.as_dict() for row in rows]
     write_table(folder / "curve.csv", COLUMNS, [
-        {name: value["value"] if isinstance(value, dict) else value for name, value in row.items()} for row in dicts])
+        {name: row[name]["value"] if isinstance(row[name], dict) else row[name] for name in COLUMNS} for row in dicts])
     pruning_curve(folder / "curve.png", dicts, chosen.as_dict(), "t", "t, from the given model to the second one")
 
 

@@ -278,7 +278,7 @@ def test_what_is_refused(calibrated, small_run, pictures, tmp_path, refused):
     model = ["--checkpoint", small_run / "model_last.th"]
     for flag in (["--overlays", "5"], ["--seed", "9"], ["--output-dir", "x"], ["--overwrite"]):
         assert f"{flag[0]}: has no effect with --images" in refused(main, *model, "--images", pictures, *flag)
-    assert "empty name" in refused(main, *model, "--calibration-file", calibrated / "strip.json", "--images", "")
+    assert "got an empty one" in refused(main, *model, "--calibration-file", calibrated / "strip.json", "--images", "")
     assert "has no effect without --images" in refused(main, *model, "--calibration-file", "strip.json")
     assert "expected a calib" in refused(main, *model, "--images", pictures, "--calibration-file", tmp_path / "none")
     other = ["--checkpoint", ROOT / "zoo/benign/model_last.th", "--calibration-file", calibrated / "strip.json"]

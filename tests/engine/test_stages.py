@@ -133,6 +133,9 @@ class Moving(torch.nn.Module):
     def victims(self, labels):
         return labels != self.target
 
+    def wanted(self, labels):
+        return np.zeros_like(labels)
+
     def stamp(self, images):
         stamped = images.copy()
         stamped[:, 0, int(self.column)] = 255
