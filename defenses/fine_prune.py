@@ -101,7 +101,7 @@ def write_curve(folder, rows, chosen):
     """pruning_curve.csv and pruning_curve.png."""
     dicts = [row.as_dict() for row in rows]
     write_table(folder / "pruning_curve.csv", COLUMNS, [
-        {name: value["value"] if isinstance(value, dict) else value for name, value in row.items()} for row in dicts])
+        {name: row[name]["value"] if isinstance(row[name], dict) else row[name] for name in COLUMNS} for row in dicts])
     pruning_curve(folder / "pruning_curve.png", dicts, chosen.as_dict(), "pruned", "channels pruned")
 
 

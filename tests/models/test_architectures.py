@@ -174,7 +174,8 @@ NETWORKS = {name: ["--arch", name, *(["--width", "4"] if row.has_width else []),
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", NETWORKS)
+@pytest.mark.parametrize("arch", [pytest.param(name, marks=[pytest.mark.long] if "torchvision" in name else [])
+                                  for name in NETWORKS])
 def test_pruners_run_on_every_network(arch, image_folder, tmp_path):
     """What asks most of the face, on a few images of noise."""
     images = ["--data-dir", str(image_folder(("a", "b", "c"), 30))]
