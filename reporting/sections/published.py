@@ -23,8 +23,13 @@ def picture(found):
     for figures in (ours, theirs):
         figures.update({(AVERAGE, defense): own for defense, own in averages(figures).items()})
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*ours, strict=True))
-    texts = {key: "{:.1f} / {:.1f}\n({:.1f} / {:.1f})".format(*ours[key], *theirs[key]) for key in ours}
+    texts = {key: f"{pair(ours[key])}\n({pair(theirs[key])})" for key in ours}
     return published_map(rows, columns, texts, {key: asr for key, (asr, _) in ours.items()})
+
+
+def pair(shares):
+    """Two shares in %, a dash for one that is not known."""
+    return " / ".join("–" if share != share else f"{share:.1f}" for share in shares)
 
 
 def table(found):
