@@ -58,6 +58,7 @@ class Script:
     model without a backdoor), verdict, study or report. again: the flag that lets the same command continue after a
     stop: --resume, --overwrite (it starts over), or "" if the same command continues by itself. is_heavy: whether it is
     worth a GPU. trains: whether it trains on an attack's data, and so takes the attack's flags instead of a model.
+    inspects: whether it looks at an attack's data through a model that was trained on it, and so takes both.
     leaves_run: whether it leaves a folder with results.json (a sweep leaves folders of them). draws: whether its seed
     changes what it leaves. supposes: {"all_to_all", "sources": what it supposes of a trigger and such a one is not},
     which its log and the report say where it is run on one.
@@ -76,6 +77,7 @@ class Script:
     again: str = "--overwrite"
     is_heavy: bool = True
     trains: bool = False
+    inspects: bool = False
     leaves_run: bool = True
     draws: bool = True
     cells: tuple = ()
@@ -132,7 +134,8 @@ SCRIPTS = (
            cells=tuple(Cell(name, flags={"poison_type": name}) for name in POISON_TYPES),
            lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --epochs 12",
            other={"start_from": (f"{START} --start-from {{model}}", "{model2}"),
-                  "freeze_features": (f"{START} --start-from {{model}}", "")}),
+                  "freeze_features": (f"{START} --start-from {{model}}", ""),
+                  "leave_out": ("--leave-out {indices}", "{indices2}")}),
     Script("generate_clb_attack", "clean-label crafting", INGREDIENT,
            gives=Gift("clean-label", "clean-label", "crafted", "clb_dir"),
            reads=f"{SUSPECT} --poison-rate 0.3", small="--iterations 3 --step 4/255",
@@ -223,6 +226,11 @@ SCRIPTS = (
            supposes={"all_to_all": "poisoned images that share one label and are learned before all others"},
            other={"gamma": "5", "flooding": ("--gamma 5", ""), "unlearn_epochs": "1",
                   "max_drop": ("--unlearn-lr 1", "0")}),
+    Script("defenses.activation_clustering", "activation clustering", VERDICT, inspects=True,
+           cells=(Cell("activation-clustering", "activation-clustering"),), reads=SUSPECT, after=(TRAIN_BADNETS,),
+           other={"reduce": "pca", "components": "2", "max_share": "0.05", "min_silhouette": "0.9"}),
+    Script("defenses.spectral_signatures", "spectral signatures", VERDICT, inspects=True,
+           cells=(Cell("spectral-signatures", "spectral-signatures"),), reads=SUSPECT, after=(TRAIN_BADNETS,)),
     Script("defenses.nad", "NAD", REPAIR, "--resume", reads=SUSPECT,
            small="--epochs 2 --teacher-epochs 1 --batch-size 16", cells=(Cell("nad", "nad"),),
            lasting="--val-frac 0.05 --teacher-epochs 4 --epochs 8 --batch-size 8", after=(TRAIN_BADNETS,),

@@ -2,6 +2,7 @@
 from common.errors import UserError
 from common.untrusted import read_yaml
 from engine.catalogue import attack_cells, defense_cells, gifts
+from engine.flags import POISON_FLAGS
 from workflow.steps import Plan, check_flags, known_files, short
 
 KEYS = {"output", "seeds", "data", "training", "attacks", "defenses", "prepare"}
@@ -116,6 +117,11 @@ class Planner:
             settings = {**self.training, **poison(attack, seed, needs), **own}
             return self.add(folder, script, settings, needs, title, seed)
         model = self.attack(attack, seed)
+        if script.inspects:  # both
+            poison = {flag: value for flag, value in self.poison(attack, seed, needs).items()
+                      if flag.replace("-", "_") in POISON_FLAGS}
+            settings = {"checkpoint": f"{model.folder}/model_last.th", **poison, **own}
+            return self.add(folder, script, settings, [model.results, *needs], title, seed)
         before = self.defense(cell.needs, attack, seed) if cell.needs else model
         taken = {flag: f"{before.folder}/{file}" for flag, file in cell.takes.items()}
         given = taken or {"checkpoint": f"{model.folder}/model_last.th"}
@@ -124,8 +130,10 @@ class Planner:
 
     def is_possible(self, defense, attack):
         """Whether a defense can be run on an attack: one that trains needs the data, which train_backdoor makes, or a
-        trigger to poison it with."""
+        trigger to poison it with; one that inspects data needs a model that was trained on it."""
         script, made = self.defenses[defense][0], self.attacks[attack][0]
+        if script.inspects:
+            return made.trains
         return not script.trains or made.module == "train_backdoor" or made.controls_training
 
 
