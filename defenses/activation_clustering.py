@@ -27,21 +27,20 @@ log = logging.getLogger("backdoor")
 
 
 def reduce_features(features, method, components, seed=0):
-    """float64 (n, k) of features (n, D): `components` of ICA or PCA, or as many as the features' rank.
+    """(float64 (n, k) of features (n, D): `components` of ICA or PCA, or as many as the features' rank; whether it
+    converged).
 
-    ICA's have unit variance each, so that a component counts as much as any other; PCA's keep theirs.
+    ICA's components have unit variance each, so that a rare one counts as much as any other; PCA's keep theirs.
     """
     from sklearn.decomposition import PCA, FastICA  # takes a second
     from sklearn.exceptions import ConvergenceWarning
     count = min(components, int(np.linalg.matrix_rank(features - features.mean(0))))
     if method == "pca" or not count:
-        return PCA(count, random_state=seed).fit_transform(features)
+        return PCA(count, random_state=seed).fit_transform(features), True
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", ConvergenceWarning)
         reduced = FastICA(count, whiten="unit-variance", max_iter=STEPS, random_state=seed).fit_transform(features)
-    if any(issubclass(one.category, ConvergenceWarning) for one in told):
-        log.info("ICA of %d images did not converge in %d steps; its last step counts", len(features), STEPS)
-    return reduced
+    return reduced, not any(issubclass(one.category, ConvergenceWarning) for one in told)
 
 
 def part(points, seed=0):
@@ -54,10 +53,12 @@ def part(points, seed=0):
 
 
 def cluster(features, args):
-    """(bool (n,) of the smaller cluster of a class's features (n, D), silhouette); (none, 0) where there are no two."""
+    """(bool (n,) of the smaller cluster of a class's features (n, D), silhouette, whether ICA converged); none of them
+    and 0 where there are too few."""
     if len(np.unique(features, axis=0)) < FEWEST:
-        return np.zeros(len(features), dtype=bool), 0.0
-    return part(reduce_features(features, args.reduce, args.components, args.seed), args.seed)
+        return np.zeros(len(features), dtype=bool), 0.0, True
+    points, converged = reduce_features(features, args.reduce, args.components, args.seed)
+    return *part(points, args.seed), converged
 
 
 def is_suspicious(share, silhouette, args):
@@ -67,14 +68,18 @@ def is_suspicious(share, silhouette, args):
 
 def inspect(images, features, args):
     """(rows of classes.csv, suspected int64 (n,)) of an ImageSet and its features float64 (N, D), class by class."""
-    rows, suspected = [], [np.empty(0, dtype=np.int64)]
+    rows, suspected, unfinished = [], [], []
     for label in np.unique(images.targets).tolist():
         own = np.flatnonzero(images.targets == label)
-        smaller, silhouette = cluster(features[own], args)
+        smaller, silhouette, converged = cluster(features[own], args)
         share = float(smaller.mean())
         chosen = own[smaller & is_suspicious(share, silhouette, args)]
         rows.append(class_row(images, label, chosen, {"smaller_share": share, "silhouette": silhouette}))
         suspected.append(chosen)
+        unfinished += [] if converged else [images.classes[label]]
+    if unfinished:
+        log.info("ICA did not converge in %d steps on %d classes (%s), and its last step counts", STEPS,
+                 len(unfinished), ", ".join(unfinished[:10]) + (", ..." if unfinished[10:] else ""))
     return rows, np.concatenate(suspected)
 
 
