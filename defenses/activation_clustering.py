@@ -84,8 +84,9 @@ def inspect(images, features, args):
 
 
 def add_own(group):
-    group.add_argument("--reduce", choices=("ica", "pca"), default="ica",
-                       help="how features are reduced: independent components as in the paper, or principal ones")
+    group.add_argument("--reduce", choices=("pca", "ica"), default="pca",
+                       help="how features are reduced: to principal components, as in the authors' toolbox, or to "
+                            "independent ones, as in the paper, whose clusters lie less far apart")
     group.add_argument("--components", type=flags.integer(1), default=10, help="components that are kept")
     group.add_argument("--max-share", type=flags.number(0, 0.5, "a share from 0 to 0.5"), default=0.35,
                        help="share of its class up to which the smaller cluster is suspected; 0.5 for any")

@@ -7,7 +7,8 @@ from engine.catalogue import POISON_TYPES, SCRIPTS, Cell, Script, attack_cells, 
 
 MODEL = "model_last.th"
 OF_TRAINING = (MODEL, "model_init.th", "trigger_info.th")
-OF_DEFENSES = ("model_last.th", "mask_values", "reversed_trigger_", "suspected")  # how files of theirs begin that others read
+# How files of defenses begin that other scripts read.
+OF_DEFENSES = ("model_last.th", "mask_values", "reversed_trigger_", "suspected")
 USUAL = Path("output")
 
 

@@ -35,7 +35,7 @@ def test_a_cluster_far_away_is_found_exactly_and_no_other_class_is_flagged(plant
 
 
 def test_which_images_are_poisoned_changes_nothing_but_the_figures(planted):
-    images, features, chosen = planted
+    images, features, _ = planted
     rows, suspected = inspect(replace(images, poisoned=~images.poisoned), features, ARGS)
     again, same = inspect(images, features, ARGS)
     assert np.array_equal(suspected, same) and sum(row["hits"] for row in rows) == len(suspected) - 20
@@ -78,7 +78,7 @@ def test_a_class_without_two_clusters_is_left_alone(features):
 @pytest.mark.slow
 def test_a_benign_model_has_no_recall_and_its_files_agree(small_run, tmp_path):
     main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--poison-type", "benign",
-          "--reduce", "pca", "--components", "3", "--min-silhouette", "0.3", "--max-share", "0.5",
+          "--components", "3", "--min-silhouette", "0.3", "--max-share", "0.5",
           "--output-dir", str(tmp_path / "out")])
     method = json.loads((tmp_path / "out/results.json").read_text())["method"]
     suspected = np.load(tmp_path / "out/suspected.npy")

@@ -56,7 +56,8 @@ def test_a_planted_direction_is_found_among_classes(images):
     features[rows[[3, 7]], 4] += 20
     poisoned = np.zeros(40, dtype=bool)
     poisoned[rows[[3, 7]]] = True
-    table, suspected = inspect(ImageSet(images.data, images.targets, images.classes, poisoned=poisoned), features, 0.134)
+    known = ImageSet(images.data, images.targets, images.classes, poisoned=poisoned)
+    table, suspected = inspect(known, features, 0.134)
     assert [row["hits"] for row in table] == [0, 0, 2, 0] and set(rows[[3, 7]]) <= set(suspected)
 
 
@@ -79,6 +80,6 @@ def test_the_files_agree_and_the_indices_are_those_of_the_training_images(small_
 
 @pytest.mark.slow
 def test_another_seed_than_the_trainings_is_warned_of(small_run, tmp_path):
-    main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--poison-rate", "0.1", "--seed", "1",
-          "--output-dir", str(tmp_path / "out")])
+    main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--poison-rate", "0.1", "--seed",
+          "1", "--output-dir", str(tmp_path / "out")])
     assert "names 116 other poisoned images than the flags make (116)" in (tmp_path / "out/output.log").read_text()

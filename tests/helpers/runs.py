@@ -76,7 +76,8 @@ def make_beside(root, seed, end, model):
     masks = run("generate_mask", root / f"anp{end}", "--checkpoint", model, "--val-frac", 0.05, "--nb-iter", 6 + seed,
                 "--batch-size", 32)
     write_pictures(root / f"pictures{end}", first=seed)
-    return {"masks": masks / "mask_values.txt", "indices": root / f"indices{end}.npy", "pictures": root / f"pictures{end}"}
+    return {"masks": masks / "mask_values.txt", "indices": root / f"indices{end}.npy",
+            "pictures": root / f"pictures{end}"}
 
 
 def write_pictures(folder, first):
