@@ -169,7 +169,7 @@ def main(argv=None):
         image_grid(run.folder / "poisoned_examples.png", *example_rows(clean, everything, trigger))
 
         tested = train(run, args, model, poisoned, batches, images)
-        warn_of_chance(tested, clean.num_classes, args.poison_type != "benign")
+        warn_of_chance(tested, clean.num_classes, args.poison_type != "benign" and not args.leave_out)
 
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
         draw_training(run.folder, run.rows, f"{variant_of(args)} on {clean.name}, {name_of(model)}", args.track_losses)

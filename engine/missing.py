@@ -68,9 +68,9 @@ def for_defense(folder: Path, script: Script, cell: Cell) -> list[str]:
         is_beneath = folder.parts[-len(parts):] == parts
         flag, needed = "checkpoint", (folder.parents[len(parts) - 1] if is_beneath else folder) / MODEL
         usual = needed.parent / cell.folder if needed.parts[:1] == USUAL.parts else None
-    own = {**cell.flags, flag: needed}
-    if script.inspects and needed.parent.name in POISON_TYPES:
-        own = {"poison_type": needed.parent.name, **own}
+    own, attack = {**cell.flags, flag: needed}, needed.parent.name
+    if script.inspects and attack in POISON_TYPES:
+        own = {"poison_type": attack} | ({} if needed == USUAL / attack / MODEL else own)
     return [*unless_there(needed), command_line(script, own, folder, usual)]
 
 

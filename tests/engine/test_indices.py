@@ -49,7 +49,18 @@ def test_a_missing_file_names_the_commands_that_leave_it(tmp_path, monkeypatch):
         read_indices("output/blend/spectral-signatures/suspected.npy", 40)
     assert str(told.value).endswith(
         "first run: python train_backdoor.py --poison-type blend && python -m defenses.spectral_signatures "
-        "--poison-type blend --checkpoint output/blend/model_last.th")
+        "--poison-type blend")
+
+
+def test_of_a_model_elsewhere_it_is_named_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my/blend").mkdir(parents=True)
+    (tmp_path / "my/blend/model_last.th").touch()
+    with pytest.raises(UserError) as told:
+        read_indices("my/blend/activation-clustering/suspected.npy", 40)
+    assert str(told.value).endswith(
+        "first run: python -m defenses.activation_clustering --poison-type blend --checkpoint "
+        "my/blend/model_last.th --output-dir my/blend/activation-clustering")
 
 
 def test_the_rest_is_exactly_the_other_images(written, images, caplog):
@@ -94,7 +105,9 @@ def test_a_training_leaves_them_out_and_says_so(written, tmp_path):
     assert method["poisoned"] == 116 - number and method["training_set"] == 1294 - len(left)
     index = np.asarray(read_tensors(folder / "trigger_info.th")["data_index"])
     assert np.array_equal(index, np.setdiff1d(chosen, left))  # counted as without --leave-out
-    assert f"left out {len(left)} of 1294 training images" in (folder / "output.log").read_text()
+    written_log = (folder / "output.log").read_text()
+    assert f"left out {len(left)} of 1294 training images" in written_log
+    assert "ASR" not in written_log.split("left out")[1].replace("ASR of other", "")  # a low one is no failure here
 
 
 def test_it_does_not_write_where_the_attack_lies():
