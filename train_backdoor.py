@@ -23,6 +23,7 @@ from engine.command import command
 from engine.evaluation import EvalSets, evaluate, sample_losses, warn_of_chance
 from engine.figures import image_grid, loss_curves, training_curves
 from engine.graphs import check_graph
+from engine.indices import add_leave_out_flag, without
 from engine.run import Run
 from engine.schedules import check_one_cycle
 from engine.start import add_start_flags, check_start, first_model, inputs_for, size_of_images, step_for
@@ -76,8 +77,8 @@ def example_rows(clean, poisoned, trigger, count=8):
 
 
 def output_dir(args):
-    """output/<attack>"""
-    return f"output/{variant_of(args)}"
+    """output/<attack>, with --leave-out output/<attack>-retrained"""
+    return f"output/{variant_of(args)}{'-retrained' if args.leave_out else ''}"
 
 
 def parse_args(argv=None):
@@ -90,6 +91,7 @@ def parse_args(argv=None):
     flags.add_compile_flag(group)
     flags.add_loop_flags(group)
     add_start_flags(group)
+    add_leave_out_flag(group)
     group.add_argument("--track-losses", action="store_true",
                        help="after each epoch, compute the losses of clean and of poisoned training images, "
                             "unaugmented; costs one more forward pass")
@@ -153,24 +155,26 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, leaves_of(args), TRACK_LEAVES) as run:
         clean, _, test = load_splits(args.dataset, args.data_dir, image_size=size_of_images(args))
-        poisoned, trigger = poison_by(args, clean)
+        everything, trigger = poison_by(args, clean)
+        rest = without(args.leave_out, everything)
+        poisoned = rest.images
         images = EvalSets.stamped(run.device, test, trigger)
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         check_steps(args, run.device, len(poisoned), len(batches))
         model = first_model(args, clean, run.device)
 
         run.begin(inputs_for(args, poisoned))
-        shares = start_attack(run, poisoned, trigger)
+        shares = start_attack(run, poisoned, trigger, rest.places)
         save_model(run.folder / "model_init.th", model, vars(args), {}, clean.classes)
-        image_grid(run.folder / "poisoned_examples.png", *example_rows(clean, poisoned, trigger))
+        image_grid(run.folder / "poisoned_examples.png", *example_rows(clean, everything, trigger))
 
         tested = train(run, args, model, poisoned, batches, images)
-        warn_of_chance(tested, clean.num_classes, args.poison_type != "benign")
+        warn_of_chance(tested, clean.num_classes, args.poison_type != "benign" and not args.leave_out)
 
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
         draw_training(run.folder, run.rows, f"{variant_of(args)} on {clean.name}, {name_of(model)}", args.track_losses)
         run.finish(tested, model=model, parent=args.start_from, data=clean,
-                   method={"poison_type": args.poison_type, **shares})
+                   method={"poison_type": args.poison_type, **shares, **rest.figures})
 
 
 if __name__ == "__main__":

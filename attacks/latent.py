@@ -26,12 +26,13 @@ from engine.attack import draw_examples, load_unpoisoned, log_target
 from engine.checkpoint import load_model, load_trigger, save_model, save_trigger, saved_image_size
 from engine.clean_stage import LEFT, first_model, inputs_with, keep_clean, log_stage
 from engine.command import command
-from engine.evaluation import EvalSets, evaluate, evaluation_batches, frozen, warn_of_chance
+from engine.evaluation import EvalSets, evaluate, frozen, warn_of_chance
 from engine.figures import training_curves
 from engine.progress import progress
 from engine.run import Run
 from engine.surrogate import check_surrogate
 from engine.training import check_finite, sgd, train_stage
+from methods.features import features_of
 from models.folding import folded
 from models.penultimate import penultimate
 
@@ -41,13 +42,6 @@ PATCH_RATE, PATCH_BETAS, PATCH_BATCH = 0.1, (0.5, 0.9), 64  # Adam's, as publish
 MEASURED = 2000  # test images at most, by which features are compared
 STUDENT_STEPS, STUDENT_DECAY = 100, 1e-4  # of L-BFGS, and of the weights of the new last layer
 log = logging.getLogger("backdoor")
-
-
-@torch.no_grad()
-def features_of(model, images, device):
-    """What the last layer of `model` reads for every image of an ImageSet: float32 (N, D)."""
-    quick = folded(model)
-    return torch.cat([penultimate(quick, pixels)[0] for pixels, _ in evaluation_batches(images, device)])
 
 
 def away(features, wanted):

@@ -29,7 +29,6 @@ from engine.command import command
 from engine.evaluation import (
     UNTESTED,
     EvalSets,
-    Proportion,
     evaluate,
     evaluation_batches,
     sample_losses,
@@ -38,6 +37,7 @@ from engine.evaluation import (
 )
 from engine.figures import training_curves
 from engine.graphs import check_graph
+from engine.indices import against_known, are_indices
 from engine.repair import log_figures
 from engine.run import Run
 from engine.training import is_tested, sgd, step_of, train_epoch, train_stage
@@ -84,17 +84,14 @@ def check_isolation(rate, count):
 def read_isolated(path, count, rate):
     """What `isolate` found of `count` losses. Raises UserError unless it is as many different indices."""
     isolated, wanted = read_array(path), round(rate * count)
-    if isolated.shape != (wanted,) or isolated.dtype.kind not in "iu" or (
-            (isolated < 0) | (isolated >= count)).any() or len(np.unique(isolated)) != wanted:
+    if not are_indices(isolated, count) or len(isolated) != wanted:
         raise UserError(f"{path}: expected {wanted} different indices below {count}; --overwrite starts over")
     return isolated
 
 
 def isolation_figures(isolated, poisoned):
     """Precision and recall against what is really poisoned (bool (N,)), which only the report knows."""
-    hits = int(poisoned[isolated].sum())
-    return {"isolated": len(isolated), "precision": Proportion(hits, len(isolated)).as_dict(),
-            "recall": Proportion(hits, int(poisoned.sum())).as_dict()}
+    return {"isolated": len(isolated), **against_known(isolated, poisoned)}
 
 
 def copy_weights(model):

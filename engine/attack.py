@@ -87,10 +87,11 @@ def log_target(target: int, classes: Sequence[str]) -> None:
     log.info("target class %s", called(target, classes))
 
 
-def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger) -> dict:
+def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger, places: np.ndarray | None = None) -> dict:
     """Leave trigger_info.th in the folder of a run that has begun, and log its aim and how many are poisoned.
 
-    Returns their poisoned_shares, as results.json has them; the aim is noted there too.
+    places: int64 (N,), where each image of `poisoned` stands among the attacker's, of which some were left out; None
+    for all. Returns their poisoned_shares, as results.json has them; the aim is noted there too.
     """
     log_aim(trigger, poisoned.classes)
     run.facts = facts_of(trigger)
@@ -99,7 +100,8 @@ def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger) -> dict:
              "%(of_candidates).4f of the %(candidates)d candidates", shares)
     if trigger.covers_image:
         log.warning(COVERS_IMAGE)
-    checkpoint.save_trigger(run.folder / "trigger_info.th", trigger, np.flatnonzero(poisoned.poisoned))
+    indices = np.flatnonzero(poisoned.poisoned)
+    checkpoint.save_trigger(run.folder / "trigger_info.th", trigger, indices if places is None else places[indices])
     return shares
 
 

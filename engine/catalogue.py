@@ -18,9 +18,9 @@ class Cell:
 
     name: its name in matrix files. folder: its output folder beneath the model's run. flags: the flags that select it.
     needs: the cell that must have run on the same model before. takes: {flag: file that `needs` left}, given in place
-    of --checkpoint. is_prepared: whether matrix files set its flags under `prepare` instead of under `defenses`. draws:
-    whether it uses random numbers, and so takes a seed. in_audit: its name in an audit's settings, "" if audits do not
-    run it.
+    of --checkpoint, or to a training beside the attack's flags. is_prepared: whether matrix files set its flags under
+    `prepare` instead of under `defenses`. draws: whether it uses random numbers, and so takes a seed. in_audit: its
+    name in an audit's settings, "" if audits do not run it.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Script:
     model without a backdoor), verdict, study or report. again: the flag that lets the same command continue after a
     stop: --resume, --overwrite (it starts over), or "" if the same command continues by itself. is_heavy: whether it is
     worth a GPU. trains: whether it trains on an attack's data, and so takes the attack's flags instead of a model.
+    inspects: whether it looks at an attack's data through a model that was trained on it, and so takes both.
     leaves_run: whether it leaves a folder with results.json (a sweep leaves folders of them). draws: whether its seed
     changes what it leaves. supposes: {"all_to_all", "sources": what it supposes of a trigger and such a one is not},
     which its log and the report say where it is run on one.
@@ -76,6 +77,7 @@ class Script:
     again: str = "--overwrite"
     is_heavy: bool = True
     trains: bool = False
+    inspects: bool = False
     leaves_run: bool = True
     draws: bool = True
     cells: tuple = ()
@@ -124,15 +126,19 @@ MASK = "--val-frac 0.05 --nb-iter 8 --print-every 4 --batch-size 32"
 SUSPECT = "--checkpoint {model}"
 START = "= --dataset digits --epochs 1 --batch-size 64"
 BARE = f"= --mask-file {{bare-masks}} --val-frac 0.05 {SUSPECT}"  # masks without a record of their model
+DETECTORS = ("activation-clustering", "spectral-signatures")  # cells that leave suspected.npy
 TRAIN_BADNETS, TRAIN_BENIGN, TRAIN_BLEND, TRAIN_ISSBA = (
     f"train_backdoor --poison-type {attack}" for attack in ("badnets", "benign", "blend", "issba"))
 
 SCRIPTS = (
     Script("train_backdoor", "training", ATTACK, "--resume", trains=True, small=TRAIN,
-           cells=tuple(Cell(name, flags={"poison_type": name}) for name in POISON_TYPES),
+           cells=(*(Cell(name, flags={"poison_type": name}) for name in POISON_TYPES),
+                  *(Cell(f"{detector}-retraining", f"{detector}/retrained", needs=detector,
+                         takes={"leave_out": "suspected.npy"}) for detector in DETECTORS)),
            lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --epochs 12",
            other={"start_from": (f"{START} --start-from {{model}}", "{model2}"),
-                  "freeze_features": (f"{START} --start-from {{model}}", "")}),
+                  "freeze_features": (f"{START} --start-from {{model}}", ""),
+                  "leave_out": ("--leave-out {indices}", "{indices2}")}),
     Script("generate_clb_attack", "clean-label crafting", INGREDIENT,
            gives=Gift("clean-label", "clean-label", "crafted", "clb_dir"),
            reads=f"{SUSPECT} --poison-rate 0.3", small="--iterations 3 --step 4/255",
@@ -223,6 +229,11 @@ SCRIPTS = (
            supposes={"all_to_all": "poisoned images that share one label and are learned before all others"},
            other={"gamma": "5", "flooding": ("--gamma 5", ""), "unlearn_epochs": "1",
                   "max_drop": ("--unlearn-lr 1", "0")}),
+    Script("defenses.activation_clustering", "activation clustering", VERDICT, inspects=True,
+           cells=(Cell(DETECTORS[0], DETECTORS[0]),), reads=SUSPECT, after=(TRAIN_BADNETS,),
+           other={"reduce": "ica", "components": "2", "max_share": "0.05", "min_silhouette": "0.9"}),
+    Script("defenses.spectral_signatures", "spectral signatures", VERDICT, inspects=True,
+           cells=(Cell(DETECTORS[1], DETECTORS[1]),), reads=SUSPECT, after=(TRAIN_BADNETS,)),
     Script("defenses.nad", "NAD", REPAIR, "--resume", reads=SUSPECT,
            small="--epochs 2 --teacher-epochs 1 --batch-size 16", cells=(Cell("nad", "nad"),),
            lasting="--val-frac 0.05 --teacher-epochs 4 --epochs 8 --batch-size 8", after=(TRAIN_BADNETS,),
@@ -277,12 +288,15 @@ def script_of(name: str, task: str | None = None) -> str:
 
 def attack_cells() -> dict[str, tuple[Script, Cell]]:
     """{name in a matrix: (Script, Cell)} of all attacks."""
-    return {cell.name: (script, cell) for script in SCRIPTS if script.kind == ATTACK for cell in script.cells}
+    return {cell.name: (script, cell) for script in SCRIPTS if script.kind == ATTACK for cell in script.cells
+            if not cell.needs}
 
 
 def defense_cells() -> dict[str, tuple[Script, Cell]]:
-    """{name in a matrix: (Script, Cell)} of every cell that runs on an attack's model or data."""
-    return {cell.name: (script, cell) for script in SCRIPTS if script.kind != ATTACK for cell in script.cells}
+    """{name in a matrix: (Script, Cell)} of every cell that runs on an attack's model or data: also the training of an
+    attack, without what a detector left."""
+    return {cell.name: (script, cell) for script in SCRIPTS for cell in script.cells
+            if script.kind != ATTACK or cell.needs}
 
 
 def gifts() -> dict[str, tuple[Script, Gift]]:

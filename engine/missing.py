@@ -7,7 +7,8 @@ from engine.catalogue import POISON_TYPES, SCRIPTS, Cell, Script, attack_cells, 
 
 MODEL = "model_last.th"
 OF_TRAINING = (MODEL, "model_init.th", "trigger_info.th")
-OF_DEFENSES = ("model_last.th", "mask_values", "reversed_trigger_")  # how files of theirs begin that others read
+# How files of defenses begin that other scripts read.
+OF_DEFENSES = ("model_last.th", "mask_values", "reversed_trigger_", "suspected")
 USUAL = Path("output")
 
 
@@ -67,7 +68,10 @@ def for_defense(folder: Path, script: Script, cell: Cell) -> list[str]:
         is_beneath = folder.parts[-len(parts):] == parts
         flag, needed = "checkpoint", (folder.parents[len(parts) - 1] if is_beneath else folder) / MODEL
         usual = needed.parent / cell.folder if needed.parts[:1] == USUAL.parts else None
-    return [*unless_there(needed), command_line(script, {**cell.flags, flag: needed}, folder, usual)]
+    own, attack = {**cell.flags, flag: needed}, needed.parent.name
+    if script.inspects and attack in POISON_TYPES:
+        own = {"poison_type": attack} | ({} if needed == USUAL / attack / MODEL else own)
+    return [*unless_there(needed), command_line(script, own, folder, usual)]
 
 
 def command_line(script: Script, flags: dict, folder: Path, usual: Path | None) -> str:

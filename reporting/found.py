@@ -36,13 +36,20 @@ class FinishedRun:
 
     @property
     def is_attack(self):
-        """Whether this is a finished training of an attack."""
-        return self.state == FINISHED and trains_attack(self.script) and bool(self.results.get("acc"))
+        """Whether this is a finished training of an attack, on all of its data."""
+        return (self.state == FINISHED and trains_attack(self.script) and bool(self.results.get("acc"))
+                and not self.leaves_out)
 
     @property
     def is_repair(self):
-        """Whether this is a finished run that left a repaired model."""
-        return self.state == FINISHED and repairs(self.script) and bool(self.results.get("acc"))
+        """Whether this is a finished run that left a repaired model, or one trained without what is suspected."""
+        return (self.state == FINISHED and (repairs(self.script) or self.leaves_out)
+                and bool(self.results.get("acc")))
+
+    @property
+    def leaves_out(self):
+        """Whether this is a training on an attack's data without the images of a file of indices."""
+        return bool(self.arguments.get("leave_out"))
 
     @property
     def arguments(self):

@@ -90,8 +90,10 @@ def has_usual_aim(run):
 
 
 def attack_of(run):
-    """The homework's name of the attack that a run of ours is of; None for another, also by its trigger's aim."""
-    named = run.arguments.get("poison_type") if run.script == "train_backdoor" and has_usual_aim(run) else None
+    """The homework's name of the attack that a run of ours is of; None for another, also by its trigger's aim or since
+    it leaves out what is suspected."""
+    is_usual = run.script == "train_backdoor" and has_usual_aim(run) and not run.leaves_out
+    named = run.arguments.get("poison_type") if is_usual else None
     return named if named in ATTACKS else None
 
 

@@ -78,6 +78,8 @@ def settings(run):
     own = {name: value for name, value in run.did.items() if name not in HIDDEN}
     if run.script == PRUNING and run.above and run.above.script == MASKS:
         own = {**{name: value for name, value in run.above.did.items() if name not in HIDDEN}, **own}
+    if run.leaves_out:  # by the folder of the detector that left the file
+        own["leave_out"] = PurePosixPath(str(own["leave_out"])).parent.name
     made = {"start_from", *(gift.flag for _, gift in gifts().values())} & own.keys()  # for each seed anew
     return {**own, **{flag: without_seed(str(own[flag])) for flag in made}}
 
@@ -145,11 +147,12 @@ def attack_behind(run, groups):
     """The attack's run that made the model which `run` defends; None if it is not among `groups` for certain.
 
     The nearest folder above that holds an attack; otherwise, as for a model of the zoo, the attack of the same data
-    set, network and width whose path ends most like the checkpoint's. ABL is given no model: it is set against the
-    attack with the same poison and augmentation, of those the one whose number of epochs is nearest.
+    set, network and width whose path ends most like the checkpoint's. ABL, and a training without what is
+    suspected, are given no model: they are set against the attack with the same poison and augmentation, of those the
+    one whose number of epochs is nearest.
     """
     members = [member for own in groups.values() for member in own]
-    if run.method.get("name") == "ABL":
+    if run.method.get("name") == "ABL" or run.leaves_out:
         same = [one for one in members if one.script == "train_backdoor" and one.setting == run.setting
                 and run.arguments and one.arguments
                 and all(one.arguments.get(name) == run.arguments.get(name) for name in ABL_SHARED)]

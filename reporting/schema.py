@@ -83,6 +83,9 @@ class Method(Checked):
     auroc: Number | None = None
     overlays: Number | None = None
     isolated: Number | None = None
+    suspected: Number | None = None
+    images: Number | None = None
+    flagged: list[Number] | None = None
     bits: Number | None = None
     bit_accuracy: Number | None = None
     bit_accuracy_swapped: Number | None = None

@@ -35,6 +35,8 @@ EXPLAINED = {
     "norms.png": "the norms as bars",
     "reversed_triggers.png": "the reversed triggers, and the true one",
     "isolated.npy": "indices of the isolated training images",
+    "suspected.npy": "indices of the suspected training images, for --leave-out",
+    "classes.csv": "what was found in each class",
     "model_filtered.th": "the weights before unlearning",
     "strip.json": "the calibration, which --images screens by",
     "overlays.npy": "the clean images that are laid over others",

@@ -83,8 +83,8 @@ def needed_by(module, flags):
     """The commands that must have run before a script, by the catalogue."""
     lines = list(BY_MODULE[module].after) if module in BY_MODULE else []
     lines += [script.module for attack, (script, _) in gifts().items() if attack in flags]
-    if "--trigger-file" in flags:
-        yield from first_runs(Path(flags[flags.index("--trigger-file") + 1]))
+    for flag in {"--trigger-file", "--leave-out"}.intersection(flags):
+        yield from first_runs(Path(flags[flags.index(flag) + 1]))
     for line in lines:
         needed, *words = line.split()
         yield " ".join([BY_MODULE[needed].command(), *words]) if words else in_docstring(needed)[0]

@@ -2,6 +2,7 @@
 from common.errors import UserError
 from common.untrusted import read_yaml
 from engine.catalogue import attack_cells, defense_cells, gifts
+from engine.flags import POISON_FLAGS
 from workflow.steps import Plan, check_flags, known_files, short
 
 KEYS = {"output", "seeds", "data", "training", "attacks", "defenses", "prepare"}
@@ -113,19 +114,35 @@ class Planner:
         folder = f"{self.matrix['output']}/{attack}/seed-{seed}/{cell.folder}"
         if script.trains:  # on the attack's data, without a model of it
             poison = self.stored if self.attacks[attack][0].controls_training else self.poison
-            settings = {**self.training, **poison(attack, seed, needs), **own}
+            settings = {**self.training, **poison(attack, seed, needs), **own, **self.taken(cell, attack, seed, needs)}
             return self.add(folder, script, settings, needs, title, seed)
         model = self.attack(attack, seed)
-        before = self.defense(cell.needs, attack, seed) if cell.needs else model
-        taken = {flag: f"{before.folder}/{file}" for flag, file in cell.takes.items()}
-        given = taken or {"checkpoint": f"{model.folder}/model_last.th"}
-        return self.add(folder, script, {**given, **own}, [before.results], title, seed if cell.draws else None,
-                        cell.is_heavy)
+        if script.inspects:  # both
+            poison = {flag: value for flag, value in self.poison(attack, seed, needs).items()
+                      if flag.replace("-", "_") in POISON_FLAGS}
+            settings = {"checkpoint": f"{model.folder}/model_last.th", **poison, **own}
+            return self.add(folder, script, settings, [model.results, *needs], title, seed)
+        given = self.taken(cell, attack, seed, needs) or {"checkpoint": f"{model.folder}/model_last.th"}
+        return self.add(folder, script, {**given, **own}, needs or [model.results], title,
+                        seed if cell.draws else None, cell.is_heavy)
+
+    def taken(self, cell, attack, seed, needs):
+        """The flags with the files that the cell which another needs leaves, planned before it; appends it to `needs`.
+        """
+        if not cell.needs:
+            return {}
+        before = self.defense(cell.needs, attack, seed)
+        needs.append(before.results)
+        return {flag: f"{before.folder}/{file}" for flag, file in cell.takes.items()}
 
     def is_possible(self, defense, attack):
         """Whether a defense can be run on an attack: one that trains needs the data, which train_backdoor makes, or a
-        trigger to poison it with."""
-        script, made = self.defenses[defense][0], self.attacks[attack][0]
+        trigger to poison it with; one that inspects data needs a model that was trained on it."""
+        (script, cell), made = self.defenses[defense], self.attacks[attack][0]
+        if cell.needs and not self.is_possible(cell.needs, attack):
+            return False
+        if script.inspects:
+            return made.trains
         return not script.trains or made.module == "train_backdoor" or made.controls_training
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SWITCHES = ("flooding", "no_pgd", "all_to_all", "freeze_features")  # flags that have no --no- form
 # Where a run reads and writes, and how it was called: no part of what it did, since a run may have been put there.
 PLACES = {"output_dir", "overwrite", "resume", "device", "checkpoint", "trigger_info", "mask_file", "start_from",
-          "trigger_file", *(gift.flag for _, gift in gifts().values())}
+          "leave_out", "trigger_file", *(gift.flag for _, gift in gifts().values())}
 
 
 @dataclass(frozen=True)

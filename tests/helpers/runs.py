@@ -71,11 +71,13 @@ def make_model(root, seed, end, network):
 
 
 def make_beside(root, seed, end, model):
-    """Masks, two of one model, and an image folder."""
+    """Masks, two of one model, indices of training images, and an image folder."""
+    np.save(root / f"indices{end}.npy", np.arange(seed, 60, 3))
     masks = run("generate_mask", root / f"anp{end}", "--checkpoint", model, "--val-frac", 0.05, "--nb-iter", 6 + seed,
                 "--batch-size", 32)
     write_pictures(root / f"pictures{end}", first=seed)
-    return {"masks": masks / "mask_values.txt", "pictures": root / f"pictures{end}"}
+    return {"masks": masks / "mask_values.txt", "indices": root / f"indices{end}.npy",
+            "pictures": root / f"pictures{end}"}
 
 
 def write_pictures(folder, first):

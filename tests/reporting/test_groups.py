@@ -5,6 +5,7 @@ import pytest
 
 from engine.catalogue import ATTACK, BY_MODULE, Script
 from reporting.found import find_runs
+from reporting.grade import attack_of
 from reporting.groups import attacks, defense_effect, effects, name_apart
 
 
@@ -43,6 +44,27 @@ def test_seeds_are_one_row_with_their_mean(tree):
     effect = found(tree)["badnets", "Fine-Pruning"]
     assert len(effect.runs) == 3 and effect.after[1] == pytest.approx(30)
     assert len(found(tree)["badnets", "none"].runs) == 3
+
+
+def test_a_training_that_leaves_out_what_is_suspected_is_a_defense_on_the_attack_of_the_same_data(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0, poison_rate=0.1)
+    tree.attack("blend", "blend", 0.93, 1.0, poison_rate=0.1)
+    for detector, asr in (("activation-clustering", 0.02), ("spectral-signatures", 0.5)):
+        tree.run(f"again/{detector}", "train_backdoor", acc=0.92, asr=asr, method={"name": "retraining"}, arguments={
+            "poison_type": "badnets", "poison_rate": 0.1, "leave_out": f"output/badnets/{detector}/suspected.npy"})
+    effects = found(tree)
+    assert set(effects) == {("badnets", "none"), ("blend", "none"),
+                            ("badnets", "retraining (leave out activation-clustering)"),
+                            ("badnets", "retraining (leave out spectral-signatures)")}
+    effect = effects["badnets", "retraining (leave out activation-clustering)"]
+    assert effect.before == ((93, 100),) and effect.after == pytest.approx((92, 2))
+    assert grade_of(tree)["badnets"] == "badnets"
+
+
+def grade_of(tree):
+    """{the homework's attack: the run that it is graded by}."""
+    runs = find_runs(tree.root)
+    return {attack_of(run): run.name for run in runs if attack_of(run)}
 
 
 def test_other_settings_are_other_rows_named_by_what_differs(tree):

@@ -38,6 +38,18 @@ def test_a_method_of_its_own_file_is_a_section_where_its_order_says(tree, tmp_pa
     sys.modules.pop("reporting.sections.attention")
 
 
+def test_a_detector_of_poisoned_data_has_its_precision_and_recall_and_a_damaged_one_is_no_run(tree):
+    half, method = {"value": 0.5, "interval": [0.4, 0.6], "n": 100}, {"name": "activation clustering", "images": 1000}
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    tree.run("badnets/ac", "defenses.activation_clustering", method={
+        **method, "suspected": 100, "precision": half, "recall": None, "flagged": [0, 7]})
+    tree.run("badnets/bad", "defenses.activation_clustering", method={**method, "flagged": ["x"]})
+    table, = (block for block in written(tree)["Poisoned training data"].blocks if isinstance(block, Table))
+    assert [row[0].text for row in table.rows] == ["badnets/ac"]
+    texts = [cell.text for cell in table.rows[0]]
+    assert texts[2:5] == ["1000", "–", "100"] and texts[5].startswith("50.00") and texts[6:] == ["–", "0, 7"]
+
+
 def test_no_two_sections_have_the_same_place():
     orders = [module.ORDER for module in section_files()]
     assert orders == sorted(set(orders)) and len(orders) > 10

@@ -78,6 +78,29 @@ def test_a_defense_that_trains_gets_what_the_trigger_of_an_attack_that_controls_
     assert not any("/abl" in folder for folder in plan({**SMALL, "attacks": {"pruning-aware-badnets": {}}}).steps)
 
 
+def test_a_detector_gets_the_attacks_data_and_its_model_and_training_again_what_it_leaves():
+    steps = plan({**SMALL, "seeds": [1], "attacks": {"badnets": {"poison_rate": 0.2, "lr": 0.05}, "clean-label": {}},
+                  "defenses": {"spectral-signatures-retraining": {}, "activation-clustering": {"reduce": "pca"}}}).steps
+    found = steps["out/badnets/seed-1/spectral-signatures"]
+    words = " ".join(found.flags)
+    assert "--checkpoint out/badnets/seed-1/model_last.th" in words and "--poison-rate 0.2" in words
+    assert "--seed 1" in words and "--lr" not in words and found.needs == ("out/badnets/seed-1/results.json",)
+    again = steps["out/badnets/seed-1/spectral-signatures/retrained"]
+    assert again.script.module == "train_backdoor" and again.needs == (found.results,)
+    assert f"--leave-out {found.folder}/suspected.npy" in " ".join(again.flags) and "--lr 0.05" in " ".join(again.flags)
+    crafted = steps["out/clean-label/seed-1/activation-clustering"]
+    assert "--reduce pca" in " ".join(crafted.flags) and any("crafted" in word for word in crafted.flags)
+    assert {"out/clean-label/seed-1/results.json", "out/crafted/seed-1/results.json"} == set(crafted.needs)
+
+
+def test_a_detector_runs_only_where_the_model_was_trained_on_the_data():
+    steps = plan({**SMALL, "seeds": [0], "attacks": {"wanet": {}, "pruning-aware-badnets": {"clean_epochs": 1}},
+                  "defenses": {"activation-clustering-retraining": {}, "activation-clustering": {}}}).steps
+    assert set(steps) == {"out/wanet/seed-0", "out/pruning-aware-badnets/seed-0",
+                          "out/pruning-aware-badnets/seed-0/activation-clustering"}
+    assert "--clean-epochs" not in steps["out/pruning-aware-badnets/seed-0/activation-clustering"].flags
+
+
 @pytest.mark.parametrize("changes, complaint", [
     ({"attacks": {"badnet": {}}}, "no such attack: 'badnet'; there are benign, badnets"),
     ({"defenses": {"magic": {}}}, f"no such defense: 'magic'; there are {', '.join(defense_names())}"),
