@@ -112,7 +112,8 @@ def largest_of(count, value, null):
     `value`: 1 - F(value)^count, exact where it is tiny."""
     from scipy.stats import gamma
     shape, location, scale = null
-    return float(-np.expm1(count * np.log1p(-gamma.sf(value, shape, location, scale))))
+    with np.errstate(divide="ignore"):  # below the distribution's support the logarithm is -inf, and this is 1
+        return float(-np.expm1(count * np.log1p(-gamma.sf(value, shape, location, scale))))
 
 
 def p_value(margins):
