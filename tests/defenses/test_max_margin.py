@@ -106,6 +106,15 @@ def test_the_null_distribution_is_fitted_to_the_others_alone():
     assert p_value([*others, 17]) > p_value([*others, 22]) > p_value([*others, 40])
 
 
+@pytest.mark.slow
+def test_the_p_value_of_even_margins_is_often_too_small_and_that_of_an_outlier_is_far_smaller():
+    """docs/defenses.md warns of it: the distribution is fitted without the largest value."""
+    rng = np.random.default_rng(0)
+    even = np.array([p_value(rng.normal(10, 1.5, 10)) for _ in range(80)])
+    assert 0.08 < (even < 0.05).mean() < 0.3 and (even < 1e-6).mean() < 0.05
+    assert max(p_value([*rng.normal(10, 1.5, 9), 40]) for _ in range(20)) < 1e-3
+
+
 def test_margins_without_spread_and_few_classes_are_no_alarm():
     assert p_value([5.0] * 10) == p_value([5.0] * 9 + [5.001]) == 1
     assert p_value([5.0] * 9 + [6]) == 0
