@@ -22,7 +22,7 @@ from engine.evaluation import evaluate
 from engine.inputs import beneath_model, load_suspect
 from engine.repair import log_figures
 from engine.run import Run
-from models.folding import conv_norm_pairs
+from methods.channel_bounds import farthest_channel, layer_bounds
 
 COLUMNS = ("layer", "channel", "bound", "deviations", "closed")
 log = logging.getLogger("backdoor")
@@ -44,33 +44,14 @@ class Layer:
             self.bounds.tolist(), deviations.tolist(), self.closed.int().tolist(), strict=True))]
 
 
-def channel_bounds(conv, norm):
-    """float (C,): how much channel k of norm(conv(x)) can change per unit of its patch of x (the paper's Eq. 7).
-
-    The largest singular value of the kernel as a matrix (inputs, kh * kw), times |gamma / sqrt(var + eps)|.
-    """
-    kernels = conv.weight.detach().flatten(2)
-    scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-    return torch.linalg.matrix_norm(kernels, ord=2) * scale.abs()
-
-
 def outliers(bounds, u):
     """bool (C,): the channels above mean + u standard deviations of their layer."""
     return bounds > bounds.mean() + u * bounds.std()
 
 
 def examine(model, u):
-    """[Layer] of every batch norm whose input is one convolution's output and nothing else, in the order they run.
-
-    A batch norm behind a sum, as a pre-activation block's first, is no convolution's own. Raises UserError where there
-    is no pair at all.
-    """
-    layers = []
-    for conv_name, norm_name in conv_norm_pairs(model):
-        norm = model.get_submodule(norm_name)
-        if norm.affine and norm.track_running_stats and norm.num_features > 1:  # one channel has no deviation
-            bounds = channel_bounds(model.get_submodule(conv_name), norm)
-            layers.append(Layer(norm_name, bounds, outliers(bounds, u)))
+    """[Layer] of every batch norm behind a convolution of its own. Raises UserError where there is none."""
+    layers = [Layer(name, bounds, outliers(bounds, u)) for name, bounds in layer_bounds(model).items()]
     if not layers:
         raise UserError("CLP needs a batch norm that follows a convolution, and this network has none")
     return layers
@@ -96,6 +77,8 @@ def log_layers(model, layers, u, seconds):
              sum(len(layer.closed) for layer in layers), len(layers), 1000 * seconds)
     if len(layers) < norms:
         log.info("%d of %d batch norms follow no convolution directly and stay as they are", norms - len(layers), norms)
+    log.info("%s: channel %d lies farthest above its layer's others, %.1f robust standard deviations",
+             *farthest_channel({layer.name: layer.bounds for layer in layers}))
     small = [layer.name for layer in layers if largest_deviation(len(layer.closed)) <= u]
     if small:
         log.warning("%d layers have too few channels for one to lie %g standard deviations above the mean (%s); a "
@@ -139,6 +122,7 @@ def main(argv=None):
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
         run.finish(after, model=model, parent=args.checkpoint, data=suspect.defender, epochs=0, method={
             "name": "CLP", "u": args.u, "before": before.figures(),
+            "farthest": farthest_channel({layer.name: layer.bounds for layer in layers})._asdict(),
             "channels": sum(len(layer.closed) for layer in layers),
             "closed": {layer.name: layer.closed.nonzero().flatten().tolist() for layer in layers}})
 

@@ -232,3 +232,21 @@ def trigger_grid(path: Path, columns: Sequence[tuple]) -> None:
         for images, values in zip(rows.values(), (255 * mask, pattern, mask * pattern), strict=True):
             images.append(np.rint(values).astype(np.uint8))
     image_grid(path, [(name, np.stack(images)) for name, images in rows.items()], [title for title, _ in columns])
+
+
+def margin_bars(path: Path, classes: Sequence[str], margins: Sequence[np.ndarray], verdict: dict) -> None:
+    """Margins that were reached: a bar for each class's largest, a dot for each start.
+
+    margins: (starts,) of each class. verdict: its "p_value", None if unknown, and "targets", whose bars are red.
+    """
+    places = np.arange(len(classes))
+    figure = new_figure(min(max(5, 0.7 * len(classes)), 40), 3.8)
+    axis = figure.subplots()
+    axis.bar(places, [own.max() for own in margins],
+             color=["tab:red" if place in verdict["targets"] else "0.75" for place in places])
+    for place, own in zip(places, margins, strict=True):
+        axis.plot(np.full(len(own), place), own, "o", color="tab:blue", markersize=2, alpha=0.6)
+    said = "no p-value" if verdict["p_value"] is None else f"p-value {verdict['p_value']:.2g}"
+    axis.set(ylabel="logit less the largest other", title=f"largest margin of each class, {said}")
+    axis.set_xticks(places, classes, rotation=45, ha="right", fontsize=8, parse_math=False)
+    write_figure(path, figure)

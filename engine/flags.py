@@ -22,8 +22,8 @@ from models import DEFAULT, find_architecture, names, usual_name
 
 Folder = str | Callable[[argparse.Namespace], str]  # a default folder, or what finds it by the other flags
 
-def add_data_flags(parser: Parser) -> None:
-    group = parser.add_argument_group("data")
+def add_data_flags(parser: Parser, note: str | None = None) -> None:
+    group = parser.add_argument_group("data", note)
     group.add_argument("--dataset", choices=sources.DATASETS, default=sources.DEFAULT,
                        help="downloaded on first use, but for digits, which need no network")
     group.add_argument("--data-dir", default="data",

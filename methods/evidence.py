@@ -79,6 +79,21 @@ def noise_evidence(rows: Sequence[dict], classes: Sequence[str]) -> Evidence:
                     f"starts; labels that most errors are: {where}")
 
 
+def margin_evidence(method: dict, classes: Sequence[str]) -> Evidence:
+    """The Evidence of MM-BD: it points to the class whose largest margin lies outside the others' distribution.
+
+    method: the method entry of its results.json.
+    """
+    largest, *others = sorted(method["margins"], key=lambda row: -row["margin"])
+    value = method["p_value"]
+    said = "too few classes for a p-value" if value is None else (
+        f"p-value {value:.2g} (below {method['threshold']:g} is flagged)")
+    median = np.median([row["margin"] for row in others])
+    return Evidence("MM-BD", next(iter(method["targets"]), None),
+                    f"the largest margin is that of label {called(largest['label'], classes)}, "
+                    f"{largest['margin']:.1f}; the others have median {median:.1f}: {said}")
+
+
 def strip_evidence(method: dict, folder: Path, checkpoint: str) -> Evidence:
     """The Evidence of STRIP's calibration, which filters inputs and says nothing about the model."""
     screen = shlex.join(["python", "-m", "defenses.strip", "--checkpoint", checkpoint, "--calibration-file",

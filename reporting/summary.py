@@ -31,6 +31,8 @@ EXPLAINED = {
     "curve.csv": "ACC and ASR along the curve",
     "curve.png": "the same as curves",
     "model_clean.th": "the weights before anything was poisoned",
+    "margins.csv": "the margin that each class reached",
+    "margins.png": "the same as bars",
     "norms.csv": "norm and anomaly index of every label and seed",
     "norms.png": "the norms as bars",
     "reversed_triggers.png": "the reversed triggers, and the true one",

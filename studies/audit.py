@@ -3,10 +3,10 @@
     python -m studies.audit --checkpoint output/badnets/model_last.th
 
 The end of `make audit`, which runs the rest. Reads what the other scripts left beside the model (neural-cleanse/,
-neuron-noise/, strip/, and the repaired models in anp/pruned/, fine-prune/ and unlearn-reversed/) and clean images, and
-no trigger but those that Neural Cleanse reversed. Neural Cleanse decides; the other tests stand beside it, with how
-often each was wrong on models of ours (results/audit-rates.csv). Writes into verdict/ there: repaired.csv, output.log,
-config.json and results.json.
+max-margin/, neuron-noise/, strip/, and the repaired models in anp/pruned/, fine-prune/ and unlearn-reversed/) and clean
+images, and no trigger but those that Neural Cleanse reversed. Neural Cleanse decides; the other tests stand beside it,
+with how often Neural Cleanse and neuron noise were wrong on models of ours (results/audit-rates.csv). Writes into
+verdict/ there: repaired.csv, output.log, config.json and results.json.
 """
 import logging
 import math
@@ -33,12 +33,14 @@ from methods.evidence import (
     called,
     cleanse_evidence,
     how_searched,
+    margin_evidence,
     noise_evidence,
     read_rates,
     strip_evidence,
 )
 from reporting.found import FINISHED, FinishedRun, read_run
 
+TESTS = ("neural-cleanse", "max-margin", "neuron-noise", "strip")
 REPAIRED = {"ANP": "anp/pruned", "Fine-Pruning": "fine-prune", "unlearning": "unlearn-reversed"}
 COLUMNS = ("model", "changed", "acc", "lost", "lost_low", "lost_high", "asr_of_reversed_trigger")
 SUSPECT, NO_SIGN, UNDECIDED = "suspect", "no sign of a backdoor", "undecided"
@@ -160,7 +162,7 @@ def parse_args(argv=None):
 
 def find_tests(args: Namespace) -> dict[str, FinishedRun | None]:
     """{name: the FinishedRun of a test of this very model, or None}. Raises UserError without Neural Cleanse's."""
-    tests = {name: finished_run(args, name) for name in ("neural-cleanse", "neuron-noise", "strip")}
+    tests = {name: finished_run(args, name) for name in TESTS}
     noise, cleanse = tests["neuron-noise"], tests["neural-cleanse"]
     if noise and not all("leaning" in row for row in noise.method["rows"]):
         tests["neuron-noise"] = None  # from before leanings were counted
@@ -172,8 +174,10 @@ def find_tests(args: Namespace) -> dict[str, FinishedRun | None]:
 
 def collect_evidence(tests: dict, classes: tuple, checkpoint: str) -> list[Evidence]:
     """[Evidence] of the tests that were made."""
-    cleanse, noise, strip = tests.values()
+    cleanse, margin, noise, strip = (tests[name] for name in TESTS)
     evidence = cleanse_evidence(cleanse.method, classes)
+    if margin:
+        evidence.append(margin_evidence(margin.method, classes))
     if noise:
         evidence.append(noise_evidence(noise.method["rows"], classes))
     if strip:

@@ -9,6 +9,7 @@ ORDER = 0
 GONE = 0.1  # ASR up to which a reversed trigger counts as broken: chance among ten classes
 PICTURES = ((grids_of, "Neural Cleanse", "reversed_triggers.png", "the smallest triggers found"),
             (pictures_of, "Neural Cleanse", "norms.png", "norms of the reversed masks of all labels"),
+            (pictures_of, "MM-BD", "margins.png", "the largest margin of each class"),
             (pictures_of, "neuron noise", "neuron_noise.png", "errors under noise on the neurons"),
             (pictures_of, "STRIP", "entropy.png", "entropies of clean images, and the boundary"))
 

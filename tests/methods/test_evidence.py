@@ -1,6 +1,6 @@
 import pytest
 
-from methods.evidence import cleanse_evidence, leaning, noise_evidence, read_rates
+from methods.evidence import cleanse_evidence, leaning, margin_evidence, noise_evidence, read_rates
 
 CLASSES = tuple(map(str, range(10)))
 
@@ -27,6 +27,16 @@ def test_a_label_that_few_searches_flag_is_named_and_not_pointed_to():
     labels = [label(0, 0, (60, 70)), label(1, 1, (50, 80)), label(2, 0, None)]
     found, = cleanse_evidence({"labels": labels, "targets": []}, CLASSES)
     assert found.points_to is None and "most of 3 searches, label 1 by 1; " in found.words
+
+
+def test_the_largest_margin_is_named_and_pointed_to_only_if_it_is_the_target():
+    rows = [{"label": number, "margin": float(margin)} for number, margin in enumerate((7, 9, 84, 8))]
+    found = margin_evidence({"margins": rows, "p_value": 0.00123, "threshold": 0.05, "targets": [2]}, CLASSES)
+    assert found.points_to == 2 and found.words == (
+        "the largest margin is that of label 2, 84.0; the others have median 8.0: p-value 0.0012 (below 0.05 is "
+        "flagged)")
+    found = margin_evidence({"margins": rows[:3], "p_value": None, "threshold": 0.05, "targets": []}, CLASSES)
+    assert found.points_to is None and found.words.endswith("too few classes for a p-value")
 
 
 def test_leaning_is_read_where_half_of_the_images_are_called_wrong():

@@ -65,7 +65,7 @@ def test_the_verdict_with_the_repaired_models_beside_it(suspected, tmp_path):
     method = results["method"]
     assert (method["verdict"], method["targets"], method["target_classes"]) == ("suspect", [0], ["0"])
     assert results["asr"] is None  # the trigger that lies beside the model is not looked at
-    assert method["missing"] == ["neuron-noise", "strip", "ANP", "Fine-Pruning"]
+    assert method["missing"] == ["max-margin", "neuron-noise", "strip", "ANP", "Fine-Pruning"]
     assert method["least_lost"] == ["unlearning"]
     as_it_is, unlearned = method["repaired"]
     _, digits = load_clean("digits", "")

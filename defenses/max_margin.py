@@ -1,0 +1,211 @@
+"""MM-BD: find a backdoor's target by how far an image can be made to lean to each class, without any images.
+
+    python -m defenses.max_margin --checkpoint output/badnets/model_last.th
+
+Wang et al. (2024). A backdoored network is far surer of the target than it can be made of any other class, whatever the
+trigger looks like. From random images, the lead of each class over all others is climbed; a class whose largest lead
+lies outside the distribution of the others' is the target. Reads a model alone; ACC and ASR are measured only if
+--dataset or --data-dir names images. Writes into output/badnets/max-margin/: margins.csv, margins.png, output.log,
+config.json and results.json.
+
+Starts, steps, step size, stopping rule, the fitted gamma distribution and the threshold are those of the authors'
+published code; that the paper projects images onto [0, 1] in each step, as here, is as far as we know. Their network
+takes pixels without normalization; here steps are taken in pixels too, whatever the model's own normalization is.
+"""
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+from common.files import write_table
+from engine import flags, machine
+from engine.command import command
+from engine.evaluation import check_outputs
+from engine.figures import margin_bars
+from engine.inputs import beneath_model
+from engine.progress import progress
+from engine.run import Run
+from engine.without_images import add_optional_data_flags, check_data_flags, load_subject
+from methods.channel_bounds import farthest_channel, layer_bounds
+from models.folding import folded
+
+LEAVES = ("margins.csv", "margins.png")
+COLUMNS = ("label", "class", "margin", "mean", "lowest", "steps")
+OTHERS = 3  # classes, at least, that the null distribution is fitted to: it has three parameters
+SAME = 1e-3  # relative difference of margins up to which they are called equal
+AT_ONCE = 300 * 32 * 32  # pixels of one color that climb at a time, unless one class has more
+log = logging.getLogger("backdoor")
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What the starts of one class reached. margins: float32 (starts,), the class's logit less the largest other one.
+    """
+
+    label: int
+    margins: np.ndarray
+    steps: int
+
+    def row(self, classes):
+        """The row of margins.csv."""
+        return {"label": self.label, "class": classes[self.label], "margin": float(self.margins.max()),
+                "mean": float(self.margins.mean()), "lowest": float(self.margins.min()), "steps": self.steps}
+
+
+def margins_of(logits, labels):
+    """float (B,): the logit of each image's label (B,) less the largest of its others, for logits (B, C)."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+
+
+def climb(model, labels, images, steps, step, tolerance):
+    """[Climb] of the classes `labels`, from images (classes, starts, 3, S, S) in [0, 1].
+
+    Each step adds `step` times the gradient of the margin and clips to [0, 1]. A class is done when one step changes
+    the sum of its margins by less than `tolerance`, relative; its images leave the batch. Raises UserError for NaN.
+    """
+    found, labels = [], torch.tensor(labels, device=images.device)
+    before = torch.full((len(labels),), torch.inf, device=images.device)  # from which no class is done
+    for taken in progress(range(1, steps + 1), "climb"):
+        starts = images.shape[1]
+        pixels = images.flatten(0, 1).requires_grad_()
+        margins = margins_of(model(pixels), labels.repeat_interleave(starts))
+        slope, = torch.autograd.grad(margins.sum(), pixels)
+        images = (pixels.detach() + step * slope).clamp(0, 1).unflatten(0, (-1, starts))
+        margins = check_outputs(margins.detach()).unflatten(0, (-1, starts))
+        sums = margins.sum(1)
+        done = ((sums - before).abs() < tolerance * before.abs()) | (taken == steps)
+        for label, reached in zip(labels[done].tolist(), margins[done].cpu().numpy(), strict=True):
+            found.append(Climb(label, reached, taken))
+        labels, images, before = labels[~done], images[~done], sums[~done]
+        if not len(labels):
+            break
+    return sorted(found, key=lambda one: one.label)
+
+
+def largest_margins(model, num_classes, image_size, args, device, generator):
+    """[Climb] of every class; all classes together where their images fit into AT_ONCE.
+
+    args: starts, steps, step and tolerance. Random images are drawn class by class, so they do not depend on how many
+    classes climb at a time.
+    """
+    model = folded(model).requires_grad_(False)
+    at_once = max(1, AT_ONCE // (image_size**2 * args.starts))
+    found = []
+    for labels in torch.arange(num_classes).split(at_once):
+        images = torch.stack([torch.rand(args.starts, 3, image_size, image_size, generator=generator) for _ in labels])
+        found += climb(model, labels.tolist(), images.to(device), args.steps, args.step, args.tolerance)
+    return found
+
+
+def fit_null(margins):
+    """(shape, location, scale) of the gamma distribution fitted by maximum likelihood to margins (n,)."""
+    from scipy.stats import gamma  # half a second, which no script's start should take
+    return tuple(map(float, gamma.fit(margins)))
+
+
+def largest_of(count, value, null):
+    """The probability that the largest of `count` draws from a gamma distribution (shape, location, scale) is at least
+    `value`: 1 - F(value)^count, exact where it is tiny."""
+    from scipy.stats import gamma
+    shape, location, scale = null
+    with np.errstate(divide="ignore"):  # below the distribution's support the logarithm is -inf, and this is 1
+        return float(-np.expm1(count * np.log1p(-gamma.sf(value, shape, location, scale))))
+
+
+def p_value(margins):
+    """The p-value of the largest of margins (C,) against a null distribution fitted to the others.
+
+    None with fewer than OTHERS others, which no distribution can be fitted to; 1 where the largest equals their median
+    to a thousandth, so that nothing sticks out.
+    """
+    margins = np.sort(np.asarray(margins, dtype=np.float64))
+    *others, largest = margins
+    if len(others) < OTHERS:
+        return None
+    if largest - np.median(others) <= SAME * abs(np.median(others)):
+        return 1.0
+    if np.ptp(others) <= SAME * abs(np.median(others)):
+        return 0.0  # the others are one value, which the largest is not
+    return largest_of(len(margins), largest, fit_null(others))
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    flags.add_suspect_flags(parser)
+    add_optional_data_flags(parser)
+    group = parser.add_argument_group("margin")
+    group.add_argument("--starts", type=flags.integer(1), default=30, help="random images from which each class climbs")
+    group.add_argument("--steps", type=flags.integer(2), default=300, help="largest number of steps")
+    group.add_argument("--step", type=flags.positive, default=0.01,
+                       help="what the margin's gradient is multiplied by in each step, for pixels in [0, 1]")
+    group.add_argument("--tolerance", type=flags.not_negative, default=1e-5,
+                       help="relative change of a class's margins below which it is done")
+    group.add_argument("--p-value", type=flags.fraction, default=0.05, help="p-value below which a target is named")
+    flags.add_run_flags(parser, beneath_model("max-margin"))
+    args = parser.parse_args(argv)
+    check_data_flags(parser, args)
+    return args
+
+
+def judge(climbs, threshold):
+    """What results.json says of the verdict: p_value, infected (None where there is no p-value) and targets."""
+    margins = [one.margins.max() for one in climbs]
+    value = p_value(margins)
+    infected = None if value is None else value < threshold
+    return {"p_value": value, "infected": infected, "targets": [int(np.argmax(margins))] if infected else []}
+
+
+def log_climbs(rows, verdict):
+    """The margin of every class, and the verdict."""
+    for row in rows:
+        log.info("label %(label)d (%(class)s): margin %(margin).2f, of all starts %(lowest).2f to %(margin).2f, "
+                 "%(steps)d steps", row)
+    if verdict["p_value"] is None:
+        log.info("verdict: none, since %d classes leave too few to compare the largest margin with", len(rows))
+        return
+    target = next((row for row in rows if row["label"] in verdict["targets"]), None)
+    log.info("verdict: %s, p-value %.3g", "infected, target {label} ({class})".format(**target) if target else "clean",
+             verdict["p_value"])
+
+
+def farthest_of(model):
+    """The Farthest channel as a dict, logged; None for a network without batch norms behind convolutions."""
+    layers = layer_bounds(model)
+    if not layers:
+        return None
+    found = farthest_channel(layers)
+    log.info("%s: channel %d lies farthest above its layer's others, %.1f robust standard deviations; no part of the "
+             "verdict", *found)
+    return found._asdict()
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    with Run(args, LEAVES) as run:
+        subject = load_subject(args, run)
+        model, classes = subject.model, subject.classes
+        if len(classes) < 2:
+            raise UserError(f"{args.checkpoint}: has one class, which leads over no other")
+        machine.set_cudnn_benchmark(False)  # classes that are done leave the batch, so that it takes many sizes
+
+        run.begin(subject)
+        started = time.perf_counter()
+        climbs = largest_margins(model, len(classes), subject.image_size, args, run.device, run.generator)
+        seconds = time.perf_counter() - started
+        rows, verdict = [one.row(classes) for one in climbs], judge(climbs, args.p_value)
+        log_climbs(rows, verdict)
+
+        write_table(run.folder / "margins.csv", COLUMNS, rows)
+        margin_bars(run.folder / "margins.png", classes, [one.margins for one in climbs], verdict)
+        run.finish(subject.evaluate(), model=model, parent=args.checkpoint, data=subject.images, method={
+            "name": "MM-BD", **verdict, "threshold": args.p_value, "margins": rows,
+            "seconds": round(seconds, 1), "farthest_channel": farthest_of(model)})
+
+
+if __name__ == "__main__":
+    main()
