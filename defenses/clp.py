@@ -8,7 +8,6 @@ model_last.th (the same network, with zeros where a channel is closed), channels
 output.log, config.json and results.json.
 """
 import logging
-import time
 from dataclasses import dataclass
 
 import torch
@@ -66,15 +65,15 @@ def close_channels(model, layers):
         norm.bias[layer.closed] = 0
 
 
-def log_layers(model, layers, u, seconds):
+def log_layers(model, layers, u):
     """What was examined and closed, and what could not be."""
     for layer in layers:
         if layer.closed.any():
             log.info("%s: closed %s of %d channels", layer.name, layer.closed.nonzero().flatten().tolist(),
                      len(layer.closed))
     norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
-    log.info("closed %d of %d channels in %d layers, in %.1f ms", sum(int(layer.closed.sum()) for layer in layers),
-             sum(len(layer.closed) for layer in layers), len(layers), 1000 * seconds)
+    log.info("closed %d of %d channels in %d layers", sum(int(layer.closed.sum()) for layer in layers),
+             sum(len(layer.closed) for layer in layers), len(layers))
     if len(layers) < norms:
         log.info("%d of %d batch norms follow no convolution directly and stay as they are", norms - len(layers), norms)
     log.info("%s: channel %d lies farthest above its layer's others, %.1f robust standard deviations",
@@ -108,14 +107,12 @@ def main(argv=None):
     with Run(args, ("model_last.th", "channels.csv")) as run:
         suspect = load_suspect(args, run)
         model, test = suspect.model, suspect.test
-        started = time.perf_counter()
         layers = examine(model, args.u)
-        seconds = time.perf_counter() - started
 
         run.begin(suspect)
         before = log_figures("before", evaluate(model, test))
         close_channels(model, layers)
-        log_layers(model, layers, args.u, seconds)
+        log_layers(model, layers, args.u)
         after = log_figures("after", evaluate(model, test))
 
         write_table(run.folder / "channels.csv", COLUMNS, [row for layer in layers for row in layer.rows()])
