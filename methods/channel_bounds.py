@@ -56,6 +56,6 @@ def robust_deviations(bounds: torch.Tensor) -> torch.Tensor:
 
 def farthest_channel(layers: dict[str, torch.Tensor]) -> Farthest:
     """The Farthest of all layers, {name: bounds (C,)}, at least one."""
-    found = {name: robust_deviations(bounds) for name, bounds in layers.items()}
+    found = {name: robust_deviations(bounds.cpu()) for name, bounds in layers.items()}
     name = max(found, key=lambda layer: found[layer].max().item())
     return Farthest(name, int(found[name].argmax()), found[name].max().item())
