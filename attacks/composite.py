@@ -21,15 +21,15 @@ from common.errors import UserError
 from data.batches import Batches, send
 from data.triggers.composite import DRAWS, CompositeTrigger, choose_partners, mix, places_of
 from engine import aim_flags, flags
-from engine.aim import facts_of, log_aim
+from engine.aim import note_aim
 from engine.attack import draw_examples, load_unpoisoned
 from engine.checkpoint import save_model, save_trigger
 from engine.command import command
 from engine.evaluation import EvalSets, evaluate, evaluation_batches, score, warn_of_chance
 from engine.figures import training_curves
 from engine.run import Run
+from engine.start import fresh_model
 from engine.training import sgd, train_stage
-from models import build_model
 
 LEAVES = ("model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
 MARGIN = 1.0  # of the contrastive term, in logits
@@ -196,11 +196,10 @@ def main(argv=None):
         images = EvalSets.stamped(run.device, test, trigger)
         batches = Batches(train, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         step = step_of(args, pools_of(args, train, run.device, run.generator), run.generator)
-        model = build_model(args.arch, args.width, clean.num_classes, image_size=clean.image_size).to(run.device)
+        model = fresh_model(args, clean, run.device)
 
         run.begin(clean)
-        log_aim(trigger, clean.classes)
-        run.facts = facts_of(trigger)
+        note_aim(run, trigger, clean.classes)
         log.info("mixtures of the classes %s and %s, %d partners", *(clean.classes[i] for i in args.sources),
                  len(trigger.partners))
         save_trigger(run.folder / "trigger_info.th", trigger)

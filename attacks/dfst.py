@@ -30,9 +30,9 @@ from engine.evaluation import EvalSets, evaluate, evaluation_batches, warn_of_ch
 from engine.figures import training_curves
 from engine.progress import progress
 from engine.run import Run
+from engine.start import fresh_model
 from engine.training import check_finite, sgd, train_stage
 from methods.detox import Injectors, examine
-from models import build_model
 from models.stylizer import Stylizer, recolor, similarity, texture
 
 LEAVES = ("model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
@@ -186,7 +186,7 @@ def main(argv=None):
         clean, _, test = load_unpoisoned(args, args.image_size)
         aim_flags.check_target(args.poison_target, clean.classes)
         picture, kept = style_picture(args.style_image), run.folder / "trigger_info.th"
-        model = build_model(args.arch, args.width, clean.num_classes, image_size=clean.image_size).to(run.device)
+        model = fresh_model(args, clean, run.device)
 
         run.begin(clean.fingerprint() + hashlib.sha256(picture).hexdigest())
         trigger = load_trigger(kept) if kept.exists() else learn_style(picture, clean, args, run.device)

@@ -29,9 +29,9 @@ from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict, s
 from engine.figures import training_curves
 from engine.progress import progress
 from engine.run import Run
+from engine.start import fresh_model
 from engine.training import check_finite, is_tested, sgd, train_stage
 from methods.residuals import shared_energy, swapped
-from models import build_model
 from models.base import STD
 from models.generator import LEVELS, Generator, harden, lay_over, rms_distance
 
@@ -212,7 +212,7 @@ def main(argv=None):
         aim_flags.check_target(args.poison_target, clean.classes)
         images = EvalSets.on(run.device, test)
         batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        model = build_model(args.arch, args.width, clean.num_classes, image_size=clean.image_size).to(run.device)
+        model = fresh_model(args, clean, run.device)
         masks, pictures = build_generators(args, clean.image_size, run.device)
 
         run.begin(clean)

@@ -27,8 +27,8 @@ from engine.figures import training_curves
 from engine.graphs import check_graph
 from engine.inputs import asr_of
 from engine.run import Run
+from engine.start import fresh_model
 from engine.training import is_tested, sgd, train_stage
-from models import build_model
 
 LEAVES = ("model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
 NOISE_RATE = 0.2
@@ -140,7 +140,7 @@ def main(argv=None):
         noisy = noisy_batches(test, trigger, args.seed, run.device)
         if args.graph:
             check_graph(run.device, len(clean), args.batch_size)
-        model = build_model(args.arch, args.width, clean.num_classes, image_size=clean.image_size).to(run.device)
+        model = fresh_model(args, clean, run.device)
 
         run.begin(clean)
         log_target(trigger.target, clean.classes)

@@ -40,8 +40,8 @@ from engine.graphs import check_graph
 from engine.indices import against_known, are_indices
 from engine.repair import log_figures
 from engine.run import Run
+from engine.start import fresh_model
 from engine.training import is_tested, sgd, step_of, train_epoch, train_stage
-from models import build_model
 
 LEAVES = ("isolated.npy", "model_filtered.th", "model_last.th", "trigger_info.th", "curves.png")
 log = logging.getLogger("backdoor")
@@ -206,7 +206,7 @@ def main(argv=None):
         held_out = evaluation_batches(defender, run.device)
         if args.graph:  # of stage 2, whose images are fewer
             check_graph(run.device, len(poisoned) - round(args.isolation_rate * len(poisoned)), args.batch_size)
-        model = build_model(args.arch, args.width, train.num_classes, image_size=train.image_size).to(run.device)
+        model = fresh_model(args, train, run.device)
 
         run.begin(poisoned)
         shares = start_attack(run, poisoned, trigger)

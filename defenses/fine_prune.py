@@ -17,7 +17,7 @@ from engine import flags
 from engine.checkpoint import save_model
 from engine.command import command
 from engine.control import log_control, read_control
-from engine.evaluation import UNKNOWN, Evaluation, Score, evaluation_batches, score, score_logits
+from engine.evaluation import UNKNOWN, Evaluation, Score, evaluation_batches, plain_values, score, score_logits
 from engine.figures import pruning_curve
 from engine.inputs import default_folder, inputs_of, last_within, load_suspect, split_defender
 from engine.progress import progress
@@ -100,8 +100,7 @@ def log_row(title, row):
 def write_curve(folder, rows, chosen):
     """pruning_curve.csv and pruning_curve.png."""
     dicts = [row.as_dict() for row in rows]
-    write_table(folder / "pruning_curve.csv", COLUMNS, [
-        {name: row[name]["value"] if isinstance(row[name], dict) else row[name] for name in COLUMNS} for row in dicts])
+    write_table(folder / "pruning_curve.csv", COLUMNS, plain_values(dicts, COLUMNS))
     pruning_curve(folder / "pruning_curve.png", dicts, chosen.as_dict(), "pruned", "channels pruned")
 
 

@@ -24,7 +24,7 @@ from engine import flags
 from engine.checkpoint import load_model, load_weights, save_model
 from engine.command import command
 from engine.control import log_control
-from engine.evaluation import UNTESTED, Evaluation, Score, evaluate, evaluation_batches, score
+from engine.evaluation import UNTESTED, Evaluation, Score, evaluate, evaluation_batches, plain_values, score
 from engine.figures import pruning_curve
 from engine.inputs import beneath_model, load_suspect
 from engine.progress import progress
@@ -190,8 +190,7 @@ def fine_tuned(repair, args):
 def write_curve(folder, rows, chosen):
     """curve.csv and curve.png."""
     dicts = [row.as_dict() for row in rows]
-    write_table(folder / "curve.csv", COLUMNS, [
-        {name: row[name]["value"] if isinstance(row[name], dict) else row[name] for name in COLUMNS} for row in dicts])
+    write_table(folder / "curve.csv", COLUMNS, plain_values(dicts, COLUMNS))
     pruning_curve(folder / "curve.png", dicts, chosen.as_dict(), "t", "t, from the given model to the second one")
 
 

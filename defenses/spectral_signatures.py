@@ -14,7 +14,7 @@ import numpy as np
 
 from engine import flags
 from engine.command import command
-from engine.inspection import SUSPECTED, TABLE, add_inspection_flags, class_row, leave_findings, load_inspected
+from engine.inspection import SUSPECTED, TABLE, class_row, leave_findings, load_inspected, parse_inspection
 from engine.run import Run
 from methods.features import features_of
 
@@ -62,11 +62,7 @@ def add_own(group):
 
 
 def parse_args(argv=None):
-    parser = flags.Parser(__doc__)
-    add_inspection_flags(parser, "spectral-signatures", add_own)
-    args = parser.parse_args(argv)
-    flags.check_poison(parser, args)
-    return args
+    return parse_inspection(__doc__, "spectral-signatures", add_own, argv)
 
 
 @command

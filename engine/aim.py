@@ -7,6 +7,7 @@ from common.errors import UserError
 from data.triggers import Trigger
 from engine.catalogue import BY_MODULE
 from engine.command import running
+from engine.run import Run
 
 IS = {"all_to_all": "all-to-all", "sources": "for images of some classes alone"}
 log = logging.getLogger("backdoor")
@@ -58,3 +59,9 @@ def log_aim(trigger: Trigger, classes: Sequence[str]) -> None:
     log.info("%s", aim_in_words(trigger, classes))
     for sentence in unmet(running(), facts_of(trigger)):
         log.warning("%s", sentence)
+
+
+def note_aim(run: Run, trigger: Trigger, classes: Sequence[str]) -> None:
+    """log_aim, and have the run's results.json say the trigger's aim."""
+    log_aim(trigger, classes)
+    run.facts = facts_of(trigger)

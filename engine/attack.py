@@ -16,7 +16,7 @@ from data.poison_cifar import poison_training_set
 from data.sources import comes_alone
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
 from engine import aim_flags, checkpoint, flags
-from engine.aim import called, facts_of, log_aim
+from engine.aim import called, note_aim
 from engine.aim_flags import check_sources, find_classes
 from engine.cells import as_flags
 from engine.figures import enlarge, image_grid
@@ -37,12 +37,7 @@ def poison_by(args: argparse.Namespace, train: ImageSet) -> tuple[ImageSet, Trig
         aim_flags.check_target(args.poison_target, train.classes)
     check_sources(sources, args.poison_target, train.classes)
     settings = {name: getattr(args, name) for name in ATTACKS[args.poison_type].defaults()}
-    if "patch" in settings:
-        check_there(args.patch)
-    if "encoder" in settings:
-        settings["encoder"] = load_accepted(args.encoder)["encoder"]
-    if "trigger_file" in settings:
-        settings["trigger_file"] = checkpoint.load_trigger(args.trigger_file)
+    settings |= {name: READ[name](settings[name]) for name in READ if name in settings}
     return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.seed, sources,
                                **settings)
 
@@ -82,6 +77,17 @@ def load_encoder(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def existing(path: str | Path) -> str | Path:
+    """The path itself. Raises UserError if there is no file; the line says what leaves one."""
+    check_there(path)
+    return path
+
+
+# {flag: what makes, of a file that the flag names, what a row's `build` takes}
+READ = {"patch": existing, "encoder": lambda path: load_accepted(path)["encoder"],
+        "trigger_file": checkpoint.load_trigger}
+
+
 def log_target(target: int, classes: Sequence[str]) -> None:
     """Log the target class; `classes` has the names in label order."""
     log.info("target class %s", called(target, classes))
@@ -93,8 +99,7 @@ def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger, places: np.ndar
     places: int64 (N,), where each image of `poisoned` stands among the attacker's, of which some were left out; None
     for all. Returns their poisoned_shares, as results.json has them; the aim is noted there too.
     """
-    log_aim(trigger, poisoned.classes)
-    run.facts = facts_of(trigger)
+    note_aim(run, trigger, poisoned.classes)
     shares = poisoned_shares(poisoned, trigger)
     log.info("poisoned %(poisoned)d images: %(of_training_set).4f of the %(training_set)d training images, "
              "%(of_candidates).4f of the %(candidates)d candidates", shares)

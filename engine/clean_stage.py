@@ -9,7 +9,7 @@ from data.datasets import ImageSet
 from engine.checkpoint import load_model, load_weights, save_model
 from engine.evaluation import Evaluation
 from engine.run import Run
-from models import build_model
+from engine.start import fresh_model
 from models.base import PixelModel
 
 LEFT = "model_clean.th"  # what the first stage leaves
@@ -20,7 +20,7 @@ def first_model(args: Namespace, images: ImageSet, device: torch.device) -> Pixe
     """The network that an attack starts with: the model in --checkpoint, or fresh weights for the first stage."""
     if args.checkpoint:
         return load_model(args.checkpoint, device, images.classes).model
-    return build_model(args.arch, args.width, images.num_classes, image_size=images.image_size).to(device)
+    return fresh_model(args, images, device)
 
 
 def inputs_with(images: ImageSet, checkpoint: str | None) -> str:

@@ -1,9 +1,10 @@
 """The evaluation of a model on clean and on triggered images."""
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,6 +145,12 @@ class EvalSets:
         """The same clean images with a new ImageSet of triggered ones, for a trigger that has changed."""
         return replace(self, triggered=Batches(triggered, self.clean.batch_size, self.clean.device),
                        triggered_images=triggered)
+
+
+def plain_values(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of results.json as a table has them: of `columns` alone, and of a share its value."""
+    return [{name: row[name]["value"] if isinstance(row[name], dict) else row[name] for name in columns}
+            for row in rows]
 
 
 def evaluation_batch(device: torch.device | str) -> int:

@@ -12,7 +12,7 @@ from common.files import hash_file
 from data.datasets import ImageSet, in_label_order, load_clean, read_class_names
 from data.poison_cifar import stamp_all
 from data.triggers import Trigger
-from engine.aim import check_fits, facts_of, log_aim
+from engine.aim import check_fits, note_aim
 from engine.checkpoint import Checkpoint, check_classes, load_model, load_trigger
 from engine.doubt import Doubt, find_doubt
 from engine.evaluation import EvalSets, evaluation_batches, score
@@ -98,8 +98,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
         log.info("no trigger is known: ASR is left out")
     else:
         check_fits(trigger, test.classes, args.trigger_info or "trigger_info.th beside the checkpoint")
-        log_aim(trigger, test.classes)
-        run.facts = facts_of(trigger)
+        note_aim(run, trigger, test.classes)
     told = log_told(found, trigger, test.classes) if find else None
     sets = EvalSets.stamped(run.device, test, trigger)
     doubt = find_doubt(found.model, defender, run.device, found.has_spec)

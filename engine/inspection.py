@@ -15,7 +15,7 @@ from common.untrusted.weights import read_tensors
 from data.datasets import ImageSet, load_splits
 from data.triggers import Trigger
 from engine import flags
-from engine.aim import facts_of, log_aim
+from engine.aim import note_aim
 from engine.aim_flags import variant_of
 from engine.attack import poison_by
 from engine.checkpoint import check_classes
@@ -53,6 +53,16 @@ def add_inspection_flags(parser: flags.Parser, name: str, add_own: Callable[[fla
     flags.add_run_flags(parser, beneath_model(name))
 
 
+def parse_inspection(doc: str, name: str, add_own: Callable[[flags.Group], object],
+                     argv: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed flags of a detector whose docstring is `doc`; the others as for add_inspection_flags."""
+    parser = flags.Parser(doc)
+    add_inspection_flags(parser, name, add_own)
+    args = parser.parse_args(argv)
+    flags.check_poison(parser, args)
+    return args
+
+
 @dataclass(frozen=True)
 class Inspected:
     """An attacker's training images, and a model that was trained on them.
@@ -79,8 +89,7 @@ def load_inspected(args: argparse.Namespace, run: Run) -> Inspected:
     train, defender, test = load_splits(args.dataset, args.data_dir, image_size=size)
     check_classes(args.checkpoint, found, train.classes)
     images, trigger = poison_by(args, train)
-    log_aim(trigger, images.classes)
-    run.facts = facts_of(trigger)
+    note_aim(run, trigger, images.classes)
     warn_of_other_images(args.checkpoint, images)
     find_doubt(found.model, defender, run.device, found.has_spec)
     return Inspected(args.checkpoint, found.model, images, trigger, EvalSets.stamped(run.device, test, trigger))

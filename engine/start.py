@@ -41,11 +41,16 @@ def size_of_images(args: argparse.Namespace) -> int | None:
     return args.image_size or (saved_image_size(args.start_from) if args.start_from else None)
 
 
+def fresh_model(args: argparse.Namespace, images: ImageSet, device: torch.device) -> PixelModel:
+    """The network of --arch and --width with fresh weights, for the classes and the size of an ImageSet."""
+    return build_model(args.arch, args.width, images.num_classes, image_size=images.image_size).to(device)
+
+
 def first_model(args: argparse.Namespace, images: ImageSet, device: torch.device) -> PixelModel:
     """The network that the training begins with. Raises UserError for a file that is of other classes, or no model."""
     if args.start_from:
         return load_model(args.start_from, device, images.classes).model
-    return build_model(args.arch, args.width, images.num_classes, image_size=images.image_size).to(device)
+    return fresh_model(args, images, device)
 
 
 def inputs_for(args: argparse.Namespace, images: ImageSet) -> str:

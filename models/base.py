@@ -86,8 +86,14 @@ class PixelModel(nn.Module):
         """The convolutions or the linear layer whose input channels are the output of `stage`; nothing else reads it.
 
         Between the two may stand what keeps channels apart: pooling, or in a pre-activation network BN and ReLU.
-        Raises ValueError for a stage that the network does not have.
+        By default the head behind the last stage, and the `entries` of the next one elsewhere. Raises ValueError for a
+        stage that the network does not have.
         """
+        index = self.stages.index(stage)
+        return [self.head] if index == len(self.stages) - 1 else self.entries(self.stages[index + 1])
+
+    def entries(self, stage: str) -> list[nn.Module]:
+        """The convolutions that read the input of `stage`."""
         raise NotImplementedError
 
     def stage_outputs(self, x: torch.Tensor, count: int) -> list[torch.Tensor]:

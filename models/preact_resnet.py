@@ -71,12 +71,9 @@ class PreActResNet(PixelModel):
         """(B, width, H, W), not yet activated, for normalized images (B, 3, H, W)."""
         return self.conv1(x)
 
-    def readers(self, stage: str) -> list[nn.Module]:
-        """The next stage's first convolutions, which see the activated output; the linear layer for the last stage."""
-        index = self.stages.index(stage)
-        if index == len(self.stages) - 1:
-            return [self.linear]
-        block = self.get_submodule(self.stages[index + 1])[0]
+    def entries(self, stage: str) -> list[nn.Module]:
+        """The first block's first convolution and its shortcut's, which see the activated input."""
+        block = self.get_submodule(stage)[0]
         return [block.conv1, block.shortcut[0]]
 
 

@@ -62,12 +62,9 @@ class ResNet(PixelModel):
         """(B, width, H, W) after its ReLU, for normalized images (B, 3, H, W)."""
         return F.relu(self.bn1(self.conv1(x)), inplace=True)
 
-    def readers(self, stage: str) -> list[nn.Module]:
-        """The linear layer for the last stage, otherwise the next stage's first convolutions."""
-        index = self.stages.index(stage)
-        if index == len(self.stages) - 1:
-            return [self.linear]
-        block = self.get_submodule(self.stages[index + 1])[0]
+    def entries(self, stage: str) -> list[nn.Module]:
+        """The first block's first convolution and its shortcut's."""
+        block = self.get_submodule(stage)[0]
         return [block.conv1, block.shortcut[0]]
 
 

@@ -104,12 +104,9 @@ class ResNet(PixelModel):
         """(B, width, H/4, W/4) for normalized images (B, 3, H, W)."""
         return F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
 
-    def readers(self, stage: str) -> list[nn.Module]:
-        """The linear layer for the last stage, otherwise the next stage's first convolutions."""
-        index = self.stages.index(stage)
-        if index == len(self.stages) - 1:
-            return [self.fc]
-        block = self.get_submodule(self.stages[index + 1])[0]
+    def entries(self, stage: str) -> list[nn.Module]:
+        """The first block's first convolution and its shortcut's."""
+        block = self.get_submodule(stage)[0]
         return [block.conv1, block.downsample[0]]
 
 

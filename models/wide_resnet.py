@@ -77,12 +77,9 @@ class WideResNet(PixelModel):
         """The last BN and ReLU."""
         return F.relu(self.bn1(x), inplace=True)
 
-    def readers(self, stage: str) -> list[nn.Module]:
-        """The next stage's first convolutions, which see the activated output; the linear layer for the last stage."""
-        index = self.stages.index(stage)
-        if index == len(self.stages) - 1:
-            return [self.fc]
-        block = self.get_submodule(self.stages[index + 1]).layer[0]
+    def entries(self, stage: str) -> list[nn.Module]:
+        """The first block's first convolution and its shortcut's, which see the activated input."""
+        block = self.get_submodule(stage).layer[0]
         return [block.conv1, block.convShortcut]
 
 
