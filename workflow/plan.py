@@ -106,6 +106,16 @@ class Planner:
         given = {flag: value for flag, value in own.items() if flag.replace("-", "_") in CHOOSING}
         return {"poison_type": "stored", "trigger_file": f"{model.folder}/trigger_info.th", **given}
 
+    def data_of(self, script, attack, seed, needs):
+        """The flags that give a Script the data of an attack; where it is the attack's own, also how that trains."""
+        made, _ = self.attacks[attack]
+        if made.controls_training:
+            return self.stored(attack, seed, needs)
+        flags = self.poison(attack, seed, needs)
+        if script.module == made.module:
+            return flags
+        return {flag: value for flag, value in flags.items() if flag.replace("-", "_") in POISON_FLAGS}
+
     def defense(self, name, attack, seed):
         """Plan a defense on an attack, and before it whatever it needs; returns its Step."""
         script, cell = self.defenses[name]
@@ -113,14 +123,12 @@ class Planner:
         title, needs = f"{name} on {attack}, seed {seed}", []
         folder = f"{self.matrix['output']}/{attack}/seed-{seed}/{cell.folder}"
         if script.trains:  # on the attack's data, without a model of it
-            poison = self.stored if self.attacks[attack][0].controls_training else self.poison
-            settings = {**self.training, **poison(attack, seed, needs), **own, **self.taken(cell, attack, seed, needs)}
+            settings = {**self.training, **self.data_of(script, attack, seed, needs), **own,
+                        **self.taken(cell, attack, seed, needs)}
             return self.add(folder, script, settings, needs, title, seed)
         model = self.attack(attack, seed)
         if script.inspects:  # both
-            poison = {flag: value for flag, value in self.poison(attack, seed, needs).items()
-                      if flag.replace("-", "_") in POISON_FLAGS}
-            settings = {"checkpoint": f"{model.folder}/model_last.th", **poison, **own}
+            settings = {"checkpoint": f"{model.folder}/model_last.th", **self.data_of(script, attack, seed, needs), **own}
             return self.add(folder, script, settings, [model.results, *needs], title, seed)
         given = self.taken(cell, attack, seed, needs) or {"checkpoint": f"{model.folder}/model_last.th"}
         return self.add(folder, script, {**given, **own}, needs or [model.results], title,
