@@ -9,6 +9,8 @@ SCRIPT_FOLDERS = ("attacks", "defenses", "studies")
 ROOMS = (*SCRIPT_FOLDERS, "reporting", "workflow", "benchmarks", "methods", "engine", "data", "models", "common",
          "docs")
 FLOORS = ("common", "models", "data", "engine", "methods", "scripts")  # each may import itself and those before it
+# The rooms of engine, each of which may import those before it; what stands outside them says which scripts there are.
+ENGINE = ("command_line", "weights", "measuring", "runs", "learning", "kinds")
 BESIDE = {  # what stands beside the scripts may import besides all below them
     "scripts": {"reporting"},  # report.py is its script, and a study of several runs reads them as FinishedRun
     "reporting": set(),
@@ -86,7 +88,8 @@ def test_no_import_runs_up_and_no_script_imports_a_script():
 
 @pytest.mark.parametrize("module, imported", [
     ("common.files", "data.datasets"), ("models.resnet", "data.batches"), ("data.triggers", "models.steganography"),
-    ("data.batches", "engine.run"), ("engine.run", "methods.screening"), ("engine.run", "train_backdoor"),
+    ("data.batches", "engine.runs.run"), ("engine.runs.run", "methods.screening"),
+    ("engine.runs.run", "train_backdoor"),
     ("methods.screening", "defenses.strip"), ("methods.screening", "reporting.found"),
     ("reporting.found", "studies.audit"), ("workflow.plan", "defenses.abl"), ("defenses.abl", "train_backdoor"),
     ("defenses.abl", "defenses.strip"), ("studies.audit", "workflow.plan"), ("report", "benchmarks.all")])
@@ -109,6 +112,28 @@ def test_no_imports_run_in_a_circle(level):
         TopologicalSorter({name: found - {name} for name, found in graph.items()}).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(error.args[1]))
+
+
+def engine_room(module):
+    """The number of a module's room in ENGINE, -1 for what stands outside them, None outside engine."""
+    head, _, rest = module.partition(".")
+    if head != "engine":
+        return None
+    room = rest.partition(".")[0]
+    return ENGINE.index(room) if room in ENGINE else -1
+
+
+def test_the_rooms_of_engine_import_only_those_below():
+    assert [f"{module} imports {imported}" for module, found in IMPORTS.items() for imported in found
+            if None not in (engine_room(module), engine_room(imported))
+            and engine_room(module) < engine_room(imported)] == []
+
+
+def test_every_module_of_engine_stands_in_a_room_or_says_which_scripts_there_are():
+    assert {module for module in TREES if engine_room(module) == -1} == {
+        "engine", "engine.catalogue", "engine.cells", "engine.missing"}
+    assert {path.name for path in (ROOT / "engine").iterdir() if path.is_dir() and path.name != "__pycache__"} == set(
+        ENGINE)
 
 
 def test_scripts_are_taken_by_name_only_where_it_is_said():

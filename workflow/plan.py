@@ -2,7 +2,7 @@
 from common.errors import UserError
 from common.untrusted import read_yaml
 from engine.catalogue import attack_cells, defense_cells, gifts
-from engine.flags import POISON_FLAGS
+from engine.command_line.flags import POISON_FLAGS
 from workflow.steps import Plan, check_flags, known_files, short
 
 KEYS = {"output", "seeds", "data", "training", "attacks", "defenses", "prepare"}
@@ -128,7 +128,8 @@ class Planner:
             return self.add(folder, script, settings, needs, title, seed)
         model = self.attack(attack, seed)
         if script.inspects:  # both
-            settings = {"checkpoint": f"{model.folder}/model_last.th", **self.data_of(script, attack, seed, needs), **own}
+            settings = {"checkpoint": f"{model.folder}/model_last.th", **self.data_of(script, attack, seed, needs),
+                        **own}
             return self.add(folder, script, settings, [model.results, *needs], title, seed)
         given = self.taken(cell, attack, seed, needs) or {"checkpoint": f"{model.folder}/model_last.th"}
         return self.add(folder, script, {**given, **own}, needs or [model.results], title,
