@@ -120,11 +120,11 @@ class Script:
         return " ".join(["python", *self.words()])
 
 
-TRAIN = "--width 4 --epochs 2 --batch-size 64 --crop-padding 2"
+TRAIN = "--width 4 --epochs 2 --batch-size 192 --crop-padding 2"
 ABL = f"{TRAIN} --isolation-epochs 2 --unlearn-epochs 2 --max-drop 1"
 MASK = "--val-frac 0.05 --nb-iter 8 --print-every 4 --batch-size 32"
 SUSPECT = "--checkpoint {model}"
-START = "= --dataset digits --epochs 1 --batch-size 64"
+START = "= --dataset digits --epochs 1 --batch-size 192"
 BARE = f"= --mask-file {{bare-masks}} --val-frac 0.05 {SUSPECT}"  # masks without a record of their model
 DETECTORS = ("activation-clustering", "spectral-signatures")  # cells that leave suspected.npy
 TRAIN_BADNETS, TRAIN_BENIGN, TRAIN_BLEND, TRAIN_ISSBA = (
@@ -159,7 +159,7 @@ SCRIPTS = (
                   "data_dir": (f"{BARE} --dataset cifar10 --data-dir {{pictures}}", "{pictures2}")}),
     Script("attacks.issba_encoder", "ISSBA's encoder", INGREDIENT, "--resume",
            gives=Gift("issba", "issba-encoder", "issba-encoder", "encoder", "/encoder.th"), reads=SUSPECT,
-           small="--bits 4 --width 4 --epochs 3 --batch-size 64 --min-psnr 0 --min-bit-accuracy 0 --ramp-epochs 1",
+           small="--bits 4 --width 4 --epochs 3 --batch-size 192 --min-psnr 0 --min-bit-accuracy 0 --ramp-epochs 1",
            lasting="--bits 4 --width 4 --epochs 4 --batch-size 32 --min-psnr 0 --min-bit-accuracy 0",
            after=(TRAIN_BENIGN,),
            other={"bit_epochs": "0", "cross_weight": "0", "min_psnr": None, "min_bit_accuracy": None}),

@@ -65,7 +65,9 @@ def image_grid(path: Path, rows: Sequence[tuple[str, np.ndarray]], titles: Seque
 def lettering(size: int) -> ImageFont.FreeTypeFont:
     """The letters of all pictures, which matplotlib brings with it; size: in dots."""
     import matplotlib
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    # The other layout engine, for scripts that are written from right to left, fails on some machines.
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size,
+                              layout_engine=ImageFont.Layout.BASIC)
 
 
 def fitting(texts: Iterable[str], width: int, largest: int) -> ImageFont.FreeTypeFont:
