@@ -63,41 +63,51 @@ def short_run(made, monkeypatch):
     return run
 
 
+def watch_writes(patch, at_write):
+    """Call at_write(number of the write, name of the file) before each file is whole on the disk."""
+    real, written = os.fsync, itertools.count(1)
+
+    def watched(descriptor):
+        number, path = next(written), Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        at_write(number, re.sub(r"^\.(.*)\.\d+\.tmp$", r"\1", path.name))
+        real(descriptor)
+    patch.setattr(files.os, "fsync", watched)
+
+
+def first_and_last(names):
+    """Numbers, from 1, of the first and of the last write of every file; between them a run is as it was before."""
+    return sorted({*{name: number for number, name in reversed([*enumerate(names, 1)])}.values(),
+                   *{name: number for number, name in enumerate(names, 1)}.values()})
+
+
 @pytest.mark.parametrize("module", WHOLE)
 def test_a_full_disk_at_every_file_that_is_written_is_one_line(module, short_run, tmp_path, monkeypatch, capsys):
-    real = os.fsync
-    short_run(module, tmp_path / "whole")
+    names = []
+    with monkeypatch.context() as patch:
+        watch_writes(patch, lambda number, name: names.append(name))
+        short_run(module, tmp_path / "whole")
     left = {path.name for path in (tmp_path / "whole").rglob("*") if path.is_file()}
-    failed = set()
-    for failing in itertools.count(1):
-        written = itertools.count(1)
-
-        def fill(descriptor, written=written, failing=failing):
-            if next(written) == failing:
+    assert set(names) >= left - {"output.log"}  # which is written to line by line
+    for failing in first_and_last(names):
+        def fill(number, name, failing=failing):
+            if number == failing:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            real(descriptor)
+        folder = tmp_path / str(failing)
+        capsys.readouterr()
         with monkeypatch.context() as patch:
-            patch.setattr(files.os, "fsync", fill)
-            folder = tmp_path / str(failing)
-            capsys.readouterr()
-            try:
+            watch_writes(patch, fill)
+            with pytest.raises(SystemExit) as stopped:
                 short_run(module, folder)
-            except SystemExit as stopped:
-                assert stopped.code == 2
-            else:  # it ended well: every file of a run has failed once
-                break
         error = capsys.readouterr().err
-        assert "Traceback" not in error
-        failed |= {Path(path).name for path in re.findall(r"(\S+): cannot be written: No space left on device", error)}
+        assert stopped.value.code == 2 and "Traceback" not in error
         if not BY_MODULE[module].is_sweep:  # whose cells have lines of their own here, being called in this process
             assert error.count("\n") == 1
+            assert f"{names[failing - 1]}: cannot be written: No space left on device" in error
             assert not (folder / "results.json").exists()
         check_whole(tmp_path)
         short_run(module, folder, *called_again(module, folder))  # once there is room, it goes on
         if BY_MODULE[module].leaves_run:
             assert compare(tmp_path / "whole", folder) == []
-        assert failing < 60, "more files than a run has"
-    assert failed >= left - {"output.log"}  # which is written to line by line
 
 
 @pytest.fixture
