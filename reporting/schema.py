@@ -88,6 +88,7 @@ class Method(Checked):
     mean_entropy: dict[str, Number | None] = {}
     asr_with_residual: dict[str, Proportion | None] = {}
     poisoned: Number | None = None
+    of_training_set: Number | None = None
     auroc: Number | None = None
     overlays: Number | None = None
     isolated: Number | None = None
@@ -195,6 +196,7 @@ class Arguments(Checked):
     anp_alpha: Number | None = None
     nb_iter: Number | None = None
     max_drop: Number | None = None
+    isolation_rate: Number | None = None
 
 
 class Config(Checked):

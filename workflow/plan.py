@@ -128,7 +128,8 @@ class Planner:
             return self.add(folder, script, settings, needs, title, seed)
         model = self.attack(attack, seed)
         if script.inspects:  # both
-            settings = {"checkpoint": f"{model.folder}/model_last.th", **self.data_of(script, attack, seed, needs), **own}
+            data = self.data_of(script, attack, seed, needs)
+            settings = {"checkpoint": f"{model.folder}/model_last.th", **data, **own}
             return self.add(folder, script, settings, [model.results, *needs], title, seed)
         given = self.taken(cell, attack, seed, needs) or {"checkpoint": f"{model.folder}/model_last.th"}
         return self.add(folder, script, {**given, **own}, needs or [model.results], title,
