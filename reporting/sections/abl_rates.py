@@ -13,7 +13,7 @@ def section(report):
     if not found:
         return None
     return Section("ABL over poisoning and isolation rates", (
-        Text("Rows without an isolation rate are the models without a defense. The lecture prints figures for 10 %, 50 % "
+        Text("Rows without an isolation rate are the models without a defense. The lecture prints figures for 10, 50 "
              "and 70 % poisoned, all with 1 % isolated. "
              f"{conditions([one.run for one in found])}"),
         Table(COLUMNS, tuple(map(row, found)))))
