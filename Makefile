@@ -8,7 +8,7 @@ SETTINGS ?= workflow/audits/usual.yaml
 DATA_DIR ?= data
 LIMIT ?= 3600
 
-.PHONY: help demo test test-fast test-long test-nightly lint benchmark matrix homework lecture lecture-rates gpu audit clean
+.PHONY: help demo test test-fast test-long test-nightly lint benchmark matrix homework lecture lecture-rates arms-race gpu audit clean
 
 help:
 	@echo "make demo       install, then BadNets on handwritten digits against four defenses, a report and a table"
@@ -23,6 +23,7 @@ help:
 	@echo "make homework   the homework's attacks and ANP at full width; needs a GPU"
 	@echo "make lecture    the lecture's table of eleven attacks and four defenses: DATA_DIR=data; resumes"
 	@echo "make lecture-rates  ABL for isolation rates of 1 to 20 % and 10, 50 and 70 % poisoned: DATA_DIR=data; resumes"
+	@echo "make arms-race  the cells that docs/arms-race.md lacks, and the page with them: DATA_DIR=data; resumes"
 	@echo "make gpu        the same and further defenses side by side on one GPU, as far as LIMIT=3600 seconds allow:"
 	@echo "                DATA_DIR=data; called again, it goes on"
 	@echo "make benchmark  the figures of benchmarks/README.md"
@@ -94,6 +95,11 @@ lecture-rates: $(VENV)/ready
 		$(SWEEP) --poison-type $$attack --poison-rates 0.5556 0.7778 --isolation-rates 0.01 \
 			--output-dir output/lecture-rates/$$attack-poison || exit 1; done
 	$(PY) report.py output/lecture-rates --title "ABL over poisoning and isolation rates"
+
+# The models are those of `make lecture`. The page in docs/ is made of results/ alone.
+arms-race: $(VENV)/workflow-ready
+	$(PY) -m workflow matrix workflow/matrices/arms-race.yaml --profile "$$PROFILE" --data-dir "$$DATA_DIR"
+	$(PY) -m reporting.arms_race output/lecture-abl results --page output/lecture-abl/arms-race.md
 
 gpu: $(VENV)/ready
 	$(PY) -m benchmarks.gpu --data-dir "$$DATA_DIR" --limit "$$LIMIT" --pack output/gpu.tar.xz

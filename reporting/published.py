@@ -57,11 +57,13 @@ class Measured:
 
 
 def cell_name(run):
-    """The name in matrices of what a run did: of its script's cells the one whose flags the run had; "" for none."""
+    """The name in matrices of what a run did: of its script's cells the one with most flags that the run had; "" for
+    none."""
     if run.script not in BY_MODULE:
         return ""
-    return next((cell.name for cell in BY_MODULE[run.script].cells
-                 if all(run.arguments.get(flag) == value for flag, value in cell.flags.items())), "")
+    fitting = [cell for cell in BY_MODULE[run.script].cells
+               if all(run.arguments.get(flag) == value for flag, value in cell.flags.items())]
+    return max(fitting, key=lambda cell: len(cell.flags)).name if fitting else ""
 
 
 def poisoned_share(attack):
