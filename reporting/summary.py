@@ -27,6 +27,7 @@ EXPLAINED = {
     "pruning_by_number.png": "the same as curves",
     "pruning_curve.csv": "ACC and ASR for each number of channels pruned",
     "pruning_curve.png": "the same as curves",
+    "masks.csv": "the mask of every channel",
     "teacher.th": "the teacher's weights, which fine-tuning alone made",
     "channels.csv": "the bound of every channel, and whether it was closed",
     "second.th": "the weights at the curve's other end",

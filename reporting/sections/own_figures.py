@@ -14,7 +14,7 @@ def section(report):
                  for run, figures in measured for figure in figures)
     if not rows:
         return None
-    return Section("Further figures of attacks", (
-        Text("What an attack or what is made for it measures besides ACC and ASR. "
+    return Section("Further figures", (
+        Text("What attacks, what is made for them, and some defenses measure besides ACC and ASR. "
              f"{conditions([run for run, figures in measured if figures])}"),
         Table(("run", "figure", "value"), rows)))

@@ -56,7 +56,7 @@ def test_what_an_attack_measures_besides_is_shown_by_the_title_in_its_row(tree):
     tree.run("dfst", "attacks.dfst", method={"name": "DFST-lite", "rounds": [{"gap": 5.25}, {"gap": 1.5}]})
     tree.run("pruning", "attacks.pruning_aware", method={"stages": [{"asr": few, "acc": None}, {"asr": few}]})
     tree.run("latent", "attacks.latent", method={"name": "latent", "student": None})
-    table = written(tree)["Further figures of attacks"].blocks[-1]
+    table = written(tree)["Further figures"].blocks[-1]
     assert {tuple(cell.text for cell in row) for row in table.rows} == {
         ("wanet", "noise accuracy, %", "91.23"), ("wanet", "ASR of another warp, %", "25.00 [20.00, 30.00]"),
         ("dfst", "gap of the compromised neurons, round by round", "5.25, 1.5"),
@@ -65,7 +65,7 @@ def test_what_an_attack_measures_besides_is_shown_by_the_title_in_its_row(tree):
 
 def test_a_report_of_attacks_without_further_figures_has_no_section_of_them(tree):
     tree.homework()
-    assert "Further figures of attacks" not in written(tree)
+    assert "Further figures" not in written(tree)
 
 
 def test_no_two_sections_have_the_same_place():
