@@ -9,8 +9,8 @@ import math
 
 from common.files import write_table
 from defenses.neural_cleanse import flagging_bound
-from engine import flags
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
 from methods.evidence import how_searched, noise_evidence
 from reporting.found import FINISHED, find_runs
 

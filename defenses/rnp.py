@@ -17,14 +17,14 @@ import torch.nn.functional as F
 
 from common.files import write_table
 from data.batches import Batches
-from engine import flags
-from engine.command import command
-from engine.evaluation import evaluate, evaluation_batches, score
-from engine.figures import pruning_curve
-from engine.inputs import beneath_model, load_given, load_suspect
-from engine.repair import Repair, add_share_flag, log_figures
-from engine.run import Run
-from engine.training import step_of, train_epoch
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.inputs import beneath_model, load_given, load_suspect
+from engine.kinds.repair import Repair, add_share_flag, log_figures
+from engine.learning.training import step_of, train_epoch
+from engine.measuring.evaluation import evaluate, evaluation_batches, score
+from engine.runs.figures import pruning_curve
+from engine.runs.run import Run
 from methods.mask_pruning import as_dict, choose, evaluate_by_threshold, prune_lowest
 from methods.neuron_noise import clip
 from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, parameters_named

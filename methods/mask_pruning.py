@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.evaluation import Evaluation, Score
-from engine.inputs import last_within
-from engine.progress import progress
+from engine.kinds.inputs import last_within
+from engine.measuring.evaluation import Evaluation, Score
+from engine.measuring.progress import progress
 
 Masks = Sequence[tuple[str, int, float]]  # (layer, channel, mask value) of every neuron
 Measure = Callable[[nn.Module], tuple[Evaluation, Score]]  # figures on the test images, and on held-out clean ones

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.files import atomic_file
 from common.untrusted import read_yaml
-from engine import flags
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
 from reporting.found import FINISHED, find_runs
 from reporting.grade import has_usual_aim
 from reporting.groups import attack_behind, attacks, mean, without_seed

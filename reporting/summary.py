@@ -3,8 +3,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.untrusted import read_object
-from engine import flags
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
 from reporting.own_figures import figure_cell, full_title
 from reporting.scripts import own_figures, script_name
 

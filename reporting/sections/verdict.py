@@ -1,5 +1,5 @@
 """The verdict that the report of an audit opens with."""
-from engine.evaluation import Proportion
+from engine.measuring.evaluation import Proportion
 from reporting.charts import grids_of, pictures_of
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.tables import audit_verdict, conditions, share_cell, with_method

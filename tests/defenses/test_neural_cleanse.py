@@ -11,7 +11,7 @@ from data.datasets import ImageSet
 from data.triggers import PatternTrigger, build_trigger
 from defenses import neural_cleanse
 from defenses.neural_cleanse import anomaly_indices, check_clean_images, flagging_bound, main, majority_labels, overlap
-from engine.checkpoint import load_trigger
+from engine.weights.checkpoint import load_trigger
 
 DIGITS = ["--dataset", "digits"]
 QUICK = ["--budget", "2", "--batches", "1", "--batch-size", "8"]

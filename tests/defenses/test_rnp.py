@@ -12,7 +12,7 @@ from helpers.reporting import missing_figures
 from data.batches import Batches
 from data.datasets import ImageSet
 from defenses.rnp import climb, main, recover, unlearn
-from engine.checkpoint import load_model
+from engine.weights.checkpoint import load_model
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
 

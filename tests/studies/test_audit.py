@@ -7,8 +7,8 @@ import torch
 
 from data.datasets import load_clean
 from defenses import neural_cleanse, unlearn_trigger
-from engine.checkpoint import load_model
-from engine.inputs import find_trigger
+from engine.kinds.inputs import find_trigger
+from engine.weights.checkpoint import load_model
 from methods.trigger_search import Search
 from studies import audit
 from studies.audit import judge, least_lost, main, paired_loss

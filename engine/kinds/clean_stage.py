@@ -6,10 +6,10 @@ import torch
 
 from common.files import hash_file
 from data.datasets import ImageSet
-from engine.checkpoint import load_model, load_weights, save_model
-from engine.evaluation import Evaluation
-from engine.run import Run
-from engine.start import fresh_model
+from engine.kinds.start import fresh_model
+from engine.measuring.evaluation import Evaluation
+from engine.runs.run import Run
+from engine.weights.checkpoint import load_model, load_weights, save_model
 from models.base import PixelModel
 
 LEFT = "model_clean.th"  # what the first stage leaves

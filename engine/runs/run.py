@@ -19,10 +19,11 @@ from common.errors import UserError
 from common.files import atomic_file, write_json
 from common.locks import lock_folder
 from data.datasets import ImageSet
-from engine import checkpoint, machine, resume
 from engine.catalogue import BY_MODULE
-from engine.command import running
-from engine.evaluation import Evaluation, Score
+from engine.command_line.command import running
+from engine.measuring.evaluation import Evaluation, Score
+from engine.runs import machine, resume
+from engine.weights import checkpoint
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 ROW = "%d \t %.3f \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"

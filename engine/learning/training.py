@@ -10,11 +10,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from common.errors import UserError
 from data.batches import Batches
 from data.datasets import ImageSet
-from engine.evaluation import UNTESTED, EvalSets, Evaluation, Proportion, Score, evaluate
-from engine.graphs import GraphedModel
-from engine.progress import progress
-from engine.run import Run
-from engine.schedules import scheduler_of
+from engine.learning.graphs import GraphedModel
+from engine.learning.schedules import scheduler_of
+from engine.measuring.evaluation import UNTESTED, EvalSets, Evaluation, Proportion, Score, evaluate
+from engine.measuring.progress import progress
+from engine.runs.run import Run
 
 NAN_CHECK_EVERY = 50  # steps
 # (model, images, labels) -> (loss, logits)
@@ -23,7 +23,7 @@ log = logging.getLogger("backdoor")
 
 
 def sgd(model: torch.nn.Module, args: Namespace, lr: float | None = None, nesterov: bool = False) -> torch.optim.SGD:
-    """SGD over all weights of `model` by the flags of engine.flags.add_sgd_flags. lr: replaces --lr."""
+    """SGD over all weights of `model` by the flags of engine.command_line.flags.add_sgd_flags. lr: replaces --lr."""
     is_fused = next(model.parameters()).is_cuda  # one kernel for all weights
     return torch.optim.SGD(model.parameters(), lr or args.lr, args.momentum, weight_decay=args.weight_decay,
                            nesterov=nesterov, fused=is_fused or None)

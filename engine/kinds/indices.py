@@ -10,9 +10,9 @@ import numpy as np
 from common.errors import UserError
 from common.untrusted import read_array
 from data.datasets import ImageSet
-from engine.evaluation import Proportion
+from engine.command_line.parser import Group
+from engine.measuring.evaluation import Proportion
 from engine.missing import check_there
-from engine.parser import Group
 
 log = logging.getLogger("backdoor")
 

@@ -6,8 +6,8 @@ from typing import Any
 from common.errors import UserError
 from data.triggers import Trigger
 from engine.catalogue import BY_MODULE
-from engine.command import running
-from engine.run import Run
+from engine.command_line.command import running
+from engine.runs.run import Run
 
 IS = {"all_to_all": "all-to-all", "sources": "for images of some classes alone"}
 log = logging.getLogger("backdoor")

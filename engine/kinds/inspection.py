@@ -14,17 +14,17 @@ from common.files import write_array, write_table
 from common.untrusted.weights import read_tensors
 from data.datasets import ImageSet, load_splits
 from data.triggers import Trigger
-from engine import flags
-from engine.aim import note_aim
-from engine.aim_flags import variant_of
-from engine.attack import poison_by
-from engine.checkpoint import check_classes
-from engine.doubt import find_doubt
-from engine.evaluation import EvalSets, evaluate
-from engine.indices import against_known
-from engine.inputs import beneath_model, inputs_of, load_given
-from engine.normalization import add_input_flags
-from engine.run import Run
+from engine.command_line import flags
+from engine.command_line.aim_flags import variant_of
+from engine.command_line.normalization import add_input_flags
+from engine.kinds.aim import note_aim
+from engine.kinds.attack import poison_by
+from engine.kinds.indices import against_known
+from engine.kinds.inputs import beneath_model, inputs_of, load_given
+from engine.measuring.doubt import find_doubt
+from engine.measuring.evaluation import EvalSets, evaluate
+from engine.runs.run import Run
+from engine.weights.checkpoint import check_classes
 from models.base import PixelModel
 
 SUSPECTED, TABLE = "suspected.npy", "classes.csv"

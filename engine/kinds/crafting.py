@@ -12,7 +12,7 @@ from common.errors import UserError
 from data.clean_label import save_clean_label
 from data.datasets import ImageSet
 from data.triggers import Trigger
-from engine.run import Run
+from engine.runs.run import Run
 
 SET = ("data.npy", "label.npy", "backdoor_list.npy", "trigger.npz", "manifest.json")  # the files that leave_set writes
 log = logging.getLogger("backdoor")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from engine.normalization import are_of_pixels
+from engine.command_line.normalization import are_of_pixels
 from models import names, recognize
 
 log = logging.getLogger("backdoor")

@@ -4,7 +4,7 @@ import logging
 import torch
 
 from data.datasets import ImageSet
-from engine.evaluation import evaluation_batches, score
+from engine.measuring.evaluation import evaluation_batches, score
 
 log = logging.getLogger("backdoor")
 

@@ -9,7 +9,7 @@ from common.files import hash_file
 from common.untrusted import read_object
 from data.image_folder import SPLITS, is_sorted_into_classes
 from data.sources import DATASETS, DEFAULT, SOURCES
-from engine.normalization import INPUT_FLAGS, are_of_pixels
+from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
 
 
 def inherit(args: Namespace) -> Namespace:

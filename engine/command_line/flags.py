@@ -5,9 +5,9 @@ from typing import Any
 
 from data import sources
 from data.triggers import ATTACKS, Flag
-from engine.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, add_target_flag, check_aim, usual_target
-from engine.normalization import add_input_flags
-from engine.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
+from engine.command_line.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, add_target_flag, check_aim, usual_target
+from engine.command_line.normalization import add_input_flags
+from engine.command_line.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
     Group,
     Parser,
     fraction,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from common.errors import UserError
 from data.triggers import ATTACKS
-from engine.parser import Group, Parser, integer
+from engine.command_line.parser import Group, Parser, integer
 
 STATIC = tuple(name for name, attack in ATTACKS.items() if attack.is_static)
 AIM_FLAGS = ("all_to_all", "sources")

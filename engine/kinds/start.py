@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from data.datasets import ImageSet
-from engine.checkpoint import load_model, saved_image_size
-from engine.inputs import inputs_of
-from engine.parser import Group, Parser
-from engine.training import Step, cross_entropy_step
+from engine.command_line.parser import Group, Parser
+from engine.kinds.inputs import inputs_of
+from engine.learning.training import Step, cross_entropy_step
+from engine.weights.checkpoint import load_model, saved_image_size
 from models import build_model
 from models.base import PixelModel
 from models.penultimate import penultimate

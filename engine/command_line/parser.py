@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from engine.catalogue import BY_MODULE
-from engine.command import program_name, running
+from engine.command_line.command import program_name, running
 
 Group = argparse._ArgumentGroup  # the result of add_argument_group
 

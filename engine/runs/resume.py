@@ -10,9 +10,9 @@ from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted import read_json
 from common.untrusted.weights import read_tensors
-from engine.command import running
+from engine.command_line.command import running
 from engine.former_names import script_of
-from engine.saved_state import has_same_structure, is_progress
+from engine.runs.saved_state import has_same_structure, is_progress
 
 OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")
 MAY_CHANGE = {"resume", "overwrite", "output_dir", "data_dir", "device"}  # flags that may differ with --resume
@@ -22,7 +22,7 @@ DAMAGED = "damaged, or saved by a run with other flags; --overwrite starts over"
 def check_folder(folder: Path, args: Namespace, leaves: Sequence[str], other_leaves: Sequence[str]) -> None:
     """Raise UserError if this run would lose files in the folder, or would resume any other run than its own.
 
-    leaves, other_leaves: as for engine.run.Run. Exits with status 0 if the run is finished and --resume is given.
+    leaves, other_leaves: as for engine.runs.run.Run. Exits with status 0 if the run is finished and --resume is given.
     """
     names = (*OWN_FILES, *leaves, *other_leaves)
     links = [name for name in names if (folder / name).is_symlink()]

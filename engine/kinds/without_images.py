@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from common.files import hash_file
 from data import sources
 from data.datasets import ImageSet
-from engine import flags
-from engine.evaluation import UNTESTED, Evaluation, evaluate
-from engine.inputs import Suspect, class_names, load_given, load_suspect
-from engine.run import Run
+from engine.command_line import flags
+from engine.kinds.inputs import Suspect, class_names, load_given, load_suspect
+from engine.measuring.evaluation import UNTESTED, Evaluation, evaluate
+from engine.runs.run import Run
 from models.base import PixelModel
 
 

@@ -15,8 +15,8 @@ from data.batches import Batches
 from data.datasets import ImageSet
 from data.poison_cifar import stamp_all, stamp_bystanders
 from data.triggers import Trigger
-from engine.memory import HalvingForward
-from engine.progress import progress
+from engine.measuring.memory import HalvingForward
+from engine.measuring.progress import progress
 from models.folding import folded
 
 log = logging.getLogger("backdoor")

@@ -2,7 +2,7 @@
 import argparse
 from collections.abc import Sequence
 
-from engine.parser import Group, Parser, fraction, integer, not_negative, positive
+from engine.command_line.parser import Group, Parser, fraction, integer, not_negative, positive
 
 
 def add_abl_flags(parser: Parser) -> Group:

@@ -12,12 +12,12 @@ from common.files import hash_file
 from data.datasets import ImageSet, in_label_order, load_clean, read_class_names
 from data.poison_cifar import stamp_all
 from data.triggers import Trigger
-from engine.aim import check_fits, note_aim
-from engine.checkpoint import Checkpoint, check_classes, load_model, load_trigger
-from engine.doubt import Doubt, find_doubt
-from engine.evaluation import EvalSets, evaluation_batches, score
-from engine.normalization import PixelInput
-from engine.run import Run
+from engine.command_line.normalization import PixelInput
+from engine.kinds.aim import check_fits, note_aim
+from engine.measuring.doubt import Doubt, find_doubt
+from engine.measuring.evaluation import EvalSets, evaluation_batches, score
+from engine.runs.run import Run
+from engine.weights.checkpoint import Checkpoint, check_classes, load_model, load_trigger
 
 log = logging.getLogger("backdoor")
 
@@ -48,7 +48,7 @@ class Suspect:
 
 
 def beneath_model(name: str) -> Callable[[Namespace], str]:
-    """The usual folder of a defense as engine.flags.add_run_flags takes it: `name` beneath the --checkpoint's run."""
+    """The usual folder of a defense as engine.command_line.flags.add_run_flags takes it: `name` beneath the --checkpoint's run."""
     def folder(args: Namespace):
         return default_folder(args.checkpoint, name)
     folder.__doc__ = f"{name}/ beneath the model's run"

@@ -16,10 +16,17 @@ from common.files import atomic_file
 from common.untrusted.limits import MAX_WEIGHTS
 from common.untrusted.weights import fault_of_weight, is_weight, read_tensors
 from data.triggers import Trigger, trigger_from_info, trigger_to_info
-from engine.backdoorbench import AttackResult, check_recognized, find_attack_result
+from engine.command_line.normalization import PixelInput, swap_channels
 from engine.missing import check_there
-from engine.normalization import PixelInput, swap_channels
-from engine.state_dicts import INPUT_NAMES, MAX_CANDIDATES, all_names, describe_foreign, find_candidates, find_input
+from engine.weights.backdoorbench import AttackResult, check_recognized, find_attack_result
+from engine.weights.state_dicts import (
+    INPUT_NAMES,
+    MAX_CANDIDATES,
+    all_names,
+    describe_foreign,
+    find_candidates,
+    find_input,
+)
 from models import build_model, find_architecture, names
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
 
@@ -63,8 +70,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
     """The Checkpoint in `path`: one of ours, or a state_dict of a network of ours as another program saved it.
 
     One of ours is rebuilt from its spec. A stranger's state_dict may lie in any nesting of dicts and lists, and its
-    names may have any common prefix (engine.state_dicts); the network is told by keys and shapes (models.recognize).
-    .safetensors are read too, and BackdoorBench's attack_result.pt (engine.backdoorbench). `options` go to
+    names may have any common prefix (engine.weights.state_dicts); the network is told by keys and shapes (models.recognize).
+    .safetensors are read too, and BackdoorBench's attack_result.pt (engine.weights.backdoorbench). `options` go to
     models.build_model (norm_layer); the masks and noises of a NoisyBatchNorm2d start at 1 and 0, whatever a file of
     another ANP may hold. given: how pixels enter a network whose
     file does not say it; refused for a file that does.

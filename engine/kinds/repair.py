@@ -4,11 +4,11 @@ from argparse import Namespace
 from dataclasses import dataclass
 
 from data.datasets import ImageSet
-from engine import flags
-from engine.checkpoint import save_model
-from engine.evaluation import Evaluation, evaluate
-from engine.inputs import Suspect, inputs_of, split_defender
-from engine.run import Run
+from engine.command_line import flags
+from engine.kinds.inputs import Suspect, inputs_of, split_defender
+from engine.measuring.evaluation import Evaluation, evaluate
+from engine.runs.run import Run
+from engine.weights.checkpoint import save_model
 from models.base import PixelModel
 
 log = logging.getLogger("backdoor")

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from common.untrusted import read_json
-from engine.inputs import find_run
+from engine.kinds.inputs import find_run
 
 log = logging.getLogger("backdoor")
 

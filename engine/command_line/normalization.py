@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from common.errors import UserError
-from engine.parser import Group
+from engine.command_line.parser import Group
 from models.base import IMAGENET, MEAN, STD
 
 # {name: (mean, std)} of pixels in [0, 1]. cifar10 has CIFAR-10's true deviations; homework has the smaller ones that

@@ -1,4 +1,4 @@
-"""What the flags of engine.flags.add_poison_flags make of a training set, and how an attack's run begins."""
+"""What the flags of engine.command_line.flags.add_poison_flags make of a training set, and how an attack's run begins."""
 import argparse
 import logging
 import shlex
@@ -15,13 +15,14 @@ from data.exported import TRIGGER, read_manifest
 from data.poison_cifar import poison_training_set
 from data.sources import comes_alone
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
-from engine import aim_flags, checkpoint, flags
-from engine.aim import called, note_aim
-from engine.aim_flags import check_sources, find_classes
 from engine.cells import as_flags
-from engine.figures import enlarge, image_grid
+from engine.command_line import aim_flags, flags
+from engine.command_line.aim_flags import check_sources, find_classes
+from engine.kinds.aim import called, note_aim
 from engine.missing import check_there
-from engine.run import Run
+from engine.runs.figures import enlarge, image_grid
+from engine.runs.run import Run
+from engine.weights import checkpoint
 
 log = logging.getLogger("backdoor")
 
