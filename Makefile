@@ -8,7 +8,7 @@ SETTINGS ?= workflow/audits/usual.yaml
 DATA_DIR ?= data
 LIMIT ?= 3600
 
-.PHONY: help demo test test-fast test-long test-nightly lint benchmark matrix homework lecture gpu audit clean
+.PHONY: help demo test test-fast test-long test-nightly lint benchmark matrix homework lecture lecture-rates arms-race gpu audit clean
 
 help:
 	@echo "make demo       install, then BadNets on handwritten digits against four defenses, a report and a table"
@@ -22,6 +22,8 @@ help:
 	@echo "                for weights of another program also MEAN=imagenet STD=imagenet CHANNELS=bgr CLASSES=names.txt"
 	@echo "make homework   the homework's attacks and ANP at full width; needs a GPU"
 	@echo "make lecture    the lecture's table of eleven attacks and four defenses: DATA_DIR=data; resumes"
+	@echo "make lecture-rates  ABL for isolation rates of 1 to 20 % and 10, 50 and 70 % poisoned: DATA_DIR=data; resumes"
+	@echo "make arms-race  the cells that docs/arms-race.md lacks, and the page with them: DATA_DIR=data; resumes"
 	@echo "make gpu        the same and further defenses side by side on one GPU, as far as LIMIT=3600 seconds allow:"
 	@echo "                DATA_DIR=data; called again, it goes on"
 	@echo "make benchmark  the figures of benchmarks/README.md"
@@ -81,6 +83,23 @@ homework:
 lecture: $(VENV)/workflow-ready
 	$(PY) -m workflow matrix workflow/matrices/lecture-abl.yaml --profile "$$PROFILE" --data-dir "$$DATA_DIR"
 	$(PY) report.py output/lecture-abl --title "The lecture's table"
+
+# ABL's two other tables. Of CIFAR-10's images outside the target class 0.1111, 0.5556 and 0.7778 are 10, 50 and 70 % of
+# the training images.
+SWEEP = $(PY) -m studies.sweep_abl --arch wrn16-1 --epochs 12 --isolation-epochs 4 --test-every 4 --amp \
+	--data-dir "$$DATA_DIR"
+lecture-rates: $(VENV)/ready
+	for attack in badnets blend; do \
+		$(SWEEP) --poison-type $$attack --poison-rates 0.1111 --isolation-rates 0.01 0.05 0.1 0.2 \
+			--output-dir output/lecture-rates/$$attack-isolation && \
+		$(SWEEP) --poison-type $$attack --poison-rates 0.5556 0.7778 --isolation-rates 0.01 \
+			--output-dir output/lecture-rates/$$attack-poison || exit 1; done
+	$(PY) report.py output/lecture-rates --title "ABL over poisoning and isolation rates"
+
+# The models are those of `make lecture`. The page in docs/ is made of results/ alone.
+arms-race: $(VENV)/workflow-ready
+	$(PY) -m workflow matrix workflow/matrices/arms-race.yaml --profile "$$PROFILE" --data-dir "$$DATA_DIR"
+	$(PY) -m reporting.arms_race output/lecture-abl results --page output/lecture-abl/arms-race.md
 
 gpu: $(VENV)/ready
 	$(PY) -m benchmarks.gpu --data-dir "$$DATA_DIR" --limit "$$LIMIT" --pack output/gpu.tar.xz

@@ -9,11 +9,9 @@ into pruned/ beside the masks: model_last.th, pruning_by_threshold.txt and .png,
 import engine.command_line.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from common.errors import UserError
 from common.files import atomic_file
@@ -21,29 +19,18 @@ from common.untrusted import read_text
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.inherit import check_weights, inherit
-from engine.kinds.inputs import last_within, load_given, load_suspect, split_defender
-from engine.measuring.evaluation import Evaluation, Score, evaluate, evaluation_batches, score
-from engine.measuring.progress import progress
+from engine.kinds.inputs import load_given, load_suspect, split_defender
+from engine.measuring.evaluation import evaluate, evaluation_batches, score
 from engine.missing import check_there
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
+from methods.mask_pruning import as_dict, choose, evaluate_by_threshold, norm_layers, prune_lowest, sweep_points
 
 HOMEWORK_HEADER = "No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 HOMEWORK_ROW = "{:.2f} \t {} \t {} \t {} \t {:.4f} \t {:.4f} \t {:.4f} \t {:.4f}"
 AXES = {"threshold": ("threshold", "threshold on the mask"), "number": ("pruned", "neurons pruned")}
 log = logging.getLogger("backdoor")
-
-
-@dataclass(frozen=True)
-class Row:
-    """The model with the `count` lowest masks pruned; the last of them is `neuron`, (layer, channel, mask value)."""
-
-    count: int
-    neuron: tuple
-    threshold: float | None
-    test: Evaluation
-    held_out: Score
 
 
 def read_data(file_name):
@@ -92,76 +79,14 @@ def check_masks(model, mask_values, file_name):
                         "the masks belong to another model?")
 
 
-def norm_layers(model):
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
-
-
 def pruning(net, neuron):
     """Prune one neuron (layer, channel, ...) in place: its batch-norm scale becomes 0, its bias stays, as published."""
     net.get_submodule(neuron[0]).weight.data[int(neuron[1])] = 0
 
 
-def prune_first(model, weights, ranks, count):
-    """Prune the neurons of rank below `count` in place and give the others back the scale in `weights`."""
-    for name, layer in norm_layers(model).items():
-        layer.weight.data = torch.where(ranks[name] < count, 0, weights[name])
-
-
-def rank_neurons(model, mask_values):
-    """({layer: rank (C,) of each channel by mask value}, [neurons in that order]); equal values in the file's order."""
-    order = sorted(mask_values, key=lambda row: row[2])
-    layers = norm_layers(model)
-    ranks = {name: torch.zeros(layer.num_features, dtype=torch.int64) for name, layer in layers.items()}
-    for rank, (layer, index, _) in enumerate(order):
-        ranks[layer][index] = rank
-    return {name: rank.to(layers[name].weight.device) for name, rank in ranks.items()}, order
-
-
-def evaluate_by_threshold(model, mask_values, thresholds, measure):
-    """Prune all neurons with a mask value of at most each of the rising `thresholds`. Returns [Row].
-
-    measure: model -> (Evaluation, held-out Score), called again only where more neurons fall. The first row is the
-    model as it is (threshold None). `model` is left with the last threshold's neurons pruned.
-    """
-    values = np.sort([value for _, _, value in mask_values])
-    counts = np.searchsorted(values, thresholds, side="right")
-    return _sweep(model, mask_values, zip(counts.tolist(), thresholds, strict=True), measure)
-
-
 def evaluate_by_number(model, mask_values, numbers, measure):
     """Prune the first n neurons for each of the rising `numbers`; see `evaluate_by_threshold`."""
-    return _sweep(model, mask_values, ((min(n, len(mask_values)), None) for n in numbers), measure)
-
-
-def _sweep(model, mask_values, points, measure):
-    ranks, order = rank_neurons(model, mask_values)
-    weights = {name: layer.weight.detach().clone() for name, layer in norm_layers(model).items()}
-    rows = [Row(0, (None, None, None), None, *measure(model))]
-    log.info("No \t Layer Name \t Neuron Idx \t Mask \t Threshold \t PoisonACC \t CleanACC \t HeldOutACC")
-    log_row(rows[0])
-    for count, threshold in progress(list(points), "prune"):
-        if count == rows[-1].count:
-            test, held_out = rows[-1].test, rows[-1].held_out
-        else:
-            prune_first(model, weights, ranks, count)
-            test, held_out = measure(model)
-        neuron = order[count - 1] if count else (None, None, None)
-        rows.append(Row(count, neuron, threshold, test, held_out))
-        log_row(rows[-1])
-    return rows
-
-
-def log_row(row):
-    """The row as a line of the log, which also has the last mask value and the threshold."""
-    words = [row.count, *row.neuron, row.threshold]
-    if row.test:
-        words += [f"{found.accuracy.value:.4f}" for found in (row.test.triggered, row.test.clean, row.held_out)]
-    log.info(" \t ".join(map(str, words)))
-
-
-def choose(rows, max_drop):
-    """The last row that loses at most `max_drop` of held-out accuracy against the first: the defender's choice."""
-    return rows[last_within([row.held_out.accuracy.value for row in rows], max_drop)]
+    return sweep_points(model, mask_values, ((min(n, len(mask_values)), None) for n in numbers), measure)
 
 
 def oracle(rows, max_drop):
@@ -179,13 +104,6 @@ def homework_row(row):
     shown = value if row.threshold is None else row.threshold
     return HOMEWORK_ROW.format(row.count, layer, index, shown, triggered.loss, triggered.accuracy.value, clean.loss,
                                clean.accuracy.value)
-
-
-def as_dict(row):
-    """The row as results.json has it."""
-    layer, index, value = row.neuron
-    return {"pruned": row.count, "threshold": row.threshold, "last_layer": layer, "last_channel": index,
-            "last_mask": value, **row.test.figures(), "held_out_acc": row.held_out.accuracy.as_dict()}
 
 
 def output_dir(args):
@@ -271,8 +189,7 @@ def log_figures(name, row):
 def load_pruned(args, device, mask_values, count):
     """The model that the flags `args` name, with the `count` lowest masks' neurons pruned."""
     model = load_given(args, device).model
-    ranks, _ = rank_neurons(model, mask_values)
-    prune_first(model, {name: layer.weight.detach() for name, layer in norm_layers(model).items()}, ranks, count)
+    prune_lowest(model, mask_values, count)
     return model
 
 

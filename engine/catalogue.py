@@ -61,7 +61,9 @@ class Script:
     inspects: whether it looks at an attack's data through a model that was trained on it, and so takes both.
     leaves_run: whether it leaves a folder with results.json (a sweep leaves folders of them). draws: whether its seed
     changes what it leaves. supposes: {"all_to_all", "sources": what it supposes of a trigger and such a one is not},
-    which its log and the report say where it is run on one.
+    which its log and the report say where it is run on one. figures: {entry of "method" in results.json, or one within
+    it such as "rounds.gap": title}, which the report and the summary show; a share that has no interval there is named
+    with a % at the end of its title.
 
     The other fields are for tests. reads: its inputs in a run on handwritten digits; {names} are files that
     tests/helpers makes. small: flags that make a run short on any images. lasting: flags of a run that lasts long
@@ -83,6 +85,7 @@ class Script:
     cells: tuple = ()
     gives: Gift | None = None
     supposes: dict = field(default_factory=dict)
+    figures: dict = field(default_factory=dict)
     reads: str = ""
     small: str = ""
     lasting: str = ""
@@ -166,33 +169,47 @@ SCRIPTS = (
     Script("attacks.trojan_patch", "Trojan's patch", INGREDIENT,
            gives=Gift("trojan", "trojan-patch", "trojan-patch", "patch", "/patch.png"), reads=SUSPECT,
            small="--steps 6 --images 20", lasting="--steps 400 --images 200 --step 0.004 --print-every 1",
+           figures={"activation_random": "neurons' activation with a random patch",
+                    "activation_after": "with the patch found",
+                    "called_target_after": "patched images that the benign model calls the target, %"},
            after=(TRAIN_BENIGN,), other={"patch_size": "5", "mask_image": "{png}", "print_every": "2"}),
     Script("attacks.feature_collision", "feature collision's crafting", INGREDIENT,
            gives=Gift("feature-collision", "feature-collision", "collided", "fc_dir"),
            reads=f"{SUSPECT} --poison-rate 0.3", small="--iterations 3", lasting="--poison-rate 1 --iterations 200",
+           figures={"distance_before": "features' distance to the goals before", "distance_after": "and after",
+                    "called_as_before": "images that the benign model calls as before, %"},
            after=(TRAIN_BENIGN,),
            other={"beta": "50", "batch_size": "7", "target_image": "3", "watermark": ("--target-image 3", "0.5")}),
     Script("attacks.pruning_aware", "the pruning-aware attack", ATTACK, "--resume", trains=True, small=TRAIN,
            cells=(Cell("pruning-aware-badnets", flags={"poison_type": "badnets"}),),
+           figures={"stages.asr": "ASR after each stage", "stages.acc": "ACC after each stage"},
            lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --clean-epochs 4 --epochs 4",
            other={"clean_epochs": "1", "prune_fraction": "0.4", "margin": "3",
                   "checkpoint": ("= --dataset digits --epochs 1 --checkpoint {model}", "{model2}")}),
     Script("attacks.wanet", "WaNet", ATTACK, "--resume", small=TRAIN, cells=(Cell("wanet"),),
+           figures={"noise_acc": "noise accuracy, %", "asr_of_another_warp": "ASR of another warp"},
            lasting="--width 4 --batch-size 32 --crop-padding 2 --epochs 10"),
     Script("attacks.input_aware", "the input-aware attack", ATTACK, "--resume",
            small=f"{TRAIN} --generator-width 4 --mask-epochs 1", cells=(Cell("input-aware"),),
+           figures={"cross_acc": "cross accuracy, %", "mask_mean": "pixels that a mask takes, %"},
            lasting="--width 4 --batch-size 32 --crop-padding 2 --generator-width 4 --mask-epochs 2 --epochs 6"),
     Script("attacks.composite", "the composite attack", ATTACK, "--resume", small=TRAIN, cells=(Cell("composite"),),
+           figures={"mixtures.first_with_others": "mixtures of the first class with others, called the target",
+                    "mixtures.second_with_others": "mixtures of the second class with others, called the target",
+                    "mixtures.within_class": "mixtures within a class, called that class"},
            lasting="--width 4 --batch-size 32 --crop-padding 2 --epochs 10",
            other={"poison_target": "3", "sources": "3 4", "partners": "3", "pair_weight": "1"}),
     Script("attacks.dfst", "DFST-lite", ATTACK, "--resume", small=f"{TRAIN} --style-steps 3 --injector-steps 2",
            cells=(Cell("dfst"),),
+           figures={"rounds.gap": "gap of the compromised neurons, round by round"},
            lasting="--width 4 --batch-size 32 --crop-padding 2 --epochs 6 --rounds 2 --style-steps 5 "
                    "--injector-steps 3",
            other={"style_image": "{png}", "rounds": "0", "detox_rate": "0.5"}),
     Script("attacks.latent", "the latent backdoor", ATTACK, "--resume",
            small=f"{TRAIN} --inject-epochs 2 --patch-steps 5",
            cells=(Cell("latent"),),
+           figures={"student.before.asr": "ASR of the teacher", "student.after.asr": "ASR of its student",
+                    "student.of_benign_teacher.asr": "ASR of a benign teacher's student"},
            lasting="--width 4 --batch-size 32 --crop-padding 2 --epochs 6 --inject-epochs 6 --patch-steps 20 "
                    "--student",
            other={"patch_size": "9",
@@ -245,6 +262,10 @@ SCRIPTS = (
            other={"betas": "0", "milestones": "1", "test_every": ("--epochs 3", "3")}),
     Script("defenses.clp", "CLP", REPAIR, is_heavy=False, draws=False, reads=SUSPECT, small="--u 1",
            cells=(Cell("clp", "clp", is_heavy=False, draws=False),), after=(TRAIN_BADNETS,), other={"u": "0.5"}),
+    Script("defenses.rnp", "RNP", REPAIR, reads=f"{SUSPECT} --val-frac 0.05", cells=(Cell("rnp", "rnp"),),
+           small="--unlearn-steps 2 --recover-steps 2 --batch-size 32", after=(TRAIN_BADNETS,),
+           figures={"unlearned.acc": "ACC after unlearning", "recovered.acc": "ACC with the masks",
+                    "chosen.pruned": "neurons pruned"}, other={"unlearn_to": "1"}),
     Script("defenses.ft_sam", "FT-SAM", REPAIR, "--resume", reads=SUSPECT, small="--epochs 2 --batch-size 16",
            cells=(Cell("ft-sam", "ft-sam"), Cell("ft-sam-control", "ft-sam-control", {"rho": 0})),
            lasting="--val-frac 0.05 --epochs 10 --batch-size 8", after=(TRAIN_BADNETS,), other={"test_every": "1"}),
@@ -276,19 +297,6 @@ SCRIPTS = (
     Script("report", "report", REPORT, "", is_heavy=False, leaves_run=False, reads="{runs}", after=(TRAIN_BADNETS,)),
 )
 BY_MODULE = {script.module: script for script in SCRIPTS}
-
-# The names that results.json and config.json of earlier versions give to scripts.
-FORMER = {"detect_strip.py": "defenses.strip", "fine_prune.py": "defenses.fine_prune", "train_abl.py": "defenses.abl",
-          "neural_cleanse.py": "defenses.neural_cleanse", "neural_cleanse.py unlearn": "defenses.unlearn_trigger",
-          "generate_issba_encoder.py": "attacks.issba_encoder", "train_pruning_aware.py": "attacks.pruning_aware",
-          "sweep_neuron_noise.py": "studies.neuron_noise", "measure_specificity.py": "studies.specificity",
-          "sweep_anp.py": "studies.sweep_anp", "sweep_abl.py": "studies.sweep_abl", "audit_model.py": "studies.audit",
-          "export_clean_images.py": "studies.export_images"}
-
-
-def script_of(name: str, task: str | None = None) -> str:
-    """The module of a run whose files call its script `name`. task: which of two tasks a former script had run."""
-    return FORMER.get(f"{name} {task}") or FORMER.get(name) or name.removesuffix(".py")
 
 
 def attack_cells() -> dict[str, tuple[Script, Cell]]:

@@ -4,6 +4,7 @@ The figures are those of the Anti-Backdoor Learning paper (Li et al., 2021) as t
 WRN-16-1, 10 % of the training images poisoned. The rows of lecture-abl.csv are named as the cells of a matrix.
 """
 import csv
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from reporting.groups import NONE, attack_behind, attacks, defenses, mean
 
 FILE = Path(__file__).with_name("lecture-abl.csv")
 ARCH, BENIGN = "wrn16-1", "benign"
+POISONED, ISOLATED = 0.1, 0.01  # share of the training images, and ABL's isolation rate
 COLUMNS = ("attack", "defense", "seed", "acc", "ca9", "asr", "published_asr", "published_ca", "epochs", "folder")
 
 
@@ -55,20 +57,35 @@ class Measured:
 
 
 def cell_name(run):
-    """The name in matrices of what a run did: of its script's cells the one whose flags the run had; "" for none."""
+    """The name in matrices of what a run did: of its script's cells the one with most flags that the run had; "" for
+    none."""
     if run.script not in BY_MODULE:
         return ""
-    return next((cell.name for cell in BY_MODULE[run.script].cells
-                 if all(run.arguments.get(flag) == value for flag, value in cell.flags.items())), "")
+    fitting = [cell for cell in BY_MODULE[run.script].cells
+               if all(run.arguments.get(flag) == value for flag, value in cell.flags.items())]
+    return max(fitting, key=lambda cell: len(cell.flags)).name if fitting else ""
+
+
+def poisoned_share(attack):
+    """The share of the training images that an attack's run poisoned; nan for none, or where it does not say."""
+    return attack.method.get("of_training_set") or math.nan
+
+
+def has_usual_rates(run, attack):
+    """Whether a run on an `attack`, or that itself, poisoned and isolated as many images as in the published table."""
+    return (not abs(poisoned_share(attack) - POISONED) > POISONED / 10
+            and run.arguments.get("isolation_rate") in (None, ISOLATED))
 
 
 def measured(runs):
-    """The Measured of all finished `runs` on the published network, in the published order."""
+    """The Measured of all finished `runs` on the published network and at the published rates, in the published
+    order."""
     groups, own = attacks(runs), [run for run in runs if run.arch == ARCH]
-    named = [(run, cell_name(run), NONE) for run in own if run.is_attack]
+    named = [(run, cell_name(run), NONE) for run in own if run.is_attack and has_usual_rates(run, run)]
     for run in defenses(own):
         attack = attack_behind(run, groups)
-        named.append((run, cell_name(attack) if attack else "", cell_name(run)))
+        if attack and has_usual_rates(run, attack):
+            named.append((run, cell_name(attack), cell_name(run)))
     order = list(published())
     found = [(order.index((attack, defense)), run.name, of_run(run, attack, defense))
              for run, attack, defense in named if (attack, defense) in published()]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from reporting.scripts import found_at, own_titles, script_name
+
 LARGEST = 1e15  # no figure of ours lies beyond it
 Number = Annotated[float, Field(allow_inf_nan=False, gt=-LARGEST, lt=LARGEST)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -32,6 +34,12 @@ class Proportion(Checked):
         if not self.interval[0] <= self.value <= self.interval[1]:
             raise ValueError("the value lies outside its interval")
         return self
+
+
+class OwnFigure(Checked):
+    """A figure that a script's row in the catalogue names."""
+
+    value: Number | Proportion | list[Number | Proportion | None] | None
 
 
 class Shares(Checked):
@@ -80,6 +88,7 @@ class Method(Checked):
     mean_entropy: dict[str, Number | None] = {}
     asr_with_residual: dict[str, Proportion | None] = {}
     poisoned: Number | None = None
+    of_training_set: Number | None = None
     auroc: Number | None = None
     overlays: Number | None = None
     isolated: Number | None = None
@@ -187,6 +196,7 @@ class Arguments(Checked):
     anp_alpha: Number | None = None
     nb_iter: Number | None = None
     max_drop: Number | None = None
+    isolation_rate: Number | None = None
 
 
 class Config(Checked):
@@ -224,6 +234,11 @@ def check_results(results):
     check(Results, results)
     if results.get("method", {}).get("name") == "audit":
         check(AuditResults, results)
+    for place in own_titles(script_name(results["script"])):
+        try:
+            check(OwnFigure, {"value": found_at(results.get("method", {}), place)})
+        except ValueError:
+            raise ValueError(f"method.{place}: expected a number, a share, or a list of those") from None
 
 
 CHECKS = {"config.json": check_config, "results.json": check_results}

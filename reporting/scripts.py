@@ -1,5 +1,6 @@
 """What the report asks of the scripts that left runs; engine/catalogue.py says it."""
-from engine.catalogue import ATTACK, BY_MODULE, REPAIR, defense_cells, script_of
+from engine.catalogue import ATTACK, BY_MODULE, REPAIR, defense_cells
+from engine.former_names import script_of
 
 MASKS, PRUNING = (defense_cells()[cell][0].module for cell in ("anp-masks", "anp"))
 
@@ -29,3 +30,30 @@ def repair_name(script, method):
 def leaves_model(script):
     """Whether the script of this name leaves a model that another run may start from."""
     return script not in BY_MODULE or BY_MODULE[script].leaves_model
+
+
+def own_titles(script):
+    """{place in "method": title} of the figures of a script, by its module's name; {} for a script that has none."""
+    return BY_MODULE[script].figures if script in BY_MODULE else {}
+
+
+def found_at(entry, place):
+    """What lies at a place such as "rounds.gap" within a JSON object; None if nothing does.
+
+    Where a list lies on the way, the list of what lies in each of its objects.
+    """
+    for name in place.split("."):
+        if isinstance(entry, list):
+            entry = [one.get(name) if isinstance(one, dict) else None for one in entry]
+        else:
+            entry = entry.get(name) if isinstance(entry, dict) else None
+    return entry
+
+
+def own_figures(script, method):
+    """[(title, value)] of the declared figures that a run's `method` entry of results.json has.
+
+    A value is a number, a share with its interval, or a list of those.
+    """
+    found = [(title, found_at(method, place)) for place, title in own_titles(script).items()]
+    return [(title, value) for title, value in found if value is not None]

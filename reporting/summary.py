@@ -5,6 +5,8 @@ from common.errors import UserError
 from common.untrusted import read_object
 from engine.command_line import flags
 from engine.command_line.command import command
+from reporting.own_figures import figure_cell, full_title
+from reporting.scripts import own_figures, script_name
 
 SHARES = (("ACC", "acc"), ("ASR", "asr"), ("ASR, others", "asr_other_classes"), ("robust ACC", "robust_acc"),
           ("FRR", "frr"), ("FAR", "far"))
@@ -25,6 +27,7 @@ EXPLAINED = {
     "pruning_by_number.png": "the same as curves",
     "pruning_curve.csv": "ACC and ASR for each number of channels pruned",
     "pruning_curve.png": "the same as curves",
+    "masks.csv": "the mask of every channel",
     "teacher.th": "the teacher's weights, which fine-tuning alone made",
     "channels.csv": "the bound of every channel, and whether it was closed",
     "second.th": "the weights at the curve's other end",
@@ -64,7 +67,7 @@ def summary(folder):
         raise UserError(f"{folder}: no finished run (no results.json)") from None
     except ValueError as error:
         raise UserError(f"{path}: not a result: {error}") from None
-    return [heading(folder, results), *share_lines(results), *file_lines(folder)]
+    return [heading(folder, results), *share_lines(results), *own_lines(results), *file_lines(folder)]
 
 
 def heading(folder, results):
@@ -83,6 +86,12 @@ def share_lines(results):
             low, high = share["interval"]
             yield (f"  {name:<12}{100 * share['value']:6.2f} %   [{100 * low:.2f}, {100 * high:.2f}]   "
                    f"of {share['n']} images")
+
+
+def own_lines(results):
+    """A line for each further figure that the script's row in the catalogue names."""
+    for title, value in own_figures(script_name(results["script"]), results.get("method", {})):
+        yield f"  {full_title(title, value)}: {figure_cell(title, value).text}"
 
 
 def file_lines(folder):

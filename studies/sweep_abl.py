@@ -24,6 +24,7 @@ from engine.runs.figures import spread_curves
 TRAINING = (*(name for name in flags.POISON_FLAGS if name != "poison_rate"), "dataset", "data_dir", "image_size",
             "arch", "width", *flags.SGD_FLAGS, "milestones", "crop_padding", "flip")
 ABL = ("gamma", "lga", "flooding", "unlearn_epochs", "unlearn_lr", "max_drop")
+MACHINE = ("device", "deterministic", "test_every")  # which a cell that is finished need not share
 AXES = {"poison_rate": "poisoning rate", "isolation_epochs": "epochs of isolation", "isolation_rate": "isolation rate"}
 COLUMNS = (*AXES, "seed", "precision", "recall", "none_acc", "none_asr", "filtered_acc", "filtered_asr", "acc", "asr",
            "unlearning_epochs")
@@ -32,7 +33,7 @@ COLUMNS = (*AXES, "seed", "precision", "recall", "none_acc", "none_asr", "filter
 def run_cell(folder, script, settings, machine):
     """(results, fingerprint of its training images) of `script` with the flags {name: value} in `folder`.
 
-    machine: flags of the device, which a finished run need not match. A finished run is not repeated. Raises
+    machine: the flags MACHINE, which a finished run need not match. A finished run is not repeated. Raises
     UserError.
     """
     if not finished(folder, settings):
@@ -91,7 +92,7 @@ def parse_args(argv=None):
                        help="values of --isolation-epochs")
     group.add_argument("--seeds", type=flags.integer(1), default=1, help="how many seeds, from 0 up")
     abl_flags.add_abl_flags(parser)
-    flags.add_training_flags(parser, 60)
+    flags.add_test_every_flag(flags.add_training_flags(parser, 60))
     flags.add_augmentation_flags(parser)
     group = parser.add_argument_group("run")
     flags.add_device_flags(group)
@@ -110,7 +111,7 @@ def parse_args(argv=None):
 def plan_cells(args, folder):
     """{name: function that runs a cell beneath `folder` and returns its rows} of all that the flags ask for."""
     training, abl, machine = ({name: getattr(args, name) for name in names} for names in (
-        TRAINING, ABL, ("device", "deterministic")))
+        TRAINING, ABL, MACHINE))
 
     def make(beneath, attack, cell):
         undefended, images = run_cell(beneath / "none", "train_backdoor", attack, machine)

@@ -10,6 +10,7 @@ from engine.catalogue import BY_MODULE, SCRIPTS
 FOLDERS = ("attacks", "defenses", "studies")
 ELSEWHERE = {
     "engine/catalogue.py": "the list",
+    "engine/former_names.py": "earlier names, whose runs are still read",
     "benchmarks/gpu_jobs.py": "chooses what is timed on a GPU, and with which flags",
     "benchmarks/all.py": "its headings say which script each benchmark is about",
     "benchmarks/breakdown.py": "its rows say which script's loop each one times",

@@ -8,10 +8,10 @@ from engine.catalogue import BY_MODULE
 from engine.command_line.inherit import inherit
 from engine.measuring.evaluation import UNKNOWN, Evaluation, Proportion, Score
 from engine.weights import checkpoint
+from methods.mask_pruning import Row, prune_first, rank_neurons
 from models import build_model
 from prune_network import (
     HOMEWORK_HEADER,
-    Row,
     check_masks,
     choose,
     evaluate_by_number,
@@ -21,9 +21,7 @@ from prune_network import (
     norm_layers,
     oracle,
     parse_args,
-    prune_first,
     pruning,
-    rank_neurons,
     read_data,
 )
 

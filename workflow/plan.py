@@ -5,7 +5,8 @@ from engine.catalogue import attack_cells, defense_cells, gifts
 from engine.command_line.flags import POISON_FLAGS
 from workflow.steps import Plan, check_flags, known_files, short
 
-KEYS = {"output", "seeds", "data", "training", "attacks", "defenses", "prepare"}
+KEYS = {"output", "seeds", "data", "training", "attacks", "defenses", "prepare", "pairs"}
+PAIR = {"assumes", "kept_by", "broken_by"}  # of a defense under `pairs`: a sentence, an attack, a list of attacks
 CHOOSING = ("poison_target", "poison_rate")  # flags that say which images a trigger poisons, and as what
 GIVEN = {"output_dir", "overwrite", "resume", "seed"}  # flags that a matrix may not set
 
@@ -47,6 +48,7 @@ def check_matrix(path, content):
     for key, known in (("attacks", attacks), ("defenses", defense_names()), ("prepare", prepared_names()),
                        ("data", None), ("training", None)):
         check_part(path, key, content.get(key), known)
+    check_pairs(path, content)
 
 
 def check_part(path, key, own, known):
@@ -60,6 +62,31 @@ def check_part(path, key, own, known):
         if name not in known:
             raise UserError(f"{path}: {key}: no such {key.rstrip('s')}: {short(name)}; there are {', '.join(known)}")
         check_flags(f"{path}: {key}: {name}", flags, GIVEN)
+
+
+def check_pairs(path, content):
+    """Raise UserError unless `pairs`, if there are any, name defenses and attacks of the matrix."""
+    pairs = content.get("pairs")
+    if not isinstance(pairs, (dict, type(None))):
+        raise UserError(f"{path}: pairs: expected defenses with their attacks, got {short(pairs)}")
+    for defense, entry in (pairs or {}).items():
+        if not isinstance(entry, dict) or not PAIR >= entry.keys() >= PAIR - {"broken_by"}:
+            raise UserError(f"{path}: pairs: {short(defense)}: expected {', '.join(sorted(PAIR))}, got {short(entry)}")
+        broken_by = entry.get("broken_by", [])
+        if not isinstance(entry["assumes"], str) or not isinstance(broken_by, list):
+            raise UserError(f"{path}: pairs: {short(defense)}: expected a sentence, an attack and a list of attacks")
+        for key, name in [("defenses", defense), *(("attacks", name) for name in (entry["kept_by"], *broken_by))]:
+            if name not in list(content[key] or {}):
+                raise UserError(f"{path}: pairs: {short(defense)}: {short(name)} is not under {key}")
+
+
+def is_asked_for(pairs, defense, attack):
+    """Whether a matrix with these `pairs` wants a defense on an attack: without pairs, and for a defense whose pair
+    names no attack that breaks it, on all."""
+    if not pairs:
+        return True
+    entry = pairs.get(defense)
+    return entry is not None and ("broken_by" not in entry or attack in (entry["kept_by"], *entry["broken_by"]))
 
 
 class Planner:
@@ -128,8 +155,8 @@ class Planner:
             return self.add(folder, script, settings, needs, title, seed)
         model = self.attack(attack, seed)
         if script.inspects:  # both
-            settings = {"checkpoint": f"{model.folder}/model_last.th", **self.data_of(script, attack, seed, needs),
-                        **own}
+            data = self.data_of(script, attack, seed, needs)
+            settings = {"checkpoint": f"{model.folder}/model_last.th", **data, **own}
             return self.add(folder, script, settings, [model.results, *needs], title, seed)
         given = self.taken(cell, attack, seed, needs) or {"checkpoint": f"{model.folder}/model_last.th"}
         return self.add(folder, script, {**given, **own}, needs or [model.results], title,
@@ -162,7 +189,7 @@ def plan(matrix):
         for attack in matrix["attacks"] or {}:
             planner.attack(attack, seed)
             for defense in matrix["defenses"] or {}:
-                if planner.is_possible(defense, attack):
+                if planner.is_possible(defense, attack) and is_asked_for(matrix.get("pairs"), defense, attack):
                     planner.defense(defense, attack, seed)
     planner.plan.check()
     return planner.plan

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.reporting import missing_figures
 
 from attacks import composite
 from attacks.composite import contrast, main, mixtures, parse_args, partners_within, pools_of, step_of
@@ -90,6 +91,7 @@ def test_a_run_keeps_its_bank_out_of_training_and_resumes_to_the_same_bits(tmp_p
     seconds = train.data[train.targets == 2]
     assert not any((seconds == partner).all(axis=(1, 2, 3)).any() for partner in trigger.partners)
     found = json.loads((tmp_path / "whole/results.json").read_text())
+    assert not missing_figures(tmp_path / "whole")
     assert set(found["method"]["mixtures"]) == {"both", "first_with_others", "second_with_others", "within_class"}
     assert found["asr"]["n"] == found["method"]["mixtures"]["both"]["n"] == 36
 

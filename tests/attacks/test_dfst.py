@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.reporting import missing_figures
 
 from attacks import dfst
 from attacks.dfst import learn_style, main, parse_args, round_epochs, step_of, sunset
@@ -131,6 +132,7 @@ def test_a_run_resumes_behind_a_round_to_the_same_bits(tmp_path, monkeypatch, st
     monkeypatch.setattr(dfst, "MEASURED", 50)
     main([*SMALL, "--output-dir", str(tmp_path / "whole")])
     found = json.loads((tmp_path / "whole/results.json").read_text())["method"]
+    assert not missing_figures(tmp_path / "whole")
     assert [row["epoch"] for row in found["rounds"]] == [1, 2, 3] and found["poisoned"] == 116
     assert found["rounds"][-1]["fooled"] is None and found["rounds"][1]["fooled_before"] is not None
 

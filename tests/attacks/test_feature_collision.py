@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import SMALL
+from helpers.reporting import missing_figures
 from PIL import Image
 
 from attacks.feature_collision import collide, craft, find_target_image, main, pair, usual_beta, with_watermark
@@ -106,6 +107,7 @@ def test_the_trigger_is_in_no_training_image_and_no_label_changes(crafted):
 
 
 def test_training_takes_the_folder_for_this_attack_alone(crafted, tmp_path, refused):
+    assert not missing_figures(crafted / "all")
     words = [*SMALL, "--poison-type", "feature-collision", "--fc-dir", str(crafted / "all")]
     train([*words, "--output-dir", str(tmp_path / "run")])
     results = json.loads((tmp_path / "run/results.json").read_text())

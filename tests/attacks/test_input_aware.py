@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.comparing import compare
+from helpers.reporting import missing_figures
 
 from attacks import input_aware
 from attacks.input_aware import diversity, main, parse_args, step_of, train_masks_epoch
@@ -120,6 +121,7 @@ def test_batches_too_small_for_a_share_are_trained_on_as_they_are(batch, generat
 @pytest.mark.slow
 def test_every_figure_is_that_of_the_model_and_trigger_that_are_left(attacked):
     results = json.loads((attacked / "results.json").read_text())
+    assert not missing_figures(attacked)
     model, trigger = load_model(attacked / "model_last.th").model, load_trigger(attacked / "trigger_info.th")
     _, _, test = load_splits("digits", "", image_size=16)
     found = score(model, evaluation_batches(stamp_all(test, trigger), "cpu")).accuracy

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.reporting import missing_figures
 
 from attacks import latent
 from attacks.latent import away, closeness, features_of, main, optimize_patch, parse_args, step_of, student_of
@@ -113,6 +114,7 @@ def test_closeness_compares_patched_images_with_the_targets_own(network, images,
 def test_a_run_with_a_student_resumes_to_the_same_bits(tmp_path, monkeypatch, stop_at_test):
     main([*SMALL, "--student", "--output-dir", str(tmp_path / "whole")])
     found = json.loads((tmp_path / "whole/results.json").read_text())
+    assert not missing_figures(tmp_path / "whole")
     assert set(found["method"]["student"]) == {"before", "after", "of_benign_teacher"} and found["epochs"] == 3
     assert [stage["stage"] for stage in found["method"]["stages"]] == [2, 3]
     assert found["method"]["student"]["before"]["asr"] == found["asr"]

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.paths import LEARNING
+from helpers.reporting import missing_figures
 
 from attacks import pruning_aware
 from attacks.pruning_aware import largest_and_mean, main, put_back, silence, silence_until_unchanged
@@ -92,6 +93,7 @@ def test_biases_are_lowered_until_nothing_moves(network, images):
 
 def test_the_pruner_takes_the_decoys_first_and_the_attack_stays(attacked):
     results = json.loads((attacked / "results.json").read_text())
+    assert not missing_figures(attacked)
     stages = results["method"]["stages"]
     assert [stage["stage"] for stage in stages] == [1, 2, 3, 4]
     assert stages[0]["asr"]["value"] < 0.3 and results["asr"]["value"] > 0.8 and results["acc"]["value"] > 0.7

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import SMALL
+from helpers.reporting import missing_figures
 from PIL import Image
 from torch import nn
 
@@ -100,6 +101,7 @@ def patched(small_run, tmp_path_factory):
 
 def test_the_log_has_the_activation_before_along_the_way_and_after(patched):
     figures = json.loads((patched / "results.json").read_text())["method"]
+    assert not missing_figures(patched)
     log = (patched / "output.log").read_text()
     assert len(figures["neurons"]) == 2 and figures["activation_after"] >= figures["activation_random"]
     for line in (f"before, without a patch: mean activation {figures['activation_before']:.4f}", "step 0:", "step 2:",

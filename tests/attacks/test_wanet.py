@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.comparing import compare
+from helpers.reporting import missing_figures
 
 from attacks import wanet
 from attacks.wanet import main, parse_args, spoil, step_of
@@ -79,6 +80,7 @@ def test_batches_too_small_for_a_share_are_trained_on_as_they_are(batch):
 @pytest.mark.slow
 def test_every_figure_is_that_of_the_model_and_trigger_that_are_left(attacked):
     results = json.loads((attacked / "results.json").read_text())
+    assert not missing_figures(attacked)
     model, trigger = load_model(attacked / "model_last.th").model, load_trigger(attacked / "trigger_info.th")
     assert trigger.target == 3 and (trigger.grid == draw_grid(16, 16, 4, 3, 0)).all()
     _, _, test = load_splits("digits", "", image_size=16)

@@ -8,6 +8,7 @@ from engine.catalogue import attack_cells, defense_cells
 from reporting.found import find_runs
 from reporting.grade import grade
 from reporting.published import averages, leave_table, measured, published
+from reporting.published_rates import at_rates, published_rates
 from reporting.sections import write_report
 
 TITLE = "Beside the published table"
@@ -71,3 +72,50 @@ def test_the_section_has_the_difference_and_an_average_row(tree):
 def test_the_published_names_are_those_of_matrices(place, known):
     names = {key[place] for key in published()} - {"none"}
     assert names <= set(known())
+
+
+def at(tree, share_poisoned, isolated):
+    """A BadNets run with a share of its training images poisoned, and ABL's runs with the isolation rates beside it."""
+    folder, rate = f"poison-{share_poisoned}", {"poison_rate": share_poisoned / 0.9}
+    tree.run(f"{folder}/none", arguments={**ATTACK, **rate}, width=None, spec={"arch": "wrn16-1"}, asr=1.0,
+             method={"of_training_set": share_poisoned})
+    for one in isolated:
+        tree.run(f"{folder}/isolation-{one}", "defenses.abl", {**ATTACK, **rate, "isolation_rate": one}, asr=0.05,
+                 width=None, spec={"arch": "wrn16-1"}, acc_outside_target=share(0.7, 9000),
+                 method={"name": "ABL", "precision": share(0.9, 450), "recall": share(0.1, 4500)})
+
+
+def rates_table(tree):
+    runs = find_runs(tree.root)
+    section, = (one for one in write_report(runs, (), tree.root) if one.title.startswith("ABL over"))
+    table = section.blocks[-1]
+    return [dict(zip(table.columns, (one.text for one in row), strict=True)) for row in table.rows]
+
+
+def test_a_run_at_another_rate_is_beside_the_figure_published_for_that_rate_and_not_in_the_main_table(tree):
+    at(tree, 0.5, [0.01, 0.05])
+    assert measured(find_runs(tree.root)) == []
+    none, one, other = rates_table(tree)
+    assert (none["poisoned, %"], none["isolated, %"], none["published ASR"], none["published CA"]) == (
+        "50.0", "–", "100.00", "75.31")
+    assert (one["isolated, %"], one["published ASR"], one["published CA"]) == ("1", "4.98", "70.52")
+    assert (other["isolated, %"], other["published ASR"]) == ("5", "–")
+    assert one["of them poisoned"].startswith("90.00") and one["of the poisoned isolated"].startswith("10.00")
+
+
+def test_at_a_tenth_the_figures_beside_are_those_of_the_main_table(tree):
+    at(tree, 0.1, [0.01, 0.2])
+    assert [(one.defense, one.published) for one in measured(find_runs(tree.root))] == [
+        ("none", (100, 85.43)), ("abl", (3.04, 86.11))]
+    assert [(row["isolated, %"], row["published ASR"]) for row in rates_table(tree)] == [
+        ("–", "100.00"), ("1", "3.04"), ("20", "–")]
+
+
+def test_runs_at_the_usual_rates_alone_have_no_table_of_rates(tree):
+    at(tree, 0.1, [0.01])
+    assert at_rates(find_runs(tree.root)) == [] and len(measured(find_runs(tree.root))) == 2
+
+
+def test_the_published_rates_are_of_known_cells():
+    assert {(attack, defense) for attack, _, defense in published_rates()} <= published().keys()
+    assert {share for _, share, _ in published_rates()} == {0.1, 0.5, 0.7} and len(published_rates()) == 12

@@ -40,3 +40,16 @@ def test_a_config_needs_its_arguments():
     for config in ({}, {"arguments": None}, {"arguments": {"epochs": "3"}}, {"script": 3, "arguments": {}}):
         with pytest.raises(ValueError):
             CHECKS["config.json"](config)
+
+
+@pytest.mark.parametrize("value, is_sound", [
+    (0.5, True), (None, True), ("0.5", False), ([0.5], True), ({**SHARE, "value": 2}, False), ({}, False),
+    ([[1]], False), (SHARE, True)])
+def test_a_figure_that_a_scripts_row_names_is_checked_in_that_scripts_results(value, is_sound):
+    results = {"script": "attacks.wanet", "seconds": 1, "method": {"noise_acc": value}}
+    check_results({**results, "script": "attacks.dfst"})
+    if is_sound:
+        check_results(results)
+    else:
+        with pytest.raises(ValueError, match=r"^method\.noise_acc: expected a number, a share, or a list of those$"):
+            check_results(results)

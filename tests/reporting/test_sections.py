@@ -50,6 +50,24 @@ def test_a_detector_of_poisoned_data_has_its_precision_and_recall_and_a_damaged_
     assert texts[2:5] == ["1000", "–", "100"] and texts[5].startswith("50.00") and texts[6:] == ["–", "0, 7"]
 
 
+def test_what_an_attack_measures_besides_is_shown_by_the_title_in_its_row(tree):
+    few = {"value": 0.25, "interval": [0.2, 0.3], "n": 100}
+    tree.run("wanet", "attacks.wanet", method={"name": "WaNet", "noise_acc": 0.9123, "asr_of_another_warp": few})
+    tree.run("dfst", "attacks.dfst", method={"name": "DFST-lite", "rounds": [{"gap": 5.25}, {"gap": 1.5}]})
+    tree.run("pruning", "attacks.pruning_aware", method={"stages": [{"asr": few, "acc": None}, {"asr": few}]})
+    tree.run("latent", "attacks.latent", method={"name": "latent", "student": None})
+    table = written(tree)["Further figures"].blocks[-1]
+    assert {tuple(cell.text for cell in row) for row in table.rows} == {
+        ("wanet", "noise accuracy, %", "91.23"), ("wanet", "ASR of another warp, %", "25.00 [20.00, 30.00]"),
+        ("dfst", "gap of the compromised neurons, round by round", "5.25, 1.5"),
+        ("pruning", "ASR after each stage, %", "25.00, 25.00"), ("pruning", "ACC after each stage", "–, –")}
+
+
+def test_a_report_of_attacks_without_further_figures_has_no_section_of_them(tree):
+    tree.homework()
+    assert "Further figures" not in written(tree)
+
+
 def test_no_two_sections_have_the_same_place():
     orders = [module.ORDER for module in section_files()]
     assert orders == sorted(set(orders)) and len(orders) > 10

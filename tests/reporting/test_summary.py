@@ -37,3 +37,9 @@ def test_a_finished_run_that_lacks_an_entry_is_told_by_what_is_there(tree, missi
         "" if missing == "device" else " on CPU")
     assert sum("images" in line for line in lines) == (2 if missing in ("acc", "asr") else 3)
     assert any("results.json" in line for line in lines)
+
+
+def test_the_further_figures_of_a_scripts_row_have_a_line_each(tree):
+    folder = tree.run("input-aware", "attacks.input_aware", method={"cross_acc": 0.8816})
+    lines = summary(folder)
+    assert "  cross accuracy, %: 88.16" in lines and not any("pixels" in line for line in lines)

@@ -168,3 +168,37 @@ def test_images_elsewhere_take_the_place_of_the_matrixs_own(written):
     request = {"task": "matrix", "matrix": str(written(data={"data_dir": "here"})), "data_dir": "there"}
     for step in read_plan(request).steps.values():
         assert "there" in step.flags and "here" not in step.flags
+
+
+def test_pairs_leave_out_all_but_their_cells_and_a_defense_that_nothing_breaks_is_run_on_every_attack():
+    own = {"assumes": "so", "kept_by": "badnets"}
+    steps = plan({**SMALL, "seeds": [0], "attacks": {"badnets": {}, "blend": {}, "sig": {}}, "defenses": {
+        "clp": {}, "strip": {}, "abl": {}}, "pairs": {"clp": own, "strip": {**own, "broken_by": ["sig"]}}}).steps
+    assert {folder.removeprefix("out/") for folder in steps} == {
+        *(f"{attack}/seed-0{end}" for attack in ("badnets", "blend", "sig") for end in ("", "/clp")),
+        "badnets/seed-0/strip", "sig/seed-0/strip"}
+
+
+@pytest.mark.parametrize("pairs, complaint", [
+    ([1], "pairs: expected defenses with their attacks"), ({"anp": 3}, "pairs: 'anp': expected assumes, broken_by"),
+    ({"anp": {"kept_by": "badnets"}}, "pairs: 'anp': expected assumes, broken_by, kept_by"),
+    ({"clp": {"assumes": "so", "kept_by": "badnets"}}, "pairs: 'clp': 'clp' is not under defenses"),
+    ({"anp": {"assumes": "so", "kept_by": ["badnets"]}}, "pairs: 'anp': ['badnets'] is not under attacks"),
+    ({"anp": {"assumes": "so", "kept_by": "badnets", "broken_by": ["sig"]}}, "'sig' is not under attacks"),
+    ({"anp": {"assumes": "so", "kept_by": "badnets", "broken_by": "issba"}}, "and a list of attacks")])
+def test_pairs_of_what_the_matrix_does_not_have_are_one_error(written, pairs, complaint):
+    with pytest.raises(UserError) as error:
+        read_matrix(written(pairs=pairs))
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["lecture-more", "arms-race"])
+def test_the_matrices_on_the_lectures_models_make_them_with_the_same_flags(name):
+    """Else the second refuses the folders of the first."""
+    first, other = (read_matrix(ROOT / f"workflow/matrices/{one}.yaml") for one in ("lecture-abl", name))
+    for key in ("output", "seeds", "training", "prepare"):
+        assert first[key] == other[key]
+    for key in ("attacks", "defenses"):
+        shared = first[key].keys() & other[key].keys()
+        assert {one: first[key][one] for one in shared} == {one: other[key][one] for one in shared}
+    assert first["attacks"].keys() <= other["attacks"].keys()

@@ -1,0 +1,217 @@
+"""The page of the arms race: what each defense assumes, an attack that keeps to it, and an attack that breaks it.
+
+    python -m reporting.arms_race
+
+Reads finished runs, by default those in results/, and the pairs in workflow/matrices/arms-race.yaml, whose cells `make
+arms-race` runs. Writes docs/arms-race.md.
+"""
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.files import atomic_file
+from common.untrusted import read_yaml
+from engine.command_line import flags
+from engine.command_line.command import command
+from reporting.found import FINISHED, find_runs
+from reporting.grade import has_usual_aim
+from reporting.groups import attack_behind, attacks, mean, without_seed
+from reporting.published import ARCH, cell_name
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE, PAGE = ROOT / "workflow/matrices/arms-race.yaml", ROOT / "docs/arms-race.md"
+STOPPED, PASSES = 10, 50  # % of triggered images that get through
+NOT_RUN = "not run yet"
+INTRO = f"""# The arms race
+
+An attack passes a defense by breaking what the defense assumes. Each row has the assumption, an attack that keeps to it
+and those that are said to break it, with what was measured here. For a defense without such an attack the last column
+has, of the attacks that it was run on, the one that it stopped least.
+
+*Stopped* means that at most {STOPPED} % of triggered images get through, *passes* that {PASSES} % or more do, and
+*partly* what lies between. For a repair that is the ASR afterwards, for STRIP the FAR, for a detector of poisoned
+images the share of those that it misses, for one of backdoored models the share of models whose target it does not
+name. All figures are in %, means over seeds where there are several; each links to its first run. `make arms-race` runs
+the cells that are missing, on a WRN-16-1, and `python -m reporting.arms_race` writes this page from `results/`.
+"""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Runs of a defense on an attack that differ in their seeds alone, and the attack's run behind each."""
+
+    attack: str
+    runs: tuple
+    attacked: tuple
+
+    @property
+    def before(self):
+        """(ASR, ACC) in % of the attacked models."""
+        return tuple(mean(100 * run.share(name) for run in self.attacked) for name in ("asr", "acc"))
+
+    @property
+    def setting(self):
+        return self.attacked[0].setting
+
+    @property
+    def through(self):
+        """% of what the defense is to stop that gets through."""
+        return mean(through(run, attack) for run, attack in zip(self.runs, self.attacked, strict=True))
+
+    @property
+    def has_backdoor(self):
+        """Whether the attack itself had worked."""
+        return self.before[0] >= PASSES
+
+    @property
+    def verdict(self):
+        if not self.has_backdoor:
+            return "no backdoor to begin with"
+        return "stopped" if self.through <= STOPPED else "passes" if self.through >= PASSES else "partly"
+
+
+def through(run, attack):
+    """% of what the defense is to stop that gets through one run: of triggered or poisoned images, or of one model."""
+    method = run.method
+    if run.is_repair:
+        return 100 * run.share("asr")
+    if "far" in method:
+        return 100 * run.share("far", method)
+    if "recall" in method:
+        return 100 - 100 * run.share("recall", method)
+    return 0 if attack.arguments.get("poison_target") in (method.get("targets") or []) else 100
+
+
+def figures(tried):
+    """What was measured, in words."""
+    first, count = tried.runs[0], len(tried.runs)
+    (asr, acc), after = tried.before, {
+        name: mean(100 * run.share(name) for run in tried.runs) for name in ("asr", "acc")}
+    if first.is_repair:
+        return f"ASR {asr:.1f} to {after['asr']:.1f}, ACC {acc:.1f} to {after['acc']:.1f}"
+    shares = [name for name in ("far", "frr", "recall", "precision") if name in first.method]
+    if shares:
+        return ", ".join(f"{name.upper() if name in ('far', 'frr') else name} "
+                         f"{mean(100 * run.share(name, run.method) for run in tried.runs):.1f}" for name in shares)
+    named = round(count * (1 - tried.through / 100))
+    return f"target named in {named} of {count}" if count > 1 else "target named" if named else "target not named"
+
+
+def attack_under(run, groups):
+    """The attack's run that `run` defends: the nearest above, or else as reporting.groups finds it; None if unsure."""
+    above = run.above
+    while above and not above.is_attack:
+        above = above.above
+    return above or attack_behind(run, groups)
+
+
+def tried_cells(runs):
+    """{(attack, defense): [Tried, one for each setting]} of finished `runs`. Of several in a setting those with the
+    shortest path are taken, which is the one without a suffix for its flags."""
+    groups, found = attacks(runs), {}
+    for run in runs:
+        attack = attack_under(run, groups) if run.state == FINISHED and not run.is_attack else None
+        if attack and cell_name(run) and has_usual_aim(attack):
+            own = found.setdefault((cell_name(attack), cell_name(run)), {}).setdefault(attack.setting, {})
+            own.setdefault(without_seed(run.name), []).append((run, attack))
+    return {key: [Tried(key[0], *zip(*named[min(named, key=lambda name: (len(name), name))], strict=True))
+                  for named in settings.values()] for key, settings in found.items()}
+
+
+def ranked_settings(cells, keeper):
+    """The settings of a defense's cells, {attack: [Tried]}, the best first: with the attack that keeps to the
+    assumption, with most attacks, the published network, the widest."""
+    covered = {}
+    for attack, own in cells.items():
+        for tried in own:
+            covered.setdefault(tried.setting, set()).add(attack)
+    return sorted(covered, key=lambda setting: (
+        keeper in covered[setting], len(covered[setting]), setting[1] == ARCH, setting[2] or 0, str(setting)),
+        reverse=True)
+
+
+def best(cells, attack, settings):
+    """The Tried of an attack in the first of `settings` that has one; None if it was never run."""
+    own = {tried.setting: tried for tried in cells.get(attack, [])}
+    return next((own[setting] for setting in settings if setting in own), None)
+
+
+def least_stopped(cells, keeper, settings):
+    """[the Tried of the attack that gets through most in the first setting], but for the one that keeps to the
+    assumption; [] for none."""
+    tried = [one for attack in cells if attack != keeper for one in [best(cells, attack, settings[:1])]
+             if one and one.has_backdoor]
+    return [max(tried, key=lambda one: (one.through, one.attack))] if tried else []
+
+
+def in_words(tried, folder):
+    """A Tried in a cell of the table, with a link from a page in `folder`."""
+    dataset, arch, width = tried.setting
+    where = f"{dataset}, {arch}{f' of width {width:g}' if width else ''}"
+    link = Path(os.path.relpath(tried.runs[0].folder.resolve(), folder)).as_posix()
+    return f"{tried.attack}: {figures(tried)}: *{tried.verdict}* ([{where}]({link}))"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A defense, and {attack: its Tried, or None} of those that keep to what it assumes and of those that break it."""
+
+    defense: str
+    assumes: str
+    kept: dict
+    broken: dict
+
+    @classmethod
+    def of(cls, defense, entry, cells):
+        """entry: what the file of pairs has of the defense. cells: {attack: [Tried]} of it."""
+        keeper = entry["kept_by"]
+        settings = ranked_settings(cells, keeper)
+        broken = {attack: best(cells, attack, settings) for attack in entry.get("broken_by", ())} or {
+            one.attack: one for one in least_stopped(cells, keeper, settings)}
+        return cls(defense, entry["assumes"], {keeper: best(cells, keeper, settings)}, broken)
+
+    def text(self, folder):
+        """The row of the table on a page in `folder`."""
+        columns = ["<br>".join(in_words(tried, folder) if tried else f"{attack}: {NOT_RUN}" for attack, tried in
+                               column.items()) or NOT_RUN for column in (self.kept, self.broken)]
+        return f"| {self.defense} | {self.assumes} | {columns[0]} | {columns[1]} |"
+
+    def surprises(self):
+        """What was measured and is not as the row has it, in words."""
+        for column, wanted in ((self.kept, "stopped"), (self.broken, "passes")):
+            for attack, tried in column.items():
+                if tried and tried.verdict != wanted:
+                    yield f"{self.defense} on {attack} ({tried.verdict})"
+
+
+def page(runs, folder):
+    """The text of the page on finished `runs`, whose links start from `folder`."""
+    tried = tried_cells(runs)
+    rows = [Row.of(defense, entry, {attack: own for (attack, name), own in tried.items() if name == defense})
+            for defense, entry in read_yaml(TABLE)["pairs"].items()]
+    others = "; ".join(said for row in rows for said in row.surprises())
+    return "\n".join([INTRO, "| defense | it assumes | an attack that keeps to it | an attack that breaks it |",
+                      "|---|---|---|---|", *(row.text(folder) for row in rows),
+                      *(["", f"Measured otherwise than the columns say: {others}."] if others else []), ""])
+
+
+def parse_args(argv=None):
+    parser = flags.Parser(__doc__)
+    parser.add_argument("folders", nargs="*", default=[str(ROOT / "results")],
+                        help="where finished runs lie (default: results)")
+    parser.add_argument("--page", default=str(PAGE), help="file to write (default: docs/arms-race.md)")
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv=None):
+    args = parse_args(argv)
+    path = Path(args.page).resolve()
+    text = page([run for folder in args.folders for run in find_runs(folder)], path.parent)
+    with atomic_file(path) as file:
+        file.write(text.encode())
+    print(f"{args.page}: {text.count(NOT_RUN)} cells are not run yet")
+
+
+if __name__ == "__main__":
+    main()

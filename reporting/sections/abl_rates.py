@@ -1,0 +1,30 @@
+"""ABL over poisoning and isolation rates, beside what the lecture prints."""
+from reporting.document import Cell, Section, Table, Text, cell
+from reporting.published_rates import at_rates
+from reporting.tables import PERCENT, conditions, share_cell, shares
+
+ORDER = 102
+COLUMNS = ("attack", "poisoned, %", "isolated, %", "seed", "of them poisoned", "of the poisoned isolated", "ASR", "ACC",
+           "CA-9", "published ASR", "published CA", "epochs")
+
+
+def section(report):
+    found = at_rates(report.runs)
+    if not found:
+        return None
+    return Section("ABL over poisoning and isolation rates", (
+        Text("Rows without an isolation rate are the models without a defense. The lecture prints figures for 10, 50 "
+             "and 70 % poisoned, all with 1 % isolated. "
+             f"{conditions([one.run for one in found])}"),
+        Table(COLUMNS, tuple(map(row, found)))))
+
+
+def row(one):
+    """A run at its rates, and what is published of the same."""
+    asr, ca = one.published or (None, None)
+    method, results = one.run.method, one.run.results
+    return (Cell(one.attack), cell(100 * one.poisoned, "{:.1f}"),
+            cell(None if one.isolated is None else 100 * one.isolated, "{:g}"), cell(results.get("seed")),
+            share_cell(method.get("precision")), share_cell(method.get("recall")),
+            *shares(one.run, "asr", "acc", "acc_outside_target"), cell(asr, PERCENT), cell(ca, PERCENT),
+            cell(results.get("epochs"), "{:.0f}"))

@@ -1,0 +1,104 @@
+"""docs/arms-race.md, and how its cells are chosen among runs."""
+import pytest
+from helpers.reporting import share
+
+from common.untrusted import read_yaml
+from engine.catalogue import attack_cells, defense_cells
+from reporting.arms_race import NOT_RUN, PAGE, ROOT, TABLE, Row, main, page, tried_cells
+from reporting.found import find_runs
+
+WRN = {"width": None, "spec": {"arch": "wrn16-1"}}
+
+
+@pytest.fixture
+def rows(tree):
+    """Row of a defense of the file of pairs, by the runs in `tree`."""
+    def find(defense, **entry):
+        pairs = {"assumes": "so", "kept_by": "badnets", **entry}
+        cells = tried_cells(find_runs(tree.root))
+        return Row.of(defense, pairs, {attack: own for (attack, name), own in cells.items() if name == defense})
+    return find
+
+
+def attack(tree, name, poison_type, asr=1.0, **results):
+    return tree.run(name, arguments={"poison_type": poison_type, "poison_target": 0}, asr=asr, **results)
+
+
+def test_the_page_is_what_the_script_makes_of_the_results_as_they_are():
+    made = page(find_runs(ROOT / "results"), PAGE.parent)
+    assert made == PAGE.read_text(), "run: python -m reporting.arms_race"
+    assert "ASR 100.0 to" in made and made.count("\n| ") == 1 + len(read_yaml(TABLE)["pairs"])
+
+
+def test_the_names_of_the_pairs_are_cells_of_the_catalogue():
+    for defense, entry in read_yaml(TABLE)["pairs"].items():
+        assert defense in defense_cells()
+        assert {entry["kept_by"], *entry.get("broken_by", ())} <= attack_cells().keys() - {"benign"}
+
+
+def test_a_cell_has_the_figures_before_and_after_and_one_without_a_run_says_so(tree, rows):
+    attack(tree, "badnets", "badnets", acc=0.85)
+    tree.run("badnets/nad", "defenses.nad", asr=0.04, acc=0.8, method={"name": "NAD"})
+    text = rows("nad", broken_by=["sig"]).text(tree.root)
+    where = "[cifar10, resnet18 of width 64](badnets/nad)"
+    assert f"badnets: ASR 100.0 to 4.0, ACC 85.0 to 80.0: *stopped* ({where})" in text
+    assert f"sig: {NOT_RUN}" in text and text.startswith("| nad | so | ")
+
+
+@pytest.mark.parametrize("module, folder, method, words", [
+    ("defenses.strip", "strip", {"far": share(0.3), "frr": share(0.01)}, "FAR 30.0, FRR 1.0: *partly*"),
+    ("defenses.max_margin", "max-margin", {"name": "MM-BD", "targets": [0]}, "target named: *stopped*"),
+    ("defenses.neural_cleanse", "nc-detect", {"name": "Neural Cleanse", "targets": [4]}, "target not named: *passes*"),
+    ("defenses.spectral_signatures", "spectral-signatures", {"recall": share(0.95), "precision": share(0.5)},
+     "recall 95.0, precision 50.0: *stopped*")])
+def test_each_kind_of_defense_is_judged_by_its_own_figure(tree, rows, module, folder, method, words):
+    attack(tree, "badnets", "badnets")
+    tree.run("badnets/any", module, method=method)
+    assert words in rows(folder, broken_by=["sig"]).text(tree.root)
+
+
+def test_without_a_name_the_attack_that_is_stopped_least_is_shown_if_it_had_worked(tree, rows):
+    for name, before, after in (("badnets", 1.0, 1.0), ("blend", 1.0, 0.6), ("sig", 1.0, 0.2), ("trojan", 0.3, 0.9)):
+        attack(tree, name, name, before)
+        tree.run(f"{name}/clp", "defenses.clp", asr=after, method={"name": "CLP"})
+    row = rows("clp")
+    assert list(row.broken) == ["blend"] and list(row.kept) == ["badnets"]
+    assert list(row.surprises()) == ["clp on badnets (passes)"]
+    assert list(rows("clp", kept_by="sig", broken_by=["trojan"]).surprises()) == [
+        "clp on sig (partly)", "clp on trojan (no backdoor to begin with)"]
+
+
+def test_a_row_prefers_the_setting_with_most_of_its_attacks_and_then_the_published_network(tree, rows):
+    for folder, spec in (("wide", {}), ("wrn", WRN)):
+        attack(tree, f"{folder}/badnets/seed-0", "badnets", **spec)
+        tree.run(f"{folder}/badnets/seed-0/clp", "defenses.clp", asr=0.01, method={"name": "CLP"}, **spec)
+    assert rows("clp").kept["badnets"].setting[1] == "wrn16-1"
+    attack(tree, "wide/sig/seed-0", "sig")
+    tree.run("wide/sig/seed-0/clp", "defenses.clp", asr=0.7, method={"name": "CLP"})
+    row = rows("clp", broken_by=["sig"])
+    assert {tried.setting[1] for tried in (*row.kept.values(), *row.broken.values())} == {"resnet18"}
+
+
+def test_of_several_runs_those_without_a_suffix_count_and_seeds_are_averaged(tree, rows):
+    attack(tree, "badnets", "badnets")
+    for name, far in (("strip-seed-0", 0.1), ("strip-seed-1", 0.3), ("strip-average", 0.9)):
+        tree.run(f"badnets/{name}", "defenses.strip", method={"name": "STRIP", "far": share(far), "frr": share(0.01)})
+    assert "FAR 20.0" in rows("strip", broken_by=["sig"]).text(tree.root)
+
+
+def test_a_trigger_with_another_aim_is_no_cell(tree):
+    folder = tree.run("badnets", arguments={"poison_type": "badnets", "all_to_all": True})
+    tree.run(f"{folder.name}/clp", "defenses.clp", method={"name": "CLP"})
+    assert tried_cells(find_runs(tree.root)) == {}
+
+
+def test_the_command_takes_several_folders_and_links_from_where_the_page_lies(tree, tmp_path, capsys):
+    attack(tree, "here/badnets", "badnets")
+    tree.run("here/badnets/clp", "defenses.clp", asr=0.02, method={"name": "CLP"})
+    attack(tree, "there/sig", "sig")
+    tree.run("there/sig/clp", "defenses.clp", asr=0.8, method={"name": "CLP"})
+    (tmp_path / "pages").mkdir()
+    main([str(tree.root / "here"), str(tree.root / "there"), "--page", str(tmp_path / "pages/race.md")])
+    text = (tmp_path / "pages/race.md").read_text()
+    assert "(../output/here/badnets/clp)" in text and "(../output/there/sig/clp)" in text
+    assert "cells are not run yet" in capsys.readouterr().out
