@@ -212,7 +212,7 @@ SCRIPTS = (
            other={"budget": "30", "patience": ("--success 0.1 --budget 60", "1")}),
     Script("defenses.max_margin", "MM-BD", VERDICT, reads=SUSPECT, small="--starts 2 --steps 4",
            lasting="--starts 20 --steps 60 --tolerance 0",
-           cells=(Cell("max-margin", "max-margin", in_audit="max-margin"),), after=(TRAIN_BADNETS,),
+           cells=(Cell("max-margin", "max-margin"),), after=(TRAIN_BADNETS,),
            supposes={"all_to_all": "one target class, of which the network is far surer than of the others"},
            other={"tolerance": "1000", "p_value": "1"}),
     Script("defenses.unlearn_trigger", "NC unlearning", REPAIR, "--resume",
@@ -262,8 +262,15 @@ SCRIPTS = (
            other={"benign": "{model2}", "steps": "4"}),
     Script("studies.specificity", "sample specificity", STUDY, reads=SUSPECT,
            after=(TRAIN_BENIGN, "attacks.issba_encoder", TRAIN_ISSBA)),
-    Script("studies.audit", "audit", STUDY, is_heavy=False, draws=False, reads="--checkpoint {audited}",
-           after=(TRAIN_BADNETS, "defenses.neural_cleanse --checkpoint output/badnets/model_last.th"),
+    Script("studies.audit", "witnesses", STUDY, reads=SUSPECT,
+           small="--starts 2 --steps 4 --searches 1 --budget 6",
+           cells=(Cell("audit", "audit", in_audit="audit"),), after=(TRAIN_BADNETS,),
+           other={"population": None, "rates": None, "searches": None, "patience": None}),
+    Script("studies.calibrate_audit", "audits' calibration", STUDY, "", leaves_run=False, reads="--count 1",
+           small="--width 2 --starts 1 --steps 2 --searches 1 --budget 3 --training=--epochs=1"),
+    Script("studies.verdict", "audit", STUDY, is_heavy=False, draws=False, reads="--checkpoint {audited}",
+           after=(TRAIN_BADNETS, "studies.audit --checkpoint output/badnets/model_last.th --starts 2 --steps 4 "
+                                 "--searches 1 --budget 6"),
            other={"checkpoint": "{audited2}"}),
     Script("studies.sweep_anp", "ANP's sweep", STUDY, "", reads=SUSPECT, small=f"{MASK} --alphas 0.2 --seeds 1",
            lasting="--val-frac 0.05 --nb-iter 40 --print-every 5 --batch-size 32 --alphas 0.2 0.8 --seeds 1",
@@ -282,7 +289,7 @@ FORMER = {"detect_strip.py": "defenses.strip", "fine_prune.py": "defenses.fine_p
           "neural_cleanse.py": "defenses.neural_cleanse", "neural_cleanse.py unlearn": "defenses.unlearn_trigger",
           "generate_issba_encoder.py": "attacks.issba_encoder", "train_pruning_aware.py": "attacks.pruning_aware",
           "sweep_neuron_noise.py": "studies.neuron_noise", "measure_specificity.py": "studies.specificity",
-          "sweep_anp.py": "studies.sweep_anp", "sweep_abl.py": "studies.sweep_abl", "audit_model.py": "studies.audit",
+          "sweep_anp.py": "studies.sweep_anp", "sweep_abl.py": "studies.sweep_abl", "audit_model.py": "studies.verdict",
           "export_clean_images.py": "studies.export_images"}
 
 

@@ -112,19 +112,14 @@ class Repaired(Checked):
     asr_of_reversed: dict[str, Proportion | None]
 
 
-class Rate(Checked):
-    """How often a test of an audit was wrong on models of ours."""
+class Errors(Checked):
+    """How often an audit was wrong on models of ours with one attack."""
 
-    data: str
-    width: str
-    test: str
-    model_kind: str
-    how: str
+    attack: str
     models: Annotated[float, Field(ge=1, lt=1e6)]
     wrong: Annotated[Number, Field(ge=0)]
     undecided: Number
-    searches: Number
-    searches_wrong: Number
+    named: Number
 
     @model_validator(mode="after")
     def wrong_on_some_of_them(self):
@@ -144,7 +139,9 @@ class Audit(Method):
     least_lost: list[str]
     missing: list[str] | None = None
     doubt: str | None = None
-    rates: list[Rate] | None = None
+    trust: str | None = None
+    errors: list[Errors] | None = None
+    combined: Number | None = None
 
 
 class Spec(Checked):
