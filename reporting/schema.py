@@ -144,6 +144,15 @@ class Audit(Method):
     combined: Number | None = None
 
 
+class Heard(Method):
+    """The "method" of studies.audit."""
+
+    verdict: str
+    target: Number | None
+    target_class: str | None
+    combined: Number | None
+
+
 class Spec(Checked):
     """The network that was run."""
 
@@ -169,9 +178,15 @@ class Results(Shares):
 
 
 class AuditResults(Results):
-    """results.json of an audit."""
+    """results.json of an audit's end."""
 
     method: Audit
+
+
+class HeardResults(Results):
+    """results.json of studies.audit."""
+
+    method: Heard
 
 
 class Arguments(Checked):
@@ -219,8 +234,9 @@ def check_config(config):
 def check_results(results):
     """Raise ValueError unless results.json's object is what the schema says."""
     check(Results, results)
-    if results.get("method", {}).get("name") == "audit":
-        check(AuditResults, results)
+    schema = {"audit": AuditResults, "calibrated audit": HeardResults}.get(results.get("method", {}).get("name"))
+    if schema:
+        check(schema, results)
 
 
 CHECKS = {"config.json": check_config, "results.json": check_results}

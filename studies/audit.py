@@ -48,7 +48,7 @@ from methods.witnesses import (
     search_triggers,
 )
 
-COLUMNS = ("witness", "statistic", "p_value", "points_to", "speaks", "seconds", "words")
+COLUMNS = ("witness", "statistic", "p_value", "points_to", "speaks", "words")
 log = logging.getLogger("backdoor")
 
 
@@ -86,8 +86,8 @@ def find_reference(populations: Sequence[Population], kind: Kind, has_names: boo
 class Hearing:
     """The witnesses' findings so far, and their p-values by the reference."""
 
-    def __init__(self, reference: Reference, alpha: float):
-        self.reference, self.alpha = reference, alpha
+    def __init__(self, reference: Reference, alpha: float, classes: Sequence[str]):
+        self.reference, self.alpha, self.classes = reference, alpha, classes
         self.findings, self.p_values, self.seconds = {}, {}, {}
 
     def note(self, witness: str, finding: Finding, started: float, searches: int = 0) -> None:
@@ -96,8 +96,9 @@ class Hearing:
         self.p_values[witness] = self.reference.p_value(witness, finding.statistic, searches)
         self.seconds[witness] = round(time.perf_counter() - started, 2)
         value = self.p_values[witness]
-        log.info("%s: %s%s (%.1f s)", TITLES[witness], finding.words, "" if value is None else f"; p-value {value:.2g}",
-                 self.seconds[witness])
+        points = "" if finding.label is None else f"; label {called(finding.label, self.classes)}"
+        said = "" if value is None else f"; p-value {value:.2g}"
+        log.info("%s: %s%s%s", TITLES[witness], finding.words, points, said)
 
     def judge(self) -> Judgement:
         """The Judgement; UNDECIDED on a reference that no verdict can rest on."""
@@ -106,9 +107,9 @@ class Hearing:
 
     def rows(self, judgement: Judgement) -> list[dict]:
         """The rows of witnesses.csv."""
-        return [{"witness": name, "statistic": finding.statistic, "p_value": self.p_values[name],
-                 "points_to": finding.label, "speaks": int(name in judgement.speaking), "seconds": self.seconds[name],
-                 "words": finding.words} for name, finding in self.findings.items()]
+        return [dict(zip(COLUMNS, (name, finding.statistic, self.p_values[name], finding.label,
+                                   int(name in judgement.speaking), finding.words), strict=True))
+                for name, finding in self.findings.items()]
 
 
 def hear_cleanse(hearing: Hearing, subject: Subject, settings: Settings, seed: int, device: torch.device
@@ -206,7 +207,7 @@ def main(argv=None):
     with Run(args, ("witnesses.csv",), before) as run:
         subject = load_subject(args, run, find=False)
         reference, settings = choose(args, subject)
-        hearing = Hearing(reference, args.alpha)
+        hearing = Hearing(reference, args.alpha, subject.classes)
 
         run.begin(subject)
         best = hear(hearing, subject, settings, args.seed, run.device)
@@ -223,8 +224,8 @@ def main(argv=None):
         run.finish(subject.evaluate(), model=subject.model, parent=args.checkpoint, data=subject.images, method={
             "name": "calibrated audit", **asdict(judgement), "speaking": list(judgement.speaking), "alpha": args.alpha,
             "target_class": None if judgement.target is None else subject.classes[judgement.target],
-            "witnesses": hearing.rows(judgement), "settings": settings.words(), "doubt": doubt, "trust": trust,
-            "errors": errors, "reversed_triggers": triggers,
+            "witnesses": hearing.rows(judgement), "seconds": hearing.seconds, "settings": settings.words(),
+            "doubt": doubt, "trust": trust, "errors": errors, "reversed_triggers": triggers,
             "population": reference.population and reference.population.dataset})
 
 

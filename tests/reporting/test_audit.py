@@ -78,6 +78,18 @@ def test_audits_among_other_runs_are_a_section_beside_the_grade(tree):
     assert [row[2].text for row in table.rows] == ["suspect, target 3 (cat)", "undecided, target 3 (cat)"]
 
 
+def test_an_audit_without_repairs_is_listed_with_its_p_value(tree):
+    heard = {"name": "calibrated audit", "verdict": "suspect", "target": 3, "target_class": "cat", "combined": 0.00042}
+    tree.run("one/audit", "studies.audit", method=heard)
+    tree.run("two/audit", "studies.audit", method={
+        **heard, "verdict": "undecided", "target": None, "target_class": None, "combined": None})
+    table, = next(section for section in sections(tree, "") if section.title == "Audits").blocks
+    assert [[cell.text for cell in row[2:]] for row in table.rows] == [
+        ["suspect, target 3 (cat)", "0.00042"], ["undecided", "–"]]
+    tree.run("three/audit", "studies.audit", method={**heard, "combined": "much"})
+    assert [run.state for run in find_runs(tree.root)].count(BROKEN) == 1
+
+
 def test_pictures_are_the_audits_own(tree):
     for name, color in (("one", (255, 0, 0)), ("two", (0, 255, 0))):
         tree.run(f"{name}/verdict", "studies.audit", method=METHOD)
