@@ -91,11 +91,6 @@ class Measured:
     def took_hold(self) -> bool:
         return self.attack == BENIGN or (self.asr or 0) >= LEARNED
 
-    def key(self) -> tuple:
-        """What no two rows share."""
-        return (self.population, self.dataset, self.kind.network[:3], self.settings, self.attack, self.training,
-                self.seed)
-
 
 def number(text: str, kind: type = float) -> float | int | None:
     """A cell of the table; None for an empty one."""

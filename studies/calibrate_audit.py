@@ -9,6 +9,7 @@ wrong. --training has the training script's own flags. Adds a line a model to ra
 again after a stop, goes on. Models are thrown away unless --keep. --show trains nothing: it prints the false-alarm and
 miss rates of the table, of the audit and of Neural Cleanse alone, with 95 % Wilson intervals.
 """
+import hashlib
 import os
 import shlex
 import shutil
@@ -100,12 +101,20 @@ def add_row(folder: Path, row: Measured) -> None:
             os.close(lock)
 
 
-def is_made(rows: list[Measured], args: Namespace, seed: int, dataset: str) -> bool:
+def folder_of(args: Namespace, seed: int, target: int | None) -> Path:
+    """Where a model is made; models that differ in anything have folders of their own."""
+    name = "-".join(map(str, filter(None, (args.population, args.dataset, args.arch, args.width, args.attack))))
+    rest = repr((args.training, args.data_dir, args.image_size, target)).encode()
+    return Path(args.output_dir) / MODELS / f"{name}-{hashlib.sha256(rest).hexdigest()[:6]}-seed-{seed}"
+
+
+def is_made(rows: list[Measured], args: Namespace, seed: int, target: int | None, dataset: str) -> bool:
     """Whether the table has this model already."""
     settings = Settings().changed(vars(args)).words()
     return any((row.population, row.dataset, row.kind.arch, row.kind.width, row.settings, row.attack, row.training,
                 row.seed) == (args.population, dataset, args.arch, args.width, settings, args.attack, args.training,
-                              seed) and args.image_size in (None, row.kind.image_size) for row in rows)
+                              seed) and args.image_size in (None, row.kind.image_size)
+               and target in (None, row.target) for row in rows)
 
 
 def make_all(args: Namespace) -> None:
@@ -113,13 +122,12 @@ def make_all(args: Namespace) -> None:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     images, _ = load_clean(args.dataset, args.data_dir, args.image_size)
-    name = "-".join(map(str, filter(None, (args.population, args.dataset, args.arch, args.width, args.attack))))
     for number in range(args.count):
         seed = args.first_seed + number
-        if is_made(read_rows(folder / TABLE), args, seed, images.name):
-            continue
         target = args.targets[number % len(args.targets)] if args.targets else None
-        own = folder / MODELS / f"{name}-seed-{seed}"
+        if is_made(read_rows(folder / TABLE), args, seed, target, images.name):
+            continue
+        own = folder_of(args, seed, target)
         row = make_row(args, seed, target, own, images)
         add_row(folder, row)
         print(f"{own.name}: trained in {row.seconds_training:.0f} s (ACC {row.acc:.4f}"

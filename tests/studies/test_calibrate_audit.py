@@ -2,11 +2,15 @@
 import csv
 import json
 import math
+import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from common.locks import lock_folder
 from data.triggers import build_trigger
 from engine.checkpoint import save_model, save_trigger
 from methods.trigger_search import Search
@@ -66,7 +70,19 @@ def test_the_same_command_makes_only_what_the_table_lacks(trainings, tmp_path):
     assert len(trainings) == 3 and [row["seed"] for row in rows_of(tmp_path)] == ["0", "1", "2"]
     main([*words[:-4], "--training", "--epochs 4", "--count", "1", "--output-dir", str(tmp_path)])  # other models
     main([*words, "--population", "test", "--count", "1"])
-    assert len(trainings) == 5
+    attack = [*words, "--population", "test", "--attack", "badnets", "--count", "1", "--targets"]
+    for target in ("3", "5", "3"):
+        main([*attack, target])
+    assert len(trainings) == 7
+
+
+def test_a_line_waits_for_another_process_that_is_writing(trainings, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate_audit, "WAIT", 0.05)
+    lock = lock_folder(tmp_path, "another line")
+    threading.Timer(0.3, os.close, [lock]).start()
+    started = time.monotonic()
+    main([*SMALL, "--count", "1", "--output-dir", str(tmp_path)])
+    assert len(rows_of(tmp_path)) == 1 and time.monotonic() - started >= 0.3
 
 
 def test_a_training_that_fails_ends_with_its_line_and_leaves_the_others(trainings, tmp_path, monkeypatch, refused):
