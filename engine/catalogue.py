@@ -265,7 +265,7 @@ SCRIPTS = (
     Script("studies.audit", "witnesses", STUDY, reads=SUSPECT,
            small="--starts 2 --steps 4 --searches 1 --budget 6",
            cells=(Cell("audit", "audit", in_audit="audit"),), after=(TRAIN_BADNETS,),
-           other={"population": None, "rates": None, "step": "0.5", "batches": "2", "batch_size": "8",
+           other={"alpha": None, "population": None, "rates": None, "step": "0.5", "batches": "2", "batch_size": "8",
                   "patience": "1"}),
     Script("studies.calibrate_audit", "audits' calibration", STUDY, "", leaves_run=False,
            small="--count 1 --width 2 --starts 1 --steps 2 --searches 1 --budget 3 --training=--epochs=1"),

@@ -103,6 +103,16 @@ def test_a_tiny_trigger_is_suspected_once_every_search_has_found_it(stranger, tm
     assert method["settings"] == SETTINGS.words()  # as the population was measured
 
 
+def test_the_false_alarm_rate_is_the_callers(stranger, tmp_path):
+    own = audited(tmp_path, stranger, "--starts", 1, "--steps", 3)["method"]["witnesses"][0]["statistic"]
+    rows = [replace(row, channels=own / 2 * row.channels**4) for row in reference()]
+    words = [stranger, *table(tmp_path, *rows)]
+    value = audited(tmp_path, *words)["method"]["combined"]
+    assert 0.01 < value < 0.4
+    verdicts = [audited(tmp_path, *words, "--alpha", value * share)["method"]["verdict"] for share in (1.2, 0.7, 0.1)]
+    assert verdicts == ["suspect", "undecided", "no sign of a backdoor"]
+
+
 def test_an_even_model_is_searched_once_and_shows_no_sign(stranger, tmp_path, searching):
     seeds = searching(norms(80.0))
     method = audited(tmp_path, stranger, "--dataset", "digits", *table(tmp_path, *reference(level=20.0)))["method"]
