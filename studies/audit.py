@@ -30,7 +30,7 @@ from engine.normalization import add_input_flags
 from engine.run import Run
 from engine.without_images import Subject, add_optional_data_flags, load_subject
 from engine.witness_flags import add_witness_flags
-from methods.calibration import ALPHA, UNDECIDED, Judgement, judge, needs_more
+from methods.calibration import ALPHA, LEAST, UNDECIDED, Judgement, judge, needs_more
 from methods.evidence import called
 from methods.populations import TABLE, Kind, Population, populations_of, read_rows
 from methods.trigger_search import Search, as_trigger
@@ -68,13 +68,13 @@ def find_reference(populations: Sequence[Population], kind: Kind, has_names: boo
                    ) -> Reference:
     """The Reference for a model of this Kind. has_names: whether the names of its classes are known. dataset: the data
     set on whose models the caller insists; None for that of the same classes."""
-    alike = [one for one in populations if one.kind.network == kind.network and one.reference]
+    alike = [one for one in populations if one.kind.network == kind.network and len(one.reference) >= LEAST]
     if dataset:
         alike = [one for one in alike if one.dataset == dataset]
     if not alike:
         said = f" of {dataset}" if dataset else ""
-        return Reference(None, f"no benign models{said} of this kind ({kind.words()}) have been measured by "
-                               "studies.calibrate_audit")
+        return Reference(None, f"fewer than {LEAST} benign models{said} of this kind ({kind.words()}) have been "
+                               "measured by studies.calibrate_audit")
     nearest = max(alike, key=lambda one: (has_names and one.kind.classes == kind.classes, len(one.reference)))
     if dataset or (has_names and nearest.kind.classes == kind.classes):
         return Reference(nearest)

@@ -86,7 +86,7 @@ def test_without_models_of_its_kind_the_verdict_is_undecided_and_says_so(strange
     wide = reference(Kind.of({"arch": "resnet18", "width": 64}, 32, DIGITS))
     method = audited(tmp_path, stranger, "--dataset", "digits", *table(tmp_path, *wide))["method"]
     assert method["verdict"] == "undecided" and method["population"] is None and seeds == [0]
-    assert "no benign models of this kind (resnet18, width 2, 10 classes, 32 pixels)" in method["doubt"]
+    assert "fewer than 5 benign models of this kind (resnet18, width 2, 10 classes, 32 pixels)" in method["doubt"]
     assert method["trust"] == "Nothing is known of how often this verdict would be wrong."
     assert "no verdict can be given" in capsys.readouterr().out
 
@@ -151,7 +151,8 @@ def test_the_population_is_that_of_the_same_classes_or_the_one_that_the_caller_n
     assert "may be of other classes" in find_reference(both, kind, False).doubt
     insisted = find_reference(both, kind, False, "pets")
     assert insisted.population.dataset == "pets" and insisted.doubt is None
-    assert "no benign models of mnist" in find_reference(both, kind, True, "mnist").doubt
+    assert "fewer than 5 benign models of mnist" in find_reference(both, kind, True, "mnist").doubt
+    assert find_reference(populations_of(reference(kind, count=4)), kind, True).population is None
     tests_alone = [replace(row, population="test") for row in reference(kind)]
     assert find_reference(populations_of(tests_alone), kind, True).population is None
 
