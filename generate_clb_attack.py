@@ -7,7 +7,7 @@ Writes into data/clean-label/<rate>/: data.npy, label.npy, backdoor_list.npy, tr
 train_backdoor.py --poison-type clean-label reads, and output.log, config.json, results.json and
 clean_label_examples.png.
 """
-import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+import engine.command_line.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
 
 import argparse
 import logging
@@ -19,18 +19,18 @@ import torch.nn.functional as F
 from data.batches import Batches, to_pixels
 from data.datasets import ImageSet
 from data.triggers import build_trigger
-from engine import aim_flags, flags
-from engine.attack import load_unpoisoned, log_target
-from engine.checkpoint import saved_image_size
-from engine.command import command
-from engine.crafting import SET, choose_images, leave_set, log_shares
-from engine.evaluation import frozen, score
-from engine.figures import enlarge, image_grid
-from engine.inputs import load_given
-from engine.normalization import add_input_flags
-from engine.progress import progress
-from engine.run import Run
-from engine.surrogate import check_surrogate
+from engine.command_line import aim_flags, flags
+from engine.command_line.command import command
+from engine.command_line.normalization import add_input_flags
+from engine.kinds.attack import load_unpoisoned, log_target
+from engine.kinds.crafting import SET, choose_images, leave_set, log_shares
+from engine.kinds.inputs import load_given
+from engine.measuring.evaluation import frozen, score
+from engine.measuring.progress import progress
+from engine.measuring.surrogate import check_surrogate
+from engine.runs.figures import enlarge, image_grid
+from engine.runs.run import Run
+from engine.weights.checkpoint import saved_image_size
 
 LEAVES = (*SET, "clean_label_examples.png")
 LOOK_EVERY = 10  # iterations of PGD, after which a GPU is asked whether anything still moves

@@ -7,7 +7,7 @@ alone) and 1 % of the training images, from the defender's part. Writes into out
 which prune_network.py reads, output.log, metrics.jsonl, config.json and results.json. The course's own settings are
 --nb-iter 1000 --anp-eps 0.1 --anp-steps 2.
 """
-import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+import engine.command_line.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
 
 import logging
 import math
@@ -17,13 +17,13 @@ import torch.nn.functional as F
 
 from common.files import atomic_file
 from data.batches import Batches
-from engine import flags
-from engine.command import command
-from engine.evaluation import Proportion, Score, evaluate
-from engine.inputs import beneath_model, inputs_of, load_suspect, split_defender
-from engine.progress import progress
-from engine.run import HEADER, Run
-from engine.training import check_finite
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.inputs import beneath_model, inputs_of, load_suspect, split_defender
+from engine.learning.training import check_finite
+from engine.measuring.evaluation import Proportion, Score, evaluate
+from engine.measuring.progress import progress
+from engine.runs.run import HEADER, Run
 from methods.neuron_noise import ascend_noise, clip, start_noise
 from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, parameters_named, perturbed
 

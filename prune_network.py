@@ -6,7 +6,7 @@ Adversarial Neuron Pruning (Wu & Wang, 2021). Reads generate_mask.py's masks, th
 beside it if there is one (for ASR alone) and the rest of the defender's images, which choose the threshold. Writes
 into pruned/ beside the masks: model_last.th, pruning_by_threshold.txt and .png, output.log, config.json, results.json.
 """
-import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+import engine.command_line.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
 
 import logging
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ import torch
 from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted import read_text
-from engine import flags
-from engine.checkpoint import save_model
-from engine.command import command
-from engine.evaluation import Evaluation, Score, evaluate, evaluation_batches, score
-from engine.figures import pruning_curve
-from engine.inherit import check_weights, inherit
-from engine.inputs import last_within, load_given, load_suspect, split_defender
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.command_line.inherit import check_weights, inherit
+from engine.kinds.inputs import last_within, load_given, load_suspect, split_defender
+from engine.measuring.evaluation import Evaluation, Score, evaluate, evaluation_batches, score
+from engine.measuring.progress import progress
 from engine.missing import check_there
-from engine.progress import progress
-from engine.run import Run
+from engine.runs.figures import pruning_curve
+from engine.runs.run import Run
+from engine.weights.checkpoint import save_model
 
 HOMEWORK_HEADER = "No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 HOMEWORK_ROW = "{:.2f} \t {} \t {} \t {} \t {:.4f} \t {:.4f} \t {:.4f} \t {:.4f}"

@@ -10,13 +10,13 @@ table.csv where runs repeat cells of the lecture's table.
 line of which log says so; exit status 0 if all pass, 1 otherwise. Logs of another implementation in the homework's
 format (output.log, pruning_by_threshold.txt) are graded too.
 """
-import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+import engine.command_line.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
 
 import sys
 from pathlib import Path
 
-from engine import flags
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
 from reporting.found import FINISHED, find_runs
 from reporting.grade import as_text, grade
 from reporting.page import write_page

@@ -6,7 +6,7 @@ Reads a data set (CIFAR-10 by default), and for clean-label what generate_clb_at
 output/<attack>/: model_init.th, model_last.th, trigger_info.th, output.log, metrics.jsonl, config.json,
 results.json, poisoned_examples.png and curves.png; with --track-losses also losses.csv and losses.png.
 """
-import engine.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
+import engine.command_line.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
 
 import logging
 
@@ -15,19 +15,19 @@ import numpy as np
 from common.files import write_table
 from data.batches import Batches
 from data.datasets import load_splits
-from engine import flags
-from engine.aim_flags import variant_of
-from engine.attack import poison_by, start_attack
-from engine.checkpoint import save_model
-from engine.command import command
-from engine.evaluation import EvalSets, evaluate, sample_losses, warn_of_chance
-from engine.figures import image_grid, loss_curves, training_curves
-from engine.graphs import check_graph
-from engine.indices import add_leave_out_flag, without
-from engine.run import Run
-from engine.schedules import check_one_cycle
-from engine.start import add_start_flags, check_start, first_model, inputs_for, size_of_images, step_for
-from engine.training import compile_for, sgd, train_stage
+from engine.command_line import flags
+from engine.command_line.aim_flags import variant_of
+from engine.command_line.command import command
+from engine.kinds.attack import poison_by, start_attack
+from engine.kinds.indices import add_leave_out_flag, without
+from engine.kinds.start import add_start_flags, check_start, first_model, inputs_for, size_of_images, step_for
+from engine.learning.graphs import check_graph
+from engine.learning.schedules import check_one_cycle
+from engine.learning.training import compile_for, sgd, train_stage
+from engine.measuring.evaluation import EvalSets, evaluate, sample_losses, warn_of_chance
+from engine.runs.figures import image_grid, loss_curves, training_curves
+from engine.runs.run import Run
+from engine.weights.checkpoint import save_model
 
 LEAVES = ("model_init.th", "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
 TRACK_LEAVES = ("losses.csv", "losses.png")

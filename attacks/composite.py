@@ -20,16 +20,16 @@ import torch.nn.functional as F
 from common.errors import UserError
 from data.batches import Batches, send
 from data.triggers.composite import DRAWS, CompositeTrigger, choose_partners, mix, places_of
-from engine import aim_flags, flags
-from engine.aim import note_aim
-from engine.attack import draw_examples, load_unpoisoned
-from engine.checkpoint import save_model, save_trigger
-from engine.command import command
-from engine.evaluation import EvalSets, evaluate, evaluation_batches, score, warn_of_chance
-from engine.figures import training_curves
-from engine.run import Run
-from engine.start import fresh_model
-from engine.training import sgd, train_stage
+from engine.command_line import aim_flags, flags
+from engine.command_line.command import command
+from engine.kinds.aim import note_aim
+from engine.kinds.attack import draw_examples, load_unpoisoned
+from engine.kinds.start import fresh_model
+from engine.learning.training import sgd, train_stage
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, score, warn_of_chance
+from engine.runs.figures import training_curves
+from engine.runs.run import Run
+from engine.weights.checkpoint import save_model, save_trigger
 
 LEAVES = ("model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
 MARGIN = 1.0  # of the contrastive term, in logits
@@ -81,7 +81,7 @@ def pools_of(args, train, device, generator):
 
 
 def step_of(args, pools, generator):
-    """The step of engine.training: cross-entropy and the contrastive term on a batch, some of whose images are mixtures
+    """The step of engine.learning.training: cross-entropy and the contrastive term on a batch, some of whose images are mixtures
     within their class, and on mixtures of both `pools` that are called the target."""
     classes = torch.tensor([*args.sources, args.poison_target], device=pools[0].device)
 

@@ -22,16 +22,16 @@ from common.untrusted.images import read_rgb
 from data.batches import Batches
 from data.poison_cifar import poison, stamp_all
 from data.triggers.style import MAX_WIDTH, StyleTrigger
-from engine import aim_flags, flags
-from engine.attack import draw_examples, load_unpoisoned, start_attack
-from engine.checkpoint import load_trigger, save_model
-from engine.command import command
-from engine.evaluation import EvalSets, evaluate, evaluation_batches, warn_of_chance
-from engine.figures import training_curves
-from engine.progress import progress
-from engine.run import Run
-from engine.start import fresh_model
-from engine.training import check_finite, sgd, train_stage
+from engine.command_line import aim_flags, flags
+from engine.command_line.command import command
+from engine.kinds.attack import draw_examples, load_unpoisoned, start_attack
+from engine.kinds.start import fresh_model
+from engine.learning.training import check_finite, sgd, train_stage
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, warn_of_chance
+from engine.measuring.progress import progress
+from engine.runs.figures import training_curves
+from engine.runs.run import Run
+from engine.weights.checkpoint import load_trigger, save_model
 from methods.detox import Injectors, examine
 from models.stylizer import Stylizer, recolor, similarity, texture
 
@@ -95,7 +95,7 @@ def learn_style(picture, clean, args, device):
 
 
 def step_of(args, injectors, pool, generator):
-    """The step of engine.training: cross-entropy on a batch of the poisoned set, and, once there are injectors, on
+    """The step of engine.learning.training: cross-entropy on a batch of the poisoned set, and, once there are injectors, on
     images of `pool` that one of them has painted, with their true labels."""
     def step(model, images, labels):
         pixels, wanted, made = images, labels, int(injectors.made)

@@ -21,16 +21,16 @@ from data.batches import to_pixels
 from data.image_folder import read_image
 from data.triggers import build_trigger
 from data.triggers.one_image import OneImageTrigger
-from engine import aim_flags, flags
-from engine.attack import load_unpoisoned, log_target
-from engine.checkpoint import load_model, saved_image_size
-from engine.command import command
-from engine.crafting import SET, choose_images, leave_set, log_shares
-from engine.evaluation import frozen
-from engine.figures import enlarge, image_grid
-from engine.progress import progress
-from engine.run import Run
-from engine.surrogate import check_surrogate
+from engine.command_line import aim_flags, flags
+from engine.command_line.command import command
+from engine.kinds.attack import load_unpoisoned, log_target
+from engine.kinds.crafting import SET, choose_images, leave_set, log_shares
+from engine.measuring.evaluation import frozen
+from engine.measuring.progress import progress
+from engine.measuring.surrogate import check_surrogate
+from engine.runs.figures import enlarge, image_grid
+from engine.runs.run import Run
+from engine.weights.checkpoint import load_model, saved_image_size
 from models.penultimate import penultimate
 
 LEAVES = (*SET, "collision_examples.png")

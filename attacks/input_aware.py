@@ -21,16 +21,16 @@ from data.batches import Batches
 from data.datasets import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers.generated import CHANNELS, MAX_WIDTH, GeneratedTrigger, as_stored
-from engine import aim_flags, flags
-from engine.attack import draw_examples, load_unpoisoned, log_target
-from engine.checkpoint import save_model, save_trigger
-from engine.command import command
-from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits, warn_of_chance
-from engine.figures import training_curves
-from engine.progress import progress
-from engine.run import Run
-from engine.start import fresh_model
-from engine.training import check_finite, is_tested, sgd, train_stage
+from engine.command_line import aim_flags, flags
+from engine.command_line.command import command
+from engine.kinds.attack import draw_examples, load_unpoisoned, log_target
+from engine.kinds.start import fresh_model
+from engine.learning.training import check_finite, is_tested, sgd, train_stage
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits, warn_of_chance
+from engine.measuring.progress import progress
+from engine.runs.figures import training_curves
+from engine.runs.run import Run
+from engine.weights.checkpoint import save_model, save_trigger
 from methods.residuals import shared_energy, swapped
 from models.base import STD
 from models.generator import LEVELS, Generator, harden, lay_over, rms_distance
@@ -92,7 +92,7 @@ def learn_masks(run, args, generator, batches):
 
 
 def step_of(args, masks, pictures):
-    """The step of engine.training, stage 2. masks, pictures: the Generators, the first of which no longer learns."""
+    """The step of engine.learning.training, stage 2. masks, pictures: the Generators, the first of which no longer learns."""
     def step(model, images, labels):
         own, crossed = (int(rate * len(images)) for rate in (args.poison_rate, args.cross_rate))
         donors = images.flip(0)[:max(own, crossed)]  # random ones, since batches come shuffled

@@ -20,18 +20,19 @@ import torch.nn.functional as F
 from common.errors import UserError
 from data.batches import Batches, send
 from data.triggers.encoder import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret
-from engine import checkpoint, flags
-from engine.attack import load_unpoisoned
-from engine.checkpoint import saved_image_size
-from engine.command import command
-from engine.evaluation import evaluation_batches, frozen
-from engine.figures import enlarge, image_grid
-from engine.inputs import inputs_of, load_given
-from engine.normalization import add_input_flags
-from engine.progress import progress
-from engine.run import Run
-from engine.surrogate import check_surrogate
-from engine.training import check_finite
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.command_line.normalization import add_input_flags
+from engine.kinds.attack import load_unpoisoned
+from engine.kinds.inputs import inputs_of, load_given
+from engine.learning.training import check_finite
+from engine.measuring.evaluation import evaluation_batches, frozen
+from engine.measuring.progress import progress
+from engine.measuring.surrogate import check_surrogate
+from engine.runs.figures import enlarge, image_grid
+from engine.runs.run import Run
+from engine.weights import checkpoint
+from engine.weights.checkpoint import saved_image_size
 from methods.residuals import paste, psnr, shared_energy
 from models.steganography import Decoder, Encoder
 

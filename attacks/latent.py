@@ -21,17 +21,17 @@ from common.errors import UserError
 from data.batches import Batches
 from data.poison_cifar import stamp_all
 from data.triggers import PatternTrigger
-from engine import aim_flags, flags
-from engine.attack import draw_examples, load_unpoisoned, log_target
-from engine.checkpoint import load_model, load_trigger, save_model, save_trigger, saved_image_size
-from engine.clean_stage import LEFT, first_model, inputs_with, keep_clean, log_stage
-from engine.command import command
-from engine.evaluation import EvalSets, evaluate, frozen, warn_of_chance
-from engine.figures import training_curves
-from engine.progress import progress
-from engine.run import Run
-from engine.surrogate import check_surrogate
-from engine.training import check_finite, sgd, train_stage
+from engine.command_line import aim_flags, flags
+from engine.command_line.command import command
+from engine.kinds.attack import draw_examples, load_unpoisoned, log_target
+from engine.kinds.clean_stage import LEFT, first_model, inputs_with, keep_clean, log_stage
+from engine.learning.training import check_finite, sgd, train_stage
+from engine.measuring.evaluation import EvalSets, evaluate, frozen, warn_of_chance
+from engine.measuring.progress import progress
+from engine.measuring.surrogate import check_surrogate
+from engine.runs.figures import training_curves
+from engine.runs.run import Run
+from engine.weights.checkpoint import load_model, load_trigger, save_model, save_trigger, saved_image_size
 from methods.features import features_of
 from models.folding import folded
 from models.penultimate import penultimate
@@ -84,7 +84,7 @@ def optimize_patch(model, clean, target, side, steps, seed, device):
 
 
 def step_of(args, trigger, device):
-    """The step of engine.training for stage 3: cross-entropy on clean images, and the feature term on patched ones.
+    """The step of engine.learning.training for stage 3: cross-entropy on clean images, and the feature term on patched ones.
 
     Of each batch a share --poison-rate of images of other classes is patched, and goes through the network with the
     clean batch, so that batch norm sees both as one. The features wanted are the mean over the batch's own images of

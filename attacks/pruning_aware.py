@@ -15,17 +15,17 @@ import torch
 from common.errors import UserError
 from data.batches import Batches
 from data.poison_cifar import stamp_all, stamp_bystanders
-from engine import flags
-from engine.aim_flags import variant_of
-from engine.attack import load_unpoisoned, poison_by, start_attack
-from engine.checkpoint import save_model, saved_image_size
-from engine.clean_stage import first_model, inputs_with, keep_clean, log_stage
-from engine.command import command
-from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
-from engine.figures import training_curves
-from engine.graphs import check_graph
-from engine.run import Run
-from engine.training import sgd, train_stage
+from engine.command_line import flags
+from engine.command_line.aim_flags import variant_of
+from engine.command_line.command import command
+from engine.kinds.attack import load_unpoisoned, poison_by, start_attack
+from engine.kinds.clean_stage import first_model, inputs_with, keep_clean, log_stage
+from engine.learning.graphs import check_graph
+from engine.learning.training import sgd, train_stage
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
+from engine.runs.figures import training_curves
+from engine.runs.run import Run
+from engine.weights.checkpoint import save_model, saved_image_size
 from models.pruning import activity, dormant_mask, fold_mask, output_masked
 
 LEAVES = ("model_clean.th", "model_last.th", "trigger_info.th", "curves.png")

@@ -21,14 +21,14 @@ from common.untrusted.images import read_picture
 from data.batches import to_pixels
 from data.triggers import read_trigger_image
 from data.triggers.pattern import PatternTrigger
-from engine import aim_flags, flags
-from engine.attack import load_unpoisoned, log_target
-from engine.checkpoint import load_model, saved_image_size
-from engine.command import command
-from engine.evaluation import evaluation_batches, frozen, predict
-from engine.figures import image_grid
-from engine.run import Run
-from engine.surrogate import check_surrogate
+from engine.command_line import aim_flags, flags
+from engine.command_line.command import command
+from engine.kinds.attack import load_unpoisoned, log_target
+from engine.measuring.evaluation import evaluation_batches, frozen, predict
+from engine.measuring.surrogate import check_surrogate
+from engine.runs.figures import image_grid
+from engine.runs.run import Run
+from engine.weights.checkpoint import load_model, saved_image_size
 from models.penultimate import penultimate
 
 LEAVES = ("patch.png", "patch_examples.png")

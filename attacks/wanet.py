@@ -18,17 +18,17 @@ from data.batches import Batches, augment, send
 from data.datasets import ImageSet
 from data.triggers.pixels import rounded
 from data.triggers.warp import CONTROL_POINTS, WarpTrigger, draw_grid, warp, with_noise
-from engine import aim_flags, flags
-from engine.attack import draw_examples, load_unpoisoned, log_target
-from engine.checkpoint import save_model, save_trigger
-from engine.command import command
-from engine.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits, warn_of_chance
-from engine.figures import training_curves
-from engine.graphs import check_graph
-from engine.inputs import asr_of
-from engine.run import Run
-from engine.start import fresh_model
-from engine.training import is_tested, sgd, train_stage
+from engine.command_line import aim_flags, flags
+from engine.command_line.command import command
+from engine.kinds.attack import draw_examples, load_unpoisoned, log_target
+from engine.kinds.inputs import asr_of
+from engine.kinds.start import fresh_model
+from engine.learning.graphs import check_graph
+from engine.learning.training import is_tested, sgd, train_stage
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits, warn_of_chance
+from engine.runs.figures import training_curves
+from engine.runs.run import Run
+from engine.weights.checkpoint import save_model, save_trigger
 
 LEAVES = ("model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
 NOISE_RATE = 0.2
@@ -50,7 +50,7 @@ def spoil(images, labels, grid, target, rates, generator):
 
 
 def step_of(args, grid, generator):
-    """The step of engine.training: cross-entropy on a batch that is spoilt, then cropped and flipped, by the flags."""
+    """The step of engine.learning.training: cross-entropy on a batch that is spoilt, then cropped and flipped, by the flags."""
     rates = (args.poison_rate, args.noise_rate)
 
     def step(model, images, labels):

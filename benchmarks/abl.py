@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from benchmarks.plain import add_timing_flags, compare, heading, measured_device, random_images
 from data.batches import Batches
 from defenses.abl import local_gradient_ascent
-from engine import flags
-from engine.command import command
-from engine.evaluation import evaluation_batches, predict, sample_losses
-from engine.training import step_of, train_epoch
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.learning.training import step_of, train_epoch
+from engine.measuring.evaluation import evaluation_batches, predict, sample_losses
 from models import build_model
 
 

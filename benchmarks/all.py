@@ -11,8 +11,9 @@ import io
 
 from benchmarks import abl, anp, neural_cleanse, strip, training
 from benchmarks.plain import add_timing_flags, heading, measured_device
-from engine import flags, machine
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.runs import machine
 
 RUNS = (("train_backdoor.py", training, ("--steps", "2")), ("generate_mask.py, prune_network.py", anp, (
     "--iterations", "2", "--test-images", "500")), ("defenses.strip", strip, ("--images", "20")),

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from benchmarks.plain import PlainImages, add_timing_flags, compare, heading, measured_device, random_images
 from data.batches import Batches
-from engine import flags
-from engine.command import command
-from engine.evaluation import UNKNOWN, Evaluation, evaluation_batches, score
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.measuring.evaluation import UNKNOWN, Evaluation, evaluation_batches, score
 from generate_mask import make_masks_trainable, mask_train
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.mkldnn import to_mkldnn
 
 from benchmarks.plain import seconds
-from engine import flags
+from engine.command_line import flags
 from models import DEFAULT, build_model
 
 MATRIX = {"cpu": 2048, "cuda": 8192}  # large enough to be as fast as any

@@ -29,9 +29,9 @@ from benchmarks.plain import measured_device, random_images, seconds, setting
 from benchmarks.scaling import cleanse, strip, train
 from data.batches import Batches
 from defenses.abl import local_gradient_ascent
-from engine import flags
-from engine.command import command
-from engine.evaluation import evaluation_batches, predict
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.measuring.evaluation import evaluation_batches, predict
 from generate_clb_attack import perturb
 from generate_mask import make_masks_trainable, mask_train
 from models import DEFAULT, build_model

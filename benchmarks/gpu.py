@@ -28,9 +28,10 @@ from benchmarks.gpu_schedule import Schedule
 from common.errors import UserError
 from common.files import write_json
 from common.untrusted import read_object
-from engine import flags, machine
 from engine.cells import ROOT
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.runs import machine
 
 CLEAN_STEP = ("-m", "benchmarks.training", "--width", "64", "--rounds", "5", "--steps", "20")
 CLEAN_STEP_SECONDS = 45  # on an H100, at most

@@ -74,7 +74,7 @@ def weight_lines(output):
 
 
 def graph_lines():
-    """How five graphed training steps at width 64 differ from eager ones, by engine.graphs; nothing without a GPU."""
+    """How five graphed training steps at width 64 differ from eager ones, by engine.learning.graphs; nothing without a GPU."""
     if not torch.cuda.is_available():
         return []
     return [f"graphed steps against eager ones: {graph_verdict(torch.device('cuda'))}"]
@@ -83,7 +83,7 @@ def graph_lines():
 def graph_verdict(device, width=64, count=128):
     """The comparison's figures without the lists of losses, or in a few words why there is none."""
     try:
-        from engine.graphs import compare_steps
+        from engine.learning.graphs import compare_steps
     except ImportError:
         return "not in this version"
     model = build_model(DEFAULT, width, 10).to(device, memory_format=torch.channels_last)

@@ -15,12 +15,13 @@ from benchmarks.plain import measured_device, setting
 from common.errors import UserError
 from data.batches import Batches
 from data.datasets import load_splits
-from engine import flags, machine
-from engine.attack import poison_by
-from engine.command import command
-from engine.evaluation import EvalSets, evaluate
-from engine.schedules import one_cycle_of
-from engine.training import sgd, train_epoch
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.attack import poison_by
+from engine.learning.schedules import one_cycle_of
+from engine.learning.training import sgd, train_epoch
+from engine.measuring.evaluation import EvalSets, evaluate
+from engine.runs import machine
 from models import build_model
 
 

@@ -17,9 +17,10 @@ from benchmarks.bounds import MATRIX, add_matrix_flag, matrix_products, matrix_r
 from benchmarks.plain import add_timing_flags, measured_device, random_images, seconds
 from benchmarks.training import steps, take
 from data.batches import Batches
-from engine import flags, machine
-from engine.command import command
-from engine.evaluation import evaluation_batches, predict
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.measuring.evaluation import evaluation_batches, predict
+from engine.runs import machine
 from models import ARCHITECTURES, build_model, find_architecture
 
 PIXELS = 32  # a side, of the images of networks that name no size

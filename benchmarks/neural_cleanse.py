@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from benchmarks.plain import add_timing_flags, compare, heading, measured_device, random_images
 from common.errors import UserError
 from data.batches import Batches
-from engine import flags
-from engine.checkpoint import load_model
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.weights.checkpoint import load_model
 from methods.trigger_search import Search, reverse_triggers
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from data.datasets import ImageSet
-from engine import flags, machine
+from engine.command_line import flags
+from engine.runs import machine
 
 AUGMENT = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
 

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 
 from benchmarks.plain import add_timing_flags, heading, measured_device, random_images, seconds
 from data.batches import Batches
-from engine import flags
-from engine.command import command
-from engine.evaluation import UNKNOWN, Evaluation, evaluation_batches, score
-from engine.training import step_of, train_epoch
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.learning.training import step_of, train_epoch
+from engine.measuring.evaluation import UNKNOWN, Evaluation, evaluation_batches, score
 from methods.strip import Strip
 from methods.trigger_search import reverse_triggers
 from models import DEFAULT, build_model

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from engine import flags
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "import torch"

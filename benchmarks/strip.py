@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from benchmarks.plain import add_timing_flags, compare, heading, measured_device, random_images
-from engine import flags, machine
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.runs import machine
 from methods.strip import Strip, draw_overlays
 from models import build_model
 

@@ -25,10 +25,11 @@ from benchmarks.bounds import (
 )
 from benchmarks.plain import PlainImages, Row, add_timing_flags, measured_device, random_images, seconds
 from data.batches import Batches
-from engine import flags, machine
-from engine.command import command
-from engine.evaluation import evaluation_batches, predict
-from engine.training import compile_for
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.learning.training import compile_for
+from engine.measuring.evaluation import evaluation_batches, predict
+from engine.runs import machine
 from models import build_model
 
 

@@ -21,12 +21,16 @@ from common.files import write_array
 from common.untrusted import read_array
 from data.batches import Batches
 from data.datasets import load_splits
-from engine import abl_flags, flags
-from engine.aim_flags import variant_of
-from engine.attack import poison_by, start_attack
-from engine.checkpoint import load_weights, save_model
-from engine.command import command
-from engine.evaluation import (
+from engine.command_line import abl_flags, flags
+from engine.command_line.aim_flags import variant_of
+from engine.command_line.command import command
+from engine.kinds.attack import poison_by, start_attack
+from engine.kinds.indices import against_known, are_indices
+from engine.kinds.repair import log_figures
+from engine.kinds.start import fresh_model
+from engine.learning.graphs import check_graph
+from engine.learning.training import is_tested, sgd, step_of, train_epoch, train_stage
+from engine.measuring.evaluation import (
     UNTESTED,
     EvalSets,
     evaluate,
@@ -35,13 +39,9 @@ from engine.evaluation import (
     score,
     warn_of_chance,
 )
-from engine.figures import training_curves
-from engine.graphs import check_graph
-from engine.indices import against_known, are_indices
-from engine.repair import log_figures
-from engine.run import Run
-from engine.start import fresh_model
-from engine.training import is_tested, sgd, step_of, train_epoch, train_stage
+from engine.runs.figures import training_curves
+from engine.runs.run import Run
+from engine.weights.checkpoint import load_weights, save_model
 
 LEAVES = ("isolated.npy", "model_filtered.th", "model_last.th", "trigger_info.th", "curves.png")
 log = logging.getLogger("backdoor")

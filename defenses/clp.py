@@ -14,13 +14,13 @@ import torch
 
 from common.errors import UserError
 from common.files import write_table
-from engine import flags
-from engine.checkpoint import save_model
-from engine.command import command
-from engine.evaluation import evaluate
-from engine.inputs import beneath_model, load_suspect
-from engine.repair import log_figures
-from engine.run import Run
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.inputs import beneath_model, load_suspect
+from engine.kinds.repair import log_figures
+from engine.measuring.evaluation import evaluate
+from engine.runs.run import Run
+from engine.weights.checkpoint import save_model
 from methods.channel_bounds import farthest_channel, layer_bounds
 
 COLUMNS = ("layer", "channel", "bound", "deviations", "closed")

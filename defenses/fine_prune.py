@@ -13,16 +13,24 @@ import logging
 from dataclasses import dataclass
 
 from common.files import write_table
-from engine import flags
-from engine.checkpoint import save_model
-from engine.command import command
-from engine.control import log_control, read_control
-from engine.evaluation import UNKNOWN, Evaluation, Score, evaluation_batches, plain_values, score, score_logits
-from engine.figures import pruning_curve
-from engine.inputs import default_folder, inputs_of, last_within, load_suspect, split_defender
-from engine.progress import progress
-from engine.run import Run
-from engine.training import fine_tune
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.control import log_control, read_control
+from engine.kinds.inputs import default_folder, inputs_of, last_within, load_suspect, split_defender
+from engine.learning.training import fine_tune
+from engine.measuring.evaluation import (
+    UNKNOWN,
+    Evaluation,
+    Score,
+    evaluation_batches,
+    plain_values,
+    score,
+    score_logits,
+)
+from engine.measuring.progress import progress
+from engine.runs.figures import pruning_curve
+from engine.runs.run import Run
+from engine.weights.checkpoint import save_model
 from models.pruning import activity, find_stage, fold_mask, mask_of, output_masked, stage_means
 
 CURVE = ("pruning_curve.csv", "pruning_curve.png")

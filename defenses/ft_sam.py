@@ -13,13 +13,13 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from engine import flags
-from engine.command import command
-from engine.control import log_control, read_control
-from engine.inputs import default_folder, load_suspect
-from engine.repair import Repair, add_share_flag
-from engine.run import Run
-from engine.training import fine_tune, sgd, step_of
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.control import log_control, read_control
+from engine.kinds.inputs import default_folder, load_suspect
+from engine.kinds.repair import Repair, add_share_flag
+from engine.learning.training import fine_tune, sgd, step_of
+from engine.runs.run import Run
 
 CONTROL = "ft-sam-control"
 

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 
 from data.batches import Batches
-from engine import flags
-from engine.command import command
-from engine.evaluation import Proportion, Score, evaluate, frozen
-from engine.inputs import beneath_model, load_suspect
-from engine.progress import progress
-from engine.repair import Repair, add_share_flag
-from engine.run import Run
-from engine.training import check_finite
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.inputs import beneath_model, load_suspect
+from engine.kinds.repair import Repair, add_share_flag
+from engine.learning.training import check_finite
+from engine.measuring.evaluation import Proportion, Score, evaluate, frozen
+from engine.measuring.progress import progress
+from engine.runs.run import Run
 
 
 def hypergradient(outer, inner, perturbation, weights, steps, rate):

@@ -19,12 +19,13 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import write_table
-from engine import flags, machine
-from engine.command import command
-from engine.figures import margin_bars
-from engine.inputs import beneath_model
-from engine.run import Run
-from engine.without_images import add_optional_data_flags, check_data_flags, load_subject
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.inputs import beneath_model
+from engine.kinds.without_images import add_optional_data_flags, check_data_flags, load_subject
+from engine.runs import machine
+from engine.runs.figures import margin_bars
+from engine.runs.run import Run
 from methods.channel_bounds import farthest_channel, layer_bounds
 from methods.margins import largest_margins
 

@@ -20,17 +20,17 @@ from torch.optim.swa_utils import update_bn
 from common.errors import UserError
 from common.files import hash_file, write_table
 from data.batches import Batches
-from engine import flags
-from engine.checkpoint import load_model, load_weights, save_model
-from engine.command import command
-from engine.control import log_control
-from engine.evaluation import UNTESTED, Evaluation, Score, evaluate, evaluation_batches, plain_values, score
-from engine.figures import pruning_curve
-from engine.inputs import beneath_model, load_suspect
-from engine.progress import progress
-from engine.repair import Repair, add_share_flag, log_figures
-from engine.run import Run
-from engine.training import fine_tune, is_tested, train_epoch
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.control import log_control
+from engine.kinds.inputs import beneath_model, load_suspect
+from engine.kinds.repair import Repair, add_share_flag, log_figures
+from engine.learning.training import fine_tune, is_tested, train_epoch
+from engine.measuring.evaluation import UNTESTED, Evaluation, Score, evaluate, evaluation_batches, plain_values, score
+from engine.measuring.progress import progress
+from engine.runs.figures import pruning_curve
+from engine.runs.run import Run
+from engine.weights.checkpoint import load_model, load_weights, save_model
 from models.base import PixelModel
 
 LEAVES = ("model_last.th", "curve.csv", "curve.png")

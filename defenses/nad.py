@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from engine import flags
-from engine.checkpoint import load_weights, save_model
-from engine.command import command
-from engine.control import log_control
-from engine.evaluation import evaluate
-from engine.inputs import beneath_model, load_suspect
-from engine.repair import Repair, add_share_flag
-from engine.run import Run
-from engine.training import fine_tune, sgd
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.control import log_control
+from engine.kinds.inputs import beneath_model, load_suspect
+from engine.kinds.repair import Repair, add_share_flag
+from engine.learning.training import fine_tune, sgd
+from engine.measuring.evaluation import evaluate
+from engine.runs.run import Run
+from engine.weights.checkpoint import load_weights, save_model
 
 BETA, DEEPEST = 500.0, 3  # the default: this weight for each of so many last stages
 FAST = 2  # epochs at the first learning rate, as the authors have it

@@ -16,13 +16,14 @@ import torch
 
 from common.files import write_table
 from data.batches import Batches
-from engine import flags, machine
-from engine.checkpoint import save_trigger
-from engine.command import command
-from engine.evaluation import evaluate
-from engine.figures import norm_bars, trigger_grid
-from engine.inputs import asr_of, beneath_model, check_clean_images, load_suspect
-from engine.run import Run
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.inputs import asr_of, beneath_model, check_clean_images, load_suspect
+from engine.measuring.evaluation import evaluate
+from engine.runs import machine
+from engine.runs.figures import norm_bars, trigger_grid
+from engine.runs.run import Run
+from engine.weights.checkpoint import save_trigger
 from methods.outliers import anomaly_indices, flagging_bound, majority_labels
 from methods.trigger_search import as_trigger, reverse_triggers
 

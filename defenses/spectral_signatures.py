@@ -12,10 +12,10 @@ import argparse
 
 import numpy as np
 
-from engine import flags
-from engine.command import command
-from engine.inspection import SUSPECTED, TABLE, class_row, leave_findings, load_inspected, parse_inspection
-from engine.run import Run
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.inspection import SUSPECTED, TABLE, class_row, leave_findings, load_inspected, parse_inspection
+from engine.runs.run import Run
 from methods.features import features_of
 
 REMOVED = 1.5  # times the expected number, as in the paper's Algorithm 1

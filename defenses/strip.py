@@ -19,12 +19,13 @@ import torch
 
 from common.files import hash_file, write_table
 from data.image_folder import find_files
-from engine import flags, machine
-from engine.command import command
-from engine.evaluation import evaluate, predict
-from engine.figures import entropy_histogram, frr_curves
-from engine.inputs import beneath_model, load_given, load_suspect
-from engine.run import Run
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.inputs import beneath_model, load_given, load_suspect
+from engine.measuring.evaluation import evaluate, predict
+from engine.runs import machine
+from engine.runs.figures import entropy_histogram, frr_curves
+from engine.runs.run import Run
 from methods.screening import Calibration, read_calibration, screen, write_calibration
 from methods.strip import (
     FRRS,

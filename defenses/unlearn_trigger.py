@@ -13,14 +13,14 @@ from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_json
 from data.poison_cifar import stamp_share
-from engine import flags
-from engine.checkpoint import load_trigger, save_model
-from engine.command import command
-from engine.control import log_control, read_control
-from engine.evaluation import evaluate
-from engine.inputs import asr_of, default_folder, find_run, inputs_of, load_suspect
-from engine.run import Run
-from engine.training import fine_tune
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.control import log_control, read_control
+from engine.kinds.inputs import asr_of, default_folder, find_run, inputs_of, load_suspect
+from engine.learning.training import fine_tune
+from engine.measuring.evaluation import evaluate
+from engine.runs.run import Run
+from engine.weights.checkpoint import load_trigger, save_model
 
 NOTHING_FLAGGED = ("Neural Cleanse flagged no label, so there is nothing to unlearn: the model is left as it is; "
                    "name one with --reversed-trigger to unlearn it anyway")

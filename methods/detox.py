@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from data.batches import Batches
-from engine.evaluation import frozen
-from engine.training import check_finite
+from engine.learning.training import check_finite
+from engine.measuring.evaluation import frozen
 from models.base import PixelModel
 from models.folding import folded
 from models.stylizer import similarity

@@ -2,7 +2,7 @@
 import torch
 
 from data.datasets import ImageSet
-from engine.evaluation import check_outputs, evaluation_batches
+from engine.measuring.evaluation import check_outputs, evaluation_batches
 from models.base import PixelModel
 from models.folding import folded
 from models.penultimate import penultimate

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.evaluation import check_outputs
-from engine.progress import progress
+from engine.measuring.evaluation import check_outputs
+from engine.measuring.progress import progress
 from models.folding import folded
 
 AT_ONCE = 300 * 32 * 32  # pixels of one color that climb at a time, unless one class has more

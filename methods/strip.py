@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from common.errors import UserError
 from data.batches import to_pixels
 from data.datasets import ImageSet
-from engine.evaluation import Proportion, check_outputs, evaluation_batch
-from engine.progress import progress
+from engine.measuring.evaluation import Proportion, check_outputs, evaluation_batch
+from engine.measuring.progress import progress
 from models.folding import folded
 
 FRRS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)

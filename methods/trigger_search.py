@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from common.errors import UserError
 from data.batches import Batches, send
 from data.triggers import PatternTrigger
-from engine.evaluation import evaluation_batch, frozen
-from engine.progress import progress
+from engine.measuring.evaluation import evaluation_batch, frozen
+from engine.measuring.progress import progress
 from models.folding import folded
 
 

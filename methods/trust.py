@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.evaluation import Proportion
+from engine.measuring.evaluation import Proportion
 from methods.calibration import ALPHA
 from methods.populations import BENIGN, Population
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.untrusted.images import read_picture
-from engine.figures import entropy_bars, known_shares, save_png
+from engine.runs.figures import entropy_bars, known_shares, save_png
 from reporting.document import Picture
 from reporting.found import FINISHED
 from reporting.groups import NONE

@@ -2,7 +2,7 @@
 import re
 from dataclasses import dataclass
 
-from engine.evaluation import Proportion
+from engine.measuring.evaluation import Proportion
 from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, USUAL_ARCH, folders, printable
 from reporting.log import read_log, read_pruning
 from reporting.scripts import PRUNING

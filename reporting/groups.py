@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from engine.catalogue import gifts
-from engine.flags import POISON_FLAGS
+from engine.command_line.flags import POISON_FLAGS
 from reporting.found import USUAL_ARCH
 from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name
 

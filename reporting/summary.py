@@ -3,8 +3,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.untrusted import read_object
-from engine import flags
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
 
 SHARES = (("ACC", "acc"), ("ASR", "asr"), ("ASR, others", "asr_other_classes"), ("robust ACC", "robust_acc"),
           ("FRR", "frr"), ("FAR", "far"))

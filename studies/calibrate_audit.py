@@ -23,12 +23,13 @@ from common.errors import UserError
 from common.locks import lock_folder
 from common.untrusted import read_json
 from data.datasets import ImageSet, load_clean
-from engine import flags, machine
 from engine.catalogue import attack_cells
 from engine.cells import as_flags, call
-from engine.checkpoint import load_model, load_trigger
-from engine.command import command
-from engine.witness_flags import add_witness_flags
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.command_line.witness_flags import add_witness_flags
+from engine.runs import machine
+from engine.weights.checkpoint import load_model, load_trigger
 from methods.calibration import ALPHA
 from methods.outliers import anomaly_indices, majority_labels
 from methods.populations import BENIGN, CALIBRATE, TEST, Kind, Measured, populations_of, read_rows, write_rows

@@ -18,11 +18,11 @@ from data.datasets import load_splits
 from data.exported import TRIGGER, write_exported
 from data.poison_cifar import stamp_all
 from data.triggers import ATTACKS
-from engine import flags
-from engine.aim import aim_in_words
-from engine.attack import poison_by
-from engine.checkpoint import save_trigger
-from engine.command import command
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.aim import aim_in_words
+from engine.kinds.attack import poison_by
+from engine.weights.checkpoint import save_trigger
 
 POISONING = tuple(name for name in ATTACKS if name != "benign")
 

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 
 from common.files import write_table
 from data.batches import Batches
-from engine import flags
-from engine.command import command
-from engine.evaluation import frozen, predict
-from engine.figures import spread_curves
-from engine.inputs import beneath_model, load_second, load_suspect, split_defender
-from engine.normalization import add_input_flags
-from engine.run import Run
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.command_line.normalization import add_input_flags
+from engine.kinds.inputs import beneath_model, load_second, load_suspect, split_defender
+from engine.measuring.evaluation import frozen, predict
+from engine.runs.figures import spread_curves
+from engine.runs.run import Run
 from methods.neuron_noise import ascend_noise, start_noise
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
 

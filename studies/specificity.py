@@ -15,12 +15,12 @@ from dataclasses import replace
 import numpy as np
 
 from common.errors import UserError
-from engine import flags
-from engine.command import command
-from engine.evaluation import evaluate, evaluation_batches, score
-from engine.figures import enlarge, image_grid
-from engine.inputs import beneath_model, load_suspect
-from engine.run import Run
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.kinds.inputs import beneath_model, load_suspect
+from engine.measuring.evaluation import evaluate, evaluation_batches, score
+from engine.runs.figures import enlarge, image_grid
+from engine.runs.run import Run
 from methods.residuals import paste, psnr, shared_energy, swapped
 
 LEAVES = ("specificity.png",)

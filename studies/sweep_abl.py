@@ -15,11 +15,11 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.untrusted import read_json
-from engine import abl_flags, flags
-from engine.aim_flags import variant_of
 from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
-from engine.command import command
-from engine.figures import spread_curves
+from engine.command_line import abl_flags, flags
+from engine.command_line.aim_flags import variant_of
+from engine.command_line.command import command
+from engine.runs.figures import spread_curves
 
 TRAINING = (*(name for name in flags.POISON_FLAGS if name != "poison_rate"), "dataset", "data_dir", "image_size",
             "arch", "width", *flags.SGD_FLAGS, "milestones", "crop_padding", "flip")

@@ -14,12 +14,12 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_json
-from engine import flags
 from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
-from engine.command import command
-from engine.figures import spread_curves
-from engine.inputs import beneath_model, load_given
-from engine.normalization import INPUT_FLAGS
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.command_line.normalization import INPUT_FLAGS
+from engine.kinds.inputs import beneath_model, load_given
+from engine.runs.figures import spread_curves
 
 DATA_SETTINGS = ("dataset", "data_dir", "image_size")
 MASK_SETTINGS = ("val_frac", "lr", "nb_iter", "print_every", "batch_size", "anp_eps", "anp_steps", "project",

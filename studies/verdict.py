@@ -19,13 +19,13 @@ from torch import nn
 from common.errors import UserError
 from common.files import hash_file, write_table
 from data.triggers import Trigger
-from engine import flags
-from engine.checkpoint import load_model, load_trigger
-from engine.command import command
-from engine.evaluation import EvalSets, Proportion, predict
-from engine.inputs import asr_of, beneath_model, find_run, load_suspect
-from engine.normalization import INPUT_FLAGS, add_input_flags
-from engine.run import Run
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
+from engine.kinds.inputs import asr_of, beneath_model, find_run, load_suspect
+from engine.measuring.evaluation import EvalSets, Proportion, predict
+from engine.runs.run import Run
+from engine.weights.checkpoint import load_model, load_trigger
 from methods.evidence import (
     Evidence,
     called,

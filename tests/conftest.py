@@ -12,7 +12,8 @@ from helpers.images import write_noise
 from helpers.paths import DEVICE, ENCODER, HIDDEN, LEARNING, ROOT, SMALL
 
 from data.datasets import ImageSet
-from engine import machine, training
+from engine.learning import training
+from engine.runs import machine
 
 # One thread, here and in the scripts that tests start: PyTorch 2.15's convolutions on several threads corrupt memory
 # when a network of 8 channels or fewer trains on an odd number of images, which only tests do.

@@ -86,7 +86,7 @@ def test_no_import_runs_up_and_no_script_imports_a_script():
 
 @pytest.mark.parametrize("module, imported", [
     ("common.files", "data.datasets"), ("models.resnet", "data.batches"), ("data.triggers", "models.steganography"),
-    ("data.batches", "engine.run"), ("engine.run", "methods.screening"), ("engine.run", "train_backdoor"),
+    ("data.batches", "engine.runs.run"), ("engine.runs.run", "methods.screening"), ("engine.runs.run", "train_backdoor"),
     ("methods.screening", "defenses.strip"), ("methods.screening", "reporting.found"),
     ("reporting.found", "studies.audit"), ("workflow.plan", "defenses.abl"), ("defenses.abl", "train_backdoor"),
     ("defenses.abl", "defenses.strip"), ("studies.audit", "workflow.plan"), ("report", "benchmarks.all")])

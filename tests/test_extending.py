@@ -16,7 +16,7 @@ import pytest
 from helpers.paths import HIDDEN, ROOT
 
 from data.triggers import Attack, table
-from engine import flags
+from engine.command_line import flags
 
 PAGE = ROOT / "docs/extending.md"
 PACKAGES = ("attacks", "common", "data", "defenses", "engine", "methods", "models", "reporting", "studies", "workflow")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data.batches import Batches
-from engine.run import Run
+from engine.runs.run import Run
 from generate_mask import main, make_masks_trainable, mask_train, save_mask_scores
 from methods.neuron_noise import ascend_noise, clip, start_noise
 from models import build_model
@@ -182,7 +182,7 @@ def stop_after_the_first_line(monkeypatch, flags):
             raise KeyboardInterrupt
         real(run, row, *rest)
     with monkeypatch.context() as patch:
-        patch.setattr("engine.run.Run.log", stop)
+        patch.setattr("engine.runs.run.Run.log", stop)
         with pytest.raises(SystemExit):
             main(flags)
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import train_backdoor
 from defenses import neural_cleanse, strip
-from engine.checkpoint import load_model, load_trigger
+from engine.weights.checkpoint import load_model, load_trigger
 
 
 @pytest.fixture(params=[16, 48])

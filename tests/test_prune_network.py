@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from common.errors import UserError
-from engine import checkpoint
 from engine.catalogue import BY_MODULE
-from engine.evaluation import UNKNOWN, Evaluation, Proportion, Score
-from engine.inherit import inherit
+from engine.command_line.inherit import inherit
+from engine.measuring.evaluation import UNKNOWN, Evaluation, Proportion, Score
+from engine.weights import checkpoint
 from models import build_model
 from prune_network import (
     HOMEWORK_HEADER,

@@ -9,8 +9,8 @@ from helpers.paths import ROOT
 
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
-from engine import checkpoint
-from engine.evaluation import EvalSets, evaluate
+from engine.measuring.evaluation import EvalSets, evaluate
+from engine.weights import checkpoint
 from models.base import MEAN, STD
 
 pytestmark = pytest.mark.slow

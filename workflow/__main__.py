@@ -13,9 +13,9 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import write_json
 from common.locks import lock_folder
-from engine import flags
-from engine.command import command
-from engine.normalization import add_input_flags
+from engine.command_line import flags
+from engine.command_line.command import command
+from engine.command_line.normalization import add_input_flags
 from workflow.request import pack, read_plan
 from workflow.steps import ROOT, known_files
 

@@ -2,7 +2,7 @@
 from common.errors import UserError
 from common.untrusted import read_yaml
 from engine.catalogue import attack_cells, defense_cells, gifts
-from engine.flags import POISON_FLAGS
+from engine.command_line.flags import POISON_FLAGS
 from workflow.steps import Plan, check_flags, known_files, short
 
 KEYS = {"output", "seeds", "data", "training", "attacks", "defenses", "prepare"}

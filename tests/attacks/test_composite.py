@@ -9,7 +9,7 @@ from attacks import composite
 from attacks.composite import contrast, main, mixtures, parse_args, partners_within, pools_of, step_of
 from data.batches import Batches
 from data.datasets import load_splits
-from engine.checkpoint import load_model, load_trigger
+from engine.weights.checkpoint import load_model, load_trigger
 
 SMALL = ["--dataset", "digits", "--batch-size", "256", "--epochs", "2", "--width", "2"]
 

@@ -9,7 +9,7 @@ from attacks import dfst
 from attacks.dfst import learn_style, main, parse_args, round_epochs, step_of, sunset
 from data.batches import Batches
 from data.poison_cifar import stamp_all
-from engine.checkpoint import load_model
+from engine.weights.checkpoint import load_model
 from methods.detox import Injectors, examine, find_compromised, inject, signs_of
 from models.stylizer import texture
 

@@ -11,7 +11,7 @@ from data.clean_label import CIFAR10CLB, load_clean_label
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
-from engine.evaluation import frozen
+from engine.measuring.evaluation import frozen
 from models import build_model
 from train_backdoor import main as train
 

@@ -12,8 +12,8 @@ from attacks.input_aware import diversity, main, parse_args, step_of, train_mask
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
-from engine.checkpoint import load_model, load_trigger
-from engine.evaluation import EvalSets, evaluation_batches, score
+from engine.measuring.evaluation import EvalSets, evaluation_batches, score
+from engine.weights.checkpoint import load_model, load_trigger
 from models.generator import Generator, harden, lay_over
 
 SMALL = ["--dataset", "digits", "--batch-size", "256", "--epochs", "2", "--width", "2", "--generator-width", "2",

@@ -11,8 +11,8 @@ from attacks.latent import away, closeness, features_of, main, optimize_patch, p
 from data.batches import Batches
 from data.poison_cifar import stamp_all
 from data.triggers import PatternTrigger
-from engine.checkpoint import load_model
-from engine.evaluation import score
+from engine.measuring.evaluation import score
+from engine.weights.checkpoint import load_model
 from models import build_model
 from models.penultimate import penultimate
 

@@ -10,8 +10,8 @@ from attacks.pruning_aware import largest_and_mean, main, put_back, silence, sil
 from common.errors import UserError
 from data.batches import Batches
 from data.datasets import load_splits
-from engine.checkpoint import load_model
-from engine.evaluation import predict
+from engine.measuring.evaluation import predict
+from engine.weights.checkpoint import load_model
 from models import build_model
 from models.pruning import dormant_mask, fold_mask, stage_means
 

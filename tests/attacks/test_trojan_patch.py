@@ -11,8 +11,8 @@ from attacks.trojan_patch import activation_of, choose_neurons, excite, lay, mai
 from common.errors import UserError
 from data.datasets import load_splits
 from data.triggers import read_trigger_image
-from engine.checkpoint import load_trigger
-from engine.evaluation import frozen
+from engine.measuring.evaluation import frozen
+from engine.weights.checkpoint import load_trigger
 from models import build_model
 from train_backdoor import main as train
 

@@ -12,8 +12,8 @@ from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from data.triggers.warp import WarpTrigger, draw_grid
-from engine.checkpoint import load_model, load_trigger
-from engine.evaluation import evaluation_batches, score
+from engine.measuring.evaluation import evaluation_batches, score
+from engine.weights.checkpoint import load_model, load_trigger
 
 SMALL = ["--dataset", "digits", "--batch-size", "256", "--epochs", "2", "--width", "2", "--strength", "3",
          "--image-size", "16"]

@@ -13,7 +13,7 @@ from helpers.paths import ROOT
 from benchmarks import gpu, gpu_jobs, gpu_summary
 from benchmarks.gpu_jobs import Job
 from benchmarks.gpu_schedule import Schedule
-from engine.checkpoint import save
+from engine.weights.checkpoint import save
 
 FAKE = ROOT / "tests/benchmarks/gpu_fake_job.py"
 
@@ -156,7 +156,7 @@ def test_a_graphed_step_is_compared_on_one_batch_and_its_failure_is_told(monkeyp
     for module, said in ((SimpleNamespace(compare_steps=compare), "losses_apart 0.0012, same_counts True"),
                          (SimpleNamespace(compare_steps=lambda *args, amp: 1 / 0), "failed, ZeroDivisionError: .*"),
                          (SimpleNamespace(), "not in this version")):
-        monkeypatch.setitem(sys.modules, "engine.graphs", module)
+        monkeypatch.setitem(sys.modules, "engine.learning.graphs", module)
         assert re.fullmatch(said, gpu_summary.graph_verdict(torch.device("cpu"), width=2, count=8))
 
 

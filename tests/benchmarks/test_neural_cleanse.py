@@ -3,7 +3,7 @@ import re
 import pytest
 
 from benchmarks.neural_cleanse import main
-from engine.checkpoint import save_model
+from engine.weights.checkpoint import save_model
 from models import build_model
 
 pytestmark = pytest.mark.slow

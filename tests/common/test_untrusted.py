@@ -34,7 +34,7 @@ OF_OUR_OWN = {  # what opens files or text that this program itself has just mad
     "data/triggers/table.py": {"Image.open"},  # the picture that Blend lays over images
     "reporting/page.py": {"Image.open"},  # pictures that were drawn or cleaned before
     "reporting/pdf.py": {"PillowImage.open"},  # the same
-    "engine/resume.py": {"json.loads"}, "workflow/steps.py": {"json.loads"},  # flags as JSON would give them back
+    "engine/runs/resume.py": {"json.loads"}, "workflow/steps.py": {"json.loads"},  # flags as JSON would give them back
     "workflow/request.py": {"json.loads"},  # what python -m workflow packed for the Snakefile
     "benchmarks/": {"json.loads", "np.load", "tarfile.open"},  # what a benchmark left or packs
     "docs/": {"json.loads", "Image.open"}}  # what results/ holds

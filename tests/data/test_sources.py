@@ -17,8 +17,8 @@ from data.datasets import load_clean, load_splits, load_train_and_test
 from data.image_folder import cache_name
 from data.sources import DATASETS, DEFAULT, SOURCES, comes_alone
 from data.sources.signs import SIGNS
-from engine import flags
-from engine.inherit import holds_images
+from engine.command_line import flags
+from engine.command_line.inherit import holds_images
 
 FINE = tuple(f"fine{number:02d}" for number in range(100))
 RNG = np.random.default_rng(0)

@@ -9,9 +9,9 @@ from common.errors import UserError
 from data.batches import Batches
 from defenses import abl
 from defenses.abl import climb, flooding, isolate, isolation_figures, isolation_objective, local_gradient_ascent, main
-from engine.checkpoint import load_model, save_model
-from engine.evaluation import UNKNOWN, Proportion, Score
-from engine.training import step_of, train_epoch
+from engine.learning.training import step_of, train_epoch
+from engine.measuring.evaluation import UNKNOWN, Proportion, Score
+from engine.weights.checkpoint import load_model, save_model
 from models import build_model
 
 SMALL = ["--dataset", "digits", "--batch-size", "256", "--width", "4", "--isolation-epochs", "1", "--epochs", "1",

@@ -7,7 +7,7 @@ from torch import nn
 
 from common.errors import UserError
 from defenses.clp import close_channels, examine, largest_deviation, main, outliers
-from engine.checkpoint import load_model
+from engine.weights.checkpoint import load_model
 from methods.channel_bounds import channel_bounds
 from models import build_model
 

@@ -12,9 +12,9 @@ from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
 from defenses import fine_prune
 from defenses.fine_prune import earlier_stage_curve, last_stage_curve, main, sweep, usual_counts
-from engine.checkpoint import load_model
-from engine.evaluation import EvalSets, evaluate, score
-from engine.inputs import find_trigger, last_within
+from engine.kinds.inputs import find_trigger, last_within
+from engine.measuring.evaluation import EvalSets, evaluate, score
+from engine.weights.checkpoint import load_model
 from models import build_model
 from models.pruning import stage_means
 

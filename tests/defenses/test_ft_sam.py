@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from data.batches import Batches
 from defenses import ft_sam
 from defenses.ft_sam import SharpnessAware, ascend, main, statistics_kept
-from engine.checkpoint import load_model
-from engine.training import step_of, train_epoch
+from engine.learning.training import step_of, train_epoch
+from engine.weights.checkpoint import load_model
 from models import build_model
 
 COMMON = ["--dataset", "digits", "--epochs", "3", "--batch-size", "32", "--test-every", "1"]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from data.batches import Batches
 from defenses import i_bau
 from defenses.i_bau import Game, added_to, damage, find_perturbation, gradients_against, hypergradient, main
-from engine.checkpoint import load_model
+from engine.weights.checkpoint import load_model
 from models import build_model
 
 COMMON = ["--dataset", "digits", "--rounds", "2", "--batch-size", "36"]

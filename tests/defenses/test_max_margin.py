@@ -14,7 +14,7 @@ from common.errors import UserError
 from data import datasets
 from defenses import max_margin
 from defenses.max_margin import fit_null, judge, largest_of, main, p_value
-from engine.checkpoint import load_model, save_model
+from engine.weights.checkpoint import load_model, save_model
 from methods import margins
 from methods.margins import Climb, climb, largest_margins, margins_of
 from models import ARCHITECTURES, build_model
@@ -157,7 +157,7 @@ def stranger(tmp_path):
 def test_a_run_reads_no_image_and_takes_size_and_classes_from_the_file(stranger, tmp_path, monkeypatch):
     for name in ("load_clean", "load_splits"):
         monkeypatch.setattr(datasets, name, lambda *args: pytest.fail("images were read"))
-    monkeypatch.setattr("engine.inputs.load_clean", lambda *args: pytest.fail("images were read"))
+    monkeypatch.setattr("engine.kinds.inputs.load_clean", lambda *args: pytest.fail("images were read"))
     seen = []
     monkeypatch.setattr(margins, "climb", lambda model, labels, images, *rest:
                         seen.append(images.shape) or climb(model, labels, images, *rest))

@@ -8,9 +8,9 @@ from PIL import Image
 from data.batches import Batches
 from defenses import mcr
 from defenses.mcr import Curve, Row, choose, coefficients, curve_step, main, rate_factor, weights_at
-from engine.checkpoint import load_model
-from engine.evaluation import UNTESTED, Proportion, Score
-from engine.training import train_epoch
+from engine.learning.training import train_epoch
+from engine.measuring.evaluation import UNTESTED, Proportion, Score
+from engine.weights.checkpoint import load_model
 from models import build_model
 
 COMMON = ["--dataset", "digits", "--batch-size", "36", "--epochs", "2", "--test-every", "1"]

@@ -8,8 +8,8 @@ from common.errors import UserError
 from data.batches import Batches
 from defenses import nad
 from defenses.nad import attention, betas_of, distance, distillation_step, main
-from engine.checkpoint import load_model
-from engine.training import cross_entropy_step, train_epoch
+from engine.learning.training import cross_entropy_step, train_epoch
+from engine.weights.checkpoint import load_model
 from models import build_model
 
 COMMON = ["--dataset", "digits", "--teacher-epochs", "1", "--epochs", "2", "--batch-size", "32"]

@@ -11,7 +11,7 @@ from data.datasets import ImageSet
 from data.triggers import PatternTrigger, build_trigger
 from defenses import neural_cleanse
 from defenses.neural_cleanse import check_clean_images, main, overlap
-from engine.checkpoint import load_trigger
+from engine.weights.checkpoint import load_trigger
 from methods.outliers import anomaly_indices, flagging_bound, majority_labels
 
 DIGITS = ["--dataset", "digits"]

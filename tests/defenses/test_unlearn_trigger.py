@@ -10,7 +10,7 @@ from data.poison_cifar import stamp_share
 from data.triggers import build_trigger
 from defenses import neural_cleanse
 from defenses.unlearn_trigger import main
-from engine.checkpoint import load_model
+from engine.weights.checkpoint import load_model
 
 DIGITS = ["--dataset", "digits"]
 

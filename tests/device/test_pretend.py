@@ -9,7 +9,7 @@ from device.operations import MixedDevices
 from device.pretend import pretend
 
 from data.batches import Batches
-from engine import machine
+from engine.runs import machine
 from models import build_model
 
 HELD = ("is_available", "device_count", "mem_get_info", "synchronize", "get_device_capability")

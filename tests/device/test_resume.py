@@ -5,8 +5,8 @@ import pytest
 from device.pretend import NAME, pretend
 from helpers.runs import filled, main_of, short_words
 
-from engine import run
 from engine.catalogue import SCRIPTS
+from engine.runs import run
 
 pytestmark = pytest.mark.long
 

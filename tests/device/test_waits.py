@@ -12,8 +12,8 @@ from device.small import network, random_images, shuffled
 from attacks import issba_encoder
 from defenses import abl
 from defenses.strip import Strip
-from engine.evaluation import EVALUATION_BATCH, EvalSets, evaluate, frozen
-from engine.training import sgd, step_of, train_epoch
+from engine.learning.training import sgd, step_of, train_epoch
+from engine.measuring.evaluation import EVALUATION_BATCH, EvalSets, evaluate, frozen
 from generate_clb_attack import attack_pgd
 from generate_mask import make_masks_trainable, mask_train, repeat_passes
 from methods.trigger_search import reverse_triggers

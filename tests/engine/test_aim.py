@@ -14,11 +14,12 @@ from data.datasets import ImageSet
 from data.poison_cifar import poison
 from data.triggers import build_trigger
 from defenses.strip import places_in
-from engine import aim, aim_flags
-from engine.attack import poison_by, poisoned_shares
 from engine.catalogue import SCRIPTS
-from engine.evaluation import EvalSets, evaluate
-from engine.inputs import load_suspect
+from engine.command_line import aim_flags
+from engine.kinds import aim
+from engine.kinds.attack import poison_by, poisoned_shares
+from engine.kinds.inputs import load_suspect
+from engine.measuring.evaluation import EvalSets, evaluate
 from train_backdoor import example_rows, parse_args
 
 NEXT = build_trigger("badnets", None, num_classes=4)
@@ -182,7 +183,7 @@ def test_what_a_method_supposes_is_said_of_triggers_that_are_not_so_alone():
 @pytest.fixture
 def trained(small_run, tmp_path):
     """A model of digits with a trigger beside it that is for the classes 3 and 5 alone."""
-    from engine.checkpoint import save_trigger
+    from engine.weights.checkpoint import save_trigger
     (tmp_path / "model_last.th").write_bytes((small_run / "model_last.th").read_bytes())
     save_trigger(tmp_path / "trigger_info.th", build_trigger("badnets", 0, sources=(3, 5)))
     return tmp_path

@@ -18,8 +18,8 @@ from common.untrusted.inert import Inert, walk
 from common.untrusted.weights import read_tensors
 from data.triggers import build_trigger
 from defenses import neural_cleanse, strip
-from engine.checkpoint import load_model, saved_image_size
-from engine.inputs import log_told
+from engine.kinds.inputs import log_told
+from engine.weights.checkpoint import load_model, saved_image_size
 from models import build_model
 
 CANARY = "canary"
@@ -141,7 +141,7 @@ def test_weights_and_target_are_read_beside_whatever_lies_there_and_nothing_is_r
 
 
 def test_pixels_enter_as_the_files_data_set_has_it_unless_a_flag_says_otherwise(saved):
-    from engine.normalization import NORMALIZATIONS, PixelInput
+    from engine.command_line.normalization import NORMALIZATIONS, PixelInput
     path = saved(clean_data="gtsrb", img_size=(48, 48, 3))
     spec = load_model(path).model.spec
     assert (spec["mean"], spec["std"]) == NORMALIZATIONS["none"] and spec["image_size"] == saved_image_size(path) == 48

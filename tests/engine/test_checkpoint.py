@@ -11,7 +11,7 @@ from helpers.paths import ROOT
 from common.errors import UserError
 from common.untrusted.weights import SAFE_RELEASE, check_loader, read_tensors
 from data.triggers import build_trigger, trigger_to_info
-from engine import checkpoint
+from engine.weights import checkpoint
 from models import build_model
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from engine.command import command
+from engine.command_line.command import command
 
 
 def test_a_name_of_any_length_is_a_short_line(capsys):

@@ -10,10 +10,11 @@ import torch
 
 from common.errors import UserError
 from data.datasets import ImageSet, load_clean
-from engine import checkpoint, flags
-from engine.doubt import find_doubt, fit_order, line, mean_recall
-from engine.inputs import load_suspect
-from engine.normalization import NAMELESS, NORMALIZATIONS, PixelInput
+from engine.command_line import flags
+from engine.command_line.normalization import NAMELESS, NORMALIZATIONS, PixelInput
+from engine.kinds.inputs import load_suspect
+from engine.measuring.doubt import find_doubt, fit_order, line, mean_recall
+from engine.weights import checkpoint
 from models.base import MEAN, STD
 
 

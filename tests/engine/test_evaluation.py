@@ -4,7 +4,7 @@ import torch
 
 from data.datasets import ImageSet
 from data.triggers.pattern import PatternTrigger
-from engine.evaluation import EvalSets, evaluate
+from engine.measuring.evaluation import EvalSets, evaluate
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from engine import figures
+from engine.runs import figures
 from reporting import charts
 from reporting.found import find_runs
 

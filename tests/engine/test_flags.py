@@ -3,7 +3,7 @@ import argparse
 import pytest
 
 from defenses import strip
-from engine import flags
+from engine.command_line import flags
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from attacks import pruning_aware
 from common.errors import UserError
 from data.batches import Batches
 from defenses import abl
-from engine.graphs import GraphedModel, check_graph, compare_steps, graphed_forward
-from engine.training import train_epoch
+from engine.learning.graphs import GraphedModel, check_graph, compare_steps, graphed_forward
+from engine.learning.training import train_epoch
 from models import build_model
 from models.folding import folded
 

@@ -10,9 +10,9 @@ import torch
 from common.errors import UserError
 from data.datasets import ImageSet, load_splits
 from data.poison_cifar import stamp_all
-from engine.checkpoint import load_trigger
-from engine.evaluation import evaluate
-from engine.inputs import asr_of, beneath_model, default_folder, find_trigger, load_suspect, split_defender
+from engine.kinds.inputs import asr_of, beneath_model, default_folder, find_trigger, load_suspect, split_defender
+from engine.measuring.evaluation import evaluate
+from engine.weights.checkpoint import load_trigger
 
 
 def load(checkpoint, classes=None, **options):

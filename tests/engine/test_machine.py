@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from engine import machine
-from engine.machine import find_device  # the real one: a fixture of all tests replaces the module's
+from engine.runs import machine
+from engine.runs.machine import find_device  # the real one: a fixture of all tests replaces the module's
 
 GPU = torch.device("cuda")
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nCompile with TORCH_USE_CUDA_DSA"

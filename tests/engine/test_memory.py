@@ -3,9 +3,9 @@ import torch
 
 from data.batches import Batches
 from data.datasets import ImageSet
-from engine import memory
-from engine.evaluation import EvalSets, evaluate, predict
-from engine.memory import HalvingForward
+from engine.measuring import memory
+from engine.measuring.evaluation import EvalSets, evaluate, predict
+from engine.measuring.memory import HalvingForward
 from models import build_model
 
 
@@ -27,7 +27,7 @@ class Small(torch.nn.Module):
 @pytest.fixture
 def cheap(monkeypatch):
     """`folded` would copy what Small remembers."""
-    monkeypatch.setattr("engine.evaluation.folded", lambda model: model)
+    monkeypatch.setattr("engine.measuring.evaluation.folded", lambda model: model)
     monkeypatch.setattr(memory, "SMALLEST_BATCH", 4)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from engine.attack import load_encoder
-from engine.checkpoint import load_model, load_trigger
+from engine.kinds.attack import load_encoder
 from engine.missing import first_runs
+from engine.weights.checkpoint import load_model, load_trigger
 from prune_network import read_data
 
 TRAIN = "python train_backdoor.py --poison-type"

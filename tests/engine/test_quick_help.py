@@ -1,5 +1,5 @@
 """Every script's help with stand-ins for what takes long to import, beside its help with the real packages."""
-from engine.quick_help import SLOW, asks_for_help
+from engine.command_line.quick_help import SLOW, asks_for_help
 
 import importlib
 import os
@@ -53,7 +53,7 @@ def test_a_mistake_before_the_help_is_still_one_line():
 @pytest.mark.parametrize(("flag", "base"), [("--help", "object"), ("--no-help", "Module")])
 def test_a_package_of_scripts_needs_it_in_its_init_alone(tmp_path, flag, base):
     (tmp_path / "studies").mkdir()
-    (tmp_path / "studies/__init__.py").write_text("import engine.quick_help\n")
+    (tmp_path / "studies/__init__.py").write_text("import engine.command_line.quick_help\n")
     (tmp_path / "studies/script.py").write_text(
         "import torch\nfrom torch import nn\n\nclass Net(nn.Module):\n    pass\n\nprint(Net.__bases__[0].__name__)\n")
     done = run("-m", "studies.script", flag, cwd=tmp_path)

@@ -9,10 +9,12 @@ import torch
 
 from common.errors import UserError
 from common.untrusted.weights import read_tensors
-from engine import checkpoint, command, machine
-from engine.evaluation import Evaluation, Proportion, Score
-from engine.run import HEADER, Run
-from engine.saved_state import has_same_structure
+from engine.command_line import command
+from engine.measuring.evaluation import Evaluation, Proportion, Score
+from engine.runs import machine
+from engine.runs.run import HEADER, Run
+from engine.runs.saved_state import has_same_structure
+from engine.weights import checkpoint
 from models import build_model
 
 ROW = {"epoch": 1, "lr": 0.1, "poison_acc": None, "clean_acc": 0.5}

@@ -14,10 +14,10 @@ from data.batches import Batches
 from data.datasets import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
-from engine import training
-from engine.evaluation import EvalSets, evaluate
-from engine.run import Run
-from engine.training import is_tested, step_of, train_epoch, train_stage
+from engine.learning import training
+from engine.learning.training import is_tested, step_of, train_epoch, train_stage
+from engine.measuring.evaluation import EvalSets, evaluate
+from engine.runs.run import Run
 from models import build_model
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from data.batches import Batches
-from engine.start import head_step
-from engine.training import train_epoch
+from engine.kinds.start import head_step
+from engine.learning.training import train_epoch
 from models import build_model
 from models.penultimate import penultimate
 from train_backdoor import main

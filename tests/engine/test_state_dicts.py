@@ -10,8 +10,8 @@ import torchvision
 from PIL import Image
 
 from common.errors import UserError
-from engine import checkpoint
-from engine.normalization import PixelInput
+from engine.command_line.normalization import PixelInput
+from engine.weights import checkpoint
 from models import build_model
 
 

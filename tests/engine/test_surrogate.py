@@ -7,7 +7,7 @@ from torch import nn
 
 import generate_clb_attack
 from attacks import feature_collision, issba_encoder, trojan_patch
-from engine.surrogate import check_surrogate
+from engine.measuring.surrogate import check_surrogate
 
 
 class Always(nn.Module):

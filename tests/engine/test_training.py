@@ -11,7 +11,8 @@ from data.batches import Batches
 from data.datasets import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
-from engine.evaluation import (
+from engine.learning.training import check_finite, train_epoch
+from engine.measuring.evaluation import (
     EvalSets,
     Evaluation,
     Proportion,
@@ -24,7 +25,6 @@ from engine.evaluation import (
     score,
     warn_of_chance,
 )
-from engine.training import check_finite, train_epoch
 from models import build_model
 
 

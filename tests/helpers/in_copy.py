@@ -19,7 +19,7 @@ def read_back(*paths):
     """Stamp the test digits with the triggers in `paths`: stamped.npy beside each, clean.npy beside the last."""
     from data.datasets import load_splits
     from data.poison_cifar import stamp_all
-    from engine.checkpoint import load_trigger
+    from engine.weights.checkpoint import load_trigger
     test = load_splits("digits", "")[2]
     for path in paths:
         np.save(path.replace("trigger_info.th", "stamped.npy"), stamp_all(test, load_trigger(path)).data)

@@ -7,8 +7,8 @@ from data.datasets import load_splits
 from data.image_folder import read_image
 from data.poison_cifar import poison_training_set
 from data.triggers import read_trigger_image
-from engine.attack import load_encoder
-from engine.checkpoint import load_model, load_trigger
+from engine.kinds.attack import load_encoder
+from engine.weights.checkpoint import load_model, load_trigger
 from methods.screening import read_calibration
 from reporting.found import find_runs
 from reporting.log import read_log

@@ -12,9 +12,9 @@ from torch import nn
 
 import models
 from common.errors import UserError
-from engine import flags
 from engine.catalogue import BY_MODULE
-from engine.checkpoint import load_model
+from engine.command_line import flags
+from engine.weights.checkpoint import load_model
 from models import ARCHITECTURES, Architecture, build_model, recognize
 from models.base import LastBlock, PixelModel
 

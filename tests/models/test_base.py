@@ -6,7 +6,7 @@ from torch import nn
 
 from common.errors import UserError
 from data.batches import Batches
-from engine.evaluation import predict
+from engine.measuring.evaluation import predict
 from models import ARCHITECTURES, build_model, recognize
 from models.folding import conv_norm_pairs, folded
 from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, perturbed

@@ -10,8 +10,8 @@ import pytest
 from helpers.comparing import compare
 from helpers.runs import FOLDER, RUNS, filled, main_of, short_words
 
-from engine import flags
 from engine.catalogue import BY_MODULE
+from engine.command_line import flags
 
 pytestmark = pytest.mark.long
 

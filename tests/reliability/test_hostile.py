@@ -25,8 +25,8 @@ import train_backdoor
 from common.errors import UserError
 from common.untrusted import read_array, read_json
 from defenses import fine_prune, strip
-from engine.checkpoint import load_model
-from engine.inherit import inherit
+from engine.command_line.inherit import inherit
+from engine.weights.checkpoint import load_model
 from reporting.log import read_log
 from workflow.plan import read_matrix
 

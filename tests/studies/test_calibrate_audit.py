@@ -12,7 +12,7 @@ import torch
 
 from common.locks import lock_folder
 from data.triggers import build_trigger
-from engine.checkpoint import save_model, save_trigger
+from engine.weights.checkpoint import save_model, save_trigger
 from methods.trigger_search import Search
 from models import build_model
 from studies import calibrate_audit

@@ -15,7 +15,7 @@ from common.errors import UserError
 from data.datasets import load_clean, load_splits
 from data.triggers.warp import WarpTrigger, draw_grid
 from defenses import abl, fine_prune
-from engine.checkpoint import load_trigger, save_trigger
+from engine.weights.checkpoint import load_trigger, save_trigger
 from studies.export_images import main
 
 ATTACK = ["--poison-type", "badnets", "--poison-target", "2", "--poison-rate", "0.1"]

@@ -8,8 +8,8 @@ import torch
 
 from data.datasets import load_clean
 from defenses import neural_cleanse, unlearn_trigger
-from engine.checkpoint import load_model
-from engine.inputs import find_trigger
+from engine.kinds.inputs import find_trigger
+from engine.weights.checkpoint import load_model
 from methods.calibration import Judgement
 from methods.trigger_search import Search
 from studies import audit

@@ -1,0 +1,320 @@
+"""The flags that more than one script has, each declared once, with the checks that need no data."""
+import argparse
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from data import sources
+from data.triggers import ATTACKS, Flag
+from engine.command_line.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, add_target_flag, check_aim, usual_target
+from engine.command_line.normalization import add_input_flags
+from engine.command_line.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
+    Group,
+    Parser,
+    fraction,
+    integer,
+    isolation_rate,
+    not_negative,
+    number,
+    positive,
+    ratio,
+)
+from models import DEFAULT, find_architecture, names, usual_name
+
+Folder = str | Callable[[argparse.Namespace], str]  # a default folder, or what finds it by the other flags
+
+def add_data_flags(parser: Parser, note: str | None = None) -> None:
+    group = parser.add_argument_group("data", note)
+    group.add_argument("--dataset", choices=sources.DATASETS, default=sources.DEFAULT,
+                       help="downloaded on first use, but for digits, which need no network")
+    group.add_argument("--data-dir", default="data",
+                       help="folder where the data set is or is downloaded to, or an image folder with "
+                            "train/<class>/* and test/<class>/* (a defense also takes <class>/*); not for digits")
+    add_size_flag(group, usual_image_size)
+
+
+def add_size_flag(group: Group, default: Callable[[argparse.Namespace], int | None] | None = None) -> None:
+    group.add_argument("--image-size", type=integer(8, 1024), metavar="PIXELS", default=default,
+                       help="pixels per side to which images are resized (default: the size on which the given "
+                            "model was trained, otherwise that of --arch, 32 for most)")
+
+
+def usual_image_size(args: argparse.Namespace) -> int | None:
+    """Pixels a side that the network of --arch is made for; None for no such flag, and where 32 will do."""
+    return find_architecture(args.arch).image_size if hasattr(args, "arch") else None
+
+
+def add_run_flags(parser: Parser, default: Folder, resumable: bool = False) -> None:
+    """The run's folder, seed and device. default: as for add_folder_flag. resumable: add --resume."""
+    group = parser.add_argument_group("run")
+    add_folder_flag(group, default, "folder for all files of this run ")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--overwrite", action="store_true", help="replace the run in that folder")
+    if resumable:
+        either.add_argument("--resume", action="store_true",
+                            help="continue the run in that folder from its last saved epoch")
+    group.add_argument("--seed", type=integer(0), default=0, help="for poisoned indices, initial weights and batches")
+    add_device_flags(group)
+
+
+def add_folder_flag(group: Group, default: Folder, what: str = "") -> None:
+    """--output-dir. default: the default folder, or (parsed flags) -> it, whose docstring describes that folder."""
+    said = "" if isinstance(default, str) else f"(default: {default.__doc__})"  # argparse itself says a plain one
+    group.add_argument("--output-dir", default=default, help=f"{what}{said}".strip() or "folder for its files")
+
+
+def add_device_flags(group: Group) -> None:
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    group.add_argument("--deterministic", action="store_true",
+                       help="on a GPU, the same bits from the same seed, but slower; a CPU always does so")
+
+
+class ModelFlag(argparse.Action):
+    """Store --arch or --width; an error if both are given and that network has only one width."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any,
+                 option_string: str | None = None):
+        setattr(namespace, self.dest, value)
+        if find_architecture(namespace.arch).has_width:
+            return
+        if namespace.width not in (None, parser.get_default("width")) or self.dest == "width":
+            raise argparse.ArgumentError(self, f"{namespace.arch} has one size, so --width has no effect")
+        namespace.width = None
+
+
+def architecture(text: str) -> str:
+    """An argparse type: the name of a network, as models knows it."""
+    try:
+        find_architecture(text)
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"expected one of the networks {names()}, got {text}") from None
+    return usual_name(text)
+
+
+def add_model_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--arch", action=ModelFlag, type=architecture, metavar="NAME", default=DEFAULT,
+                       help=f"network: {names()}")
+    group.add_argument("--width", action=ModelFlag, type=integer(1), default=64,
+                       help="channels of the first stage; 64 is the usual ResNet-18, 16 suits two CPU cores")
+
+
+def add_augmentation_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("augmentation")
+    group.add_argument("--crop-padding", type=integer(0, 32), default=4,
+                       help="pixels of padding for random crops; 0 for none")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
+                       help=f"mirror images at random; --no-flip suits {in_words(sources.NOT_MIRRORED)}, where a "
+                            "mirrored image is of another class or of none")
+
+
+SGD_FLAGS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "amp")
+
+
+def add_sgd_flags(parser: Parser, epochs: int, lr: float) -> Group:
+    """Epochs, batch size and SGD's settings; returns the group."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=integer(1), default=epochs, help="passes over the training images")
+    group.add_argument("--batch-size", type=integer(1), default=128, help="images per step")
+    group.add_argument("--lr", type=positive, default=lr, help="initial learning rate")
+    group.add_argument("--momentum", type=fraction, default=0.9, help="momentum of SGD")
+    group.add_argument("--weight-decay", type=not_negative, default=5e-4, help="weight decay of every parameter")
+    group.add_argument("--amp", action=argparse.BooleanOptionalAction,
+                       help="compute in bfloat16 (default: on a GPU that supports it, NVIDIA's from Ampere on)")
+    return group
+
+
+def add_training_flags(parser: Parser, epochs: int = 50) -> Group:
+    """Training from scratch, with a learning rate that falls in steps; returns the group."""
+    group = add_sgd_flags(parser, epochs, 0.1)
+    group.add_argument("--milestones", type=integer(1), nargs="*", metavar="EPOCH",
+                       help="epochs after which the learning rate is divided by ten "
+                            "(default: 60 %% and 80 %% of the epochs, 30 and 40 of 50)")
+    return group
+
+
+# --recipe fast replaces the homework's 50 epochs at three rates by one cycle of the rate, which changes at every step,
+# with Nesterov's momentum, and bfloat16 if the machine has instructions for it. In so few epochs a network does not
+# learn images that are shifted by up to 4 pixels, nor a corner trigger that is shifted with them.
+FAST = {"epochs": 12, "lr": 0.2, "crop_padding": 1}
+
+
+def add_recipe_flag(group: Group) -> None:
+    group.add_argument("--recipe", choices=("homework", "fast"), default="homework",
+                       help=f"fast: {FAST['epochs']} epochs in which the rate rises to {FAST['lr']} and falls to 0, "
+                            f"Nesterov's momentum, crops of {FAST['crop_padding']} pixel, bfloat16 if the processor "
+                            "supports it")
+
+
+def check_recipe(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> None:
+    """Fill in the defaults of --recipe fast, and refuse flags that have no effect with it."""
+    if args.recipe == "fast":
+        parser.refuse(argv, ["milestones"], "with --recipe fast, which sets the rate itself")
+        if not args.momentum:
+            parser.error("--momentum: expected more than 0 with --recipe fast, which uses Nesterov's momentum")
+        args.milestones = []
+        for name in FAST.keys() - parser.given(argv):
+            setattr(args, name, FAST[name])
+
+
+def add_compile_flag(group: Group) -> None:
+    group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster steps")
+
+
+def add_test_every_flag(group: Group, every: int = 1) -> None:
+    """How often a training is tested, every `every` epochs by default."""
+    group.add_argument("--test-every", type=integer(1), default=every, metavar="EPOCHS",
+                       help="epochs from one test to the next, in bfloat16 if the training is; the last epoch of a "
+                            "stage is always tested, in float32")
+
+
+def add_loop_flags(group: Group) -> None:
+    """How often a training is tested, and whether its steps are CUDA graphs."""
+    add_test_every_flag(group)
+    group.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
+                       help="run each step as a CUDA graph, with fewer launches; off by default until graphed "
+                            "steps have been shown equal to plain ones on a GPU")
+
+
+def check_loop(parser: Parser, args: argparse.Namespace) -> None:
+    if args.graph and getattr(args, "compile", False):
+        parser.error("--graph: cannot be combined with --compile, which makes graphs of its own")
+
+
+def usual_milestones(epochs: int) -> list[int]:
+    """The homework's 30 and 40 of 50 epochs, in proportion."""
+    return sorted({int(share * epochs) for share in (0.6, 0.8)} - {0, epochs})
+
+
+def check_milestones(parser: Parser, args: argparse.Namespace) -> None:
+    """Fill in the default milestones and refuse milestones that could never take effect."""
+    if args.milestones is None:
+        args.milestones = usual_milestones(args.epochs)
+    if sorted(set(args.milestones)) != args.milestones:
+        parser.error(f"--milestones: expected increasing epochs, got {' '.join(map(str, args.milestones))}")
+    if args.milestones and args.milestones[-1] >= args.epochs:
+        parser.error(f"--milestones: expected epochs below --epochs {args.epochs}, got {args.milestones[-1]}")
+
+
+def add_trigger_flags(parser: Parser) -> Group:
+    """The target and the pattern; returns the group."""
+    group = parser.add_argument_group("trigger")
+    add_target_flag(group, usual_target)
+    own = "".join(f"{attack.alpha:g} for {name}, " for name, attack in ATTACKS.items() if attack.alpha != 1)
+    group.add_argument("--trigger-alpha", type=fraction,
+                       help=f"opacity of the trigger (default: {own}1 for the others and for --trigger-image)")
+    group.add_argument("--trigger-image", metavar="FILE.png",
+                       help="RGBA picture of the images' size (32x32) that replaces the attack's pattern; its alpha "
+                            "channel is the mask times the opacity")
+    return group
+
+
+def add_poison_flags(parser: Parser, rate: bool = True, types: Collection[str] = tuple(ATTACKS)) -> None:
+    """The attack and its flags.
+
+    rate: whether to add --poison-rate; a sweep over the rate has a flag of its own. types: the attacks to choose from.
+    """
+    group = add_trigger_flags(parser)
+    group.add_argument("--poison-type", choices=types, default="badnets", help="attack")
+    add_aim_flags(group, parser, types)
+    if rate:
+        group.add_argument("--poison-rate", type=fraction, help=rate_help(types))
+    for name, users in own_flags().items():
+        used = [attack for attack in users if attack in types]
+        if used:
+            add_own_flag(group, name, used, ATTACKS[used[0]].flags[name])
+        else:
+            parser.set_defaults(**{name: None})
+
+
+def add_own_flag(group: Group, name: str, attacks: Collection[str], flag: Flag) -> None:
+    """A flag that only some attacks have. check_poison fills in its default, since other attacks do not take it."""
+    choices = [attack for attack, row in ATTACKS.items() if row.pattern] if flag.is_attack else None
+    default = "" if flag.default is None else f" (default: {flag.default})"
+    group.add_argument(f"--{name.replace('_', '-')}", type=flag.type, choices=choices, metavar=flag.metavar,
+                       help=f"for {in_words(attacks)}: {flag.help}{default}")
+
+
+def own_flags() -> dict[str, list[str]]:
+    """{flag: the attacks that use it} of the flags declared in rows of ATTACKS."""
+    found = {}
+    for attack, row in ATTACKS.items():
+        for name in row.flags:
+            found.setdefault(name, []).append(attack)
+    return found
+
+
+def rate_help(types: Collection[str]) -> str:
+    """The help text of --poison-rate: what the share refers to for which attacks, and their defaults."""
+    rates = {name: rate for name, rate in POISON_DEFAULTS["poison_rate"].items() if name in types}
+    pools = {}
+    for name in rates:
+        pools.setdefault(ATTACKS[name].rate_of, []).append(name)
+    shares = "; ".join(f"for {in_words(names)}: share of {pool} to poison" for pool, names in pools.items())
+    usual = next(iter(rates.values()))
+    others = "".join(f", for {name} {rate:g}" for name, rate in rates.items() if rate != usual)
+    return f"{shares} (default: {usual:g}{others})"
+
+
+def in_words(names: Collection[str]) -> str:
+    """a, b and c."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+# {flag: {attack that uses it: its default there}}; a flag has no effect with the other attacks.
+POISON_DEFAULTS = {
+    "poison_rate": {name: attack.rate for name, attack in ATTACKS.items() if attack.rate is not None},
+    **{flag: {name: ATTACKS[name].flags[flag].default for name in names} for flag, names in own_flags().items()},
+    **{flag: {name: None for name, attack in ATTACKS.items() if attack.takes_pattern}
+       for flag in ("trigger_alpha", "trigger_image")},
+    **{flag: dict.fromkeys(STATIC) for flag in AIM_FLAGS},
+}
+POISON_FLAGS = ("poison_type", "poison_target", *POISON_DEFAULTS)
+CLASSES = {"metavar": "FILE.txt", "help": "class names in the model's label order, one a line (default: those in the "
+                                          "checkpoint; where it has none, the images' in sorted order)"}
+
+
+def check_poison(parser: Parser, args: argparse.Namespace) -> None:
+    """Fill in the defaults for the attack, and refuse flags that have no effect with it."""
+    check_aim(parser, args)
+    for name, default in POISON_DEFAULTS.items():
+        if name in vars(args) and getattr(args, name) is None:
+            setattr(args, name, default.get(args.poison_type))
+            own = ATTACKS[args.poison_type].flags.get(name)
+            if own and own.is_needed and getattr(args, name) is None:
+                parser.error(f"--{name.replace('_', '-')}: needed with --poison-type {args.poison_type}: {own.help}")
+        elif name in vars(args) and args.poison_type not in default:
+            parser.error(f"--{name.replace('_', '-')}: has no effect with --poison-type {args.poison_type}, only "
+                         f"with {', '.join(default)}")
+
+
+def add_suspect_flags(parser: Parser, default: str | None = None) -> None:
+    """The model that a defense examines, and the trigger, which only its figures use.
+
+    default: the default checkpoint in words, which the script fills in; None for the BadNets model.
+    """
+    group = parser.add_argument_group("model under suspicion")
+    group.add_argument("--checkpoint", default=None if default else "output/badnets/model_last.th",
+                       help="model_last.th of a run, or a known network's state_dict from anywhere (.th, .safetensors)"
+                            + (f" (default: {default})" if default else ""))
+    add_input_flags(group)
+    group.add_argument("--trigger-info", metavar="FILE.th",
+                       help="trigger with which ASR is measured (default: trigger_info.th beside the checkpoint; "
+                            "without one ASR is not measured)")
+    group.add_argument("--classes", **CLASSES)
+
+
+def add_mask_flags(parser: Parser) -> Group:
+    """How ANP optimizes its masks; returns the group. --anp-alpha is left out, since a sweep varies it."""
+    group = parser.add_argument_group("mask")
+    group.add_argument("--val-frac", type=fraction, default=0.01,
+                       help="share of all training images to optimize on, taken from the defender's tenth")
+    group.add_argument("--lr", type=positive, default=0.2, help="learning rate of the masks")
+    group.add_argument("--nb-iter", type=integer(1), default=2000, help="number of mask steps")
+    group.add_argument("--print-every", type=integer(1), default=250, help="steps from one log line to the next")
+    group.add_argument("--batch-size", type=integer(1), default=128, help="images per step, drawn with replacement")
+    group.add_argument("--anp-eps", type=not_negative, default=0.4, help="largest relative noise")
+    group.add_argument("--anp-steps", type=integer(1), default=1, help="steps that search for the worst noise")
+    group.add_argument("--project", action=argparse.BooleanOptionalAction, default=True,
+                       help="keep the noise within eps; the authors' code does not, and allows up to 2 eps")
+    return group

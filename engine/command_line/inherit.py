@@ -1,0 +1,90 @@
+"""What pruning inherits from the run that made its masks, whose config.json is untrusted."""
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.files import hash_file
+from common.untrusted import read_object
+from data.image_folder import SPLITS, is_sorted_into_classes
+from data.sources import DATASETS, DEFAULT, SOURCES
+from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
+
+
+def inherit(args: Namespace) -> Namespace:
+    """The parsed flags `args`, completed by the flags with which the masks of --mask-file were made; for masks from
+    elsewhere, by the usual defaults.
+
+    Raises UserError for a --val-frac with which images that made the masks would also choose the threshold.
+    """
+    folder = Path(args.mask_file).parent
+    made_with = read_arguments(folder)
+    usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": DEFAULT,
+             "data_dir": "data", "trigger_info": None, "classes": None, "image_size": None,
+             **dict.fromkeys(INPUT_FLAGS)}
+    taken = {name: made_with.get(name, default) for name, default in usual.items() if getattr(args, name) is None}
+    filled = Namespace(**{**vars(args), **taken})
+    if filled.val_frac < made_with.get("val_frac", 0):
+        raise UserError(f"--val-frac {filled.val_frac}: the masks were made on {made_with['val_frac']} of the images, "
+                        "which may not choose the threshold; give at least that")
+    return filled
+
+
+def check_weights(mask_folder: Path, path: str) -> None:
+    """Raise UserError if the masks name the weights that they were made from, and `path` holds others."""
+    inputs = read_config(mask_folder).get("inputs")
+    if isinstance(inputs, str) and not inputs.startswith(hash_file(path)):
+        raise UserError(f"{path}: expected the weights that the masks in {mask_folder} were made from, got others")
+
+
+def read_arguments(folder: Path) -> dict:
+    """The arguments of the run in `folder` that pruning inherits, if they are valid."""
+    arguments = read_config(folder).get("arguments")
+    if not isinstance(arguments, dict):
+        return {}
+    return {name: arguments[name] for name, is_valid in INHERITED.items()
+            if name in arguments and is_valid(arguments[name])}
+
+
+def read_config(folder: Path) -> dict:
+    """The config.json of the run in `folder`; {} if there is none or it cannot be read."""
+    try:
+        return read_object(folder / "config.json")
+    except (OSError, ValueError):
+        return {}
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value can be a file's name."""
+    return isinstance(value, str) and value.isprintable()
+
+
+def holds_images(value: Any) -> bool:
+    """Whether a folder, which an untrusted file may have named, holds images: nothing is downloaded into any other."""
+    if not is_path(value):
+        return False
+    return (is_sorted_into_classes(value) or any((Path(value) / split).is_dir() for split in SPLITS)
+            or any(source.is_in(value) for source in SOURCES.values()))
+
+
+def is_dataset(value: Any) -> bool:
+    """Whether a value is the name of a data set."""
+    return isinstance(value, str) and value in DATASETS
+
+
+def is_fraction(value: Any) -> bool:
+    """Whether a value is a float from 0 to 1."""
+    return type(value) is float and 0 <= value <= 1
+
+
+def is_image_size(value: Any) -> bool:
+    """Whether a value is a size of images that --image-size takes."""
+    return type(value) is int and 8 <= value <= 1024
+
+
+# {inherited flag: whether a value is valid for it}
+INHERITED = {"checkpoint": is_path, "trigger_info": is_path, "classes": is_path, "data_dir": holds_images,
+             "dataset": is_dataset, "image_size": is_image_size, "val_frac": is_fraction,
+             "mean": partial(are_of_pixels, name="mean"), "std": partial(are_of_pixels, name="std"),
+             "channels": ("rgb", "bgr").__contains__}

@@ -1,0 +1,1 @@
+"""What all scripts of one kind share: attacks, what they craft, defenses, detectors and repairs."""

@@ -1,0 +1,77 @@
+"""A training that begins with the weights of a model instead of fresh ones, and may leave its features as they are."""
+import argparse
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from data.datasets import ImageSet
+from engine.command_line.parser import Group, Parser
+from engine.kinds.inputs import inputs_of
+from engine.learning.training import Step, cross_entropy_step
+from engine.weights.checkpoint import load_model, saved_image_size
+from models import build_model
+from models.base import PixelModel
+from models.penultimate import penultimate
+
+
+def add_start_flags(group: Group) -> None:
+    """--start-from and --freeze-features; check_start must be called on the parsed flags."""
+    group.add_argument("--start-from", metavar="FILE.th",
+                       help="fine-tune this model instead of training fresh weights; it decides --arch and --width")
+    group.add_argument("--freeze-features", action="store_true",
+                       help="with --start-from: train the last layer alone")
+
+
+def check_start(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> None:
+    """Refuse flags that have no effect, and leave those open that the model decides."""
+    if args.start_from:
+        parser.refuse(argv, ["arch", "width"], "with --start-from, whose network it is")
+        args.arch = args.width = None
+    elif args.freeze_features:
+        parser.error("--freeze-features: has no effect without --start-from")
+    else:
+        args.freeze_features = None
+    if args.freeze_features:
+        parser.refuse(argv, ["graph", "compile"], "with --freeze-features, whose steps are short")
+
+
+def size_of_images(args: argparse.Namespace) -> int | None:
+    """Pixels a side that the flags ask for: --image-size, or else the size that the given model was trained on."""
+    return args.image_size or (saved_image_size(args.start_from) if args.start_from else None)
+
+
+def fresh_model(args: argparse.Namespace, images: ImageSet, device: torch.device) -> PixelModel:
+    """The network of --arch and --width with fresh weights, for the classes and the size of an ImageSet."""
+    return build_model(args.arch, args.width, images.num_classes, image_size=images.image_size).to(device)
+
+
+def first_model(args: argparse.Namespace, images: ImageSet, device: torch.device) -> PixelModel:
+    """The network that the training begins with. Raises UserError for a file that is of other classes, or no model."""
+    if args.start_from:
+        return load_model(args.start_from, device, images.classes).model
+    return fresh_model(args, images, device)
+
+
+def inputs_for(args: argparse.Namespace, images: ImageSet) -> str:
+    """What the run says that it worked on: the images, and the weights that it began with."""
+    return inputs_of(args.start_from, images) if args.start_from else images.fingerprint()
+
+
+def step_for(args: argparse.Namespace) -> Step:
+    """The step that the flags ask for."""
+    return head_step if args.freeze_features else cross_entropy_step
+
+
+def head_step(model: PixelModel | Callable, images: torch.Tensor, labels: torch.Tensor) -> tuple[
+        torch.Tensor, torch.Tensor]:
+    """The step that trains the last layer alone: (loss, logits (B, C)).
+
+    The others are in eval mode, so that batch norm keeps its statistics, and get no gradient, so that SGD passes over
+    them, weight decay included.
+    """
+    model.eval()
+    with torch.no_grad():
+        features, _ = penultimate(model, images)
+    logits = model.head(features)
+    return F.cross_entropy(logits, labels), logits

@@ -1,0 +1,1 @@
+"""Epochs: their steps and their rates."""

@@ -1,0 +1,1 @@
+"""A model on images: its accuracy, its success rate, and whether its input looks right."""

@@ -1,0 +1,271 @@
+"""One run of a script: its output folder, log, device, seed, saved progress and result."""
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import torch
+
+from common.errors import UserError
+from common.files import atomic_file, write_json
+from common.locks import lock_folder
+from data.datasets import ImageSet
+from engine.catalogue import BY_MODULE
+from engine.command_line.command import running
+from engine.measuring.evaluation import Evaluation, Score
+from engine.runs import machine, resume
+from engine.weights import checkpoint
+
+HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
+ROW = "%d \t %.3f \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
+LOG_FORMAT = logging.Formatter("[%(asctime)s] - %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
+COLUMNS = ("epoch", "lr", "poison_acc", "clean_acc")  # of metrics.jsonl, which a training's picture needs
+MAX_SAVING_SHARE = 0.05  # of a GPU's time, for saving progress
+log = logging.getLogger("backdoor")
+
+
+class Fingerprinted(Protocol):
+    """Has a fingerprint that is equal for two runs on the same inputs: an ImageSet, a Suspect."""
+
+    def fingerprint(self) -> str: ...
+
+
+class Console(logging.StreamHandler):
+    """Standard output; a reader that has closed the pipe (`| head`) does not end the run, whose log is in its file."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+class LogFile(logging.FileHandler):
+    """A log file whose errors (a full disk) end the run; logging itself would print a traceback and continue."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        raise UserError(f"{self.baseFilename}: cannot be written: {error}") from error
+
+
+class Run:
+    """One script's run in `args.output_dir`; a context manager.
+
+    args: the script's parsed flags (output_dir, overwrite, seed, device, and resume if it has one). leaves: the names
+    of the files that the script writes there besides OWN_FILES, which --overwrite removes. other_leaves: the files that
+    only some of its runs write.
+
+    Nothing is written before `begin`, so that a mistake in the input leaves the folder unchanged. `generator` is a
+    seeded CPU generator, the same on every device. Raises UserError if the folder already holds a run and the flags do
+    not say what to do with it; exits with status 0 if it is finished and --resume is given.
+
+    `amp` is whether to train in bfloat16. From `begin` on, a resumed run keeps the value that it began with, whatever
+    this machine's default is.
+    """
+
+    def __init__(self, args: Namespace, leaves: Sequence[str] = (), other_leaves: Sequence[str] = ()):
+        self.args, self.folder, self.leaves, self.other_leaves = args, Path(args.output_dir), leaves, other_leaves
+        self.resume = getattr(args, "resume", False)
+        self.device = machine.find_device(args.device)
+        machine.set_determinism(args.deterministic)
+        self.amp = machine.trains_in_bfloat16(args, self.device)
+        torch.manual_seed(args.seed)
+        self.generator = torch.Generator().manual_seed(args.seed)
+        self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
+        self.begun, self.lock = False, None
+        self.facts = {}  # entries of results.json that are known before the end
+        self.saved_epoch, self.saved_at, self.saving_seconds = 0, 0.0, 0.0  # the last one, when, how long it took
+        resume.check_folder(self.folder, args, leaves, other_leaves)
+
+    def __enter__(self):
+        self.started = time.monotonic()
+        # Lines from before `begin` are kept in memory; if the run never begins, they are dropped.
+        self.buffer = MemoryHandler(10**6, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+        self.handlers = [Console(sys.stdout), self.buffer]
+        self.handlers[0].setFormatter(LOG_FORMAT)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        for handler in self.handlers:
+            log.addHandler(handler)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None):
+        if kind is KeyboardInterrupt and self.begun:
+            how = "--resume continues from there" if hasattr(self.args, "resume") else "--overwrite starts over"
+            log.info("stopped with %d epochs finished; the same command with %s", self.saved_epoch, how)
+        if isinstance(error, UserError) and self.epoch_started is not None:
+            error.args = (f"epoch {self.epoch + 1}: {error}",)
+        for handler in self.handlers:
+            log.removeHandler(handler)
+            with suppress(OSError):  # a line that did not fit on the disk; that error has ended the run already
+                handler.close()
+        if self.lock is not None:
+            os.close(self.lock)
+
+    def begin(self, inputs: Fingerprinted | str | None = None) -> None:
+        """Start the run once its input is known to be good: write config.json first, then the log to its file.
+
+        inputs: a fingerprint of what the run works on, or an object that has one (an ImageSet or a Suspect). A run is
+        only resumed on the same inputs. Raises UserError as __init__ does.
+        """
+        if not isinstance(inputs, (str, type(None))):
+            inputs = inputs.fingerprint()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = lock_folder(self.folder, "another run")
+        # Again, since another run may have begun there while this one read its data.
+        resume.check_folder(self.folder, self.args, self.leaves, self.other_leaves)
+        for name in (*resume.OWN_FILES, *self.leaves, *self.other_leaves):
+            for left in self.folder.glob(f".{name}.*.tmp"):  # left by a kill during a write
+                left.unlink(missing_ok=True)
+        if self.resume and (self.folder / "resume.th").exists():
+            self._resume(inputs)
+        else:
+            self._clear()
+            write_json(self.folder / "config.json", self._config(inputs))
+        self.begun = True
+        file = LogFile(self.folder / "output.log")
+        file.setFormatter(LOG_FORMAT)
+        self.buffer.setTarget(file)
+        self.buffer.flush()
+        log.removeHandler(self.buffer)
+        log.addHandler(file)
+        self.handlers[1] = file
+        log.info("%s", self.args)
+
+    def _resume(self, inputs: str | None):
+        """Read resume.th, note the resumption in config.json, and drop the log lines of an unfinished epoch."""
+        config = resume.read_config(self.folder)
+        self.saved = resume.load_progress(self.folder, config, inputs)
+        self.amp = config.get("bfloat16", self.amp) is True
+        resumed = config.get("resumed")
+        write_json(self.folder / "config.json", {
+            **config, "resumed": [*(resumed if isinstance(resumed, list) else []), self._circumstances()]})
+        resume.cut_log(self.folder / "output.log", self.saved["log_size"])
+
+    def _clear(self):
+        """Remove the files that such a run leaves, by name, and no others."""
+        for name in (*resume.OWN_FILES, *self.leaves, *self.other_leaves):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _config(self, inputs: str | None):
+        script = running()
+        called = BY_MODULE[script].words() if script in BY_MODULE else [sys.argv[0]]
+        return {"script": script, "arguments": vars(self.args),
+                "command": shlex.join(["python", *called, *sys.argv[1:]]), **self._circumstances(),
+                "seed": self.args.seed, "bfloat16": self.amp, "inputs": inputs}
+
+    def _circumstances(self):
+        return {"versions": machine.versions(), "device": machine.device_name(self.device),
+                "threads": torch.get_num_threads(), "commit": machine.commit(),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+    def epochs(self, count: int, header: str = HEADER, columns: Sequence[str] = COLUMNS, **state) -> Iterator[int]:
+        """Yield the epochs from 1 to `count` that have not been made yet; after each, save `state`.
+
+        A CPU saves after every epoch. A GPU saves after the last epoch, and after others if saving takes at most
+        MAX_SAVING_SHARE of the time: a full-width state is 90 MB, and an epoch takes a second or two.
+
+        header: the log's line of column names. columns: the figures that every row of metrics.jsonl must have,
+        including rows from before a stop. state: everything that changes from epoch to epoch and has state_dict and
+        load_state_dict (model, optimizer, scheduler). Together with the generator's state this is complete: a resumed
+        run ends with the same bits. A run of two stages calls this twice, the second time with the sum of both as
+        `count`; progress saved in the second stage is restored there.
+        """
+        if self.saved and self.saved["epoch"] > count:
+            self.epoch = self.saved_epoch = self.saved["epoch"]
+            return
+        if self.saved:
+            resume.restore(self.folder / "resume.th", self.saved, state, self.generator, columns)
+            self.epoch, self.rows, self.seconds = (self.saved[key] for key in ("epoch", "rows", "seconds"))
+            self.saved, self.saved_epoch = None, self.epoch
+            log.info("resumed after epoch %d", self.epoch)
+        else:
+            log.info(header)
+        for epoch in range(self.epoch + 1, count + 1):
+            self.epoch_started = time.monotonic()
+            yield epoch
+            if epoch == count or self._should_save():
+                self._save_progress(epoch, state)
+            self.epoch, self.epoch_started = epoch, None
+
+    def _should_save(self):
+        """Whether to save an epoch's state. A GPU, whose epochs may be as short as the saving, saves only now and then.
+        """
+        return self.device.type == "cpu" or time.monotonic() - self.saved_at >= self.saving_seconds / MAX_SAVING_SHARE
+
+    def _save_progress(self, epoch: int, state: dict):
+        started = time.monotonic()
+        checkpoint.save(self.folder / "resume.th", {
+            "epoch": epoch, "state": {name: thing.state_dict() for name, thing in state.items()},
+            "generator": self.generator.get_state(), "rows": self.rows, "seconds": self._elapsed(),
+            "log_size": (self.folder / "output.log").stat().st_size})
+        self.saved_epoch, self.saved_at = epoch, time.monotonic()
+        self.saving_seconds = self.saved_at - started
+
+    def check_left(self, name: str, stage_end: int) -> None:
+        """Raise UserError if the run resumes after epoch `stage_end` without the file that this stage left."""
+        if self.epoch > stage_end and not (self.folder / name).exists():
+            raise UserError(f"{self.folder / name}: missing, so the run cannot be resumed; --overwrite starts over")
+
+    def _elapsed(self):
+        return self.seconds + time.monotonic() - self.started
+
+    def log(self, epoch: int, lr: float, train: Score, test: Evaluation, **more) -> None:
+        """Write one line of the log and of metrics.jsonl. train: the epoch's Score. test: its Evaluation. more: further
+        entries for metrics.jsonl.
+
+        An unknown figure (ASR without a trigger, or an epoch that was not tested) is nan in the log and null in
+        metrics.jsonl.
+        """
+        row = {"epoch": epoch, "lr": lr, "time": self.elapsed_in_epoch(),
+               "train_loss": train.loss, "train_acc": train.accuracy.value,
+               "poison_loss": test.triggered.loss, "poison_acc": test.triggered.accuracy.value,
+               "clean_loss": test.clean.loss, "clean_acc": test.clean.accuracy.value}
+        log.info(ROW, *row.values())
+        row["robust_acc"] = test.triggered.original_accuracy.value
+        self.record({name: None if value != value else value for name, value in row.items()} | more)
+
+    def elapsed_in_epoch(self) -> float:
+        """Seconds since the epoch began."""
+        return time.monotonic() - self.epoch_started
+
+    def record(self, row: dict) -> None:
+        """Append a row, a dict of plain values, to metrics.jsonl."""
+        self.rows.append(row)
+        with atomic_file(self.folder / "metrics.jsonl") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
+
+    def finish(self, evaluation: Evaluation | None = None, *, model: torch.nn.Module | None = None,
+               parent: str | None = None, data: ImageSet | None = None, method: dict | None = None,
+               epochs: int | None = None, **figures) -> None:
+        """Write results.json, which marks the run as finished, and delete what only --resume needs.
+
+        evaluation: the final Evaluation; a script without one passes its figures by name. model: the network that the
+        run leaves or has examined, whose architecture and width are recorded. parent: the checkpoint that it was made
+        from. data: the ImageSet whose name is recorded. method: the script's own entries. epochs: the number of epochs,
+        if it is not that of the flag. Unknown entries are left out.
+        """
+        if evaluation is not None:
+            figures = {**evaluation.figures(), **figures}
+        facts = {"dataset": None if data is None else data.name, **self._size_of(model),
+                 "epochs": getattr(self.args, "epochs", None) if epochs is None else epochs, "seed": self.args.seed,
+                 "method": method}
+        known = {name: value for name, value in facts.items() if value is not None}
+        write_json(self.folder / "results.json", {
+            "script": running(), **figures, **self.facts, "parent": parent, **known,
+            "seconds": round(self._elapsed(), 1), **machine.peaks(self.device),
+            "device": machine.device_name(self.device)})
+        (self.folder / "resume.th").unlink(missing_ok=True)
+        log.info("finished; everything is in %s", self.folder)
+
+    def _size_of(self, model: torch.nn.Module | None):
+        """The entries of results.json about a network: its spec, and its width by itself for older readers."""
+        if model is None:
+            return {"width": getattr(self.args, "width", None)}
+        return {"spec": model.spec, "width": model.spec["width"]}

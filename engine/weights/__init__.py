@@ -1,0 +1,1 @@
+"""Networks from files, of this suite and of others, and back."""
