@@ -14,10 +14,8 @@ takes pixels without normalization; here steps are taken in pixels too, whatever
 """
 import logging
 import time
-from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from common.errors import UserError
 from common.files import write_table
@@ -25,81 +23,17 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.inputs import beneath_model
 from engine.kinds.without_images import add_optional_data_flags, check_data_flags, load_subject
-from engine.measuring.evaluation import check_outputs
-from engine.measuring.progress import progress
 from engine.runs import machine
 from engine.runs.figures import margin_bars
 from engine.runs.run import Run
 from methods.channel_bounds import farthest_channel, layer_bounds
-from models.folding import folded
+from methods.margins import largest_margins
 
 LEAVES = ("margins.csv", "margins.png")
 COLUMNS = ("label", "class", "margin", "mean", "lowest", "steps")
 OTHERS = 3  # classes, at least, that the null distribution is fitted to: it has three parameters
 SAME = 1e-3  # relative difference of margins up to which they are called equal
-AT_ONCE = 300 * 32 * 32  # pixels of one color that climb at a time, unless one class has more
 log = logging.getLogger("backdoor")
-
-
-@dataclass(frozen=True)
-class Climb:
-    """What the starts of one class reached. margins: float32 (starts,), the class's logit less the largest other one.
-    """
-
-    label: int
-    margins: np.ndarray
-    steps: int
-
-    def row(self, classes):
-        """The row of margins.csv."""
-        return {"label": self.label, "class": classes[self.label], "margin": float(self.margins.max()),
-                "mean": float(self.margins.mean()), "lowest": float(self.margins.min()), "steps": self.steps}
-
-
-def margins_of(logits, labels):
-    """float (B,): the logit of each image's label (B,) less the largest of its others, for logits (B, C)."""
-    own = logits.gather(1, labels[:, None])[:, 0]
-    return own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-
-
-def climb(model, labels, images, steps, step, tolerance):
-    """[Climb] of the classes `labels`, from images (classes, starts, 3, S, S) in [0, 1].
-
-    Each step adds `step` times the gradient of the margin and clips to [0, 1]. A class is done when one step changes
-    the sum of its margins by less than `tolerance`, relative; its images leave the batch. Raises UserError for NaN.
-    """
-    found, labels = [], torch.tensor(labels, device=images.device)
-    before = torch.full((len(labels),), torch.inf, device=images.device)  # from which no class is done
-    for taken in progress(range(1, steps + 1), "climb"):
-        starts = images.shape[1]
-        pixels = images.flatten(0, 1).requires_grad_()
-        margins = margins_of(model(pixels), labels.repeat_interleave(starts))
-        slope, = torch.autograd.grad(margins.sum(), pixels)
-        images = (pixels.detach() + step * slope).clamp(0, 1).unflatten(0, (-1, starts))
-        margins = check_outputs(margins.detach()).unflatten(0, (-1, starts))
-        sums = margins.sum(1)
-        done = ((sums - before).abs() < tolerance * before.abs()) | (taken == steps)
-        for label, reached in zip(labels[done].tolist(), margins[done].cpu().numpy(), strict=True):
-            found.append(Climb(label, reached, taken))
-        labels, images, before = labels[~done], images[~done], sums[~done]
-        if not len(labels):
-            break
-    return sorted(found, key=lambda one: one.label)
-
-
-def largest_margins(model, num_classes, image_size, args, device, generator):
-    """[Climb] of every class; all classes together where their images fit into AT_ONCE.
-
-    args: starts, steps, step and tolerance. Random images are drawn class by class, so they do not depend on how many
-    classes climb at a time.
-    """
-    model = folded(model).requires_grad_(False)
-    at_once = max(1, AT_ONCE // (image_size**2 * args.starts))
-    found = []
-    for labels in torch.arange(num_classes).split(at_once):
-        images = torch.stack([torch.rand(args.starts, 3, image_size, image_size, generator=generator) for _ in labels])
-        found += climb(model, labels.tolist(), images.to(device), args.steps, args.step, args.tolerance)
-    return found
 
 
 def fit_null(margins):

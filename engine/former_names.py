@@ -5,7 +5,7 @@ FORMER = {"detect_strip.py": "defenses.strip", "fine_prune.py": "defenses.fine_p
           "neural_cleanse.py": "defenses.neural_cleanse", "neural_cleanse.py unlearn": "defenses.unlearn_trigger",
           "generate_issba_encoder.py": "attacks.issba_encoder", "train_pruning_aware.py": "attacks.pruning_aware",
           "sweep_neuron_noise.py": "studies.neuron_noise", "measure_specificity.py": "studies.specificity",
-          "sweep_anp.py": "studies.sweep_anp", "sweep_abl.py": "studies.sweep_abl", "audit_model.py": "studies.audit",
+          "sweep_anp.py": "studies.sweep_anp", "sweep_abl.py": "studies.sweep_abl", "audit_model.py": "studies.verdict",
           "export_clean_images.py": "studies.export_images"}
 
 

@@ -3,7 +3,8 @@ import shlex
 from pathlib import Path
 
 from common.errors import UserError
-from engine.catalogue import POISON_TYPES, SCRIPTS, Cell, Script, attack_cells, defense_cells, gifts
+from engine.catalogue import POISON_TYPES, SCRIPTS, attack_cells, defense_cells, gifts
+from engine.rows import Cell, Script
 
 MODEL = "model_last.th"
 OF_TRAINING = (MODEL, "model_init.th", "trigger_info.th")

@@ -1,5 +1,4 @@
-"""The findings of each test of an audit, and how often the tests were wrong on models with a known attack."""
-import csv
+"""The findings of each test of an audit, in words."""
 import math
 import shlex
 from collections.abc import Sequence
@@ -8,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-RATES = Path(__file__).resolve().parent.parent / "results/audit-rates.csv"
-NUMBERS = ("models", "wrong", "undecided", "searches", "searches_wrong")
+from methods.witnesses import TITLES
 
 
 @dataclass(frozen=True)
@@ -79,19 +77,12 @@ def noise_evidence(rows: Sequence[dict], classes: Sequence[str]) -> Evidence:
                     f"starts; labels that most errors are: {where}")
 
 
-def margin_evidence(method: dict, classes: Sequence[str]) -> Evidence:
-    """The Evidence of MM-BD: it points to the class whose largest margin lies outside the others' distribution.
-
-    method: the method entry of its results.json.
-    """
-    largest, *others = sorted(method["margins"], key=lambda row: -row["margin"])
-    value = method["p_value"]
-    said = "too few classes for a p-value" if value is None else (
-        f"p-value {value:.2g} (below {method['threshold']:g} is flagged)")
-    median = np.median([row["margin"] for row in others])
-    return Evidence("MM-BD", next(iter(method["targets"]), None),
-                    f"the largest margin is that of label {called(largest['label'], classes)}, "
-                    f"{largest['margin']:.1f}; the others have median {median:.1f}: {said}")
+def witness_evidence(rows: Sequence[dict]) -> list[Evidence]:
+    """[Evidence] of an audit's witnesses. rows: those of its witnesses.csv."""
+    def p_value(row: dict):
+        return "no p-value" if row["p_value"] is None else f"p-value {row['p_value']:.2g}"
+    return [Evidence(f"{TITLES[row['witness']]}, calibrated", row["points_to"], f"{row['words']}: {p_value(row)}")
+            for row in rows]
 
 
 def strip_evidence(method: dict, folder: Path, checkpoint: str) -> Evidence:
@@ -102,18 +93,3 @@ def strip_evidence(method: dict, folder: Path, checkpoint: str) -> Evidence:
     return Evidence("STRIP", None, f"calibrated, not evidence by itself: inputs of at most {boundary:.3f} bits "
                     f"are rejected, {100 * method['frr']['value']:.1f} % of fresh clean images; {screen} FOLDER "
                     "screens new inputs")
-
-
-def how_searched(arguments: dict) -> str:
-    """The flags of Neural Cleanse that decide its quality, in words: the settings of a row of the rates."""
-    names = ("seeds", "batches", "batch_size", "budget", "success")
-    return " ".join(f"--{name.replace('_', '-')} {arguments[name]}" for name in names if name in arguments)
-
-
-def read_rates(path: Path = RATES) -> list[dict]:
-    """The rows of the table of how often the tests were wrong; [] if it is missing."""
-    try:
-        with open(path, newline="") as file:
-            return [{**row, **{name: int(row[name]) for name in NUMBERS}} for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, ValueError):
-        return []

@@ -121,19 +121,14 @@ class Repaired(Checked):
     asr_of_reversed: dict[str, Proportion | None]
 
 
-class Rate(Checked):
-    """How often a test of an audit was wrong on models of ours."""
+class Errors(Checked):
+    """How often an audit was wrong on models of ours with one attack."""
 
-    data: str
-    width: str
-    test: str
-    model_kind: str
-    how: str
+    attack: str
     models: Annotated[float, Field(ge=1, lt=1e6)]
     wrong: Annotated[Number, Field(ge=0)]
     undecided: Number
-    searches: Number
-    searches_wrong: Number
+    named: Number
 
     @model_validator(mode="after")
     def wrong_on_some_of_them(self):
@@ -153,7 +148,18 @@ class Audit(Method):
     least_lost: list[str]
     missing: list[str] | None = None
     doubt: str | None = None
-    rates: list[Rate] | None = None
+    trust: str | None = None
+    errors: list[Errors] | None = None
+    combined: Number | None = None
+
+
+class Heard(Method):
+    """The "method" of studies.audit."""
+
+    verdict: str
+    target: Number | None
+    target_class: str | None
+    combined: Number | None
 
 
 class Spec(Checked):
@@ -181,9 +187,15 @@ class Results(Shares):
 
 
 class AuditResults(Results):
-    """results.json of an audit."""
+    """results.json of an audit's end."""
 
     method: Audit
+
+
+class HeardResults(Results):
+    """results.json of studies.audit."""
+
+    method: Heard
 
 
 class Arguments(Checked):
@@ -232,8 +244,9 @@ def check_config(config):
 def check_results(results):
     """Raise ValueError unless results.json's object is what the schema says."""
     check(Results, results)
-    if results.get("method", {}).get("name") == "audit":
-        check(AuditResults, results)
+    schema = {"audit": AuditResults, "calibrated audit": HeardResults}.get(results.get("method", {}).get("name"))
+    if schema:
+        check(schema, results)
     for place in own_titles(script_name(results["script"])):
         try:
             check(OwnFigure, {"value": found_at(results.get("method", {}), place)})

@@ -1,6 +1,7 @@
 """What the report asks of the scripts that left runs; engine/catalogue.py says it."""
-from engine.catalogue import ATTACK, BY_MODULE, REPAIR, defense_cells
+from engine.catalogue import BY_MODULE, defense_cells
 from engine.former_names import script_of
+from engine.rows import ATTACK, REPAIR
 
 MASKS, PRUNING = (defense_cells()[cell][0].module for cell in ("anp-masks", "anp"))
 

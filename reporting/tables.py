@@ -60,6 +60,14 @@ def spread_cell(values):
     return Cell(said, min(value for value in values if value == value)) if said else Cell("")
 
 
+def named_target(method):
+    """The verdict of studies.audit with its target."""
+    label, name = method["target"], method["target_class"]
+    if label is None:
+        return method["verdict"]
+    return f"{method['verdict']}, target {label:.0f}" + (f" ({name})" if name not in (None, f"{label:.0f}") else "")
+
+
 def audit_verdict(method):
     """An audit's verdict with its targets."""
     named = ", ".join(str(label) if name == str(label) else f"{label} ({name})" for label, name in zip(

@@ -1,232 +1,233 @@
-"""Judge a model that nobody vouches for: is there a sign of a backdoor, and which repaired model costs least.
+"""Is there a sign of a backdoor in a model that nobody vouches for, at a known rate of false alarms?
 
-    python -m studies.audit --checkpoint output/badnets/model_last.th
+    python -m studies.audit output/badnets/model_last.th data/cifar10-jpeg
 
-The end of `make audit`, which runs the rest. Reads what the other scripts left beside the model (neural-cleanse/,
-max-margin/, neuron-noise/, strip/, and the repaired models in anp/pruned/, fine-prune/ and unlearn-reversed/) and clean
-images, and no trigger but those that Neural Cleanse reversed. Neural Cleanse decides; the other tests stand beside it,
-with how often Neural Cleanse and neuron noise were wrong on models of ours (results/audit-rates.csv). Writes into
-verdict/ there: repaired.csv, output.log, config.json and results.json.
+MODEL holds the weights of any network of the suite; IMAGES is a folder of clean images, <class>/* or the data set's
+own. No trigger is looked at. Three witnesses speak, the cheap ones first: CLP's channel bounds, MM-BD and, where there
+are images, Neural Cleanse, whose later searches are only made while the verdict depends on them. Each statistic is held
+against benign models of the same kind (results/audit/rates.csv, made by studies.calibrate_audit); without such models
+the verdict is undecided. The verdict comes with how often it was wrong on other models of that kind. Writes into
+output/<model's folder>/audit/: witnesses.csv, the smallest trigger found (reversed_trigger_<label>.th), output.log,
+config.json and results.json. `make audit` also tries repairs; its last step is studies.verdict.
 """
+import argparse
 import logging
-import math
+import time
 from argparse import Namespace
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from common.errors import UserError
-from common.files import hash_file, write_table
-from data.triggers import Trigger
+from common.files import write_table
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
-from engine.kinds.inputs import asr_of, beneath_model, find_run, load_suspect
-from engine.measuring.doubt import Doubt
-from engine.measuring.evaluation import EvalSets, Proportion, predict
+from engine.command_line.normalization import add_input_flags
+from engine.command_line.witness_flags import add_witness_flags
+from engine.kinds.inputs import beneath_model, check_clean_images
+from engine.kinds.without_images import Subject, add_optional_data_flags, load_subject
+from engine.runs import machine
 from engine.runs.run import Run
-from engine.weights.checkpoint import load_model, load_trigger
-from methods.evidence import (
-    Evidence,
-    called,
-    cleanse_evidence,
-    how_searched,
-    margin_evidence,
-    noise_evidence,
-    read_rates,
-    strip_evidence,
+from engine.weights.checkpoint import save_trigger
+from methods.calibration import ALPHA, LEAST, UNDECIDED, Judgement, judge, needs_more
+from methods.evidence import called
+from methods.populations import TABLE, Kind, Population, populations_of, read_rows
+from methods.trigger_search import Search, as_trigger
+from methods.trust import in_words
+from methods.witnesses import (
+    CHANNELS,
+    CLEANSE,
+    MARGINS,
+    TITLES,
+    Finding,
+    Settings,
+    channel_witness,
+    cleanse_witness,
+    margin_witness,
+    search_triggers,
 )
-from reporting.found import FINISHED, FinishedRun, read_run
 
-TESTS = ("neural-cleanse", "max-margin", "neuron-noise", "strip")
-REPAIRED = {"ANP": "anp/pruned", "Fine-Pruning": "fine-prune", "unlearning": "unlearn-reversed"}
-COLUMNS = ("model", "changed", "acc", "lost", "lost_low", "lost_high", "asr_of_reversed_trigger")
-SUSPECT, NO_SIGN, UNDECIDED = "suspect", "no sign of a backdoor", "undecided"
+COLUMNS = ("witness", "statistic", "p_value", "points_to", "speaks", "words")
 log = logging.getLogger("backdoor")
 
 
-def judge(method: dict, doubt: Doubt | None = None) -> str:
-    """SUSPECT, NO_SIGN or UNDECIDED, by what defenses.neural_cleanse found; of a model in doubt always UNDECIDED.
+@dataclass(frozen=True)
+class Reference:
+    """What a model is compared with. population: the nearest one; None where there is none. doubt: why no verdict can
+    rest on it; None where one can."""
 
-    method: the method entry of its results.json. doubt: see engine.measuring.doubt.
-    """
-    if doubt:
-        return UNDECIDED
-    return {True: SUSPECT, False: NO_SIGN}.get(method.get("infected"), UNDECIDED)
+    population: Population | None
+    doubt: str | None = None
+
+    def p_value(self, witness: str, statistic: float | None, searches: int = 0) -> float | None:
+        return self.population and self.population.p_value(witness, statistic, searches)
 
 
-def finished_run(args: Namespace, name: str) -> FinishedRun | None:
-    """The FinishedRun that a script left under `name` of the very model of the flags `args`; None where none is
-    finished.
+def find_reference(populations: Sequence[Population], kind: Kind, has_names: bool, dataset: str | None = None
+                   ) -> Reference:
+    """The Reference for a model of this Kind. has_names: whether the names of its classes are known. dataset: the data
+    set on whose models the caller insists; None for that of the same classes."""
+    alike = [one for one in populations if one.kind.network == kind.network and len(one.reference) >= LEAST]
+    if dataset:
+        alike = [one for one in alike if one.dataset == dataset]
+    if not alike:
+        said = f" of {dataset}" if dataset else ""
+        return Reference(None, f"fewer than {LEAST} benign models{said} of this kind ({kind.words()}) have been "
+                               "measured by studies.calibrate_audit")
+    nearest = max(alike, key=lambda one: (has_names and one.kind.classes == kind.classes, len(one.reference)))
+    if dataset or (has_names and nearest.kind.classes == kind.classes):
+        return Reference(nearest)
+    why = "are of other classes" if has_names else "may be of other classes, since the model does not name its own"
+    return Reference(nearest, f"the nearest benign models that have been measured ({nearest.dataset}) {why}; "
+                              f"--population {nearest.dataset} takes them for the same")
 
-    The same weights that are fed other pixels are another model.
-    """
-    run = read_run(find_run(args.checkpoint, name), name)
-    if not run or run.state != FINISHED:
-        return None
+
+class Hearing:
+    """The witnesses' findings so far, and their p-values by the reference."""
+
+    def __init__(self, reference: Reference, alpha: float, classes: Sequence[str]):
+        self.reference, self.alpha, self.classes = reference, alpha, classes
+        self.findings, self.p_values, self.seconds = {}, {}, {}
+
+    def note(self, witness: str, finding: Finding, started: float, searches: int = 0) -> None:
+        """Record and log what a witness found."""
+        self.findings[witness] = finding
+        self.p_values[witness] = self.reference.p_value(witness, finding.statistic, searches)
+        self.seconds[witness] = round(time.perf_counter() - started, 2)
+        value = self.p_values[witness]
+        points = "" if finding.label is None else f"; label {called(finding.label, self.classes)}"
+        said = "" if value is None else f"; p-value {value:.2g}"
+        log.info("%s: %s%s%s", TITLES[witness], finding.words, points, said)
+
+    def judge(self) -> Judgement:
+        """The Judgement; UNDECIDED on a reference that no verdict can rest on."""
+        found = judge(self.p_values, {name: finding.label for name, finding in self.findings.items()}, self.alpha)
+        return replace(found, verdict=UNDECIDED, target=None) if self.reference.doubt else found
+
+    def rows(self, judgement: Judgement) -> list[dict]:
+        """The rows of witnesses.csv."""
+        return [dict(zip(COLUMNS, (name, finding.statistic, self.p_values[name], finding.label,
+                                   int(name in judgement.speaking), finding.words), strict=True))
+                for name, finding in self.findings.items()]
+
+
+def hear_cleanse(hearing: Hearing, subject: Subject, settings: Settings, seed: int, device: torch.device
+                 ) -> dict[int, Search]:
+    """Neural Cleanse's searches, as many as the verdict depends on; returns {label: its Search of smallest norm}."""
+    images, norms, best, started = subject.suspect.defender, [], {}, time.perf_counter()
     try:
-        is_its_own = Path(run.results.get("parent") or "").samefile(args.checkpoint)
-    except OSError:
-        is_its_own = False
-    inputs = run.config.get("inputs")
-    if not is_its_own or (inputs and not inputs.startswith(hash_file(args.checkpoint))):
-        return None
-    other = [name for name in INPUT_FLAGS if run.arguments.get(name) != getattr(args, name)]
-    if other:
-        log.warning("%s: left out, made with another --%s than this audit", run.folder, ", --".join(other))
-    return None if other else run
+        check_clean_images(images)
+    except UserError as error:
+        log.warning("Neural Cleanse is left out: %s", error)
+        return {}
+    others = {name: value for name, value in hearing.p_values.items() if name != CLEANSE}
+    for number in range(settings.searches):
+        found = search_triggers(subject.model, images, settings, seed + number, device)
+        norms.append([search.norm for search in found])
+        best |= {one.label: one for one in found if one.mask is not None and (
+            one.label not in best or one.norm < best[one.label].norm)}
+        hearing.note(CLEANSE, cleanse_witness(norms), started, len(norms))
+        if not needs_more(hearing.p_values[CLEANSE], others, hearing.alpha):
+            break
+    return best
 
 
-def has_changed(model: nn.Module, repaired: nn.Module) -> bool:
-    """Whether any weight or running statistic of `repaired` is another than the model's."""
-    before, after = model.state_dict(), repaired.state_dict()
-    return any(not torch.equal(before[name], after[name]) for name in before)
-
-
-def paired_loss(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> tuple[float, list[float]]:
-    """(loss of accuracy, its 95 % interval [low, high]) of predictions `after` against `before` on the same images.
-
-    All int64 (N,). The interval is the normal approximation for paired proportions.
-    """
-    lost = ((before == labels) & (after != labels)).sum().item()
-    won = ((before != labels) & (after == labels)).sum().item()
-    n = len(labels)
-    half = 1.96 * math.sqrt(lost + won - (lost - won) ** 2 / n) / n
-    loss = (lost - won) / n
-    return loss, [loss - half, loss + half]
-
-
-def compare_repaired(args: Namespace, model: nn.Module, test: EvalSets, triggers: dict[int, Trigger],
-                     device: torch.device) -> list[dict]:
-    """[{"name", "changed", "acc", "lost", "lost_interval", "asr_of_reversed"}] of the model and of every repaired one.
-
-    lost: points of ACC, as a fraction. asr_of_reversed: {label: ASR of its reversed trigger}. The clean EvalSets are
-    those that no repair has seen.
-    """
-    labels, rows = test.clean.labels, []
-
-    def add(name, net):
-        guesses = predict(net, test.clean).argmax(1)
-        before = rows[0]["guesses"] if rows else guesses
-        lost, interval = paired_loss(before, guesses, labels)
-        rows.append({"name": name, "changed": bool(rows) and has_changed(model, net), "guesses": guesses,
-                     "acc": Proportion(int((guesses == labels).sum()), len(labels)).as_dict(), "lost": lost,
-                     "lost_interval": interval, "asr_of_reversed": {
-                         str(label): asr_of(net, test, trigger) for label, trigger in triggers.items()}})
-    add("as it is", model)
-    for name, folder in REPAIRED.items():
-        run = finished_run(args, folder)
-        if run:
-            add(name, load_model(run.folder / "model_last.th", device).model)
-    return [{key: value for key, value in row.items() if key != "guesses"} for row in rows]
-
-
-def least_lost(rows: list[dict]) -> list[str]:
-    """The names of the repaired models that lost least clean accuracy; more than one where they are equal, first the
-    one on which the reversed triggers do least. One that changed nothing is not a repair."""
-    repaired = sorted((row for row in rows if row["changed"]), key=lambda row: sum(
-        share["value"] for share in row["asr_of_reversed"].values() if share))
-    least = min((row["lost"] for row in repaired), default=None)
-    return [row["name"] for row in repaired if row["lost"] == least]
-
-
-def report(verdict: str, targets: list[int], classes: tuple, evidence: list[Evidence], rows: list[dict],
-           least: list[str], missing: list[str]) -> None:
-    """The verdict as lines of the log."""
-    named = ", ".join(called(label, classes) for label in targets)
-    for item in evidence:
-        log.info("%s: %s", item.test, item.words)
-    for row in rows:
-        asr = "".join(f", reversed trigger of {called(int(label), classes)} {share['value']:.4f}"
-                      for label, share in row["asr_of_reversed"].items() if share)
-        log.info("%s: ACC %.4f, lost %.4f (%.4f to %.4f)%s", row["name"], row["acc"]["value"], row["lost"],
-                 *row["lost_interval"], asr)
-    if missing:
-        log.info("not there: %s", ", ".join(missing))
-    log.info("least clean accuracy lost: %s", ", ".join(least) or "no repair changed anything")
-    log.info("verdict: %s%s", verdict, f", target {named}" if targets else "")
+def hear(hearing: Hearing, subject: Subject, settings: Settings, seed: int, device: torch.device) -> dict[int, Search]:
+    """All witnesses, the cheap ones first; returns what hear_cleanse does, {} without images."""
+    machine.set_cudnn_benchmark(False)  # classes that are done leave the batch, so that it takes many sizes
+    hearing.note(CHANNELS, channel_witness(subject.model), time.perf_counter())
+    started, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
+    hearing.note(MARGINS, margin_witness(subject.model, len(subject.classes), subject.image_size, settings, device,
+                                         generator), started)
+    if subject.suspect:
+        return hear_cleanse(hearing, subject, settings, seed, device)
+    log.info("without images Neural Cleanse says nothing")
+    return {}
 
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    parser.add_argument("--checkpoint", default="output/badnets/model_last.th",
-                        help="the model, beside which the other scripts left their runs")
-    add_input_flags(parser)
-    parser.add_argument("--classes", **flags.CLASSES)
-    flags.add_data_flags(parser)
-    flags.add_run_flags(parser, beneath_model("verdict"))
+    places = [parser.add_argument("checkpoint", nargs="?", metavar="MODEL", help="the same as --checkpoint"),
+              parser.add_argument("data_dir", nargs="?", metavar="IMAGES", help="the same as --data-dir")]
+    group = parser.add_argument_group("model under suspicion")
+    group.add_argument("--checkpoint", default="output/badnets/model_last.th",
+                       help="weights of a known network from anywhere (.th, .safetensors)")
+    add_input_flags(group)
+    group.add_argument("--classes", **flags.CLASSES)
+    add_optional_data_flags(parser, "two of the three witnesses need no images, and Neural Cleanse speaks")
+    for place in places:  # one that is left out leaves the flag of its name as it is
+        place.default = argparse.SUPPRESS
+    group = parser.add_argument_group("verdict")
+    group.add_argument("--alpha", type=flags.number(0.001, 0.5, "a rate from 0.001 to 0.5"), default=ALPHA,
+                       help="rate of false alarms")
+    group.add_argument("--population", metavar="DATASET",
+                       help="compare with benign models of this data set, whatever the classes are called (default: "
+                            "the models of the same network, image size and classes)")
+    group.add_argument("--rates", metavar="FILE.csv", default=str(TABLE), help="table of studies.calibrate_audit")
+    add_witness_flags(parser, "Default: as the population was measured. With other values there is no p-value.")
+    flags.add_run_flags(parser, beneath_model("audit"))
     return parser.parse_args(argv)
 
 
-def find_tests(args: Namespace) -> dict[str, FinishedRun | None]:
-    """{name: the FinishedRun of a test of this very model, or None}. Raises UserError without Neural Cleanse's."""
-    tests = {name: finished_run(args, name) for name in TESTS}
-    noise, cleanse = tests["neuron-noise"], tests["neural-cleanse"]
-    if noise and not all("leaning" in row for row in noise.method["rows"]):
-        tests["neuron-noise"] = None  # from before leanings were counted
-    if cleanse is None or cleanse.method.get("name") != "Neural Cleanse":
-        raise UserError(f"{find_run(args.checkpoint, 'neural-cleanse')}: no finished run of defenses.neural_cleanse "
-                        "with the same --mean, --std and --channels, without which there is no verdict")
-    return tests
+def choose(args: Namespace, subject: Subject) -> tuple[Reference, Settings]:
+    """The Reference for a model, and the Settings that it was measured with, or those of the flags."""
+    kind = Kind.of(subject.model.spec, subject.image_size, subject.classes)
+    reference = find_reference(populations_of(read_rows(args.rates)), kind, subject.has_names, args.population)
+    measured = Settings.from_words(reference.population.settings) if reference.population else Settings()
+    settings = measured.changed(vars(args))
+    if settings != measured and reference.population:
+        reference = Reference(None, "the witnesses' settings are not those that benign models were measured with")
+    return reference, settings
 
 
-def collect_evidence(tests: dict, classes: tuple, checkpoint: str) -> list[Evidence]:
-    """[Evidence] of the tests that were made."""
-    cleanse, margin, noise, strip = (tests[name] for name in TESTS)
-    evidence = cleanse_evidence(cleanse.method, classes)
-    if margin:
-        evidence.append(margin_evidence(margin.method, classes))
-    if noise:
-        evidence.append(noise_evidence(noise.method["rows"], classes))
-    if strip:
-        evidence.append(strip_evidence(strip.method, strip.folder, checkpoint))
-    return evidence
+def report(judgement: Judgement, trust: str, doubt: str | None, classes: Sequence[str]) -> None:
+    """The verdict as lines of the log."""
+    if doubt:
+        log.info("no verdict can be given: %s", doubt)
+    log.info("%s", trust)
+    target = f", target {called(judgement.target, classes)}" if judgement.target is not None else ""
+    combined = "" if judgement.combined is None else f", combined p-value {judgement.combined:.2g}"
+    log.info("verdict: %s%s%s", judgement.verdict, target, combined)
 
 
-def table_row(row: dict) -> dict:
-    """A row of compare_repaired as repaired.csv has it."""
-    low, high = row["lost_interval"]
-    asr = (f"{label}:{share['value']:.4f}" for label, share in row["asr_of_reversed"].items() if share)
-    return {"model": row["name"], "changed": int(row["changed"]), "acc": row["acc"]["value"], "lost": row["lost"],
-            "lost_low": low, "lost_high": high, "asr_of_reversed_trigger": " ".join(asr)}
-
-
-def missing_from(tests: dict, rows: list[dict]) -> list[str]:
-    """The names of the tests and of the repairs that were not made."""
-    compared = {row["name"] for row in rows}
-    return [name for name, found in tests.items() if found is None] + [
-        name for name in REPAIRED if name not in compared]
+def leave_triggers(folder: Path, best: dict[int, Search], label: int | None) -> list[str]:
+    """Write the smallest trigger of `label`, if one was found; returns the file's name in a list."""
+    if label not in best:
+        return []
+    name = f"reversed_trigger_{label}.th"
+    save_trigger(folder / name, as_trigger(best[label]))
+    return [name]
 
 
 @command
 def main(argv=None):
     args = parse_args(argv)
-    with Run(args, ("repaired.csv",)) as run:
-        suspect = load_suspect(args, run, find=False)
-        tests, classes = find_tests(args), suspect.defender.classes
-        cleanse = tests["neural-cleanse"]
-        targets = [int(label) for label in cleanse.method["targets"]]
-        triggers = {label: load_trigger(cleanse.folder / f"reversed_trigger_{label}.th") for label in targets}
+    before = [path.name for path in Path(args.output_dir).glob("reversed_trigger_[0-9]*.th")]
+    with Run(args, ("witnesses.csv",), before) as run:
+        subject = load_subject(args, run, find=False)
+        reference, settings = choose(args, subject)
+        hearing = Hearing(reference, args.alpha, subject.classes)
 
-        run.begin(suspect)
-        evidence = collect_evidence(tests, classes, args.checkpoint)
-        if suspect.doubt:
-            evidence.insert(0, Evidence("accuracy", None, suspect.doubt.words()))
-        rows = compare_repaired(args, suspect.model, suspect.test, triggers, run.device)
-        missing, least, verdict = missing_from(tests, rows), least_lost(rows), judge(cleanse.method, suspect.doubt)
-        targets = [] if suspect.doubt else targets
-        report(verdict, targets, classes, evidence, rows, least, missing)
+        run.begin(subject)
+        best = hear(hearing, subject, settings, args.seed, run.device)
+        judgement, doubt = hearing.judge(), reference.doubt
+        if subject.suspect and subject.suspect.doubt:
+            doubt = subject.suspect.doubt.words()
+            judgement = replace(judgement, verdict=UNDECIDED, target=None)
+        trust, errors = in_words(reference.population, tuple(hearing.findings), args.alpha)
+        report(judgement, trust, doubt, subject.classes)
 
-        write_table(run.folder / "repaired.csv", COLUMNS, map(table_row, rows))
-        run.finish(acc=rows[0]["acc"], asr=None, robust_acc=None, model=suspect.model, parent=args.checkpoint,
-                   data=suspect.defender, method={
-                       "name": "audit", "verdict": verdict, "targets": targets,
-                       "target_classes": [classes[label] for label in targets],
-                       "evidence": [asdict(item) for item in evidence], "repaired": rows, "least_lost": least,
-                       "doubt": suspect.doubt and suspect.doubt.words(),
-                       "missing": missing, "how": how_searched(cleanse.arguments), "rates": read_rates()})
+        write_table(run.folder / "witnesses.csv", COLUMNS, hearing.rows(judgement))
+        cleanse = hearing.findings.get(CLEANSE)
+        triggers = leave_triggers(run.folder, best, cleanse.label if cleanse else None)
+        run.finish(subject.evaluate(), model=subject.model, parent=args.checkpoint, data=subject.images, method={
+            "name": "calibrated audit", **asdict(judgement), "speaking": list(judgement.speaking), "alpha": args.alpha,
+            "target_class": None if judgement.target is None else subject.classes[judgement.target],
+            "witnesses": hearing.rows(judgement), "seconds": hearing.seconds, "settings": settings.words(),
+            "doubt": doubt, "trust": trust, "errors": errors, "reversed_triggers": triggers,
+            "population": reference.population and reference.population.dataset})
 
 
 if __name__ == "__main__":

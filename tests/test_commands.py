@@ -15,8 +15,9 @@ from helpers.images import write_noise
 from helpers.paths import ROOT
 from helpers.runs import main_of
 
-from engine.catalogue import BY_MODULE, REPORT, gifts
+from engine.catalogue import BY_MODULE, gifts
 from engine.missing import first_runs
+from engine.rows import REPORT
 
 pytestmark = pytest.mark.slow
 

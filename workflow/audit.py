@@ -115,7 +115,7 @@ def plan_audit(checkpoint, images, settings, output=None, given=None):
                        **(settings.get(cell.in_audit) or {})}
             needs = [done[cell.needs].results] if cell.needs else [model]
             done[name] = plan.add(f"{output}/{cell.folder}", script, settled, needs, cell.in_audit, cell.is_heavy)
-    plan.add(f"{output}/{VERDICT}", BY_MODULE["studies.audit"],
+    plan.add(f"{output}/{VERDICT}", BY_MODULE["studies.verdict"],
              {"data_dir": images, **suspect, **(settings.get(VERDICT) or {})},
              [step.results for step in done.values()], VERDICT)
     plan.check()

@@ -9,10 +9,11 @@ from reprlib import Repr
 
 from common.errors import UserError
 from common.untrusted import read_json
-from engine.catalogue import Script, gifts
+from engine.catalogue import gifts
 from engine.cells import as_flags
 from engine.command_line.flags import POISON_DEFAULTS
 from engine.command_line.inherit import INHERITED
+from engine.rows import Script
 
 ROOT = Path(__file__).resolve().parent.parent
 SWITCHES = ("flooding", "no_pgd", "all_to_all", "freeze_features")  # flags that have no --no- form

@@ -13,14 +13,16 @@ from engine.measuring.evaluation import UNTESTED, Evaluation, evaluate
 from engine.runs.run import Run
 from models.base import PixelModel
 
+FIGURES_ALONE = "images are read for ACC and ASR alone, and only"
 
-def add_optional_data_flags(parser: flags.Parser) -> None:
+
+def add_optional_data_flags(parser: flags.Parser, why: str = FIGURES_ALONE) -> None:
     """The flags of add_data_flags, whose images are read only where --dataset or --data-dir is given.
 
+    why: what the help text says that images are for, before "if --dataset or --data-dir is given".
     check_data_flags must be called on the parsed flags.
     """
-    flags.add_data_flags(parser, "Not needed: images are read for ACC and ASR alone, and only if --dataset or "
-                                 "--data-dir is given.")
+    flags.add_data_flags(parser, f"Not needed: {why} if --dataset or --data-dir is given.")
     parser.set_defaults(dataset=usual_dataset, data_dir=usual_folder)
 
 
@@ -36,7 +38,7 @@ def usual_folder(args: Namespace) -> str | None:
 
 def check_data_flags(parser: flags.Parser, args: Namespace) -> None:
     """Refuse a trigger where there are no images to stamp."""
-    if args.trigger_info and not args.dataset:
+    if getattr(args, "trigger_info", None) and not args.dataset:
         parser.error("--trigger-info: has no effect without --dataset or --data-dir, whose images it is stamped on")
 
 
@@ -45,7 +47,8 @@ class Subject:
     """A model under suspicion, perhaps without images.
 
     checkpoint: the model's file. classes: names in label order, numbers where nothing names them. image_size: pixels a
-    side of the images that it takes. suspect: the same with images; None where none are named.
+    side of the images that it takes. suspect: the same with images; None where none are named. has_names: whether the
+    model, --classes or the images name the classes.
     """
 
     checkpoint: str
@@ -53,6 +56,7 @@ class Subject:
     classes: tuple[str, ...]
     image_size: int
     suspect: Suspect | None
+    has_names: bool = True
 
     def fingerprint(self) -> str:
         """What a run says that it worked on: the weights, and the images if there are any."""
@@ -68,19 +72,23 @@ class Subject:
         return self.suspect.defender if self.suspect else None
 
 
-def load_subject(args: Namespace, run: Run) -> Subject:
+def load_subject(args: Namespace, run: Run, find: bool = True) -> Subject:
     """The Subject that the flags of add_suspect_flags and add_optional_data_flags name. Raises UserError.
+
+    find: whether the trigger may be known, as for load_suspect.
 
     Without images the number of classes, the size of images and their normalization are those of the checkpoint, unless
     --classes, --image-size, --mean and --std say them.
     """
     if args.dataset:
-        suspect = load_suspect(args, run)
-        model, classes = suspect.model, suspect.defender.classes
+        suspect = load_suspect(args, run, find)
+        model = suspect.model
+        names = classes = suspect.defender.classes
     else:
         found = load_given(args, run.device)
         suspect, model = None, found.model
-        classes = class_names(args, found) or tuple(map(str, range(model.spec["num_classes"])))
+        names = class_names(args, found)
+        classes = names or tuple(map(str, range(model.spec["num_classes"])))
     size = args.image_size or model.spec["image_size"]
     model.check_size(model.spec["arch"], size)
-    return Subject(args.checkpoint, model, tuple(classes), size, suspect)
+    return Subject(args.checkpoint, model, tuple(classes), size, suspect, bool(names))

@@ -1,15 +1,29 @@
 """A row for each audit that lies among other runs."""
-from reporting.document import Cell, Section, Table
-from reporting.tables import audit_verdict
+from reporting.document import Cell, Section, Table, cell
+from reporting.tables import audit_verdict, named_target
 
 ORDER = 30
 
 
 def section(report):
-    audits = report.with_method("audit")
-    if report.audit or not audits:
+    if report.audit:
         return None
+    tables = [show(report.with_method(name)) for name, show in (("calibrated audit", heard), ("audit", put_together))
+              if report.with_method(name)]
+    return Section("Audits", tuple(tables)) if tables else None
+
+
+def heard(runs):
+    """The models that studies.audit has judged."""
+    rows = tuple((Cell(run.name), Cell(str(run.results.get("parent"))), Cell(named_target(run.method)),
+                  cell(run.method["combined"], "{:.2g}")) for run in runs)
+    return Table(("run", "model", "verdict", "p-value"), rows,
+                 "The p-value is that of all witnesses: how often a benign model of the same kind looks so suspicious.")
+
+
+def put_together(runs):
+    """The audits with repairs."""
     rows = tuple((Cell(run.name), Cell(str(run.results.get("parent"))), Cell(audit_verdict(run.method)),
-                  Cell(" and ".join(run.method["least_lost"]) or "–")) for run in audits)
-    return Section("Audits", (Table(("run", "model", "verdict", "least clean accuracy lost"), rows,
-                                    "The report of each audit is beside it."),))
+                  Cell(" and ".join(run.method["least_lost"]) or "–")) for run in runs)
+    return Table(("run", "model", "verdict", "least clean accuracy lost"), rows,
+                 "The report of each audit is beside it.")

@@ -1,5 +1,5 @@
 """The verdict that the report of an audit opens with."""
-from engine.measuring.evaluation import Proportion
+from methods.trust import interval as share_interval
 from reporting.charts import grids_of, pictures_of
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.tables import audit_verdict, conditions, share_cell, with_method
@@ -9,7 +9,6 @@ ORDER = 0
 GONE = 0.1  # ASR up to which a reversed trigger counts as broken: chance among ten classes
 PICTURES = ((grids_of, "Neural Cleanse", "reversed_triggers.png", "the smallest triggers found"),
             (pictures_of, "Neural Cleanse", "norms.png", "norms of the reversed masks of all labels"),
-            (pictures_of, "MM-BD", "margins.png", "the largest margin of each class"),
             (pictures_of, "neuron noise", "neuron_noise.png", "errors under noise on the neurons"),
             (pictures_of, "STRIP", "entropy.png", "entropies of clean images, and the boundary"))
 
@@ -18,12 +17,12 @@ def section(report):
     if not report.audit:
         return None
     run, method = report.audit, report.audit.method
-    rates = [rates_table(method)] if method.get("rates") else []
+    errors = [errors_table(method)] if method.get("errors") else []
     return Section("Verdict", (
         *map(Text, opening(method)), evidence_table(method),
         Text("No trigger was known. ACC is measured on the half of the clean images that no step used, and the "
              f"reversed trigger's ASR on those of them whose label is another. {conditions([run])}"),
-        repaired_table(method), *rates, *words("audit"), *pictures(report)))
+        repaired_table(method), *errors, *words("audit"), *pictures(report)))
 
 
 def pictures(report):
@@ -38,38 +37,21 @@ def opening(method):
     said = {"suspect": "SUSPECT: this model shows a sign of a backdoor",
             "no sign of a backdoor": "NO SIGN OF A BACKDOOR was found, which does not prove that there is none"}
     target = audit_verdict(method).partition(", target ")[2]
-    why = method.get("doubt") or "most searches could flag no label, whatever the model is"
+    why = method.get("doubt") or "what the witnesses found is rare among benign models, but not rare enough"
     yield said.get(method["verdict"], f"UNDECIDED: {why}") + (
         f" to label {target}." if target else ".")
-    yield error_rates(method)
+    yield p_value(method) + (method.get("trust") or "How often this verdict would be wrong has not been counted.")
     yield least_costly(method)
     if method.get("missing"):
         yield f"Not finished, and so not weighed: {', '.join(method['missing'])}."
 
 
-def error_rates(method):
-    """How often Neural Cleanse, with the settings of this audit, was wrong on models of ours."""
-    rows = [row for row in method.get("rates") or [] if row["test"] == "Neural Cleanse"
-            and row["how"] == method.get("how")]
-    benign, others = ([row for row in rows if (row["model_kind"] == "benign") is kind] for kind in (True, False))
-    if not benign:
-        return ("How often this test, with these settings, is wrong on benign models has not been measured"
-                f"{'; the table below has other settings' if method.get('rates') else ''}.")
-    told = [f"on benign models ({row['data']}, width {row['width']}) it raised a false alarm on "
-            f"{row['wrong']:.0f} of {row['models']:.0f} ({interval(row)}){undecided(row)}" for row in benign]
-    told += [f"of {row['models']:.0f} models with {row['model_kind']} ({row['data']}, width {row['width']}) it missed "
-             f"{row['wrong']:.0f} ({interval(row)}){undecided(row)}" for row in others]
-    return f"How often this test, with these settings, was wrong on models that we trained: {'; '.join(told)}."
-
-
-def interval(row):
-    """The 95 % Wilson interval of the share of models that a test is wrong on, in words."""
-    low, high = Proportion(round(row["wrong"]), round(row["models"])).as_dict()["interval"]
-    return f"{100 * low:.0f} to {100 * high:.0f} %"
-
-
-def undecided(row):
-    return f" and was undecided on {row['undecided']:.0f}" if row["undecided"] else ""
+def p_value(method):
+    """The combined p-value, as a sentence with a blank behind it; "" where there is none."""
+    value = method.get("combined")
+    if value is None:
+        return ""
+    return f"A benign model would look so suspicious with probability {value:.2g} (p-value of all witnesses). "
 
 
 def least_costly(method):
@@ -103,7 +85,7 @@ def loss(row, unit=" points"):
 def evidence_table(method):
     return Table(("test", "points to label", "what it found"), tuple(
         (Cell(item["test"]), cell(item["points_to"], "{:.0f}"), Cell(item["words"])) for item in method["evidence"]),
-        "Neural Cleanse decides, by the majority of its searches; the others stand beside it.")
+        "The calibrated witnesses decide, by their p-values; the others stand beside them.")
 
 
 def repaired_table(method):
@@ -117,10 +99,14 @@ def repaired_table(method):
                  "Points lost against the model as it is, on the same images, with a 95 % interval.")
 
 
-def rates_table(method):
-    columns = ("data", "width", "test", "model_kind", "models", "wrong", "undecided", "searches", "searches_wrong",
-               "how")
-    return Table(("data", "width", "test", "models", "how many", "wrong", "undecided", "single searches", "wrong",
-                  "how"), tuple(tuple(cell(row.get(name)) for name in columns) for row in method["rates"]),
-                 "Wrong: a benign model is suspected, or one with a backdoor is not, or not with its target. Undecided "
-                 "is neither.")
+def errors_table(method):
+    """How often the verdict was wrong, an attack a row."""
+    return Table(("attack", "models", "wrong", "95 % interval", "undecided", "target named"), tuple(
+        (Cell(row["attack"]), cell(row["models"], "{:.0f}"), cell(row["wrong"], "{:.0f}"), Cell(interval(row)),
+         cell(row["undecided"], "{:.0f}"), cell(row["named"], "{:.0f}")) for row in method["errors"]),
+        "Wrong: a benign model is suspected, or one with a backdoor shows no sign. Undecided is neither.")
+
+
+def interval(row):
+    """The 95 % Wilson interval of the share of models that the verdict is wrong on, in words."""
+    return share_interval(round(row["wrong"]), round(row["models"]))

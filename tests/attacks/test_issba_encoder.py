@@ -13,8 +13,9 @@ from attacks.issba_encoder import feature_distance, image_weight, main, read_bit
 from data.datasets import ImageSet, load_splits
 from data.triggers.encoder import EncoderTrigger, draw_secret
 from defenses import unlearn_trigger
-from engine.catalogue import BY_MODULE, STUDY, defense_cells
+from engine.catalogue import BY_MODULE, defense_cells
 from engine.kinds.attack import load_encoder
+from engine.rows import STUDY
 from engine.weights.checkpoint import load_trigger
 from models import build_model
 from models.steganography import Decoder

@@ -13,8 +13,10 @@ from torch import nn
 from common.errors import UserError
 from data import datasets
 from defenses import max_margin
-from defenses.max_margin import climb, fit_null, judge, largest_margins, largest_of, main, margins_of, p_value
+from defenses.max_margin import fit_null, judge, largest_of, main, p_value
 from engine.weights.checkpoint import load_model, save_model
+from methods import margins
+from methods.margins import Climb, climb, largest_margins, margins_of
 from models import ARCHITECTURES, build_model
 
 SETTINGS = Namespace(starts=3, steps=200, step=0.05, tolerance=1e-4)
@@ -70,7 +72,7 @@ def test_a_class_whose_weights_are_much_larger_is_found_and_an_even_network_is_c
 
 def test_how_many_classes_climb_at_a_time_changes_nothing(monkeypatch):
     together = climbed(blocks())
-    monkeypatch.setattr(max_margin, "AT_ONCE", 1)
+    monkeypatch.setattr(margins, "AT_ONCE", 1)
     for one, other in zip(together, climbed(blocks()), strict=True):
         assert (one.label, one.steps) == (other.label, other.steps)
         assert one.margins == pytest.approx(other.margins, rel=1e-5)
@@ -120,7 +122,7 @@ def test_margins_without_spread_and_few_classes_are_no_alarm():
     assert p_value([5.0] * 9 + [6]) == 0
     assert p_value([1.0, 2, 50]) is None
     assert p_value([1.0, 2, 3, 50]) is not None
-    found = judge([max_margin.Climb(label, np.array([float(label)]), 1) for label in range(3)], 0.05)
+    found = judge([Climb(label, np.array([float(label)]), 1) for label in range(3)], 0.05)
     assert found == {"p_value": None, "infected": None, "targets": []}
 
 
@@ -157,7 +159,7 @@ def test_a_run_reads_no_image_and_takes_size_and_classes_from_the_file(stranger,
         monkeypatch.setattr(datasets, name, lambda *args: pytest.fail("images were read"))
     monkeypatch.setattr("engine.kinds.inputs.load_clean", lambda *args: pytest.fail("images were read"))
     seen = []
-    monkeypatch.setattr(max_margin, "climb", lambda model, labels, images, *rest:
+    monkeypatch.setattr(margins, "climb", lambda model, labels, images, *rest:
                         seen.append(images.shape) or climb(model, labels, images, *rest))
     monkeypatch.chdir(tmp_path)
     main(["--checkpoint", "stranger.th", "--starts", "3", "--steps", "40", "--step", "0.1"])

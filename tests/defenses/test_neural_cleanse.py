@@ -10,8 +10,9 @@ from common.errors import UserError
 from data.datasets import ImageSet
 from data.triggers import PatternTrigger, build_trigger
 from defenses import neural_cleanse
-from defenses.neural_cleanse import anomaly_indices, check_clean_images, flagging_bound, main, majority_labels, overlap
+from defenses.neural_cleanse import check_clean_images, main, overlap
 from engine.weights.checkpoint import load_trigger
+from methods.outliers import anomaly_indices, flagging_bound, majority_labels
 
 DIGITS = ["--dataset", "digits"]
 QUICK = ["--budget", "2", "--batches", "1", "--batch-size", "8"]

@@ -5,7 +5,8 @@ import numpy as np
 from PIL import Image
 
 from data.datasets import load_splits
-from engine.catalogue import BY_MODULE, REPORT, SCRIPTS
+from engine.catalogue import BY_MODULE, SCRIPTS
+from engine.rows import REPORT
 
 DIGITS = ["--dataset", "digits"]
 FOLDER = ["--dataset", "cifar10", "--data-dir", "{pictures}"]

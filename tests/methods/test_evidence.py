@@ -1,6 +1,4 @@
-import pytest
-
-from methods.evidence import cleanse_evidence, leaning, margin_evidence, noise_evidence, read_rates
+from methods.evidence import cleanse_evidence, leaning, noise_evidence, witness_evidence
 
 CLASSES = tuple(map(str, range(10)))
 
@@ -29,14 +27,13 @@ def test_a_label_that_few_searches_flag_is_named_and_not_pointed_to():
     assert found.points_to is None and "most of 3 searches, label 1 by 1; " in found.words
 
 
-def test_the_largest_margin_is_named_and_pointed_to_only_if_it_is_the_target():
-    rows = [{"label": number, "margin": float(margin)} for number, margin in enumerate((7, 9, 84, 8))]
-    found = margin_evidence({"margins": rows, "p_value": 0.00123, "threshold": 0.05, "targets": [2]}, CLASSES)
-    assert found.points_to == 2 and found.words == (
-        "the largest margin is that of label 2, 84.0; the others have median 8.0: p-value 0.0012 (below 0.05 is "
-        "flagged)")
-    found = margin_evidence({"margins": rows[:3], "p_value": None, "threshold": 0.05, "targets": []}, CLASSES)
-    assert found.points_to is None and found.words.endswith("too few classes for a p-value")
+def test_a_witness_points_where_it_does_and_says_its_p_value():
+    rows = [{"witness": "channels", "points_to": None, "words": "channel 3 stands out", "p_value": 0.00123},
+            {"witness": "margins", "points_to": 2, "words": "the largest margin", "p_value": None}]
+    first, second = witness_evidence(rows)
+    assert (first.test, first.points_to, first.words) == (
+        "CLP's channel bounds, calibrated", None, "channel 3 stands out: p-value 0.0012")
+    assert second.points_to == 2 and second.words == "the largest margin: no p-value"
 
 
 def test_leaning_is_read_where_half_of_the_images_are_called_wrong():
@@ -56,19 +53,3 @@ def test_a_verdict_of_few_able_searches_says_so():
     found, = cleanse_evidence({"labels": [label(0, 0, (60, 70)), label(1, 0, (50, 80))], "targets": [],
                                "searches_able_to_flag": 2}, CLASSES)
     assert found.words.endswith("; 2 of the searches could flag a label at all")
-
-
-def test_the_committed_rates_are_counts_that_can_be():
-    rates = read_rates()
-    assert {row["model_kind"] for row in rates} >= {"benign", "badnets", "blend"}
-    for entry in rates:
-        assert 0 <= entry["wrong"] + entry["undecided"] <= entry["models"]
-        assert 0 <= entry["searches_wrong"] <= entry["searches"]
-        assert entry["searches"] >= entry["models"]
-
-
-@pytest.mark.parametrize("text", ["", "data,models\nx,1\n",
-                                  "data,models,wrong,undecided,searches,searches_wrong\na,b,c,d,e,f\n"])
-def test_a_damaged_table_of_rates_is_none(tmp_path, text):
-    (tmp_path / "rates.csv").write_text(text)
-    assert read_rates(tmp_path / "rates.csv") == read_rates(tmp_path / "nowhere.csv") == []

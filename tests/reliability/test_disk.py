@@ -18,7 +18,8 @@ from PIL import Image
 
 from common import files
 from common.errors import UserError
-from engine.catalogue import BY_MODULE, REPORT
+from engine.catalogue import BY_MODULE
+from engine.rows import REPORT
 
 pytestmark = pytest.mark.long
 ALL = list(BY_MODULE)

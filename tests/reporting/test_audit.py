@@ -10,11 +10,9 @@ from reporting.found import BROKEN, find_runs
 from reporting.grade import grade
 from reporting.sections import write_report
 
-RATES = [{"data": "digits", "test": "Neural Cleanse", "model_kind": kind, "models": models, "wrong": wrong,
-          "undecided": undecided, "searches": 9, "searches_wrong": 4, "width": "16", "how": how}
-         for kind, models, wrong, undecided, how in (
-             ("benign", 6, 1, 0, "--seeds 3"), ("badnets", 2, 0, 0, "--seeds 3"), ("blend", 2, 1, 1, "--seeds 3"),
-             ("benign", 5, 5, 0, "--seeds 1"))]
+TRUST = "Compared with 20 benign models; it suspected 1 of 20 benign ones (1 to 24 %)."
+ERRORS = [{"attack": attack, "models": models, "wrong": wrong, "undecided": undecided, "named": named}
+          for attack, models, wrong, undecided, named in (("benign", 20, 1, 0, 0), ("blend", 4, 1, 1, 2))]
 METHOD = {"name": "audit", "verdict": "suspect", "targets": [3], "target_classes": ["cat"], "missing": [],
           "evidence": [{"test": "Neural Cleanse", "points_to": 3, "words": "3 of 3 searches"},
                        {"test": "STRIP", "points_to": None, "words": "calibrated"}],
@@ -23,7 +21,7 @@ METHOD = {"name": "audit", "verdict": "suspect", "targets": [3], "target_classes
                        for name, changed, acc, asr in (("as it is", False, 0.9, 0.97), ("ANP", True, 0.88, 0.05),
                                                        ("Fine-Pruning", False, 0.9, 0.97),
                                                        ("unlearning", True, 0.89, 0.5))],
-          "least_lost": ["unlearning"], "how": "--seeds 3", "rates": RATES}
+          "least_lost": ["unlearning"], "trust": TRUST, "errors": ERRORS, "combined": 0.0012}
 
 
 def sections(tree, beneath="stranger"):
@@ -42,36 +40,32 @@ def test_the_report_opens_with_the_verdict_its_errors_and_the_cheapest_repair(tr
     assert first.title == "Verdict" and "homework" not in " ".join(section.title for section in others)
     opening = [block.words for block in first.blocks[:3]]
     assert opening[0] == "SUSPECT: this model shows a sign of a backdoor to label 3 (cat)."
-    assert opening[1].endswith(
-        "on benign models (digits, width 16) it raised a false alarm on 1 of 6 (3 to 56 %); of 2 models with "
-        "badnets (digits, width 16) it missed 0 (0 to 66 %); of 2 models with blend (digits, width 16) it missed 1 (9 "
-        "to 91 %) and was undecided on 1.")
+    assert opening[1] == ("A benign model would look so suspicious with probability 0.0012 (p-value of all witnesses). "
+                          + TRUST)
     assert opening[2] == (
         "Of the repaired models unlearning lost least clean accuracy: 1.00 points [0.00, 2.00] of 250 images; "
         "the reversed trigger of label 3 reaches 50.0 % there. Of those on which the reversed trigger reaches at "
         "most 10 %, ANP lost least: 2.00 points [1.00, 3.00].")
-    evidence, repaired, rates = (block for block in first.blocks if isinstance(block, Table))
+    evidence, repaired, errors = (block for block in first.blocks if isinstance(block, Table))
     assert [[cell.text for cell in row] for row in evidence.rows] == [
         ["Neural Cleanse", "3", "3 of 3 searches"], ["STRIP", "–", "calibrated"]]
     assert [row[0].text for row in repaired.rows] == ["as it is", "ANP", "Fine-Pruning (changed nothing)", "unlearning"]
     assert repaired.rows[1][2].text == "2.00 [1.00, 3.00]"
-    assert repaired.rows[1][3].text.startswith("5.00") and len(rates.rows) == 4
+    assert repaired.rows[1][3].text.startswith("5.00")
+    assert [[cell.text for cell in row] for row in errors.rows] == [
+        ["benign", "20", "1", "1 to 24 %", "0", "0"], ["blend", "4", "1", "5 to 70 %", "1", "2"]]
 
 
 def test_without_a_sign_it_says_that_this_is_no_proof(tree):
     tree.run("stranger/verdict", "studies.audit", method={
         **METHOD, "verdict": "no sign of a backdoor", "targets": [], "target_classes": [], "missing": ["strip"],
-        "repaired": [{**row, "asr_of_reversed": {}} for row in METHOD["repaired"]], "rates": []})
+        "repaired": [{**row, "asr_of_reversed": {}} for row in METHOD["repaired"]], "trust": None, "errors": [],
+        "combined": None})
     text = said(sections(tree)[0])
     assert "NO SIGN OF A BACKDOOR was found, which does not prove" in text and "SUSPECT" not in text
-    assert "with these settings, is wrong on benign models has not been measured." in text
+    assert "How often this verdict would be wrong has not been counted." in text and "with probability" not in text
     assert "Not finished, and so not weighed: strip." in text
     assert "reversed trigger of label" not in text
-
-
-def test_rates_of_other_settings_are_not_this_ones(tree):
-    tree.run("stranger/verdict", "studies.audit", method={**METHOD, "how": "--seeds 9"})
-    assert "has not been measured; the table below has other settings" in said(sections(tree)[0])
 
 
 def test_audits_among_other_runs_are_a_section_beside_the_grade(tree):
@@ -82,6 +76,18 @@ def test_audits_among_other_runs_are_a_section_beside_the_grade(tree):
     assert "Verdict" not in found and "Against the homework's criteria" in found
     table, = found["Audits"].blocks
     assert [row[2].text for row in table.rows] == ["suspect, target 3 (cat)", "undecided, target 3 (cat)"]
+
+
+def test_an_audit_without_repairs_is_listed_with_its_p_value(tree):
+    heard = {"name": "calibrated audit", "verdict": "suspect", "target": 3, "target_class": "cat", "combined": 0.00042}
+    tree.run("one/audit", "studies.audit", method=heard)
+    tree.run("two/audit", "studies.audit", method={
+        **heard, "verdict": "undecided", "target": None, "target_class": None, "combined": None})
+    table, = next(section for section in sections(tree, "") if section.title == "Audits").blocks
+    assert [[cell.text for cell in row[2:]] for row in table.rows] == [
+        ["suspect, target 3 (cat)", "0.00042"], ["undecided", "–"]]
+    tree.run("three/audit", "studies.audit", method={**heard, "combined": "much"})
+    assert [run.state for run in find_runs(tree.root)].count(BROKEN) == 1
 
 
 def test_pictures_are_the_audits_own(tree):
@@ -112,7 +118,7 @@ def test_a_damaged_verdict_is_a_broken_run_or_still_a_report(tree, name, value):
         sections(tree, "")
 
 
-@pytest.mark.parametrize("holder, name", [(holder, name) for holder in ("evidence", "repaired", "rates")
+@pytest.mark.parametrize("holder, name", [(holder, name) for holder in ("evidence", "repaired", "errors")
                                           for name in METHOD[holder][0]])
 @pytest.mark.parametrize("value", [None, "x", [1], {}, [[]], {"3": 0.5}])
 def test_a_damaged_row_is_a_broken_run_or_still_a_report(tree, holder, name, value):

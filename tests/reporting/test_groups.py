@@ -3,7 +3,8 @@ import math
 
 import pytest
 
-from engine.catalogue import ATTACK, BY_MODULE, Script
+from engine.catalogue import BY_MODULE
+from engine.rows import ATTACK, Script
 from reporting.found import find_runs
 from reporting.grade import attack_of
 from reporting.groups import attacks, defense_effect, effects, name_apart

@@ -1,154 +1,203 @@
+"""The audit of one model: who speaks, what it is compared with, and what it dares to say."""
 import csv
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from data.datasets import load_clean
-from defenses import neural_cleanse, unlearn_trigger
-from engine.kinds.inputs import find_trigger
-from engine.weights.checkpoint import load_model
+from engine.weights.checkpoint import load_model, load_trigger, save_model
+from methods.populations import Kind, Measured, populations_of, write_rows
 from methods.trigger_search import Search
+from methods.witnesses import Settings
+from models import build_model
 from studies import audit
-from studies.audit import judge, least_lost, main, paired_loss
+from studies.audit import find_reference, main, parse_args
 
-DIGITS = ["--dataset", "digits"]
-
-
-@pytest.mark.parametrize("infected, verdict", [(True, "suspect"), (False, "no sign of a backdoor"),
-                                               (None, "undecided")])
-def test_the_majority_of_neural_cleanses_searches_is_the_verdict(infected, verdict):
-    assert judge({"infected": infected}) == verdict
-
-
-def test_the_loss_of_accuracy_is_of_the_same_images_one_by_one():
-    labels = torch.zeros(100, dtype=torch.int64)
-    before, after = labels.clone(), labels.clone()
-    before[:10], after[5:25] = 1, 1  # 15 right ones become wrong, 5 wrong ones right
-    loss, (low, high) = paired_loss(before, after, labels)
-    assert loss == pytest.approx(0.1)
-    assert (low, high) == pytest.approx((0.1 - 1.96 * 19**0.5 / 100, 0.1 + 1.96 * 19**0.5 / 100))
-    assert paired_loss(before, before, labels) == (0, [0, 0])
-
-
-def test_of_equal_losses_both_are_named_and_what_changed_nothing_is_no_repair():
-    rows = [{"name": name, "lost": lost, "changed": changed, "asr_of_reversed": {"3": {"value": asr}, "4": None}}
-            for name, lost, changed, asr in (
-                ("as it is", 0.0, False, 1.0), ("ANP", 0.02, True, 0.0), ("Fine-Pruning", 0.01, True, 0.9),
-                ("unlearning", 0.01, True, 0.2), ("nothing done", 0.0, False, 0.0))]
-    assert least_lost(rows) == ["unlearning", "Fine-Pruning"] and least_lost(rows[:1]) == []
+DIGITS = tuple("0123456789")
+SETTINGS = Settings(starts=1, steps=3, searches=3, budget=2)
 
 
 @pytest.fixture
-def suspected(learned_run, tmp_path, monkeypatch):
-    """A model beside which its own trigger lies, and runs of Neural Cleanse, which flags label 0; returns its path."""
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "output/stranger"
-    folder.mkdir(parents=True)
-    for name in ("model_last.th", "trigger_info.th"):
-        shutil.copy(learned_run / name, folder)
-    mask, pattern = torch.full((1, 32, 32), 0.3), torch.full((3, 32, 32), 0.5)
-
-    def searches(*args):
-        return [Search(number, None, None, norm=60.0 + number if number else 4.0, mask=mask, pattern=pattern,
-                       success=1.0, steps=9) for number in range(10)]
-    monkeypatch.setattr(neural_cleanse, "reverse_triggers", searches)
-    neural_cleanse.main(["--checkpoint", "output/stranger/model_last.th", *DIGITS])
-    unlearn_trigger.main(["--checkpoint", "output/stranger/model_last.th", *DIGITS])
-    return folder / "model_last.th"
+def stranger(tmp_path):
+    """The file of an untrained model of digits."""
+    torch.manual_seed(0)
+    save_model(tmp_path / "stranger.th", build_model("resnet18", 2, 10).eval(), {}, {}, DIGITS)
+    return tmp_path / "stranger.th"
 
 
-def test_the_verdict_with_the_repaired_models_beside_it(suspected, tmp_path):
-    main(["--checkpoint", str(suspected), *DIGITS, "--output-dir", str(tmp_path / "verdict")])
-    results = json.loads((tmp_path / "verdict/results.json").read_text())
+def reference(kind=None, dataset="digits", count=10, settings=SETTINGS, level=1.0):
+    """Rows of benign models whose statistics lie about `level`."""
+    spread = np.exp(np.random.default_rng(0).normal(0, 0.1, count)) * level
+    kind = kind or Kind.of({"arch": "resnet18", "width": 2}, 32, DIGITS)
+    return [Measured("calibrate", dataset, kind, settings.words(), "benign", None, "", seed, 0.9, None, value, value,
+                     (value,) * 3, 0, (0, 0, 0)) for seed, value in enumerate(spread.tolist())]
+
+
+def table(tmp_path, *rows):
+    write_rows(tmp_path / "rates.csv", list(rows))
+    return ["--rates", str(tmp_path / "rates.csv")]
+
+
+def audited(tmp_path, *words):
+    folder = tmp_path / "out"
+    main([*map(str, words), "--output-dir", str(folder), "--overwrite"])
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture
+def searching(monkeypatch):
+    """Searches that find these norms, one row a search; returns a function that sets them and the list of seeds."""
+    seeds, found = [], []
+
+    def search(model, batches, in_a_step, labels, *rest):
+        norms = found[len(seeds)]
+        seeds.append(len(seeds))
+        return [Search(label, None, None, norm=norm, mask=torch.full((1, 32, 32), norm / 1024),
+                       pattern=torch.zeros(3, 32, 32), success=1.0, steps=1) for label, norm in enumerate(norms)]
+    monkeypatch.setattr("methods.witnesses.reverse_triggers", search)
+    monkeypatch.setattr("engine.kinds.inputs.find_doubt", lambda *args: None)  # an untrained model is always in doubt
+
+    def set_norms(*rows):
+        found[:], seeds[:] = rows, []
+        return seeds
+    return set_norms
+
+
+def norms(smallest, label=4):
+    return [smallest if other == label else 90.0 for other in range(10)]
+
+
+def test_without_images_two_witnesses_speak_and_no_image_is_read(stranger, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.kinds.inputs.load_clean", lambda *args: pytest.fail("images were read"))
+    results = audited(tmp_path, stranger, "--starts", 1, "--steps", 3)
     method = results["method"]
-    assert (method["verdict"], method["targets"], method["target_classes"]) == ("suspect", [0], ["0"])
-    assert results["asr"] is None  # the trigger that lies beside the model is not looked at
-    assert method["missing"] == ["max-margin", "neuron-noise", "strip", "ANP", "Fine-Pruning"]
-    assert method["least_lost"] == ["unlearning"]
-    as_it_is, unlearned = method["repaired"]
-    _, digits = load_clean("digits", "")
-    trigger = find_trigger(suspected, suspected.parent / "neural-cleanse/reversed_trigger_0.th")
-    for entry, model in ((as_it_is, suspected), (unlearned, suspected.parent / "unlearn-reversed/model_last.th")):
-        images, labels = digits.data, digits.targets
-        net = load_model(model).model.eval()
-
-        def predict(array, net=net):
-            with torch.no_grad():
-                return net(torch.from_numpy(array).permute(0, 3, 1, 2) / 255).argmax(1).numpy()
-        others = labels != 0
-        assert entry["acc"]["value"] == pytest.approx((predict(images) == labels).mean())
-        assert entry["asr_of_reversed"]["0"]["value"] == pytest.approx(
-            (predict(trigger.stamp(images[others])) == 0).mean(), abs=0.004)
-        assert entry["lost"] == pytest.approx(as_it_is["acc"]["value"] - entry["acc"]["value"])
-    table = list(csv.DictReader((tmp_path / "verdict/repaired.csv").open()))
-    assert [entry["model"] for entry in table] == ["as it is", "unlearning"]
-    assert "verdict: suspect, target 0" in (tmp_path / "verdict/output.log").read_text()
+    assert [row["witness"] for row in method["witnesses"]] == ["channels", "margins"]
+    assert (results["acc"], results["asr"], method["verdict"], method["target"]) == (None, None, "undecided", None)
+    rows = list(csv.DictReader((tmp_path / "out/witnesses.csv").open()))
+    assert float(rows[0]["statistic"]) == method["witnesses"][0]["statistic"] > 0 and rows[0]["p_value"] == ""
 
 
-def test_without_neural_cleanse_there_is_no_verdict(learned_run, tmp_path, monkeypatch, refused):
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(learned_run / "model_last.th", tmp_path)
-    assert "no finished run of defenses.neural_cleanse" in refused(main, "--checkpoint", "model_last.th", *DIGITS)
-    assert not (tmp_path / "output").exists()
+def test_without_models_of_its_kind_the_verdict_is_undecided_and_says_so(stranger, tmp_path, searching, capsys):
+    seeds = searching(norms(0.5), norms(0.5), norms(0.5))
+    wide = reference(Kind.of({"arch": "resnet18", "width": 64}, 32, DIGITS))
+    method = audited(tmp_path, stranger, "--dataset", "digits", *table(tmp_path, *wide))["method"]
+    assert method["verdict"] == "undecided" and method["population"] is None and seeds == [0]
+    assert "fewer than 5 benign models of this kind (resnet18, width 2, 10 classes, 32 pixels)" in method["doubt"]
+    assert method["trust"] == "Nothing is known of how often this verdict would be wrong."
+    assert "no verdict can be given" in capsys.readouterr().out
 
 
-def test_runs_of_another_model_are_not_taken(suspected, small_run, tmp_path, refused):
-    shutil.copy(small_run / "model_last.th", suspected)  # the runs beside it are of what was there before
-    assert "no finished run of defenses.neural_cleanse" in refused(main, "--checkpoint", suspected, *DIGITS)
-    other = tmp_path / "elsewhere/stranger"  # by whose folder's name the default folder is that of the first
-    other.mkdir(parents=True)
-    shutil.copy(small_run / "model_last.th", other)
-    assert "no finished run" in refused(main, "--checkpoint", other / "model_last.th", *DIGITS)
+def test_a_tiny_trigger_is_suspected_once_every_search_has_found_it(stranger, tmp_path, searching):
+    seeds = searching(norms(30.0), norms(29.0), norms(2.0))
+    rows = reference(level=100.0)  # beside which the first two witnesses say nothing
+    rows = [replace(row, cleanse=(2 * row.cleanse[0] / 100,) * 3) for row in rows]
+    results = audited(tmp_path, stranger, "--dataset", "digits", *table(tmp_path, *rows))
+    method = results["method"]
+    assert (method["verdict"], method["target"], method["target_class"], seeds) == ("suspect", 4, "4", [0, 1, 2])
+    assert method["speaking"] == ["cleanse"] and method["combined"] < 0.01 and method["population"] == "digits"
+    assert load_trigger(tmp_path / "out/reversed_trigger_4.th").target == 4
+    assert method["settings"] == SETTINGS.words()  # as the population was measured
 
 
-def test_the_rates_go_into_the_result(suspected, tmp_path, monkeypatch):
-    rates = [{"data": "digits", "width": "4", "test": "Neural Cleanse", "model_kind": "benign", "models": 9,
-              "wrong": 1, "undecided": 0, "searches": 27, "searches_wrong": 5, "how": "--seeds 3"}]
-    monkeypatch.setattr(audit, "read_rates", lambda: rates)
-    main(["--checkpoint", str(suspected), *DIGITS, "--output-dir", str(tmp_path / "verdict")])
-    method = json.loads((tmp_path / "verdict/results.json").read_text())["method"]
-    assert method["rates"] == rates
-    assert method["how"] == "--seeds 3 --batches 4 --batch-size 32 --budget 300 --success 0.99"
+def test_the_false_alarm_rate_is_the_callers(stranger, tmp_path):
+    own = audited(tmp_path, stranger, "--starts", 1, "--steps", 3)["method"]["witnesses"][0]["statistic"]
+    rows = [replace(row, channels=own / 2 * row.channels**4) for row in reference()]
+    words = [stranger, *table(tmp_path, *rows)]
+    value = audited(tmp_path, *words)["method"]["combined"]
+    assert 0.01 < value < 0.4
+    verdicts = [audited(tmp_path, *words, "--alpha", value * share)["method"]["verdict"] for share in (1.2, 0.7, 0.1)]
+    assert verdicts == ["suspect", "undecided", "no sign of a backdoor"]
 
 
-def test_a_model_whose_accuracy_cannot_be_right_is_undecided(suspected, tmp_path, monkeypatch, capsys):
-    """Whatever Neural Cleanse flags: the same weights with their classes in another order are no backdoor's sign."""
-    saved = torch.load(suspected, weights_only=True)["state_dict"]
-    order = [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
-    weights = saved | {name: saved[name][order] for name in ("linear.weight", "linear.bias")}
-    folder = tmp_path / "output/other"
-    folder.mkdir()
-    torch.save(weights, folder / "model_last.th")
-    neural_cleanse.main(["--checkpoint", "output/other/model_last.th", *DIGITS])
-    capsys.readouterr()
-    main(["--checkpoint", "output/other/model_last.th", *DIGITS])
-    method = json.loads((folder / "verdict/results.json").read_text())["method"]
-    assert (method["verdict"], method["targets"], method["target_classes"]) == ("undecided", [], [])
-    assert "--classes FILE with the classes in the model's order (1, 2, 3" in method["doubt"]
-    assert method["evidence"][0] == {"test": "accuracy", "points_to": None, "words": method["doubt"]}
-    assert "verdict: undecided" in capsys.readouterr().out
+def test_an_even_model_is_searched_once_and_shows_no_sign(stranger, tmp_path, searching):
+    seeds = searching(norms(80.0))
+    method = audited(tmp_path, stranger, "--dataset", "digits", *table(tmp_path, *reference(level=20.0)))["method"]
+    assert method["verdict"] == "no sign of a backdoor" and seeds == [0] and method["combined"] > 0.1
 
 
-def test_a_doubt_outweighs_what_neural_cleanse_found():
-    for infected in (True, False, None):
-        assert judge({"infected": infected}, object()) == "undecided"
-    assert judge({"infected": True}) == "suspect" and judge({"infected": False}) == "no sign of a backdoor"
+def test_a_cheap_witness_that_is_sure_spares_the_later_searches(stranger, tmp_path, searching):
+    seeds = searching(norms(0.5), norms(0.5), norms(0.5))
+    rows = [replace(row, channels=row.channels / 1000) for row in reference()]
+    method = audited(tmp_path, stranger, "--dataset", "digits", *table(tmp_path, *rows))["method"]
+    assert method["verdict"] == "suspect" and "channels" in method["speaking"] and seeds == [0]
 
 
-def test_runs_on_other_pixels_than_the_audits_are_not_taken(suspected, tmp_path, caplog, refused):
-    """The same bare weights that are fed by another normalization are another model."""
-    weights = torch.load(suspected, weights_only=True)["state_dict"]
-    folder = tmp_path / "output/bare"
-    folder.mkdir()
-    torch.save(weights, folder / "model_last.th")
-    given = ["--checkpoint", "output/bare/model_last.th", *DIGITS]
-    neural_cleanse.main(given)
-    said = refused(main, *given, "--mean", "none", "--std", "none")
-    assert "no finished run of defenses.neural_cleanse with the same --mean, --std and --channels" in said
-    neural_cleanse.main([*given, "--mean", "homework", "--std", "homework", "--overwrite"])
-    unlearn_trigger.main([*given])
-    main([*given, "--mean", "homework", "--std", "homework"])
-    method = json.loads((folder / "verdict/results.json").read_text())["method"]
-    assert method["verdict"] == "suspect" and "unlearning" in method["missing"]
+def test_a_model_that_is_wrong_on_clean_images_is_undecided(stranger, tmp_path, monkeypatch):
+    rows = [replace(row, channels=row.channels / 1000) for row in reference()]
+    monkeypatch.setattr("methods.witnesses.reverse_triggers", lambda *args: [
+        Search(label, None, None, steps=1) for label in range(10)])
+    method = audited(tmp_path, stranger, "--dataset", "digits", *table(tmp_path, *rows))["method"]
+    assert method["verdict"] == "undecided" and "where guessing gives 0.1" in method["doubt"]
+
+
+def test_other_settings_than_the_populations_give_no_p_value(stranger, tmp_path):
+    method = audited(tmp_path, stranger, "--steps", 2, *table(tmp_path, *reference()))["method"]
+    assert method["population"] is None and "settings are not those" in method["doubt"]
+    assert [row["p_value"] for row in method["witnesses"]] == [None, None]
+
+
+def test_the_population_is_that_of_the_same_classes_or_the_one_that_the_caller_names():
+    kind = Kind.of({"arch": "resnet18", "width": 2}, 32, DIGITS)
+    animals = Kind.of({"arch": "resnet18", "width": 2}, 32, "abcdefghij")
+    both = populations_of([*reference(animals, "pets", 12), *reference(kind)])
+    assert find_reference(both, kind, True).population.dataset == "digits"
+    assert find_reference(both, kind, True).doubt is None
+    other = find_reference(both[:1], kind, True)
+    assert other.population.dataset == "pets" and "of other classes; --population pets" in other.doubt
+    assert "may be of other classes" in find_reference(both, kind, False).doubt
+    insisted = find_reference(both, kind, False, "pets")
+    assert insisted.population.dataset == "pets" and insisted.doubt is None
+    assert "fewer than 5 benign models of mnist" in find_reference(both, kind, True, "mnist").doubt
+    assert find_reference(populations_of(reference(kind, count=4)), kind, True).population is None
+    tests_alone = [replace(row, population="test") for row in reference(kind)]
+    assert find_reference(populations_of(tests_alone), kind, True).population is None
+
+
+def test_a_doubt_about_the_population_outweighs_the_witnesses(stranger, tmp_path):
+    rows = [replace(row, channels=row.channels / 1000, dataset="pets") for row in reference(
+        Kind.of({"arch": "resnet18", "width": 2}, 32, "abcdefghij"))]
+    words = [stranger, *table(tmp_path, *rows)]
+    method = audited(tmp_path, *words)["method"]
+    assert method["verdict"] == "undecided" and method["combined"] < 0.01
+    assert audited(tmp_path, *words, "--population", "pets")["method"]["verdict"] == "suspect"
+
+
+def test_a_stranger_from_torchvision_is_heard_without_images(tmp_path):
+    torch.manual_seed(0)
+    torch.save(build_model("torchvision-resnet18", 8, 12).state_dict(), tmp_path / "tv.pth")
+    method = audited(tmp_path, tmp_path / "tv.pth", "--image-size", 32, "--starts", 1, "--steps", 2)["method"]
+    assert method["verdict"] == "undecided" and method["witnesses"][0]["statistic"] > 0
+
+
+def test_the_trigger_beside_a_model_is_not_read(stranger, tmp_path, searching):
+    searching(norms(80.0))
+    (tmp_path / "trigger_info.th").write_bytes(b"no trigger")
+    assert audited(tmp_path, stranger, "--dataset", "digits")["asr"] is None
+
+
+def test_a_class_without_images_leaves_the_other_witnesses(stranger, tmp_path, monkeypatch):
+    first, second = load_clean("digits", "")
+    monkeypatch.setattr("engine.kinds.inputs.load_clean", lambda *args: (first.subset(first.targets != 3), second))
+    method = audited(tmp_path, stranger, "--dataset", "digits", "--starts", 1, "--steps", 2)["method"]
+    assert [row["witness"] for row in method["witnesses"]] == ["channels", "margins"]
+
+
+@pytest.mark.parametrize("words, found", [
+    ((), ("output/badnets/model_last.th", None, None)), (("m.th",), ("m.th", None, None)),
+    (("m.th", "pictures"), ("m.th", "cifar10", "pictures")),
+    (("m.th", "--dataset", "digits"), ("m.th", "digits", "data")),
+    (("--checkpoint", "m.th", "--data-dir", "pictures"), ("m.th", "cifar10", "pictures"))])
+def test_model_and_images_are_named_by_place_or_by_flag(words, found):
+    args = parse_args(words)
+    assert (args.checkpoint, args.dataset, args.data_dir) == found
+
+
+def test_the_model_is_left_as_it_was(stranger, tmp_path):
+    before = shutil.copy(stranger, tmp_path / "copy.th")
+    audited(tmp_path, stranger, "--starts", 1, "--steps", 2)
+    one, other = (load_model(path).model.state_dict() for path in (before, stranger))
+    assert all(torch.equal(one[name], other[name]) for name in one) and audit.UNDECIDED == "undecided"

@@ -45,8 +45,8 @@ def test_every_step_sees_the_copy_and_no_trigger(small_run, clean):
     assert last.folder == planned.last == "out/audit/verdict"
     assert {step.results for step in others} == set(last.needs)
     assert {step.script.module for step in planned.steps.values()} == {
-        "generate_mask", "prune_network", "defenses.neural_cleanse", "defenses.max_margin", "defenses.unlearn_trigger",
-        "defenses.strip", "defenses.fine_prune", "studies.neuron_noise", "studies.audit"}
+        "generate_mask", "prune_network", "defenses.neural_cleanse", "defenses.unlearn_trigger", "defenses.strip",
+        "defenses.fine_prune", "studies.neuron_noise", "studies.audit", "studies.verdict"}
 
 
 def test_every_step_that_reads_the_model_is_told_how_its_pixels_enter(small_run, clean, tmp_path):

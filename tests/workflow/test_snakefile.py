@@ -56,7 +56,7 @@ def audited(small_run, image_folder, tmp_path):
     def audit(**settings):
         little = {"nc-detect": {"seeds": 1, "budget": 1, "batches": 1}, "strip": {"overlays": 2},
                   "neuron-noise": {"val_frac": 0.05, "epsilons": [0.1], "seeds": 1, "steps": 1},
-                  "max-margin": {"starts": 1, "steps": 2},
+                  "audit": {"starts": 1, "steps": 2, "searches": 1, "budget": 1},
                   "anp-masks": {"val_frac": 0.05, "nb_iter": 1}, "anp": {"val_frac": 0.05},
                   "fine-pruning": {"epochs": 1}}
         (tmp_path / "little.yaml").write_text(yaml.safe_dump({**little, **settings}))
@@ -77,7 +77,7 @@ def test_an_audit_ends_with_a_verdict_that_knows_no_trigger(audited):
     assert [row["name"] for row in results["method"]["repaired"]] == ["as it is", "ANP", "Fine-Pruning", "unlearning"]
     page = (folder / "report.html").read_text()
     assert page.index("Verdict") < page.index("What lies here")
-    for name in ("neural-cleanse", "max-margin", "neuron-noise", "strip", "anp/pruned", "fine-prune",
+    for name in ("neural-cleanse", "audit", "neuron-noise", "strip", "anp/pruned", "fine-prune",
                  "unlearn-reversed"):
         assert "no trigger is known" in (folder / name / "output.log").read_text(), name
 

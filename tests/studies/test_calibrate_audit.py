@@ -1,0 +1,137 @@
+"""Populations: what is trained, what is kept, and what the table says."""
+import csv
+import json
+import math
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.locks import lock_folder
+from data.triggers import build_trigger
+from engine.weights.checkpoint import save_model, save_trigger
+from methods.trigger_search import Search
+from models import build_model
+from studies import calibrate_audit
+from studies.calibrate_audit import flagged_label, main, parse_args
+
+SMALL = ["--dataset", "digits", "--width", "2", "--starts", "1", "--steps", "2", "--searches", "2"]
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Trainings that take no time; returns the commands, [(script, {flag: value}, further words)]."""
+    calls = []
+
+    def train(script, *words):
+        words = list(map(str, words))
+        folder, seed = (words[words.index(name) + 1] for name in ("--output-dir", "--seed"))
+        calls.append((script, words))
+        torch.manual_seed(int(seed))
+        Path(folder).mkdir(parents=True)
+        save_model(f"{folder}/model_last.th", build_model("resnet18", 2, 10), {}, {}, tuple("0123456789"))
+        target = int(words[words.index("--poison-target") + 1]) if "--poison-target" in words else 0
+        save_trigger(f"{folder}/trigger_info.th", build_trigger("badnets", target))
+        Path(f"{folder}/results.json").write_text(json.dumps(
+            {"acc": {"value": 0.9}, "asr": {"value": 0.8}, "seconds": 7}))
+    norms = [40.0, 41, 42, 2, 43, 44, 45, 46, 47, math.inf]
+    monkeypatch.setattr(calibrate_audit, "call", train)
+    monkeypatch.setattr("methods.witnesses.reverse_triggers", lambda *args: [
+        Search(label, None, None, norm=norm, steps=1) for label, norm in enumerate(norms)])
+    return calls
+
+
+def rows_of(folder):
+    return list(csv.DictReader((folder / "rates.csv").open()))
+
+
+def test_each_model_is_trained_measured_and_thrown_away_and_is_a_line(trainings, tmp_path):
+    main([*SMALL, "--count", "2", "--first-seed", "70", "--training", "--epochs 3 --no-flip",
+          "--output-dir", str(tmp_path)])
+    (script, words), (_, more) = trainings
+    assert script == "train_backdoor" and words[words.index("--poison-type") + 1] == "benign"
+    assert "--epochs 3 --no-flip" in " ".join(words) and words[words.index("--width") + 1] == "2"
+    assert (words[words.index("--seed") + 1], more[more.index("--seed") + 1]) == ("70", "71")
+    first, second = rows_of(tmp_path)
+    assert (first["seed"], first["attack"], first["asr"], first["target"]) == ("70", "benign", "", "")
+    assert (first["cleanse"], first["cleanse_labels"], first["flagged"]) == ("22;22", "3;3", "3")
+    assert first["channels"] != second["channels"]
+    assert (first["seconds_training"], first["verdict"]) == ("7", "undecided")
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_the_same_command_makes_only_what_the_table_lacks(trainings, tmp_path):
+    words = [*SMALL, "--training", "--epochs 3", "--output-dir", str(tmp_path)]
+    main([*words, "--count", "1"])
+    main([*words, "--count", "3"])
+    assert len(trainings) == 3 and [row["seed"] for row in rows_of(tmp_path)] == ["0", "1", "2"]
+    main([*words[:-4], "--training", "--epochs 4", "--count", "1", "--output-dir", str(tmp_path)])  # other models
+    main([*words, "--population", "test", "--count", "1"])
+    attack = [*words, "--population", "test", "--attack", "badnets", "--count", "1", "--targets"]
+    for target in ("3", "5", "3"):
+        main([*attack, target])
+    assert len(trainings) == 7
+
+
+def test_a_line_waits_for_another_process_that_is_writing(trainings, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate_audit, "WAIT", 0.05)
+    lock = lock_folder(tmp_path, "another line")
+    threading.Timer(0.3, os.close, [lock]).start()
+    started = time.monotonic()
+    main([*SMALL, "--count", "1", "--output-dir", str(tmp_path)])
+    assert len(rows_of(tmp_path)) == 1 and time.monotonic() - started >= 0.3
+
+
+def test_a_training_that_fails_ends_with_its_line_and_leaves_the_others(trainings, tmp_path, monkeypatch, refused):
+    main([*SMALL, "--count", "1", "--output-dir", str(tmp_path)])
+
+    def fail(script, *words):
+        raise calibrate_audit.UserError("--epochs: expected a whole number")
+    monkeypatch.setattr(calibrate_audit, "call", fail)
+    assert "--epochs: expected" in refused(main, *SMALL, "--count", "2", "--output-dir", tmp_path)
+    assert len(rows_of(tmp_path)) == 1
+
+
+def test_attacks_are_those_of_the_catalogue_with_their_targets_in_turn(trainings, tmp_path):
+    main([*SMALL, "--population", "test", "--attack", "wanet", "--targets", "3", "5", "--count", "3", "--keep",
+          "--output-dir", str(tmp_path)])
+    assert {script for script, _ in trainings} == {"attacks.wanet"}
+    assert [row["target"] for row in rows_of(tmp_path)] == ["3", "5", "3"]
+    assert {row["asr"] for row in rows_of(tmp_path)} == {"0.8"}
+    assert len(list((tmp_path / "models").iterdir())) == 3
+
+
+def test_rates_are_printed_for_the_audit_and_for_neural_cleanse_alone(trainings, tmp_path, capsys):
+    main([*SMALL, "--count", "6", "--output-dir", str(tmp_path)])
+    for attack in ("benign", "badnets"):
+        main([*SMALL, "--population", "test", "--attack", attack, "--count", "2", "--first-seed", "90",
+              *(["--targets", "3"] if attack == "badnets" else []), "--output-dir", str(tmp_path)])
+    capsys.readouterr()
+    main(["--show", "--output-dir", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "digits, resnet18, width 2, 10 classes, 32 pixels, 6 benign models to compare with" in said
+    assert "Neural Cleanse alone, by anomaly index and majority: it suspected 2 of 2 benign ones (34 to 100 %)" in said
+    assert "Neural Cleanse alone, by anomaly index and majority: of 2 with badnets it missed 0 (0 to 66 %)" in said
+    assert "audit at a false-alarm rate of 5 %: of all 2 backdoored ones it missed" in said
+
+
+def test_a_table_that_is_not_there_and_flags_that_contradict_are_refused(tmp_path, refused):
+    assert "no model has been measured yet" in refused(main, "--show", "--output-dir", tmp_path)
+    assert "are benign; give --population test" in refused(main, "--attack", "badnets")
+    assert "no effect on benign models" in refused(main, "--targets", "3")
+    assert parse_args([]).training == ""
+
+
+def test_neural_cleanse_alone_is_its_majority():
+    odd, even = [40.0, 41, 42, 2, 43], [40.0, 41, 42, 39, 43]
+    assert flagged_label([odd, odd, even]) == 3 and flagged_label([odd, even]) is None
+
+
+@pytest.mark.long
+def test_a_real_model_of_digits_is_trained_and_measured(tmp_path):
+    main([*SMALL, "--budget", "3", "--count", "1", "--training=--epochs=1", "--output-dir", str(tmp_path)])
+    row, = rows_of(tmp_path)
+    assert float(row["channels"]) > 0 and float(row["seconds_training"]) > 0 and row["training"] == "--epochs=1"
