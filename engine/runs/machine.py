@@ -17,7 +17,8 @@ from common.errors import UserError
 
 log = logging.getLogger("backdoor")
 MAX_REASON = 200  # letters of PyTorch's
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+FIND_GPU = "from engine.runs import machine; raise SystemExit(machine.find_device('auto').type == 'cpu')"
 
 
 def find_device(name: str) -> torch.device:
@@ -58,8 +59,7 @@ def try_device(name: str) -> torch.device:
 
 def has_working_gpu() -> bool:
     """Whether find_device("auto") finds a GPU. A child process checks, so that this process takes no GPU memory."""
-    code = "from engine import machine; raise SystemExit(machine.find_device('auto').type == 'cpu')"
-    return torch.cuda.is_available() and not subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
+    return torch.cuda.is_available() and not subprocess.run([sys.executable, "-c", FIND_GPU], cwd=ROOT).returncode
 
 
 def set_determinism(wanted: bool) -> None:

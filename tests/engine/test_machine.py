@@ -70,10 +70,11 @@ def test_a_device_with_a_number_becomes_the_current_one(card, name, current):
 
 
 @pytest.mark.slow
-def test_a_card_that_only_reports_itself_is_not_a_working_gpu(card, monkeypatch):
+def test_a_card_that_only_reports_itself_is_not_a_working_gpu(card, monkeypatch, capfd):
     card(works=True)  # in this process; the one that is asked sees none
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not machine.has_working_gpu()
+    assert "Error" not in capfd.readouterr().err  # the other process found this package, and no card
 
 
 @pytest.mark.parametrize("status", [0, 1])
