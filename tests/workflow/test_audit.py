@@ -127,7 +127,7 @@ def test_input_that_does_not_fit_is_one_line_before_anything_starts(stranger, sm
             ([stranger, "flat"], "flat: expected a folder <class>/*"),
             ([stranger, "empty"], "empty: expected a folder <class>/*"),
             ([stranger, clean, "--profile", "cloud"], "no such profile; there are laptop, slurm"),
-            ([stranger, clean, "--settings", "none.yaml"], "the suite has digits, usual"),
+            ([stranger, clean, "--settings", "none.yaml"], "the suite has digits, digits-large, usual"),
             ([stranger, clean, "--settings", written("magic: {}")], "no such step: 'magic'; there are anp-masks"),
             ([stranger, clean, "--settings", written("anp: {max_drop: 7}")],
              "anp: prune_network.py: --max-drop: expected a fraction"),
