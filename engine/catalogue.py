@@ -77,7 +77,8 @@ SCRIPTS = (
     Script("attacks.input_aware", "the input-aware attack", ATTACK, "--resume",
            small=f"{TRAIN} --generator-width 4 --mask-epochs 1", cells=(Cell("input-aware"),),
            figures={"cross_acc": "cross accuracy, %", "mask_mean": "pixels that a mask takes, %"},
-           lasting="--width 4 --batch-size 32 --crop-padding 2 --generator-width 4 --mask-epochs 2 --epochs 6"),
+           lasting="--width 4 --batch-size 32 --crop-padding 2 --generator-width 4 --mask-epochs 2 --epochs 6",
+           other={"test_every": "3"}),  # the second epoch is even, and the third the last
     Script("attacks.composite", "the composite attack", ATTACK, "--resume", small=TRAIN, cells=(Cell("composite"),),
            figures={"mixtures.first_with_others": "mixtures of the first class with others, called the target",
                     "mixtures.second_with_others": "mixtures of the second class with others, called the target",
