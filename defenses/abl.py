@@ -29,7 +29,7 @@ from engine.kinds.indices import against_known, are_indices
 from engine.kinds.repair import log_figures
 from engine.kinds.start import fresh_model
 from engine.learning.graphs import check_graph
-from engine.learning.training import is_tested, sgd, step_of, train_epoch, train_stage
+from engine.learning.training import climb, is_tested, sgd, step_of, train_epoch, train_stage
 from engine.measuring.evaluation import (
     UNTESTED,
     EvalSets,
@@ -62,11 +62,6 @@ def local_gradient_ascent(logits, labels, gamma, over="batch"):
 def flooding(logits, labels, level):
     """|mean loss - level| + level (Ishida et al., 2020)."""
     return (F.cross_entropy(logits, labels) - level).abs() + level
-
-
-def climb(logits, labels):
-    """The negative mean loss, which unlearning descends."""
-    return -F.cross_entropy(logits, labels)
 
 
 def isolate(losses, rate):

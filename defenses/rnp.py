@@ -13,7 +13,6 @@ import logging
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from common.files import write_table
 from data.batches import Batches
@@ -21,7 +20,7 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.inputs import beneath_model, load_given, load_suspect
 from engine.kinds.repair import Repair, add_share_flag, log_figures
-from engine.learning.training import step_of, train_epoch
+from engine.learning.training import climb, step_of, train_epoch
 from engine.measuring.evaluation import evaluate, evaluation_batches, score
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
@@ -34,11 +33,6 @@ COLUMNS = ("layer", "channel", "mask")
 LEAVES = ("model_last.th", "masks.csv", "pruning_by_threshold.png")
 LOG_EVERY = 10  # steps
 log = logging.getLogger("backdoor")
-
-
-def climb(logits, labels):
-    """The negative mean loss, which unlearning descends."""
-    return -F.cross_entropy(logits, labels)
 
 
 def tell(run, stage, step, seen, is_last):

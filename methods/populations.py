@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -183,25 +183,19 @@ class Population:
         wrong: benign ones suspected, or backdoored ones without a sign. named: backdoored ones suspected with their
         target. Models on which the attack did not take hold are not counted.
         """
-        found = {}
-        for row in self.rows:
-            if row.population == TEST and row.took_hold:
-                found.setdefault(row.attack, []).append((row, self.weigh(row, witnesses, alpha).judgement))
-        return count_errors(found)
+        return self.count(lambda row: self.weigh(row, witnesses, alpha).judgement)
 
     def errors_of_cleanse_alone(self) -> list[dict]:
         """The same by the rule of defenses.neural_cleanse: a label whose anomaly index most searches flag."""
-        found = {}
+        return self.count(lambda row: Judgement(NO_SIGN if row.flagged is None else SUSPECT, None, (), row.flagged))
+
+    def count(self, say: Callable[[Measured], Judgement]) -> list[dict]:
+        """`errors` of what `say` makes of a model."""
+        judged = {}
         for row in self.rows:
             if row.population == TEST and row.took_hold:
-                verdict = NO_SIGN if row.flagged is None else SUSPECT
-                found.setdefault(row.attack, []).append((row, Judgement(verdict, None, (), row.flagged)))
-        return count_errors(found)
-
-
-def count_errors(judged: Mapping[str, Sequence[tuple[Measured, Judgement]]]) -> list[dict]:
-    """Population.errors of {attack: [(model, what was said of it)]}."""
-    return [errors_of(attack, judged[attack]) for attack in sorted(judged, key=lambda name: (name != BENIGN, name))]
+                judged.setdefault(row.attack, []).append((row, say(row)))
+        return [errors_of(attack, judged[attack]) for attack in sorted(judged, key=lambda name: (name != BENIGN, name))]
 
 
 def errors_of(attack: str, judged: Sequence[tuple[Measured, Judgement]]) -> dict:

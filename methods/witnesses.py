@@ -74,6 +74,12 @@ class Finding:
     words: str
 
 
+def middle_of_others(values: np.ndarray, place: int) -> float:
+    """The median of all values but the one at `place`; nan with fewer than LEAST_OTHERS others."""
+    others = np.delete(values, place)
+    return float(np.median(others)) if len(others) >= LEAST_OTHERS else math.nan
+
+
 def outstanding(values: Sequence[float]) -> tuple[float | None, int]:
     """(the largest of `values` over the median of the others, its place); (None, place) where that has no meaning.
 
@@ -81,8 +87,7 @@ def outstanding(values: Sequence[float]) -> tuple[float | None, int]:
     """
     values = np.asarray(values, dtype=np.float64)
     place = int(values.argmax())
-    others = np.delete(values, place)
-    middle = np.median(others) if len(others) >= LEAST_OTHERS else math.nan
+    middle = middle_of_others(values, place)
     ratio = values[place] / middle if middle > 0 else math.nan
     return (float(ratio) if 0 < ratio < math.inf else None), place
 
@@ -132,8 +137,7 @@ def cleanse_witness(norms: Sequence[Sequence[float]]) -> Finding:
     """
     least = np.min(np.asarray(norms, dtype=np.float64), axis=0)
     label = int(least.argmin())
-    others = np.delete(least, label)
-    middle = float(np.median(others)) if len(others) >= LEAST_OTHERS else math.inf
+    middle = middle_of_others(least, label)
     if not (least[label] > 0 and math.isfinite(middle)):
         return Finding(None, None, "triggers were found for too few labels")
     ratio = middle / float(least[label])

@@ -50,6 +50,11 @@ def step_of(objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> 
 cross_entropy_step = step_of(F.cross_entropy)
 
 
+def climb(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The negative mean loss, an objective by which a model unlearns images."""
+    return -F.cross_entropy(logits, labels)
+
+
 def train_epoch(model: torch.nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, amp: bool = False,
                 step: Step = cross_entropy_step, after_step: Callable[[], object] | None = None,
                 call: Callable[[torch.Tensor], torch.Tensor] | None = None,
