@@ -2,10 +2,12 @@
 import importlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from data.datasets import load_splits
 from engine.catalogue import BY_MODULE, SCRIPTS
+from engine.command_line import flags
 from engine.rows import REPORT
 
 DIGITS = ["--dataset", "digits"]
@@ -24,6 +26,16 @@ def short_words(module):
 def main_of(module):
     """The main of a script."""
     return importlib.import_module(module).main
+
+
+def flags_of(module):
+    """{name: argparse's action} of all flags of a script."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags.Parser, "parse_args", lambda self, argv=None: seen.append(self) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            importlib.import_module(module).parse_args([])
+    return {action.dest: action for action in seen[0]._actions}
 
 
 def make_inputs(root, network=("--width", 4)):

@@ -12,7 +12,6 @@ from torch import nn
 
 import models
 from common.errors import UserError
-from engine.catalogue import BY_MODULE
 from engine.command_line import flags
 from engine.weights.checkpoint import load_model
 from models import ARCHITECTURES, Architecture, build_model, recognize
@@ -221,8 +220,8 @@ def figures_in(value):
 def test_every_script_runs_on_every_network(made_of, module, tmp_path):
     """Of the catalogue, so a new script is tested by being there."""
     arch, made = made_of
-    script, words = BY_MODULE[module], runs.filled(made, runs.short_words(module))
-    if script.trains:
+    words = runs.filled(made, runs.short_words(module))
+    if "arch" in runs.flags_of(module):
         place = words.index("--width")
         words[place:place + 2] = NETWORKS[arch]
     if (module, arch) == ("attacks.pruning_aware", "preactresnet18"):

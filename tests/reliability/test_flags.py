@@ -8,10 +8,9 @@ from argparse import BooleanOptionalAction
 
 import pytest
 from helpers.comparing import compare
-from helpers.runs import FOLDER, RUNS, filled, main_of, short_words
+from helpers.runs import FOLDER, RUNS, filled, flags_of, main_of, short_words
 
 from engine.catalogue import BY_MODULE
-from engine.command_line import flags
 
 pytestmark = pytest.mark.long
 
@@ -43,14 +42,9 @@ ELSEWHERE = {  # flags that other tests have, and why not this one
 
 def actions_of(module):
     """{name: argparse's action} of the flags of a script that are looked at here."""
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flags.Parser, "parse_args", lambda self, argv=None: seen.append(self) or 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            importlib.import_module(module).parse_args([])
     other = BY_MODULE[module].other
-    return {action.dest: action for action in seen[0]._actions
-            if action.dest not in ELSEWHERE and other.get(action.dest, "") is not None}
+    return {name: action for name, action in flags_of(module).items()
+            if name not in ELSEWHERE and other.get(name, "") is not None}
 
 
 def another(action, value):
