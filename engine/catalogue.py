@@ -170,7 +170,7 @@ SCRIPTS = (
     Script("studies.specificity", "sample specificity", STUDY, reads=SUSPECT,
            after=(TRAIN_BENIGN, "attacks.issba_encoder", TRAIN_ISSBA)),
     Script("studies.audit", "witnesses", STUDY, reads=SUSPECT,
-           small="--starts 2 --steps 4 --searches 1 --budget 6",
+           small="--starts 2 --steps 15 --searches 1 --budget 25",
            cells=(Cell("audit", "audit", in_audit="audit"),), after=(TRAIN_BADNETS,),
            other={"alpha": None, "population": None, "rates": None, "step": "0.5", "batches": "2", "batch_size": "8",
                   "patience": "1"}),

@@ -71,6 +71,7 @@ def make_model(root, seed, end, network):
     model = folder / "model_last.th"
     run("defenses.neural_cleanse", folder / "neural-cleanse", "--checkpoint", model, "--seeds", 1, "--budget", 10,
         "--batches", 1)
+    run("studies.audit", folder / "audit", *BY_MODULE["studies.audit"].small.split(), "--checkpoint", model)
     encoder = run("attacks.issba_encoder", root / f"encoder{end}", "--checkpoint", model, "--bits", 4, "--width", 4,
                   "--epochs", 1, "--seed", seed, "--min-psnr", 0, "--min-bit-accuracy", 0)
     clb = run("generate_clb_attack", root / f"clb{end}", "--checkpoint", model, "--poison-rate", 0.8, "--iterations", 1,
