@@ -149,7 +149,7 @@ SCRIPTS = (
     Script("defenses.clp", "CLP", REPAIR, is_heavy=False, draws=False, reads=SUSPECT, small="--u 1",
            cells=(Cell("clp", "clp", is_heavy=False, draws=False),), after=(TRAIN_BADNETS,), other={"u": "0.5"}),
     Script("defenses.rnp", "RNP", REPAIR, reads=f"{SUSPECT} --val-frac 0.05", cells=(Cell("rnp", "rnp"),),
-           small="--unlearn-steps 2 --recover-steps 2 --batch-size 32", after=(TRAIN_BADNETS,),
+           small="--unlearn-steps 2 --recover-steps 20 --batch-size 32", after=(TRAIN_BADNETS,),
            figures={"unlearned.acc": "ACC after unlearning", "recovered.acc": "ACC with the masks",
                     "chosen.pruned": "neurons pruned"}, other={"unlearn_to": "1"}),
     Script("defenses.ft_sam", "FT-SAM", REPAIR, "--resume", reads=SUSPECT, small="--epochs 2 --batch-size 16",
