@@ -162,19 +162,20 @@ def test_a_matrix_plans_them(extended):
 
 
 def test_the_other_scripts_that_poison_take_them_and_refuse_what_is_not_theirs(extended):
-    for script, taken in (("studies.sweep_abl", "poison_rates=[0.1]"), ("attacks.pruning_aware", "poison_rate=0.1"),
-                          ("defenses.abl", "amplitude=4.0")):
-        done = run(extended, IN_COPY.name, "parse", script, "--poison-type", "sway", "--amplitude", "4")
-        assert taken in done.stdout and "amplitude=4.0" in done.stdout
-    done = run(extended, IN_COPY.name, "parse", "train_backdoor", "--poison-type", "square", "--all-to-all")
-    assert "all_to_all=True" in done.stdout and "poison_target=None" in done.stdout
-    done = run(extended, "train_backdoor.py", "--poison-type", "sway", "--all-to-all", check=False)
-    assert "--all-to-all: has no effect with --poison-type sway, only with badnets, blend, square" in done.stderr
-    for flag in ("--amplitude", "--trigger-alpha"):
-        attack = "square" if flag == "--amplitude" else "sway"
-        done = run(extended, "train_backdoor.py", "--poison-type", attack, flag, "1", check=False)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1
-        assert f"{flag}: has no effect with --poison-type {attack}" in done.stderr
+    sway, training = ["--poison-type", "sway"], ["train_backdoor", "--poison-type"]
+    calls = [[script, *sway, "--amplitude", "4"] for script in ("studies.sweep_abl", "attacks.pruning_aware",
+                                                                "defenses.abl")]
+    calls += [[*training, "square", "--all-to-all"], [*training, "sway", "--all-to-all"],
+              [*training, "square", "--amplitude", "1"], [*training, "sway", "--trigger-alpha", "1"]]
+    swept, aware, isolated, everywhere, *refused = run(
+        extended, IN_COPY.name, "parse", input=json.dumps(calls)).stdout.splitlines()
+    assert "poison_rates=[0.1]" in swept and "poison_rate=0.1" in aware
+    assert all("amplitude=4.0" in line for line in (swept, aware, isolated))
+    assert "all_to_all=True" in everywhere and "poison_target=None" in everywhere
+    said, only = zip(*(line.partition("error: ")[2].split(", only with ") for line in refused), strict=True)
+    assert said == tuple(f"{flag}: has no effect with --poison-type {attack}" for flag, attack in (
+        ("--all-to-all", "sway"), ("--amplitude", "square"), ("--trigger-alpha", "sway")))
+    assert only[:2] == ("badnets, blend, square", "sway") and only[2].endswith(", square")
     done = run(extended, "train_backdoor.py", "--dataset", "digits", "--poison-type", "sway", "--amplitude", "99",
                "--output-dir", "output/refused", check=False)
     assert done.returncode == 2 and "expected an amplitude" in done.stderr

@@ -1,4 +1,5 @@
 """What tests/test_extending.py runs in its copy of the suite, a process each: `python in_copy.py TASK WORD ...`."""
+import contextlib
 import importlib
 import json
 import sys
@@ -35,9 +36,12 @@ def plan():
     print(json.dumps({step.cell: step.words() for step in planning.plan(matrix).steps.values()}))
 
 
-def parse(module, *words):
-    """Print what a script's flags come to."""
-    print(importlib.import_module(module).parse_args(list(words)))
+def parse():
+    """Print, for each of [[module, word, ...], ...] on standard input, what the script's flags come to or what it says
+    when it refuses them, a line each."""
+    for module, *words in json.load(sys.stdin):
+        with contextlib.redirect_stderr(sys.stdout), contextlib.suppress(SystemExit):
+            print(importlib.import_module(module).parse_args(words))
 
 
 if __name__ == "__main__":
