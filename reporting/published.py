@@ -5,6 +5,7 @@ WRN-16-1, 10 % of the training images poisoned. The rows of lecture-abl.csv are 
 """
 import csv
 import math
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -77,10 +78,14 @@ def has_usual_rates(run, attack):
             and run.arguments.get("isolation_rate") in (None, ISOLATED))
 
 
+def is_as_published(run):
+    """Whether a run is of the published network and images: CIFAR-10, by the name of the data set or of its folder."""
+    return run.arch == ARCH and bool(re.search(r"cifar[-_ ]?10(?!0)", run.results.get("dataset") or "", re.I))
+
+
 def measured(runs):
-    """The Measured of all finished `runs` on the published network and at the published rates, in the published
-    order."""
-    groups, own = attacks(runs), [run for run in runs if run.arch == ARCH]
+    """The Measured of all finished `runs` as published and at the published rates, in the published order."""
+    groups, own = attacks(runs), [run for run in runs if is_as_published(run)]
     named = [(run, cell_name(run), NONE) for run in own if run.is_attack and has_usual_rates(run, run)]
     for run in defenses(own):
         attack = attack_behind(run, groups)

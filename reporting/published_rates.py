@@ -10,7 +10,15 @@ from pathlib import Path
 
 from engine.catalogue import defense_cells
 from reporting.groups import NONE, attack_behind, attacks
-from reporting.published import ARCH, ISOLATED, POISONED, cell_name, has_usual_rates, poisoned_share, published
+from reporting.published import (
+    ISOLATED,
+    POISONED,
+    cell_name,
+    has_usual_rates,
+    is_as_published,
+    poisoned_share,
+    published,
+)
 
 FILE = Path(__file__).with_name("lecture-abl-rates.csv")
 ABL = defense_cells()["abl"][0].module
@@ -56,7 +64,7 @@ class AtRates:
 def at_rates(runs):
     """[AtRates] of ABL's finished runs on the published network and of the models that they stand beside, where there
     is one at other rates than the published table's; [] elsewhere."""
-    own = [run for run in runs if run.arch == ARCH]
+    own = [run for run in runs if is_as_published(run)]
     groups, found = attacks(own), []
     pairs = [(run, attack_behind(run, groups)) for run in own if run.is_repair and run.script == ABL]
     pairs = [(run, attack) for run, attack in pairs if attack and poisoned_share(attack) == poisoned_share(attack)]

@@ -45,6 +45,13 @@ def test_other_networks_have_no_place_in_the_table(tree):
     assert not (tree.root / "table.csv").exists()
 
 
+@pytest.mark.parametrize(("dataset", "wanted"), [("cifar10", 1), ("cifar10-jpeg", 1), ("my CIFAR-10", 1),
+                                                 ("cifar100", 0), ("digits", 0), ("mnist-10k", 0)])
+def test_other_images_have_no_place_in_the_table(tree, dataset, wanted):
+    attack(tree, dataset=dataset)
+    assert len(measured(find_runs(tree.root))) == wanted
+
+
 def test_the_table_has_a_row_a_run_and_says_what_was_not_measured(tree, tmp_path):
     attack(tree, seed=0)
     attack(tree, "badnets/seed-1", seed=1)
