@@ -171,7 +171,7 @@ def report(figures):
 def example_rows(bases, crafted, goals):
     """[(label, images)] of the picture of examples."""
     change = crafted[:8].astype(np.int16) - bases[:8]
-    return [("original", bases[:8]), ("change,\nenlarged", enlarge(change)), ("result", crafted[:8]),
+    return [("original", bases[:8]), ("change, enlarged", enlarge(change)), ("result", crafted[:8]),
             ("a goal", goals[:8])]
 
 

@@ -159,7 +159,7 @@ def example_rows(encoder, images, seed):
     """Originals, what is made of them, and the differences around gray, enlarged."""
     encoded = EncoderTrigger(weights_of(encoder), draw_secret(encoder.bits, seed), 0).stamp(images)
     return [("original", images), ("encoded", encoded),
-            ("difference,\nenlarged", enlarge(encoded.astype(np.int16) - images))]
+            ("difference, enlarged", enlarge(encoded.astype(np.int16) - images))]
 
 
 def split_attackers(image_set, seed):

@@ -63,7 +63,7 @@ def draw(path, victims, images, residuals):
     """A picture of up to eight images, of the residual of each, and of what was made of it."""
     shown = np.linspace(0, len(victims) - 1, min(8, len(victims))).astype(int)
     rows = [("original", victims.data[shown]), *((name, data[shown]) for name, data in images.items())]
-    rows.insert(2, ("residual,\nenlarged", enlarge(residuals[shown])))
+    rows.insert(2, ("residual, enlarged", enlarge(residuals[shown])))
     image_grid(path, rows, [str(label) for label in victims.targets[shown]])
 
 

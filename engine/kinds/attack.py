@@ -116,7 +116,7 @@ def draw_examples(path: Path, clean: ImageSet, trigger: Trigger, count: int = 8)
     shown = clean.subset(np.flatnonzero(trigger.victims(clean.targets))[:count])
     stamped = trigger.stamp(shown.data)
     rows = [("original", shown.data), ("with trigger", stamped),
-            ("difference,\nenlarged", enlarge(stamped.astype(np.int16) - shown.data))]
+            ("difference, enlarged", enlarge(stamped.astype(np.int16) - shown.data))]
     image_grid(path, rows, [clean.classes[label] for label in shown.targets])
 
 

@@ -41,7 +41,8 @@ def save_png(file: BinaryIO, figure: "Figure", **options) -> None:
 
 
 def image_grid(path: Path, rows: Sequence[tuple[str, np.ndarray]], titles: Sequence[str]) -> None:
-    """Rows of images, one below the other: `rows` is [(label, uint8 (K, H, W, 3))], `titles` K texts above the columns.
+    """Rows of images, one below the other: `rows` is [(label of one line, uint8 (K, H, W, 3))], `titles` K texts above
+    the columns.
 
     Pasted and lettered by Pillow: matplotlib takes ten times as long for a pair of axes an image.
     """
@@ -78,8 +79,8 @@ def fitting(texts: Iterable[str], width: int, largest: int) -> ImageFont.FreeTyp
 
 
 def turned(label: str, height: int) -> Image.Image:
-    """A text that is read from below, in smaller letters if it would be longer than `height` dots."""
-    font, strip = fitting([label], height, 19), Image.new("RGB", (height, 28), "white")
+    """A text on one line that is read from below, in smaller letters if it would be longer than `height` dots."""
+    font, strip = fitting([label], height - 2, 19), Image.new("RGB", (height, 28), "white")
     ImageDraw.Draw(strip).text((height // 2, 14), label, "black", font, anchor="mm")
     return strip.rotate(90, expand=True)
 

@@ -45,3 +45,12 @@ def test_titles_of_any_letters_stand_above_the_images(tmp_path, titles):
     top = page.shape[0] - CELL
     for column in range(2):
         assert (page[:top, LABEL + CELL * column:LABEL + CELL * column + IMAGE] < 100).any()
+
+
+@pytest.mark.parametrize("label", ["poisoned", "difference, enlarged", "x" * 22])
+def test_a_rows_label_is_whole(tmp_path, label):
+    """Nothing of it lies on the edge of the place that it has beside the images."""
+    page = drawn(tmp_path, [(label, WHITE)])
+    top = page.shape[0] - CELL
+    place = page[top:top + IMAGE, 8:36].min(2)
+    assert place.min() < 100 and all((edge == 255).all() for edge in (place[0], place[-1], place[:, 0], place[:, -1]))
