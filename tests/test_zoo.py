@@ -16,6 +16,8 @@ from models.base import MEAN, STD
 pytestmark = pytest.mark.slow
 
 MODELS = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/model_last.th"))
+RESULTS = ("cifar10-jpeg-width16/{}", "lecture-abl/{}/seed-0")  # where their logs are, beneath results/
+SPECS = ({"arch": "resnet18", "width": 16}, {"arch": "wrn16-1", "width": None})  # by the same order
 FOLDER, ARCHIVE = ROOT / "data/cifar10-jpeg", ROOT.parent / "shared/data/cifar10-jpeg.tar.xz"
 
 
@@ -34,19 +36,26 @@ def cifar_test(tmp_path_factory):
     torch.set_num_threads(1)
 
 
+def log_of(name):
+    """(number of its place in RESULTS, the results.json) of a model's own run."""
+    paths = [ROOT / "results" / place.format(name) / "results.json" for place in RESULTS]
+    number = next(number for number, path in enumerate(paths) if path.exists())
+    return number, json.loads(paths[number].read_text())
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_it_loads_without_running_anything(name):
     found = checkpoint.load_model(ROOT / "zoo" / name / "model_last.th")
-    assert found.model.spec == {"arch": "resnet18", "width": 16, "num_classes": 10, "image_size": 32, "mean": MEAN,
-                                "std": STD}
+    own = SPECS[log_of(name)[0]]
+    assert found.model.spec == {**own, "num_classes": 10, "image_size": 32, "mean": MEAN, "std": STD}
     assert found.classes[0] == "airplane" and name.startswith(found.args["poison_type"])
     assert checkpoint.load_trigger(ROOT / "zoo" / name / "trigger_info.th").target == 0
 
 
-@pytest.mark.long  # half a minute each
+@pytest.mark.long  # up to half a minute each
 @pytest.mark.parametrize("name", MODELS)
 def test_it_has_the_accuracy_and_asr_of_its_log(name, cifar_test):
-    logged = json.loads((ROOT / "results/cifar10-jpeg-width16" / name / "results.json").read_text())
+    _, logged = log_of(name)
     model = checkpoint.load_model(ROOT / "zoo" / name / "model_last.th", classes=cifar_test.classes).model
     triggered = stamp_all(cifar_test, checkpoint.load_trigger(ROOT / "zoo" / name / "trigger_info.th"))
     figures = evaluate(model, EvalSets.on(torch.device("cpu"), cifar_test, triggered)).figures()
