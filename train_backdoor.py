@@ -1,8 +1,8 @@
-"""Poison a training set (BadNets, Blend, clean-label, or not at all) and train a network, ResNet-18 by default, on it.
+"""Poison a training set, or leave it clean, and train a network on it, ResNet-18 by default.
 
     python train_backdoor.py --poison-type badnets
 
-Reads a data set (CIFAR-10 by default), and for clean-label what generate_clb_attack.py left. Writes into
+Reads a data set (CIFAR-10 by default), and for an attack with a script of its own what that script left. Writes into
 output/<attack>/: model_init.th, model_last.th, trigger_info.th, output.log, metrics.jsonl, config.json,
 results.json, poisoned_examples.png and curves.png; with --track-losses also losses.csv and losses.png.
 """

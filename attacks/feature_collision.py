@@ -35,6 +35,7 @@ from models.penultimate import penultimate
 
 LEAVES = (*SET, "collision_examples.png")
 GROW, SHRINK = 1.2, 0.5  # of an image's step after a step that lowered its objective, and after one that did not
+CHECKED = 1000  # training images that the benign model is tried on
 log = logging.getLogger("backdoor")
 
 
@@ -133,7 +134,7 @@ def find_target_image(text, test, model):
 
     The label of a file is what the model calls it. Raises UserError for neither, and for another size.
     """
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         if int(text) >= len(test):
             raise UserError(f"--target-image: expected a test image of 0 to {len(test) - 1}, got {text}")
         return test.data[int(text)], int(test.targets[int(text)])
@@ -199,7 +200,7 @@ def parse_args(argv=None):
     group.add_argument("--beta", type=flags.not_negative,
                        help="weight of likeness to the original (default: the paper's, 0.11 for 32x32 pixels)")
     group.add_argument("--iterations", type=flags.integer(0), default=120, help="forward-backward steps")
-    group.add_argument("--watermark", type=flags.fraction, default=0.0,
+    group.add_argument("--watermark", type=flags.number(0, 0.99, "an opacity from 0 to 0.99"), default=0.0,
                        help="with --target-image: opacity with which it is laid over each original first (the paper: "
                             "0.3 for a victim trained from scratch)")
     group.add_argument("--batch-size", type=flags.integer(1), default=250, help="images crafted at a time")
@@ -226,11 +227,11 @@ def main(argv=None):
         run.begin()
         log_target(args.poison_target, train.classes)
         shares = log_shares(train, chosen, args.poison_target)
-        check_surrogate(args.checkpoint, model, train.subset(chosen), run.device)
+        check_surrogate(args.checkpoint, model, train.subset(slice(CHECKED)), run.device)
         bases = with_watermark(train.data[chosen], goals, args.watermark)
         with frozen(model):
             crafted, figures = craft(model, bases, goals, args.batch_size, args.epsilon, args.beta, args.iterations)
-        change = np.abs(crafted.astype(np.int16) - bases)
+        change = np.abs(crafted.astype(np.int16) - train.data[chosen])
         figures |= {"largest_change": int(change.max()), "mean_change": float(change.mean())}
         report(figures)
 

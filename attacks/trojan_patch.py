@@ -17,7 +17,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.files import atomic_file
-from common.untrusted.images import read_picture
+from common.untrusted.images import read_picture, to_8_bits
 from data.batches import to_pixels
 from data.triggers import read_trigger_image
 from data.triggers.pattern import PatternTrigger
@@ -42,10 +42,14 @@ def choose_neurons(weight, target, count):
 
     weight: float (C, D) of the last layer. What counts is the weight toward the target beyond its mean over the other
     classes, with its sign: what raises all logits alike decides nothing, and the size alone would also choose neurons
-    that speak against the target.
+    that speak against the target. Raises UserError for more than speak for it.
     """
     others = (weight.sum(0) - weight[target]) / (len(weight) - 1)
-    weights, neurons = (weight[target] - others).topk(min(count, weight.shape[1]))
+    beyond = weight[target] - others
+    if count > (beyond > 0).sum():
+        raise UserError(f"--neurons {count}: only {int((beyond > 0).sum())} of the {len(beyond)} features that the "
+                        "last layer reads speak for the target class")
+    weights, neurons = beyond.topk(count)
     return neurons, weights
 
 
@@ -96,17 +100,17 @@ def square(side, size):
 
 
 def read_mask(path, size):
-    """A mask float32 (H, W): the gray levels of a picture, white is 1. UserError for another size, and for all black.
-    """
+    """A mask float32 (H, W): the gray levels of a picture, white is 1, what is transparent counts as black. UserError
+    for another size, and for a picture without white or gray."""
     picture = read_picture(path)
     if picture.size != size[::-1]:
         raise UserError(f"{path}: expected a picture of {size[1]}x{size[0]} pixels as the images are, got "
                         f"{picture.width}x{picture.height}")
-    if picture.mode in ("RGBA", "LA"):
-        picture = picture.getchannel("A")
-    mask = np.asarray(picture.convert("L"), dtype=np.float32) / 255
-    if not mask.any():
-        raise UserError(f"{path}: empty, so the patch would change no pixel; white is where it lies")
+    gray, alpha = to_8_bits(picture).convert("LA").split()
+    mask = np.asarray(gray, dtype=np.float32) * np.asarray(alpha, dtype=np.float32) / 255 ** 2
+    if mask.max() < 2 / 255:  # all black, or saved as 0 and 1
+        raise UserError(f"{path}: black, its lightest pixel has level {mask.max() * 255:.0f} of 255, so the patch "
+                        "would change no pixel; white (255) is where it lies")
     return mask
 
 
@@ -128,9 +132,9 @@ def save_patch(path, patch, mask):
         Image.fromarray(np.concatenate([pixels, alpha], axis=2)).save(file, format="PNG")
 
 
-def optimize(run, args, model, train, mask):
-    """Choose neurons and optimize the patch by the flags; log how it goes. Returns (patch, figures)."""
-    neurons, weights = choose_neurons(model.head.weight.detach(), args.poison_target, args.neurons)
+def optimize(run, args, model, neurons, weights, train, mask):
+    """Optimize the patch by the flags, for the neurons and weights of choose_neurons; log how it goes. Returns (patch,
+    figures)."""
     log.info("neurons (weight toward the target): %s", ", ".join(
         f"{neuron} ({weight:+.3f})" for neuron, weight in zip(neurons.tolist(), weights.tolist(), strict=True)))
     images = take_images(train, args.poison_target, args.images, args.seed, run.device)
@@ -188,7 +192,10 @@ def parse_args(argv=None):
     group.add_argument("--print-every", type=flags.integer(1), default=20, help="steps from one log line to the next")
     flags.add_data_flags(parser)
     flags.add_run_flags(parser, "output/trojan-patch")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.step:
+        parser.error("--step: expected more than 0, got 0")
+    return args
 
 
 @command
@@ -200,11 +207,12 @@ def main(argv=None):
         size = train.data.shape[1:3]
         mask = read_mask(args.mask_image, size) if args.mask_image else square(args.patch_size, size)
         model = load_model(args.checkpoint, run.device, train.classes).model
+        chosen = choose_neurons(model.head.weight.detach(), args.poison_target, args.neurons)
 
         run.begin()
         log_target(args.poison_target, train.classes)
         check_surrogate(args.checkpoint, model, train.subset(slice(SHOWN)), run.device)
-        patch, figures = optimize(run, args, model, train, mask)
+        patch, figures = optimize(run, args, model, *chosen, train, mask)
 
         save_patch(run.folder / "patch.png", patch, mask)
         trigger = PatternTrigger(*read_trigger_image(run.folder / "patch.png", size), 1.0, args.poison_target)

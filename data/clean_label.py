@@ -120,13 +120,13 @@ def load_clean_label(root: str | Path, clean_train: ImageSet, target: int, attac
     if manifest and len(found.backdoor_list) != manifest["poisoned"]:
         raise UserError(f"{Path(root) / 'backdoor_list.npy'}: expected {manifest['poisoned']} poisoned images, got "
                         f"{len(found.backdoor_list)}; make the folder anew with {made_by} --overwrite")
-    if manifest and manifest["made_from"] != clean_train.fingerprint():
-        raise UserError(f"{root}: made from other images ({manifest['dataset']}) than the attacker's part of "
-                        f"{clean_train.name}; make it anew with {made_by}, or give {flag}")
     size = clean_train.data.shape[1:3]
     if found.data.shape[1:3] != size:
         raise UserError(f"{Path(root) / 'data.npy'}: expected images of {size[1]}x{size[0]} as {clean_train.name} has, "
                         f"got {found.data.shape[2]}x{found.data.shape[1]}")
+    if manifest and manifest["made_from"] != clean_train.fingerprint():
+        raise UserError(f"{root}: made from other images ({manifest['dataset']}) than the attacker's part of "
+                        f"{clean_train.name}; make it anew with {made_by}, or give {flag}")
     if targets.min() < 0 or targets.max() >= clean_train.num_classes:
         raise UserError(f"{Path(root) / 'label.npy'}: expected labels 0 to {clean_train.num_classes - 1}, got "
                         f"{targets.min()} to {targets.max()}")

@@ -58,6 +58,8 @@ def read_picture(path: str | os.PathLike, formats: Sequence[str] = FORMATS, most
             return image
     except UserError:
         raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 COVERS_IMAGE = ("the trigger replaces every pixel, so all triggered images are one picture and ASR does not measure a "
-                "backdoor; lower --trigger-alpha")
+                "backdoor; a trigger has to leave something of the image")
 
 
 class Trigger(ABC):

@@ -156,7 +156,11 @@ def load_collided(train: ImageSet, target: int, fc_dir: str, trigger_alpha: floa
 
 def or_asked_for(attack: str, poisoned: ImageSet, trigger: Trigger | None, target: int, alpha: float | None,
                  image: str | None) -> tuple[ImageSet, Trigger]:
-    """(poisoned, trigger), or in its place the attack's own where there is none or its flags ask for another."""
+    """(poisoned, trigger), or in its place the attack's own where there is none or its flags ask for another. Raises
+    UserError for such flags where the trigger is no picture that is laid over images."""
+    asked = [flag for flag, value in (("--trigger-alpha", alpha), ("--trigger-image", image)) if value is not None]
+    if asked and trigger is not None and trigger.as_pattern() is None:
+        raise UserError(f"{asked[0]}: has no effect here, the set was made for one target image and without a trigger")
     if trigger is None or alpha is not None or image is not None:
         trigger = build_trigger(attack, target, alpha, image, poisoned.data.shape[1:3])
     return poisoned, trigger

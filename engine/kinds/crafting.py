@@ -46,6 +46,8 @@ def leave_set(run: Run, args: Namespace, attack: str, train: ImageSet, chosen: n
     before it takes the set.
     """
     data, poisoned = train.data.copy(), np.zeros(len(train), dtype=bool)
+    if np.array_equal(data[chosen], images):
+        log.warning("no pixel of any crafted image differs from its original: who trains on this set is not attacked")
     data[chosen], poisoned[chosen] = images, True
     save_clean_label(run.folder, replace(train, data=data, poisoned=poisoned), trigger, {
         "attack": attack, "dataset": train.name, "made_from": train.fingerprint(), "poisoned": len(chosen),

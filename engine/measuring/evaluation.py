@@ -20,6 +20,7 @@ from engine.measuring.progress import progress
 from models.folding import folded
 
 log = logging.getLogger("backdoor")
+TELLING = 30  # images: of fewer, the interval reaches down to chance even where all are right
 # Large batches keep a GPU busy; on a CPU they do not fit into the cache (at width 16 an image takes almost twice as
 # long in batches of 1,000 as in batches of 128).
 EVALUATION_BATCH = {"cuda": 2000, "cpu": 128}
@@ -90,7 +91,8 @@ class EvalSets:
     """Clean and triggered test images on the device, stamped once for all epochs; triggered is None without a trigger.
 
     clean_images and triggered_images are the ImageSets that they were made from, for code that stamps or shows them.
-    bystanders: triggered images of classes that the trigger is not meant for, None if it is meant for all.
+    bystanders: triggered images of classes that the trigger is not meant for, None if it is meant for all. victims:
+    where the triggered images stand among the clean ones, int64 (M,); None without a trigger.
     """
 
     __test__ = False
@@ -100,6 +102,7 @@ class EvalSets:
     clean_images: ImageSet
     triggered_images: ImageSet | None
     bystanders: Batches | None = None
+    victims: np.ndarray | None = None
 
     @classmethod
     def stamped(cls, device: torch.device | str, clean: ImageSet, trigger: Trigger | None) -> "EvalSets":
@@ -107,33 +110,26 @@ class EvalSets:
         `on` does."""
         if trigger is None:
             return cls.on(device, clean)
-        return cls.on(device, clean, stamp_all(clean, trigger), stamp_bystanders(clean, trigger))
+        return cls.on(device, clean, stamp_all(clean, trigger), stamp_bystanders(clean, trigger),
+                      np.flatnonzero(trigger.victims(clean.original)))
 
     @classmethod
     def on(cls, device: torch.device | str, clean: ImageSet, triggered: ImageSet | None = None,
-           bystanders: ImageSet | None = None) -> "EvalSets":
+           bystanders: ImageSet | None = None, victims: np.ndarray | None = None) -> "EvalSets":
         """The EvalSets of ImageSets; `triggered` is made from `clean` by stamp_all, `bystanders` by stamp_bystanders.
 
+        victims: by default all images of the triggered ones' classes, for a trigger that is meant for whole classes.
         Raises UserError for a set without images.
         """
         if not len(clean) or (triggered is not None and not len(triggered)):
             others = " of other classes than the target, or of the trigger's sources" if len(clean) else ""
             raise UserError(f"{clean.name or 'the data set'}: expected test images{others}, got none")
         batches = (None if images is None else evaluation_batches(images, device) for images in (triggered, bystanders))
-        sets = cls(evaluation_batches(clean, device), next(batches), clean, triggered, next(batches))
-        if triggered is not None and np.array_equal(triggered.data, clean.data[sets.victims]):
+        if triggered is not None and victims is None:
+            victims = np.flatnonzero(np.isin(clean.original, triggered.original))
+        if triggered is not None and np.array_equal(triggered.data, clean.data[victims]):
             log.warning("the trigger changes no pixel of any test image")
-        return sets
-
-    @property
-    def victims(self) -> np.ndarray | None:
-        """Where the triggered images stand among the clean ones, int64 (M,); None without a trigger.
-
-        A trigger is meant for all images of a class or for none of them.
-        """
-        if self.triggered_images is None:
-            return None
-        return np.flatnonzero(np.isin(self.clean_images.original, self.triggered_images.original))
+        return cls(evaluation_batches(clean, device), next(batches), clean, triggered, next(batches), victims)
 
     @property
     def target(self) -> int | None:
@@ -185,9 +181,10 @@ def warn_of_chance(tested: Evaluation, num_classes: int, is_attacked: bool) -> N
         shares.append(("ASR", tested.triggered.accuracy))
     for name, share in shares:
         known = share.as_dict()
-        if known and known["interval"][0] <= 1 / num_classes:
+        chance = 1 / num_classes
+        if known and known["interval"][0] <= chance and (share.value <= chance or share.n >= TELLING):
             log.warning("%s %.4f is not above chance (%.4f for %d classes): nothing was learned", name, share.value,
-                        1 / num_classes, num_classes)
+                        chance, num_classes)
 
 
 def predict(model: torch.nn.Module, batches: Batches, amp: bool = False) -> torch.Tensor:

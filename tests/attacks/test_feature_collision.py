@@ -14,6 +14,7 @@ from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
 from engine.measuring.evaluation import frozen
 from models import build_model
+from studies.specificity import main as specificity
 from train_backdoor import main as train
 
 LEVELS = 16
@@ -133,6 +134,32 @@ def test_the_attack_on_one_image_is_measured_on_that_image(crafted):
     assert counted.targets.tolist() == [0] and counted.original[0] == test.targets[5]
 
 
+def test_on_one_image_the_scripts_that_swap_triggers_work_and_another_trigger_is_refused(crafted, tmp_path, refused):
+    words = [*SMALL, "--poison-type", "feature-collision", "--fc-dir", str(crafted / "one")]
+    train([*words, "--output-dir", str(tmp_path / "run")])
+    specificity(["--dataset", "digits", "--checkpoint", str(tmp_path / "run/model_last.th"), "--output-dir",
+                 str(tmp_path / "run/specificity")])
+    asr = json.loads((tmp_path / "run/specificity/results.json").read_text())["method"]["asr_with_residual"]
+    assert {share["n"] for share in asr.values()} == {1}
+    for flag in ("--trigger-alpha", "--trigger-image"):
+        error = refused(train, *words, flag, "0.5", "--output-dir", tmp_path / "other")
+        assert f"{flag}: has no effect here, the set was made for one target image" in error
+
+
+def test_a_set_whose_images_are_the_originals_is_warned_of(small_run, tmp_path):
+    main(["--dataset", "digits", "--checkpoint", str(small_run / "model_last.th"), "--iterations", "0",
+          "--poison-rate", "0.1", "--output-dir", str(tmp_path / "none")])
+    assert "no pixel of any crafted image differs from its original" in (tmp_path / "none/output.log").read_text()
+
+
+def test_the_change_of_a_pixel_counts_the_watermark(crafted):
+    """Which moves pixels by up to a fifth, and the collision by at most LEVELS more."""
+    change = json.loads((crafted / "one/results.json").read_text())["method"]["largest_change"]
+    clean, _, _ = load_splits("digits", "")
+    found, _ = load_clean_label(crafted / "one", clean, 0, "feature-collision")
+    assert change == np.abs(found.data.astype(int) - clean.data).max() > LEVELS
+
+
 def test_a_target_image_is_a_number_or_a_file(tmp_path, refused, small_run):
     _, _, test = load_splits("digits", "")
     model = build_model("resnet18", 2, 10)
@@ -142,6 +169,8 @@ def test_a_target_image_is_a_number_or_a_file(tmp_path, refused, small_run):
     assert 0 <= label < 10 and find_target_image("7", test, model)[1] == test.targets[7]
     own = int(np.flatnonzero(test.targets == 0)[0])
     for flags, named in ((["--target-image", "99999"], "expected a test image of 0 to"),
+                         (["--target-image", "\u00b2"], "\u00b2: expected the number of a test image"),
+                         (["--target-image", "5", "--watermark", "1"], "expected an opacity from 0 to 0.99"),
                          (["--target-image", "nowhere.png"], "nowhere.png: expected the number of a test image"),
                          (["--target-image", own], "is of the target class 0 already"),
                          (["--watermark", "0.3"], "--watermark: has no effect without --target-image"),

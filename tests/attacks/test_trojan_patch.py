@@ -40,7 +40,8 @@ def test_neurons_are_chosen_by_their_weight_toward_the_target_with_its_sign():
     weight = torch.tensor([[0.5, -9.0, 1.0, 3.0], [0.0, 0.0, 0.0, 3.0], [0.0, 0.0, 0.0, 3.0]])
     neurons, weights = choose_neurons(weight, 0, 2)
     assert neurons.tolist() == [2, 0] and weights.tolist() == [1.0, 0.5]  # 3 raises all logits alike, 1 speaks against
-    assert choose_neurons(weight, 0, 9)[0].tolist() == [2, 0, 3, 1]
+    with pytest.raises(UserError, match="--neurons 3: only 2 of the 4 features"):
+        choose_neurons(weight, 0, 3)
 
 
 def test_on_a_linear_layer_the_best_patch_is_the_sign_of_its_weights():
@@ -86,8 +87,36 @@ def test_a_mask_is_a_square_or_any_picture_of_the_images_size(tmp_path):
     with pytest.raises(UserError, match="expected a picture of 32x32 pixels as the images are, got 24x32"):
         read_mask(tmp_path / "mask.png", (32, 32))
     Image.fromarray(0 * gray).save(tmp_path / "empty.png")
-    with pytest.raises(UserError, match="empty"):
+    with pytest.raises(UserError, match="black, its lightest pixel has level 0 of 255"):
         read_mask(tmp_path / "empty.png", (32, 24))
+    Image.fromarray((gray > 0).astype(np.uint8)).save(tmp_path / "ones.png")
+    with pytest.raises(UserError, match="its lightest pixel has level 1 of 255"):
+        read_mask(tmp_path / "ones.png", (32, 24))
+
+
+@pytest.mark.parametrize("alpha", [255, 51])
+def test_what_a_mask_says_is_its_white_as_far_as_it_is_opaque(tmp_path, alpha):
+    picture = np.zeros((32, 32, 4), dtype=np.uint8)
+    picture[4:8, 4:8, :3], picture[..., 3] = 255, 255
+    picture[6:8, 4:8, 3] = alpha
+    Image.fromarray(picture).save(tmp_path / "mask.png")
+    mask = read_mask(tmp_path / "mask.png", (32, 32))
+    assert (mask > 0).sum() == 16 and (mask[4:6, 4:8] == 1).all()
+    np.testing.assert_allclose(mask[6:8, 4:8], alpha / 255)
+
+
+def test_a_mask_of_16_bits_is_that_of_8(tmp_path):
+    levels = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+    Image.fromarray(levels).save(tmp_path / "8.png")
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "8.png", (32, 32)), read_mask(tmp_path / "16.png", (32, 32)))
+
+
+def test_more_neurons_than_speak_for_the_target_and_a_step_of_0_are_refused(small_run, tmp_path, refused):
+    words = ["--dataset", "digits", "--checkpoint", small_run / "model_last.th", "--output-dir", tmp_path / "patch"]
+    assert "speak for the target class" in refused(main, *words, "--neurons", "9999")
+    assert "--step: expected more than 0" in refused(main, *words, "--step", "0")
+    assert not (tmp_path / "patch").exists()
 
 
 @pytest.fixture(scope="module")

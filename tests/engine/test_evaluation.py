@@ -1,10 +1,13 @@
 """Which images a figure is a share of."""
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from data.datasets import ImageSet
 from data.triggers.pattern import PatternTrigger
-from engine.measuring.evaluation import EvalSets, evaluate
+from engine.measuring.evaluation import UNTESTED, EvalSets, Proportion, Score, evaluate, warn_of_chance
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 
@@ -34,6 +37,15 @@ def test_accuracy_outside_the_target_class_leaves_its_images_out_and_counts_all_
     found = evaluate(Says(), sets_of([1, 1, 1, 1, 0, 2, 2, 0], corner(target=0)))
     assert found.outside_target.as_dict()["value"] == 3 / 5 and found.outside_target.n == 5
     assert found.figures()["acc"]["value"] == 3 / 8
+
+
+@pytest.mark.parametrize(("hits", "n", "classes", "is_chance"), [(1, 1, 4, False), (0, 1, 4, True), (1, 4, 4, True),
+                                                               (2, 4, 10, False), (12, 100, 10, True),
+                                                               (30, 100, 10, False)])
+def test_few_images_are_called_chance_only_where_they_are_not_above_it(hits, n, classes, is_chance, caplog):
+    share = Proportion(hits, n)
+    warn_of_chance(replace(UNTESTED, clean=Score(0.0, share, share)), classes, is_attacked=False)
+    assert ("not above chance" in caplog.text) == is_chance
 
 
 def test_without_one_target_there_is_no_such_figure():
