@@ -25,8 +25,7 @@ def check_target(target: int, classes: Sequence[str]) -> None:
 def add_target_flag(group: Group, default: int | Callable[[argparse.Namespace], int | None] = 0) -> None:
     """--poison-target; `default` may be a function of the other flags."""
     group.add_argument("--poison-target", type=integer(0), default=default,
-                       help="number of the target class; classes are numbered from 0 in sorted order"
-                            + (" (default: 0)" if callable(default) else ""))
+                       help="number of the target class; classes are numbered from 0 in sorted order (default: 0)")
 
 
 def add_aim_flags(group: Group, parser: Parser, types: Collection[str]) -> None:

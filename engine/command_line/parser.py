@@ -51,10 +51,11 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the docstring's lines, and shows defaults if there are any."""
+    """Keeps the docstring's lines, and shows defaults if there are any and the help does not say them in words."""
 
     def _get_help_string(self, action: argparse.Action):
-        if action.default is None or action.default is False or callable(action.default):
+        said = action.help and "(default:" in action.help
+        if said or action.default is None or action.default is False or callable(action.default):
             return action.help
         return super()._get_help_string(action)
 

@@ -70,6 +70,8 @@ def test_help_shows_defaults_and_the_docstring():
     text = " ".join(text.split())
     assert "initial learning rate (default: 0.1)" in text and "(default: output/x)" in text
     assert "function" not in text and "default: None" not in text and "default: False" not in text
+    parser.add_argument("--side", default=8, help="pixels (default: a quarter of the image's)")
+    assert "pixels (default: a quarter of the image's)\n" in parser.format_help()
 
 
 @pytest.mark.parametrize("flag", ["--output-dir", "--data-dir", "--checkpoint", "--trigger-info", "--device"])
