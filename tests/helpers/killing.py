@@ -19,6 +19,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # as in conftest.py: these networks are so narrow that PyTorch's threads crash
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
