@@ -14,6 +14,7 @@ from engine.learning.graphs import GraphedModel
 from engine.learning.schedules import scheduler_of
 from engine.measuring.evaluation import UNTESTED, EvalSets, Evaluation, Proportion, Score, evaluate
 from engine.measuring.progress import progress
+from engine.runs.machine import spare_narrow
 from engine.runs.run import Run
 
 NAN_CHECK_EVERY = 50  # steps
@@ -67,6 +68,7 @@ def train_epoch(model: torch.nn.Module, batches: Batches, optimizer: torch.optim
     loss beside the model, such as a trigger. Raises UserError that names the step if a loss is not finite.
     """
     model.train()
+    spare_narrow(model, batches.device)
     waits = batches.device.type == "cuda"  # reading a loss makes a GPU wait, so it is read only at the end
     losses, hits = [], torch.zeros((), dtype=torch.int64, device=batches.device)
     for number, (images, labels) in enumerate(progress(batches, "train"), 1):

@@ -17,6 +17,7 @@ from common.errors import UserError
 
 log = logging.getLogger("backdoor")
 MAX_REASON = 200  # letters of PyTorch's
+NARROW = 8  # channels
 ROOT = Path(__file__).resolve().parents[2]
 FIND_GPU = "from engine.runs import machine; raise SystemExit(machine.find_device('auto').type == 'cpu')"
 
@@ -73,6 +74,18 @@ def set_determinism(wanted: bool) -> None:
 def set_cudnn_benchmark(wanted: bool) -> None:
     """Whether a GPU tries which convolution is fastest for each new shape: useful if batches keep their shape."""
     torch.backends.cudnn.benchmark = wanted
+
+
+def spare_narrow(model: torch.nn.Module, device: torch.device) -> None:
+    """Let a CPU train a narrow network on one thread from here on.
+
+    PyTorch's convolutions on several threads write beyond their memory where a network has 8 channels or fewer and a
+    batch an odd number of images: the process ends in "free(): invalid next size" (seen with PyTorch 2.14 and 2.15).
+    """
+    widths = [module.out_channels for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+    if device.type == "cpu" and torch.get_num_threads() > 1 and min(widths, default=NARROW + 1) <= NARROW:
+        log.info("a network of %d channels: one thread, since PyTorch's convolutions crash on several", min(widths))
+        torch.set_num_threads(1)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

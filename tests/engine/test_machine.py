@@ -9,6 +9,7 @@ import torch
 from common.errors import UserError
 from engine.runs import machine
 from engine.runs.machine import find_device  # the real one: a fixture of all tests replaces the module's
+from models import build_model
 
 GPU = torch.device("cuda")
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nCompile with TORCH_USE_CUDA_DSA"
@@ -92,3 +93,13 @@ def test_a_card_trains_in_bfloat16_by_default_from_ampere_on(monkeypatch, capabi
     assert machine.trains_in_bfloat16(Namespace(amp=None, recipe="fast"), GPU) is wanted
     assert machine.trains_in_bfloat16(Namespace(amp=True), GPU)
     assert not machine.trains_in_bfloat16(Namespace(amp=False), GPU)
+
+
+@pytest.mark.parametrize(("width", "device", "wanted"), [(8, "cpu", 1), (16, "cpu", 2), (8, "meta", 2)])
+def test_a_cpu_trains_a_narrow_network_on_one_thread(width, device, wanted):
+    torch.set_num_threads(2)
+    try:
+        machine.spare_narrow(build_model("resnet18", width, 10), torch.device(device))
+        assert torch.get_num_threads() == wanted
+    finally:
+        torch.set_num_threads(1)
