@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,8 @@ def opened(browser, report, width=1280, scheme="light"):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                             {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
     browser.get(Path(report / "report.html").as_uri())
+    while browser.execute_script("return document.readyState") != "complete":  # a busy machine is still reading it
+        time.sleep(0.05)
     return browser
 
 

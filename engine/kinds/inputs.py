@@ -16,6 +16,7 @@ from engine.command_line.normalization import PixelInput
 from engine.kinds.aim import check_fits, note_aim
 from engine.measuring.doubt import Doubt, find_doubt
 from engine.measuring.evaluation import EvalSets, evaluation_batches, score
+from engine.runs.machine import spare_narrow
 from engine.runs.run import Run
 from engine.weights.checkpoint import Checkpoint, check_classes, load_model, load_trigger
 
@@ -89,6 +90,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     one of --trigger-info, or else the one beside the checkpoint. `options` go to models.build_model. Raises UserError.
     """
     found = load_given(args, run.device, **options)  # before the data, whose download a mistake spares
+    spare_narrow(found.model, run.device)
     trigger = find_trigger(args.checkpoint, args.trigger_info) if find else None
     size = args.image_size or found.model.spec["image_size"]
     found.model.check_size(found.model.spec["arch"], size)
