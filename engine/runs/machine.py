@@ -76,14 +76,14 @@ def set_cudnn_benchmark(wanted: bool) -> None:
     torch.backends.cudnn.benchmark = wanted
 
 
-def spare_narrow(model: torch.nn.Module, device: torch.device) -> None:
+def spare_narrow(model: torch.nn.Module, device: torch.device | str) -> None:
     """Let a CPU train a narrow network on one thread from here on.
 
     PyTorch's convolutions on several threads write beyond their memory where a network has 8 channels or fewer and a
     batch an odd number of images: the process ends in "free(): invalid next size" (seen with PyTorch 2.14 and 2.15).
     """
     widths = [module.out_channels for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
-    if device.type == "cpu" and torch.get_num_threads() > 1 and min(widths, default=NARROW + 1) <= NARROW:
+    if torch.device(device).type == "cpu" and torch.get_num_threads() > 1 and min(widths, default=NARROW + 1) <= NARROW:
         log.info("a network of %d channels: one thread, since PyTorch's convolutions crash on several", min(widths))
         torch.set_num_threads(1)
 
