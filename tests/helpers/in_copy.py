@@ -40,8 +40,12 @@ def parse():
     """Print, for each of [[module, word, ...], ...] on standard input, what the script's flags come to or what it says
     when it refuses them, a line each."""
     for module, *words in json.load(sys.stdin):
-        with contextlib.redirect_stderr(sys.stdout), contextlib.suppress(SystemExit):
-            print(importlib.import_module(module).parse_args(words))
+        try:
+            with contextlib.redirect_stderr(sys.stdout):
+                print(importlib.import_module(module).parse_args(words))
+        except SystemExit as refused:
+            if refused.code != 2:
+                raise
 
 
 if __name__ == "__main__":
