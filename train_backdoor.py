@@ -18,6 +18,7 @@ from data.datasets import load_splits
 from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
+from engine.command_line.recipe_flags import add_recipe_flags, check_recipe, is_one_cycle
 from engine.kinds.attack import poison_by, start_attack
 from engine.kinds.indices import add_leave_out_flag, without
 from engine.kinds.start import add_start_flags, check_start, first_model, inputs_for, size_of_images, step_for
@@ -87,7 +88,7 @@ def parse_args(argv=None):
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
     group = flags.add_training_flags(parser)
-    flags.add_recipe_flag(group)
+    add_recipe_flags(group)
     flags.add_compile_flag(group)
     flags.add_loop_flags(group)
     add_start_flags(group)
@@ -98,7 +99,7 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
-    flags.check_recipe(parser, args, argv)
+    check_recipe(parser, args, argv)
     flags.check_milestones(parser, args)
     flags.check_loop(parser, args)
     check_start(parser, args, argv)
@@ -112,9 +113,9 @@ def leaves_of(args):
 
 
 def check_steps(args, device, images, steps):
-    """UserError for `images` in `steps` an epoch that --graph or --recipe fast cannot do."""
-    if args.recipe == "fast":
-        check_one_cycle(args.epochs * steps)
+    """UserError for `images` in `steps` an epoch that --graph or the recipe cannot do."""
+    if is_one_cycle(args):
+        check_one_cycle(args.epochs * steps, args.recipe)
     if args.graph:
         check_graph(device, images, args.batch_size)
 
@@ -124,13 +125,13 @@ def train(run, args, model, poisoned, batches, test):
     def watch(model):
         return {"training_losses": loss_figures(sample_losses(model, poisoned, run.device), poisoned.poisoned)}
 
-    is_fast = args.recipe == "fast"
-    if is_fast:
-        log.info("--recipe fast: arithmetic in %s", "bfloat16" if run.amp else "float32")
+    one_cycle = is_one_cycle(args)
+    if one_cycle:
+        log.info("--recipe %s: arithmetic in %s", args.recipe, "bfloat16" if run.amp else "float32")
     if args.compile:
         compile_for(model, run.device)
-    tested = train_stage(run, model, batches, test, args.epochs, sgd(model, args, nesterov=is_fast), args.milestones,
-                         watch=watch if args.track_losses else None, one_cycle=is_fast, test_every=args.test_every,
+    tested = train_stage(run, model, batches, test, args.epochs, sgd(model, args, nesterov=one_cycle), args.milestones,
+                         watch=watch if args.track_losses else None, one_cycle=one_cycle, test_every=args.test_every,
                          graph=args.graph, step=step_for(args))
     return tested or evaluate(model, test)  # None if the last epoch was made before a stop
 
@@ -159,7 +160,8 @@ def main(argv=None):
         rest = without(args.leave_out, everything)
         poisoned = rest.images
         images = EvalSets.stamped(run.device, test, trigger)
-        batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
+        batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip,
+                          cutout=args.cutout)
         check_steps(args, run.device, len(poisoned), len(batches))
         model = first_model(args, clean, run.device)
 

@@ -1,7 +1,8 @@
-"""Which settings serve --recipe fast best, on images that are neither trained nor tested on.
+"""Which settings serve --recipe fast or strong best, on images that are neither trained nor tested on.
 
     python -m benchmarks.held_out --vary lr 0.1 0.2 0.4 -- --width 8 --data-dir data/cifar10-jpeg
     python -m benchmarks.held_out --vary crop-padding 0 1 2 4 --seeds 2 -- --width 8 --data-dir data/cifar10-jpeg
+    python -m benchmarks.held_out --vary cutout 0 8 -- --recipe strong --poison-type benign --data-dir data/cifar10-jpeg
 
 Trains by train_backdoor.py's flags, which stand behind `--`, on the attacker's images with each value of one more flag
 and from each seed, and counts on the defender's tenth, which the training never sees: a default must not be fitted to
@@ -17,7 +18,9 @@ from data.batches import Batches
 from data.datasets import load_splits
 from engine.command_line import flags
 from engine.command_line.command import command
+from engine.command_line.recipe_flags import is_one_cycle
 from engine.kinds.attack import poison_by
+from engine.kinds.start import step_for
 from engine.learning.schedules import one_cycle_of
 from engine.learning.training import sgd, train_epoch
 from engine.measuring.evaluation import EvalSets, evaluate
@@ -42,12 +45,13 @@ def held_out_score(args, attacker, defender):
     device, generator = measured_device(args.device), torch.Generator().manual_seed(args.seed)
     torch.manual_seed(args.seed)
     poisoned, trigger = poison_by(args, attacker)
-    batches = Batches(poisoned, args.batch_size, device, generator, args.crop_padding, args.flip)
+    batches = Batches(poisoned, args.batch_size, device, generator, args.crop_padding, args.flip,
+                      cutout=args.cutout)
     model = build_model(args.arch, args.width, attacker.num_classes).to(device)
     optimizer = sgd(model, args, nesterov=True)
     scheduler, amp = one_cycle_of(optimizer, args.epochs * len(batches)), machine.trains_in_bfloat16(args, device)
     for _ in range(args.epochs):
-        train_epoch(model, batches, optimizer, amp, after_step=scheduler.step)
+        train_epoch(model, batches, optimizer, amp, step_for(args), scheduler.step)
     held_out = EvalSets.stamped(device, defender, trigger)
     return evaluate(model, held_out), "bfloat16" if amp else "float32"
 
@@ -60,8 +64,8 @@ def main(argv=None):
         return train_backdoor.parse_args(["--recipe", "fast", *args.words, *map(str, more)])
     plain, (flag, *values) = parse(), args.vary
     trials = [[(value, parse(f"--{flag}", value, "--seed", seed)) for value in values] for seed in range(args.seeds)]
-    if any(words.recipe != "fast" for tried in trials for _, words in tried):
-        raise UserError("--recipe: this benchmark is of the fast one")
+    if any(not is_one_cycle(words) for tried in trials for _, words in tried):
+        raise UserError("--recipe: this benchmark is of those with one cycle, fast and strong")
     attacker, defender, _ = load_splits(plain.dataset, plain.data_dir)
     print(setting(plain.width, measured_device(plain.device)))
     print(f"\n{plain.poison_type} on {attacker.name}, {plain.epochs} epochs; counted on {len(defender)} held-out "

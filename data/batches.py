@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from data.datasets import ImageSet
 
+GRAY = 127  # of 255: about the mean of photographs, so that a network's first layer sees a 0
 RESIDENT = 0.5  # of a GPU's free memory; the rest is the model's and its activations'
 
 
@@ -18,8 +19,9 @@ class Batches:
     images: float32 (B, 3, H, W) in [0, 1], channels_last. labels: int64 (B,). With `generator` (a CPU generator,
     so that the draws are the same on every device) each pass is shuffled anew; without it the order is fixed and
     nothing is augmented. `crop_padding` p crops each image out of itself with p black pixels added on every side,
-    `flip` mirrors it by a coin; every image has draws of its own. `draws` makes a pass that many images drawn with
-    replacement, in place of every image once.
+    `flip` mirrors it by a coin, `cutout` c puts a gray square of c pixels a side at a random place of it, part of
+    which may lie outside (DeVries and Taylor, 2017); every image has draws of its own. `draws` makes a pass that many
+    images drawn with replacement, in place of every image once.
 
     Images that would take more than RESIDENT of a GPU's free memory stay where they are (in memory, or in a file that
     NumPy has mapped) and go over batch by batch, through pinned memory; `resident` says so in advance.
@@ -27,7 +29,7 @@ class Batches:
 
     def __init__(self, image_set: ImageSet, batch_size: int, device: torch.device | str = "cpu",
                  generator: torch.Generator | None = None, crop_padding: int = 0, flip: bool = False,
-                 draws: int | None = None, resident: bool | None = None) -> None:
+                 draws: int | None = None, resident: bool | None = None, cutout: int = 0) -> None:
         self.device = torch.device(device)
         self.resident = fits(image_set.data.nbytes, self.device) if resident is None else resident
         self.images = torch.from_numpy(image_set.data)
@@ -36,7 +38,7 @@ class Batches:
         self.labels = torch.from_numpy(image_set.targets).to(device)
         self.originals = torch.from_numpy(image_set.original).to(device)  # labels before poisoning, for scores
         self.batch_size, self.generator, self.crop_padding, self.flip = batch_size, generator, crop_padding, flip
-        self.draws = draws
+        self.draws, self.cutout = draws, cutout
 
     @property
     def num_images(self) -> int:
@@ -48,7 +50,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All draws of a pass come first, so that they do not depend on how far it is consumed."""
-        size, order, places, offsets, flips = self.num_images, None, None, None, None
+        size, order, places, offsets, flips, holes = self.num_images, None, None, None, None, None
         if self.generator:
             if self.draws:
                 order = torch.randint(len(self.labels), (size,), generator=self.generator)
@@ -59,6 +61,8 @@ class Batches:
                 offsets = self._draw(torch.randint, 2 * self.crop_padding + 1, (size, 2))
             if self.flip:
                 flips = self._draw(torch.randint, 2, (size,)).bool()
+            if self.cutout:
+                holes = self._draw(torch.rand, (size, 2))
         for start in range(0, size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             rows = batch if order is None else order[batch]
@@ -68,6 +72,8 @@ class Batches:
                 images = crop(images, offsets[batch], self.crop_padding)
             if flips is not None:
                 images = mirror(images, flips[batch])
+            if holes is not None:
+                images = cut_out(images, holes[batch], self.cutout)
             yield to_pixels(images), self.labels[rows]
 
     def _draw(self, function: Callable[..., torch.Tensor], *sizes):
@@ -119,3 +125,13 @@ def augment(pixels: torch.Tensor, generator: torch.Generator, padding: int, flip
 def mirror(images: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
     """(B, H, W, 3) with those where flips (B,) is true mirrored left to right."""
     return torch.where(flips[:, None, None, None], images.flip(2), images)
+
+
+def cut_out(images: torch.Tensor, places: torch.Tensor, side: int) -> torch.Tensor:
+    """(B, H, W, 3) with a GRAY square of `side` pixels in each, whose middle lies at places (B, 2) in [0, 1) of it."""
+    height, width = images.shape[1:3]
+    tops, lefts = ((places[:, axis] * size).long() - side // 2 for axis, size in ((0, height), (1, width)))
+    down, across = ((torch.arange(size, device=images.device) - starts[:, None]) for size, starts in (
+        (height, tops), (width, lefts)))
+    inside = ((down >= 0) & (down < side))[:, :, None] & ((across >= 0) & (across < side))[:, None, :]
+    return images.masked_fill(inside[..., None], GRAY)

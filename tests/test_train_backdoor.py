@@ -281,6 +281,24 @@ def test_the_fast_recipe_has_its_own_defaults_and_refuses_the_homeworks_steps(re
     assert "--momentum: expected more than 0" in refused(main, "--recipe", "fast", "--momentum", "0")
 
 
+def test_the_strong_recipe_has_its_own_defaults_and_smooths_its_labels(tmp_path, refused):
+    args = train_backdoor.parse_args(["--recipe", "strong"])
+    assert (args.epochs, args.lr, args.crop_padding, args.cutout, args.label_smoothing) == (40, 0.2, 4, 8, 0.1)
+    args = train_backdoor.parse_args([])
+    assert (args.cutout, args.label_smoothing) == (0, 0.0)
+    assert "--milestones: has no effect with" in refused(main, "--recipe", "strong", "--milestones", "3")
+    for share in ("0", "0.9"):
+        main([*SMALL, "--label-smoothing", share, "--output-dir", str(tmp_path / share)])
+    plain, smooth = (json.loads((tmp_path / share / "metrics.jsonl").read_text().splitlines()[-1])
+                     for share in ("0", "0.9"))
+    assert smooth["clean_loss"] != plain["clean_loss"]
+
+
+def test_labels_smoothed_whole_teach_nothing(tmp_path):
+    main([*SMALL, "--label-smoothing", "1", "--epochs", "2", "--output-dir", str(tmp_path)])
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["clean_acc"] < 0.35
+
+
 def test_too_few_steps_for_the_fast_recipe_cost_the_run_that_lies_there_nothing(tmp_path, refused):
     words = [*SMALL, "--output-dir", str(tmp_path / "run")]
     main(words)

@@ -1,6 +1,6 @@
 """The flags that more than one script has, each declared once, with the checks that need no data."""
 import argparse
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 from data import sources
@@ -130,30 +130,6 @@ def add_training_flags(parser: Parser, epochs: int = 50) -> Group:
                        help="epochs after which the learning rate is divided by ten "
                             "(default: 60 %% and 80 %% of the epochs, 30 and 40 of 50)")
     return group
-
-
-# --recipe fast replaces the homework's 50 epochs at three rates by one cycle of the rate, which changes at every step,
-# with Nesterov's momentum, and bfloat16 if the machine has instructions for it. In so few epochs a network does not
-# learn images that are shifted by up to 4 pixels, nor a corner trigger that is shifted with them.
-FAST = {"epochs": 12, "lr": 0.2, "crop_padding": 1}
-
-
-def add_recipe_flag(group: Group) -> None:
-    group.add_argument("--recipe", choices=("homework", "fast"), default="homework",
-                       help=f"fast: {FAST['epochs']} epochs in which the rate rises to {FAST['lr']} and falls to 0, "
-                            f"Nesterov's momentum, crops of {FAST['crop_padding']} pixel, bfloat16 if the processor "
-                            "supports it")
-
-
-def check_recipe(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> None:
-    """Fill in the defaults of --recipe fast, and refuse flags that have no effect with it."""
-    if args.recipe == "fast":
-        parser.refuse(argv, ["milestones"], "with --recipe fast, which sets the rate itself")
-        if not args.momentum:
-            parser.error("--momentum: expected more than 0 with --recipe fast, which uses Nesterov's momentum")
-        args.milestones = []
-        for name in FAST.keys() - parser.given(argv):
-            setattr(args, name, FAST[name])
 
 
 def add_compile_flag(group: Group) -> None:

@@ -1,6 +1,7 @@
 """A training that begins with the weights of a model instead of fresh ones, and may leave its features as they are."""
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from data.datasets import ImageSet
 from engine.command_line.parser import Group, Parser
 from engine.kinds.inputs import inputs_of
-from engine.learning.training import Step, cross_entropy_step
+from engine.learning.training import Step, step_of
 from engine.weights.checkpoint import load_model, saved_image_size
 from models import build_model
 from models.base import PixelModel
@@ -33,7 +34,7 @@ def check_start(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | 
     else:
         args.freeze_features = None
     if args.freeze_features:
-        parser.refuse(argv, ["graph", "compile"], "with --freeze-features, whose steps are short")
+        parser.refuse(argv, ["graph", "compile", "label_smoothing"], "with --freeze-features, whose steps are short")
 
 
 def size_of_images(args: argparse.Namespace) -> int | None:
@@ -60,7 +61,9 @@ def inputs_for(args: argparse.Namespace, images: ImageSet) -> str:
 
 def step_for(args: argparse.Namespace) -> Step:
     """The step that the flags ask for."""
-    return head_step if args.freeze_features else cross_entropy_step
+    if args.freeze_features:
+        return head_step
+    return step_of(partial(F.cross_entropy, label_smoothing=args.label_smoothing))
 
 
 def head_step(model: PixelModel | Callable, images: torch.Tensor, labels: torch.Tensor) -> tuple[

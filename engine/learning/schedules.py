@@ -8,11 +8,11 @@ from common.errors import UserError
 WARM_UP = 0.25  # share of a cycle in which its rate rises
 
 
-def check_one_cycle(steps: int) -> None:
+def check_one_cycle(steps: int, recipe: str = "fast") -> None:
     """Raise UserError unless there are enough steps for the rate to rise and fall."""
     if steps < 2 / WARM_UP:
-        raise UserError(f"--recipe fast: expected at least {2 / WARM_UP:.0f} steps in all, in which the rate rises and "
-                        f"falls, got {steps}; choose more --epochs or a smaller --batch-size")
+        raise UserError(f"--recipe {recipe}: expected at least {2 / WARM_UP:.0f} steps in all, in which the rate rises "
+                        f"and falls, got {steps}; choose more --epochs or a smaller --batch-size")
 
 
 def scheduler_of(optimizer: torch.optim.Optimizer, milestones: Sequence[int],

@@ -102,13 +102,13 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 def trains_in_bfloat16(args: Namespace, device: torch.device) -> bool:
     """Whether a run trains in bfloat16: as --amp says; by default on a GPU with bfloat16 instructions, and on such a
-    CPU only with --recipe fast.
+    CPU only with a --recipe that is not the homework's.
 
     args: a script's parsed flags; a script without --amp trains in float32.
     """
-    amp, is_fast = getattr(args, "amp", False), getattr(args, "recipe", None) == "fast"
+    amp, is_own = getattr(args, "amp", False), getattr(args, "recipe", "homework") != "homework"
     if amp is None:
-        return (device.type == "cuda" or is_fast) and multiplies_bfloat16(device)
+        return (device.type == "cuda" or is_own) and multiplies_bfloat16(device)
     return amp
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.batches import Batches, augment, crop, mirror, to_pixels
+from data.batches import GRAY, Batches, augment, crop, mirror, to_pixels
+from data.datasets import ImageSet
 
 
 def generator(seed=0):
@@ -80,3 +81,24 @@ def test_pixels_are_augmented_as_batches_are_each_image_by_draws_of_its_own(imag
     wanted = to_pixels(mirror(crop(torch.from_numpy(images.data), offsets, 2), flips))
     assert torch.equal(augment(pixels, generator(), 2, True), wanted)
     assert 0 < int(flips.sum()) < 40 and len(offsets.unique(dim=0)) > 10
+
+
+def test_cutout_grays_a_square_of_each_image_that_may_lie_half_outside():
+    white = np.full((400, 32, 32, 3), 255, np.uint8)
+    images = ImageSet(white, np.zeros(400, np.int64), ("a",))
+    pixels, _ = next(iter(Batches(images, 400, generator=generator(), cutout=8)))
+    gray = (pixels * 255).round() == GRAY
+    assert ((pixels == 1) | gray).all()
+    areas = gray.all(1).sum((1, 2))
+    assert areas.max() == 64 and areas.min() < 64 and (areas >= 16).all()  # a quarter is inside at least
+    middle = areas == 64
+    assert gray.all(1)[middle].any(2).sum(1).eq(8).all() and gray.all(1)[middle].any(1).sum(1).eq(8).all()
+    assert len({tuple(map(int, row.nonzero()[0])) for row in gray.all(1)}) > 100  # a place of its own for each
+
+
+def test_cutout_leaves_the_other_draws_as_they_were():
+    images = ImageSet(np.arange(64 * 32 * 32 * 3, dtype=np.int64).reshape(64, 32, 32, 3).astype(np.uint8),
+                      np.zeros(64, np.int64), ("a",))
+    plain, cut = (next(iter(Batches(images, 64, generator=generator(3), crop_padding=4, flip=True, cutout=cutout)))[0]
+                  for cutout in (0, 8))
+    assert (plain == cut).float().mean() > 0.9

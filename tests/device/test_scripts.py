@@ -23,6 +23,7 @@ VARIANTS = {
     "train, bfloat16 before Ampere": ("train_backdoor", "--amp", {"capability": (7, 5)}),
     "train, float32": ("train_backdoor", "--no-amp", {}),
     "train, fast recipe": ("train_backdoor", "--recipe fast", {}),
+    "train, strong recipe": ("train_backdoor", "--recipe strong", {}),
     "train, losses tracked": ("train_backdoor", "--track-losses", {}),
     "train, clean-label": ("train_backdoor", "--poison-type clean-label --clb-dir {clb}", {}),
     "train, ISSBA": ("train_backdoor", "--poison-type issba --encoder {encoder}", {}),
