@@ -19,9 +19,10 @@ SCRIPTS = {
     "encoder": "attacks.issba_encoder",
     "pruning-aware": "attacks.pruning_aware",
 }
-# Seconds on an H100 beside two other jobs, estimated from the operations and launches of each; --scale multiplies them.
-SECONDS = {"train": 150, "craft": 22, "masks": 60, "prune": 20, "strip": 28, "search": 55, "unlearn": 20,
-           "fine-prune": 22, "abl": 215, "noise": 35, "encoder": 60, "pruning-aware": 150}
+# Seconds on an H100 or H200 beside two other jobs: train, craft and masks as seen on an H200, the others estimated from
+# the operations and launches of each; --scale multiplies them.
+SECONDS = {"train": 220, "craft": 25, "masks": 110, "prune": 20, "strip": 28, "search": 55, "unlearn": 20,
+           "fine-prune": 22, "abl": 300, "noise": 35, "encoder": 100, "pruning-aware": 220}
 REHEARSED = {"train": 12, "abl": 20, "pruning-aware": 20}  # the same for a rehearsal, on two CPU cores
 REHEARSED_OTHERWISE = 10
 ONE_EPOCH = ("--width", "2", "--epochs", "1", "--batch-size", "128")
@@ -167,7 +168,7 @@ def add_more_attacks(jobs):
     """ISSBA, whose encoder is trained first, and the attack that knows of pruning."""
     encoder = f"{jobs.output}/issba-encoder"
     jobs.add("issba-encoder", "encoder", encoder, "--checkpoint", jobs.model("benign"), *jobs.data, needs=["benign"])
-    jobs.train("issba", "--encoder", f"{encoder}/encoder.th", needs=["issba-encoder"], seconds=165)
+    jobs.train("issba", "--encoder", f"{encoder}/encoder.th", needs=["issba-encoder"], seconds=240)
     jobs.add("pruning-aware", "pruning-aware", jobs.run("badnets-pruning-aware"), "--poison-type", "badnets",
              "--checkpoint", jobs.model("benign"), *jobs.data, needs=["benign"])
 

@@ -147,8 +147,8 @@ def add_loop_flags(group: Group) -> None:
     """How often a training is tested, and whether its steps are CUDA graphs."""
     add_test_every_flag(group)
     group.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
-                       help="run each step as a CUDA graph, with fewer launches; off by default until graphed "
-                            "steps have been shown equal to plain ones on a GPU")
+                       help="run each step as a CUDA graph, with fewer launches; off by default, since it was seen "
+                            "with one network on one GPU alone (docs/gpu.md)")
 
 
 def check_loop(parser: Parser, args: argparse.Namespace) -> None:
