@@ -143,13 +143,20 @@ def shared_end(one, other):
     return count
 
 
+def all_above(run):
+    """The runs in whose folders a run lies, the nearest first."""
+    while run.above:
+        run = run.above
+        yield run
+
+
 def attack_behind(run, groups):
     """The attack's run that made the model which `run` defends; None if it is not among `groups` for certain.
 
     The nearest folder above that holds an attack; otherwise, as for a model of the zoo, the attack of the same data
     set, network and width whose path ends most like the checkpoint's. ABL, and a training without what is
     suspected, are given no model: they are set against the attack with the same poison and augmentation, of those the
-    one whose number of epochs is nearest.
+    one whose number of epochs is nearest; else against one with the same poison in a folder above.
     """
     members = [member for own in groups.values() for member in own]
     if run.method.get("name") == "ABL" or run.leaves_out:
@@ -157,14 +164,14 @@ def attack_behind(run, groups):
                 and run.arguments and one.arguments
                 and all(one.arguments.get(name) == run.arguments.get(name) for name in ABL_SHARED)]
         same = [one for one in same if one.results.get("seed") == run.results.get("seed")] or same
-        if same or run.arguments.get("poison_type") != "stored":  # whose trigger is that of a run with no such set
-            return min(same, key=lambda one: abs((one.results.get("epochs") or 0) - (run.arguments.get("epochs") or 0)),
-                       default=None)
-    above = run.above
-    while above:
-        if above in members:
-            return above
-        above = above.above
+        if same:
+            return min(same, key=lambda one: abs((one.results.get("epochs") or 0) - (run.arguments.get("epochs") or 0)))
+        if run.arguments.get("poison_type") != "stored":  # whose trigger is that of a run with no such set
+            return next((one for one in all_above(run) if one in members and all(
+                one.arguments.get(name) == run.arguments.get(name) for name in POISON_FLAGS)), None)
+    above = next((one for one in all_above(run) if one in members), None)
+    if above:
+        return above
     parent = PurePosixPath(str(run.results.get("parent") or "")).parent
     likeness = {one.name: shared_end(parent, PurePosixPath(one.name)) for one in members if one.setting == run.setting}
     best = max(likeness.values(), default=0)

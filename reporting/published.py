@@ -74,7 +74,7 @@ def poisoned_share(attack):
 
 def has_usual_rates(run, attack):
     """Whether a run on an `attack`, or that itself, poisoned and isolated as many images as in the published table."""
-    return (not abs(poisoned_share(attack) - POISONED) > POISONED / 10
+    return (not abs(poisoned_share(attack) - POISONED) > POISONED / 10 + 1e-9  # 0.09 lies within
             and run.arguments.get("isolation_rate") in (None, ISOLATED))
 
 

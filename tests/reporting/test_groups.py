@@ -101,6 +101,15 @@ def test_abl_is_set_against_the_undefended_training_with_the_same_poison(tree):
     assert effect.before[0] == pytest.approx((93, 99)) and effect.ratings == pytest.approx([(96 - 5 + 100) / 2])
 
 
+def test_abl_with_other_crops_is_set_against_the_attack_above_it_with_the_same_poison_alone(tree):
+    tree.attack("badnets", "badnets", 0.93, 0.99, poison_rate=0.1, crop_padding=1)
+    for attack, rate in (("badnets", 0.1), ("badnets", 0.2)):
+        defended(tree, f"badnets/abl-{rate}", "defenses.abl", "ABL", 0.88, 0.03,
+                 arguments={"poison_type": attack, "poison_rate": rate, "crop_padding": 4, "epochs": 2})
+    abl, = [effect for (attack, kind), effect in found(tree).items() if attack == "badnets" and kind == "ABL"]
+    assert [run.name for run in abl.runs] == ["badnets/abl-0.1"] and abl.before[0] == pytest.approx((93, 99))
+
+
 def test_abl_on_a_stored_trigger_is_set_against_the_attack_above_it_or_a_training_on_the_same_images(tree):
     arguments = {"poison_type": "stored", "poison_rate": 0.1, "trigger_file": "w/trigger_info.th", "epochs": 2}
     tree.run("w", "attacks.wanet", method={"name": "WaNet"}, acc=0.94, asr=0.97)

@@ -118,6 +118,11 @@ def test_at_a_tenth_the_figures_beside_are_those_of_the_main_table(tree):
         ("–", "100.00"), ("1", "3.04"), ("20", "–")]
 
 
+def test_a_tenth_of_the_images_outside_the_target_class_is_as_published(tree):
+    at(tree, 0.09, [0.01])
+    assert len(measured(find_runs(tree.root))) == 2
+
+
 def test_runs_at_the_usual_rates_alone_have_no_table_of_rates(tree):
     at(tree, 0.1, [0.01])
     assert at_rates(find_runs(tree.root)) == [] and len(measured(find_runs(tree.root))) == 2
