@@ -12,6 +12,7 @@ import logging
 
 import numpy as np
 
+from common.errors import UserError
 from common.files import write_table
 from data.batches import Batches
 from data.datasets import load_splits
@@ -113,11 +114,14 @@ def leaves_of(args):
 
 
 def check_steps(args, device, images, steps):
-    """UserError for `images` in `steps` an epoch that --graph or the recipe cannot do."""
+    """UserError for an ImageSet in `steps` an epoch that --graph or the recipe cannot do."""
+    if args.cutout and args.cutout >= images.image_size:
+        raise UserError(f"--cutout: expected fewer pixels than the {images.image_size} of the images' sides, got "
+                        f"{args.cutout}")
     if is_one_cycle(args):
         check_one_cycle(args.epochs * steps, args.recipe)
     if args.graph:
-        check_graph(device, images, args.batch_size)
+        check_graph(device, len(images), args.batch_size)
 
 
 def train(run, args, model, poisoned, batches, test):
@@ -162,7 +166,7 @@ def main(argv=None):
         images = EvalSets.stamped(run.device, test, trigger)
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip,
                           cutout=args.cutout)
-        check_steps(args, run.device, len(poisoned), len(batches))
+        check_steps(args, run.device, poisoned, len(batches))
         model = first_model(args, clean, run.device)
 
         run.begin(inputs_for(args, poisoned))

@@ -19,8 +19,9 @@ SCRIPTS = {
     "encoder": "attacks.issba_encoder",
     "pruning-aware": "attacks.pruning_aware",
 }
-# Seconds on an H100 or H200 beside two other jobs: train, craft and masks as seen on an H200, the others estimated from
-# the operations and launches of each; --scale multiplies them.
+# Seconds on an H100 or H200 beside two other jobs. Seen on an H200 beside three: 40 epochs of a training 177 to 209,
+# craft 27 with its start, 1,000 steps of masks 61. The others are estimated from those and from the operations and
+# launches of each; --scale multiplies them.
 SECONDS = {"train": 220, "craft": 25, "masks": 110, "prune": 20, "strip": 28, "search": 55, "unlearn": 20,
            "fine-prune": 22, "abl": 300, "noise": 35, "encoder": 100, "pruning-aware": 220}
 REHEARSED = {"train": 12, "abl": 20, "pruning-aware": 20}  # the same for a rehearsal, on two CPU cores
@@ -65,7 +66,7 @@ class Jobs(dict):
     """{name: Job}, filled by the methods below.
 
     output: the folder of all runs. data_dir: the images; None for a rehearsal, in small on digits on a CPU. scale:
-    how much slower than an H100 the card is.
+    how much slower than an H200 the card is.
     """
 
     def __init__(self, output, data_dir, scale=1.0):

@@ -49,7 +49,8 @@ def held_out_score(args, attacker, defender):
                       cutout=args.cutout)
     model = build_model(args.arch, args.width, attacker.num_classes).to(device)
     optimizer = sgd(model, args, nesterov=True)
-    scheduler, amp = one_cycle_of(optimizer, args.epochs * len(batches)), machine.trains_in_bfloat16(args, device)
+    scheduler = one_cycle_of(optimizer, args.epochs * len(batches), args.recipe)
+    amp = machine.trains_in_bfloat16(args, device)
     for _ in range(args.epochs):
         train_epoch(model, batches, optimizer, amp, step_for(args), scheduler.step)
     held_out = EvalSets.stamped(device, defender, trigger)
@@ -65,7 +66,7 @@ def main(argv=None):
     plain, (flag, *values) = parse(), args.vary
     trials = [[(value, parse(f"--{flag}", value, "--seed", seed)) for value in values] for seed in range(args.seeds)]
     if any(not is_one_cycle(words) for tried in trials for _, words in tried):
-        raise UserError("--recipe: this benchmark is of those with one cycle, fast and strong")
+        raise UserError("--recipe: expected fast or strong, which this benchmark is of")
     attacker, defender, _ = load_splits(plain.dataset, plain.data_dir)
     print(setting(plain.width, measured_device(plain.device)))
     print(f"\n{plain.poison_type} on {attacker.name}, {plain.epochs} epochs; counted on {len(defender)} held-out "

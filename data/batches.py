@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from data.datasets import ImageSet
 
-GRAY = 127  # of 255: about the mean of photographs, so that a network's first layer sees a 0
+GRAY = 127  # of 255: near the mean of photographs, so that a network's first layer sees nearly 0
 RESIDENT = 0.5  # of a GPU's free memory; the rest is the model's and its activations'
 
 
@@ -29,7 +29,7 @@ class Batches:
 
     def __init__(self, image_set: ImageSet, batch_size: int, device: torch.device | str = "cpu",
                  generator: torch.Generator | None = None, crop_padding: int = 0, flip: bool = False,
-                 draws: int | None = None, resident: bool | None = None, cutout: int = 0) -> None:
+                 draws: int | None = None, resident: bool | None = None, cutout: int | None = None) -> None:
         self.device = torch.device(device)
         self.resident = fits(image_set.data.nbytes, self.device) if resident is None else resident
         self.images = torch.from_numpy(image_set.data)

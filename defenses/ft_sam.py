@@ -110,8 +110,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("sharpness")
     group.add_argument("--rho", type=flags.not_negative, default=2.0,
                        help="how far the ascent moves, relative to each weight's size; 0 for plain fine-tuning")
-    group.add_argument("--label-smoothing", type=flags.fraction, default=0.1,
-                       help="share of each label that is spread over all classes")
+    flags.add_smoothing_flag(group, 0.1)
     add_share_flag(group)
     flags.add_test_every_flag(flags.add_sgd_flags(parser, 100, 0.01), 10)
     parser.set_defaults(batch_size=256)

@@ -12,7 +12,7 @@ from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name
 SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
 # Unlearning's two controls, by what they patch with.
 CONTROLS = {"clean": "NC control, no trigger", "original": "NC control, true trigger"}
-ABL_SHARED = (*POISON_FLAGS, "crop_padding", "flip")
+ABL_SHARED = (*POISON_FLAGS, "crop_padding", "flip", "cutout", "label_smoothing")
 HIDDEN = {"dataset", "width", "arch", "task", "mode", "poison_type", "eval_trigger", "track_losses"}  # said elsewhere
 NONE = "none"
 
@@ -150,25 +150,32 @@ def all_above(run):
         yield run
 
 
+def trained_alike(run, others, names):
+    """Those of `others` that train_backdoor trained from fresh weights on the data set, network and width of a run
+    and with the same flags `names`; where there are any with the run's seed, only those."""
+    same = [one for one in others if one.script == "train_backdoor" and one.setting == run.setting
+            and run.arguments and one.arguments and not one.arguments.get("start_from")
+            and all(one.arguments.get(name) == run.arguments.get(name) for name in names)]
+    return [one for one in same if one.results.get("seed") == run.results.get("seed")] or same
+
+
 def attack_behind(run, groups):
     """The attack's run that made the model which `run` defends; None if it is not among `groups` for certain.
 
     The nearest folder above that holds an attack; otherwise, as for a model of the zoo, the attack of the same data
     set, network and width whose path ends most like the checkpoint's. ABL, and a training without what is
-    suspected, are given no model: they are set against the attack with the same poison and augmentation, of those the
-    one whose number of epochs is nearest; else against one with the same poison in a folder above.
+    suspected, are given no model: they are set against the attack with the same poison in a folder above; else against
+    the one with the same poison and augmentation, of those the one whose number of epochs is nearest.
     """
     members = [member for own in groups.values() for member in own]
     if run.method.get("name") == "ABL" or run.leaves_out:
-        same = [one for one in members if one.script == "train_backdoor" and one.setting == run.setting
-                and run.arguments and one.arguments
-                and all(one.arguments.get(name) == run.arguments.get(name) for name in ABL_SHARED)]
-        same = [one for one in same if one.results.get("seed") == run.results.get("seed")] or same
-        if same:
-            return min(same, key=lambda one: abs((one.results.get("epochs") or 0) - (run.arguments.get("epochs") or 0)))
-        if run.arguments.get("poison_type") != "stored":  # whose trigger is that of a run with no such set
-            return next((one for one in all_above(run) if one in members and all(
-                one.arguments.get(name) == run.arguments.get(name) for name in POISON_FLAGS)), None)
+        found = trained_alike(run, [one for one in all_above(run) if one in members], POISON_FLAGS)
+        if found:
+            return found[0]
+        found = trained_alike(run, members, ABL_SHARED)
+        if found or run.arguments.get("poison_type") != "stored":  # whose trigger is that of a run with no such set
+            epochs = run.arguments.get("epochs") or 0
+            return min(found, key=lambda one: abs((one.results.get("epochs") or 0) - epochs), default=None)
     above = next((one for one in all_above(run) if one in members), None)
     if above:
         return above

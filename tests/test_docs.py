@@ -47,8 +47,8 @@ def agrees(printed, fraction):
     return abs(float(printed) - 100 * fraction) <= 0.5 * 10 ** -len(printed.split(".")[1]) + 1e-9
 
 
-def quoted_pairs():
-    return list(ONE.finditer(text_of(FIGURES).replace("**", "")))
+def quoted_pairs(page=FIGURES):
+    return list(ONE.finditer(text_of(page).replace("**", "")))
 
 
 def quoted_means():
@@ -75,6 +75,14 @@ def test_every_pair_that_links_a_run_is_that_of_its_results():
         if intervals[0]:
             ends = [end for share in shares for end in share["interval"]]
             assert all(map(agrees, intervals, ends)), match.group()
+
+
+def test_every_pair_in_the_readme_is_that_of_its_results():
+    assert len(quoted_pairs("README.md")) > 5
+    for match in quoted_pairs("README.md"):
+        first, second, folder, *_ = match.groups()
+        shares = shares_of(folder.removeprefix("results/"))
+        assert agrees(first, shares[0]["value"]) and agrees(second, shares[1]["value"]), match.group()
 
 
 def test_every_mean_is_that_of_the_runs_it_links():

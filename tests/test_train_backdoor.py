@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.paths import ROOT, SMALL
+from helpers.paths import LEARNING, ROOT, SMALL
 from PIL import Image
 
 import train_backdoor
@@ -285,7 +285,7 @@ def test_the_strong_recipe_has_its_own_defaults_and_smooths_its_labels(tmp_path,
     args = train_backdoor.parse_args(["--recipe", "strong"])
     assert (args.epochs, args.lr, args.crop_padding, args.cutout, args.label_smoothing) == (40, 0.2, 4, 8, 0.1)
     args = train_backdoor.parse_args([])
-    assert (args.cutout, args.label_smoothing) == (0, 0.0)
+    assert (args.cutout, args.label_smoothing) == (None, None)  # as in the config.json of runs from before these flags
     assert "--milestones: has no effect with" in refused(main, "--recipe", "strong", "--milestones", "3")
     for share in ("0", "0.9"):
         main([*SMALL, "--label-smoothing", share, "--output-dir", str(tmp_path / share)])
@@ -294,9 +294,15 @@ def test_the_strong_recipe_has_its_own_defaults_and_smooths_its_labels(tmp_path,
     assert smooth["clean_loss"] != plain["clean_loss"]
 
 
-def test_labels_smoothed_whole_teach_nothing(tmp_path):
-    main([*SMALL, "--label-smoothing", "1", "--epochs", "2", "--output-dir", str(tmp_path)])
-    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["clean_acc"] < 0.35
+def test_squares_cut_out_make_the_training_images_harder(tmp_path, refused):
+    for side in ("0", "24"):
+        main([*LEARNING, "--cutout", side, "--output-dir", str(tmp_path / side)])
+    plain, cut = (json.loads((tmp_path / side / "metrics.jsonl").read_text().splitlines()[-1]) for side in ("0", "24"))
+    assert plain["train_loss"] + 0.1 < cut["train_loss"] and cut["clean_acc"] > 0.3
+    assert "--cutout: expected fewer pixels than the 32 of the images' sides, got 32" in refused(
+        main, *SMALL, "--cutout", "32", "--output-dir", str(tmp_path / "whole"))
+    assert not (tmp_path / "whole" / "metrics.jsonl").exists()
+    assert "from 0 to below 1" in refused(main, "--label-smoothing", "1")
 
 
 def test_too_few_steps_for_the_fast_recipe_cost_the_run_that_lies_there_nothing(tmp_path, refused):

@@ -17,6 +17,7 @@ from engine.command_line.parser import (  # noqa: F401 -- Parser, number and rat
     number,
     positive,
     ratio,
+    smoothing,
 )
 from models import DEFAULT, find_architecture, names, usual_name
 
@@ -130,6 +131,12 @@ def add_training_flags(parser: Parser, epochs: int = 50) -> Group:
                        help="epochs after which the learning rate is divided by ten "
                             "(default: 60 %% and 80 %% of the epochs, 30 and 40 of 50)")
     return group
+
+
+def add_smoothing_flag(group: Group, default: float) -> None:
+    """How far labels are smoothed; at 1 they would say nothing."""
+    group.add_argument("--label-smoothing", type=smoothing, default=default, metavar="SHARE",
+                       help="share of each label that is spread over all classes, below 1")
 
 
 def add_compile_flag(group: Group) -> None:

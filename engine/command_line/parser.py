@@ -76,6 +76,7 @@ def number(low: float, high: float, wanted: str, hint: str = "") -> Callable[[st
 fraction = number(0, 1, "a fraction in [0, 1]", "; write 5 % as 0.05")
 positive = number(1e-12, 1e6, "a number above 0, at most 1e6")
 not_negative = number(0, 1e6, "a number from 0 to 1e6")
+smoothing = number(0, 0.999, "a share from 0 to below 1")
 isolation_rate = number(0, 0.9, "a share from 0 to 0.9, since training continues with the rest")
 
 

@@ -34,7 +34,7 @@ def check_start(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | 
     else:
         args.freeze_features = None
     if args.freeze_features:
-        parser.refuse(argv, ["graph", "compile", "label_smoothing"], "with --freeze-features, whose steps are short")
+        parser.refuse(argv, ["graph", "compile"], "with --freeze-features, whose steps are short")
 
 
 def size_of_images(args: argparse.Namespace) -> int | None:
@@ -61,14 +61,13 @@ def inputs_for(args: argparse.Namespace, images: ImageSet) -> str:
 
 def step_for(args: argparse.Namespace) -> Step:
     """The step that the flags ask for."""
-    if args.freeze_features:
-        return head_step
-    return step_of(partial(F.cross_entropy, label_smoothing=args.label_smoothing))
+    objective = partial(F.cross_entropy, label_smoothing=args.label_smoothing or 0.0)
+    return partial(head_step, objective=objective) if args.freeze_features else step_of(objective)
 
 
-def head_step(model: PixelModel | Callable, images: torch.Tensor, labels: torch.Tensor) -> tuple[
-        torch.Tensor, torch.Tensor]:
-    """The step that trains the last layer alone: (loss, logits (B, C)).
+def head_step(model: PixelModel | Callable, images: torch.Tensor, labels: torch.Tensor,
+              objective: Callable = F.cross_entropy) -> tuple[torch.Tensor, torch.Tensor]:
+    """The step that trains the last layer alone: (loss, logits (B, C)). objective: (logits, labels) -> loss.
 
     The others are in eval mode, so that batch norm keeps its statistics, and get no gradient, so that SGD passes over
     them, weight decay included.
@@ -77,4 +76,4 @@ def head_step(model: PixelModel | Callable, images: torch.Tensor, labels: torch.
     with torch.no_grad():
         features, _ = penultimate(model, images)
     logits = model.head(features)
-    return F.cross_entropy(logits, labels), logits
+    return objective(logits, labels), logits

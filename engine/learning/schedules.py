@@ -8,7 +8,7 @@ from common.errors import UserError
 WARM_UP = 0.25  # share of a cycle in which its rate rises
 
 
-def check_one_cycle(steps: int, recipe: str = "fast") -> None:
+def check_one_cycle(steps: int, recipe: str) -> None:
     """Raise UserError unless there are enough steps for the rate to rise and fall."""
     if steps < 2 / WARM_UP:
         raise UserError(f"--recipe {recipe}: expected at least {2 / WARM_UP:.0f} steps in all, in which the rate rises "
@@ -24,8 +24,9 @@ def scheduler_of(optimizer: torch.optim.Optimizer, milestones: Sequence[int],
     return one_cycle_of(optimizer, one_cycle_steps)
 
 
-def one_cycle_of(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+def one_cycle_of(optimizer: torch.optim.Optimizer, steps: int,
+                 recipe: str = "fast") -> torch.optim.lr_scheduler.OneCycleLR:
     """A scheduler in which the rate of `optimizer` rises to its value and falls to 0 in `steps` steps."""
-    check_one_cycle(steps)
+    check_one_cycle(steps, recipe)
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], steps, pct_start=WARM_UP,
                                                anneal_strategy="linear", cycle_momentum=False)

@@ -101,13 +101,27 @@ def test_abl_is_set_against_the_undefended_training_with_the_same_poison(tree):
     assert effect.before[0] == pytest.approx((93, 99)) and effect.ratings == pytest.approx([(96 - 5 + 100) / 2])
 
 
-def test_abl_with_other_crops_is_set_against_the_attack_above_it_with_the_same_poison_alone(tree):
-    tree.attack("badnets", "badnets", 0.93, 0.99, poison_rate=0.1, crop_padding=1)
-    for attack, rate in (("badnets", 0.1), ("badnets", 0.2)):
-        defended(tree, f"badnets/abl-{rate}", "defenses.abl", "ABL", 0.88, 0.03,
-                 arguments={"poison_type": attack, "poison_rate": rate, "crop_padding": 4, "epochs": 2})
-    abl, = [effect for (attack, kind), effect in found(tree).items() if attack == "badnets" and kind == "ABL"]
-    assert [run.name for run in abl.runs] == ["badnets/abl-0.1"] and abl.before[0] == pytest.approx((93, 99))
+def abl(tree, name, rate=0.1, **results):
+    arguments = {"poison_type": "badnets", "poison_rate": rate, "crop_padding": 4, "epochs": 2}
+    defended(tree, name, "defenses.abl", "ABL", 0.88, 0.03, arguments=arguments, **results)
+
+
+def test_abl_is_set_against_the_attack_above_it_with_the_same_poison_though_it_was_trained_otherwise(tree):
+    tree.attack("a", "badnets", 0.93, 0.99, poison_rate=0.1, crop_padding=1)
+    tree.attack("b", "badnets", 0.91, 1.0, poison_rate=0.1, crop_padding=4)
+    abl(tree, "a/abl")
+    abl(tree, "a/abl-0.2", 0.2)
+    effect = found(tree)["a", "ABL"]
+    assert [run.name for run in effect.runs] == ["a/abl"] and effect.before[0] == pytest.approx((93, 99))
+    assert sum(kind == "ABL" for _, kind in found(tree)) == 2  # that of another rate is of no attack here
+
+
+def test_abl_is_not_set_against_other_images_another_recipe_or_a_fine_tuning(tree):
+    tree.attack("strong", "badnets", 0.95, 1.0, poison_rate=0.1, crop_padding=4, cutout=8, label_smoothing=0.1)
+    tree.attack("tuned", "badnets", 0.9, 0.1, poison_rate=0.1, crop_padding=4, start_from="benign/model_last.th")
+    abl(tree, "strong/wide", width=8)
+    abl(tree, "x/abl")
+    assert not {"strong", "tuned"} & {attack for attack, kind in found(tree) if kind == "ABL"}
 
 
 def test_abl_on_a_stored_trigger_is_set_against_the_attack_above_it_or_a_training_on_the_same_images(tree):
