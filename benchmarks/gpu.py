@@ -6,7 +6,8 @@
 Must-haves come first: benign, BadNets, clean-label and Blend at full width, then ANP on each; STRIP, Neural Cleanse,
 Fine-Pruning, ABL, ISSBA and others follow as they fit. No job begins that cannot end before the limit; what runs at
 the limit is stopped, and the same command goes on from there and keeps finished runs. Reads the images; writes every
-run into --output-dir, and there logs/, summary.txt and jobs.json. Times are estimates for an H100; --scale adapts them.
+run into --output-dir, and there logs/, summary.txt and jobs.json. Times are estimates for an H100 or
+H200; --scale adapts them.
 """
 import argparse
 import concurrent.futures
@@ -48,7 +49,8 @@ def parse_args(argv=None):
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these jobs and what they need (default: all)")
     parser.add_argument("--jobs", type=flags.integer(1), help="how many at once (default: 2 until the benign model is "
                                                               "there, then 3, or 4 where the card idles)")
-    parser.add_argument("--scale", type=flags.positive, default=1.0, help="how much slower than an H100 the card is")
+    parser.add_argument("--scale", type=flags.positive, default=1.0,
+                        help="how much slower than an H100 or H200 the card is")
     parser.add_argument("--pack", metavar="FILE.tar.xz", help="pack logs, results and pictures, without weights")
     parser.add_argument("--pack-size", type=flags.positive, default=15, metavar="MB",
                         help="above it pictures get an archive of their own")

@@ -66,7 +66,7 @@ class Jobs(dict):
     """{name: Job}, filled by the methods below.
 
     output: the folder of all runs. data_dir: the images; None for a rehearsal, in small on digits on a CPU. scale:
-    how much slower than an H200 the card is.
+    how much slower than an H100 or H200 the card is.
     """
 
     def __init__(self, output, data_dir, scale=1.0):
