@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers import in_process
 from helpers.images import write_noise
 from helpers.paths import ROOT
 from helpers.runs import main_of
@@ -137,6 +138,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def checkout(folder, monkeypatch):
     monkeypatch.chdir(folder.folder)
+    in_process.stay(monkeypatch)
     return folder
 
 

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.paths import ROOT, SMALL
+from helpers.paths import HALF, ROOT, SMALL
 from PIL import Image
 
 import train_backdoor
@@ -105,9 +105,11 @@ def test_shares_count_the_class_that_the_attack_took_from(images):
     assert (clean_label["of_candidates"], clean_label["candidates"], clean_label["of_training_set"]) == (1, 10, 0.25)
 
 
+SIX_EPOCHS = ["--dataset", "digits", *HALF, "--width", "4", "--epochs", "6"]
+
+
 def start(folder, *flags):
-    command = [sys.executable, "train_backdoor.py", "--dataset", "digits", "--width", "4", "--epochs", "6",
-               "--output-dir", str(folder), *flags]
+    command = [sys.executable, "train_backdoor.py", *SIX_EPOCHS, "--output-dir", str(folder), *flags]
     return subprocess.Popen(  # Ctrl-C as a terminal has it, also where the tests run in the background
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
@@ -124,9 +126,7 @@ def wait_for_epoch(folder, epoch, process):
 
 
 def test_killed_and_resumed_ends_with_the_same_bits(tmp_path):
-    whole = start(tmp_path / "whole")
-    assert whole.wait() == 0
-
+    main([*SIX_EPOCHS, "--output-dir", str(tmp_path / "whole")])
     folder = tmp_path / "killed"
     process = start(folder)
     wait_for_epoch(folder, 1, process)
@@ -258,7 +258,7 @@ def test_tracked_losses_change_nothing_else_and_survive_a_stop(small_run, tmp_pa
 
 
 def test_the_fast_recipe_rises_and_falls_by_the_step_and_goes_on_to_the_same_bits(tmp_path, stop_at_test):
-    words = [*SMALL[:4], "--batch-size", "128", "--recipe", "fast", "--epochs", "4", "--no-amp"]
+    words = [*SMALL, *HALF, "--batch-size", "128", "--recipe", "fast", "--epochs", "4", "--no-amp"]
     main([*words, "--output-dir", str(tmp_path / "whole")])
     rates = [json.loads(line)["lr"] for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
     assert rates[0] < rates[1] > rates[2] > rates[3] and rates[1] == pytest.approx(0.2, rel=0.05)
@@ -288,7 +288,7 @@ def test_the_strong_recipe_has_its_own_defaults_and_smooths_its_labels(tmp_path,
     assert (args.cutout, args.label_smoothing) == (None, None)  # as in the config.json of runs from before these flags
     assert "--milestones: has no effect with" in refused(main, "--recipe", "strong", "--milestones", "3")
     for share in ("0", "0.9"):
-        main([*SMALL, "--label-smoothing", share, "--output-dir", str(tmp_path / share)])
+        main([*SMALL, *HALF, "--label-smoothing", share, "--output-dir", str(tmp_path / share)])
     plain, smooth = (json.loads((tmp_path / share / "metrics.jsonl").read_text().splitlines()[-1])
                      for share in ("0", "0.9"))
     assert smooth["clean_loss"] != plain["clean_loss"]
@@ -315,7 +315,7 @@ def test_too_few_steps_for_the_fast_recipe_cost_the_run_that_lies_there_nothing(
 
 def test_a_run_tested_every_other_epoch_ends_with_the_same_model_and_figures(tmp_path):
     for every in ("1", "2"):
-        main([*SMALL, "--epochs", "3", "--test-every", every, "--output-dir", str(tmp_path / every)])
+        main([*SMALL, *HALF, "--epochs", "3", "--test-every", every, "--output-dir", str(tmp_path / every)])
     each, some = ([json.loads(line) for line in (tmp_path / every / "metrics.jsonl").read_text().splitlines()]
                   for every in "12")
     assert [row["clean_acc"] is None for row in some] == [True, False, False] and len(each) == 3

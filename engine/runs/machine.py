@@ -67,7 +67,8 @@ def set_determinism(wanted: bool) -> None:
     """Make a GPU either return the same bits each time or try which convolution is fastest. No effect on a CPU."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
-    torch.use_deterministic_algorithms(wanted)
+    if wanted != torch.are_deterministic_algorithms_enabled():  # setting it imports torch's compiler, a second's work
+        torch.use_deterministic_algorithms(wanted)
     set_cudnn_benchmark(not wanted)
 
 

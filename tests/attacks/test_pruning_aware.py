@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.paths import LEARNING
+from helpers.paths import HALF, LEARNING
 from helpers.reporting import missing_figures
 
 from attacks import pruning_aware
@@ -16,13 +16,13 @@ from engine.weights.checkpoint import load_model
 from models import build_model
 from models.pruning import dormant_mask, fold_mask, stage_means
 
-SMALL = ["--dataset", "digits", "--batch-size", "256", "--epochs", "2", "--width", "4"]
+SMALL = ["--dataset", "digits", *HALF, "--batch-size", "256", "--epochs", "2", "--width", "4"]
 
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("aware") / "run"
-    main([*LEARNING, "--poison-type", "blend", "--output-dir", str(folder)])
+    main([*LEARNING, *HALF, "--epochs", "4", "--poison-type", "blend", "--output-dir", str(folder)])
     return folder
 
 

@@ -1,10 +1,11 @@
 import pytest
+from helpers.paths import HALF
 
 from benchmarks import held_out
 
 pytestmark = pytest.mark.slow
 
-DIGITS = ["--dataset", "digits", "--width", "4", "--epochs", "3", "--batch-size", "32", "--no-amp"]
+DIGITS = ["--dataset", "digits", *HALF, "--width", "4", "--epochs", "3", "--batch-size", "32", "--no-amp"]
 
 
 def rows(capsys):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.paths import HALF
 
 from common.errors import UserError
 from data.batches import Batches
@@ -14,8 +15,8 @@ from engine.measuring.evaluation import UNKNOWN, Proportion, Score
 from engine.weights.checkpoint import load_model, save_model
 from models import build_model
 
-SMALL = ["--dataset", "digits", "--batch-size", "256", "--width", "4", "--isolation-epochs", "1", "--epochs", "1",
-         "--unlearn-epochs", "2", "--poison-rate", "0.1", "--isolation-rate", "0.05"]
+SMALL = ["--dataset", "digits", *HALF, "--batch-size", "256", "--width", "4", "--isolation-epochs", "1", "--epochs",
+         "1", "--unlearn-epochs", "2", "--poison-rate", "0.1", "--isolation-rate", "0.05"]
 
 
 def logits_with_losses(*losses):

@@ -17,7 +17,7 @@ from data.triggers import trigger_from_info, trigger_to_info
 from prune_network import read_data
 from reporting.log import COLUMNS, read_log, read_pruning
 
-EXAMPLES = 35_000 if os.environ.get("NIGHTLY") else 700
+EXAMPLES = 35_000 if os.environ.get("NIGHTLY") else 300
 often = settings(max_examples=EXAMPLES, deadline=None, database=None, print_blob=True,
                  suppress_health_check=list(HealthCheck))
 

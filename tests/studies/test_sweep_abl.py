@@ -3,13 +3,14 @@ import json
 
 import numpy as np
 import pytest
+from helpers.paths import HALF
 from PIL import Image
 
 from engine.cells import as_flags
 from studies.sweep_abl import COLUMNS, draw, main, make_row
 
-SMALL = ["--dataset", "digits", "--width", "4", "--batch-size", "256", "--epochs", "1", "--isolation-epochs", "1",
-         "--unlearn-epochs", "1"]
+SMALL = ["--dataset", "digits", *HALF, "--width", "4", "--batch-size", "256", "--epochs", "1", "--isolation-epochs",
+         "1", "--unlearn-epochs", "1"]
 
 
 def share(value):

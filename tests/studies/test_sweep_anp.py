@@ -2,6 +2,7 @@ import csv
 import json
 
 import pytest
+from helpers.in_process import stay
 
 from studies.sweep_anp import main
 
@@ -11,7 +12,9 @@ def swept(small_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "anp-sweep"
     flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
              "0", "1", "--seeds", "1", "--nb-iter", "1", "--output-dir", str(folder)]
-    main(flags)
+    with pytest.MonkeyPatch.context() as patch:
+        stay(patch)
+        main(flags)
     return folder, flags
 
 
@@ -29,7 +32,8 @@ def test_every_cell_is_in_the_table_with_one_chosen_row(swept):
 
 
 @pytest.mark.slow
-def test_a_second_call_runs_only_what_is_not_there(swept, capfd):
+def test_a_second_call_runs_only_what_is_not_there(swept, capfd, monkeypatch):
+    stay(monkeypatch)
     folder, flags = swept
     before = (folder / "alpha-0.0/seed-0/mask_values.txt").stat().st_mtime_ns
     (folder / "alpha-1.0/seed-0/pruned/results.json").unlink()
