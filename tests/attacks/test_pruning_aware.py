@@ -22,7 +22,7 @@ SMALL = ["--dataset", "digits", *HALF, "--batch-size", "256", "--epochs", "2", "
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("aware") / "run"
-    main([*LEARNING, *HALF, "--epochs", "4", "--poison-type", "blend", "--output-dir", str(folder)])
+    main([*LEARNING, "--poison-type", "blend", "--output-dir", str(folder)])
     return folder
 
 

@@ -7,6 +7,7 @@ from benchmarks import starts
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_help_takes_less_than_pytorch_s_import_which_is_part_of_a_script_s(capsys):
     starts.main(["train_backdoor.py", "--rounds", "1"])
     heading, *_, row = capsys.readouterr().out.splitlines()

@@ -82,7 +82,7 @@ def test_pruned_channels_stay_out_of_fine_tuning_and_of_the_file(learned_run, tm
     for weight in readers:
         zero = weight.flatten(2).abs().sum((0, 2)) == 0 if weight.dim() == 4 else weight.abs().sum(0) == 0
         assert int(zero.sum()) == results["method"]["chosen"]["pruned"] == weight.shape[1] // 2
-    _, _, test = load_splits("digits", "data")
+    _, _, test = load_splits("digits", "data", image_size=16)
     images = EvalSets.stamped("cpu", test, find_trigger(learned_run / "model_last.th"))
     from_file = evaluate(model, images)
     assert from_file.figures() == {name: results[name] for name in from_file.figures()}

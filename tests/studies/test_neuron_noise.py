@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.paths import HALF
 
 from data.batches import Batches
 from models import build_model
@@ -58,7 +59,7 @@ def test_two_models_side_by_side(small_run, tmp_path):
 def test_the_benign_model_is_fed_as_its_own_flags_say(learned_run, tmp_path, refused):
     ours, bare = learned_run / "model_last.th", tmp_path / "bare.th"
     torch.save(torch.load(ours, weights_only=True)["state_dict"], bare)
-    usual = ["--dataset", "digits", "--val-frac", "0.05", "--epsilons", "0", "--seeds", "1", "--steps", "1",
+    usual = ["--dataset", "digits", *HALF, "--val-frac", "0.05", "--epsilons", "0", "--seeds", "1", "--steps", "1",
              "--overwrite", "--output-dir", str(tmp_path / "noise")]
 
     def errors(suspect, *words):

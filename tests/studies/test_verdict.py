@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.paths import HALF
 
 from data.datasets import load_clean
 from defenses import neural_cleanse, unlearn_trigger
@@ -16,7 +17,7 @@ from studies import audit
 from studies.verdict import least_lost, main, paired_loss
 
 UNSURE = Judgement("undecided", None)
-DIGITS = ["--dataset", "digits"]
+DIGITS = ["--dataset", "digits", *HALF]
 QUICK = ["--starts", "1", "--steps", "2", "--searches", "1"]
 
 
@@ -55,7 +56,7 @@ def suspected(learned_run, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for name in ("model_last.th", "trigger_info.th"):
         shutil.copy(learned_run / name, folder)
-    mask, pattern = torch.full((1, 32, 32), 0.3), torch.full((3, 32, 32), 0.5)
+    mask, pattern = torch.full((1, 16, 16), 0.3), torch.full((3, 16, 16), 0.5)
 
     def searches(*args):
         return [Search(number, None, None, norm=60.0 + number if number else 4.0, mask=mask, pattern=pattern,
@@ -80,7 +81,7 @@ def test_the_verdict_with_the_repaired_models_beside_it(suspected, tmp_path):
     assert method["missing"] == ["neuron-noise", "strip", "ANP", "Fine-Pruning"]
     assert method["least_lost"] == ["unlearning"]
     as_it_is, unlearned = method["repaired"]
-    _, digits = load_clean("digits", "")
+    _, digits = load_clean("digits", "", image_size=16)
     trigger = find_trigger(suspected, suspected.parent / "neural-cleanse/reversed_trigger_0.th")
     for entry, model in ((as_it_is, suspected), (unlearned, suspected.parent / "unlearn-reversed/model_last.th")):
         images, labels = digits.data, digits.targets
