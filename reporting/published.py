@@ -73,8 +73,12 @@ def poisoned_share(attack):
 
 
 def has_usual_rates(run, attack):
-    """Whether a run on an `attack`, or that itself, poisoned and isolated as many images as in the published table."""
-    return (not abs(poisoned_share(attack) - POISONED) > POISONED / 10 + 1e-9  # 0.09 lies within
+    """Whether a run on an `attack`, or that itself, poisoned and isolated as many images as in the published table.
+
+    ABL poisons a training set of its own: with the trigger of an attack that controls training, by a rate of its own.
+    """
+    share = poisoned_share(run)
+    return (not abs((poisoned_share(attack) if math.isnan(share) else share) - POISONED) > POISONED / 10 + 1e-9  # 0.09 lies within
             and run.arguments.get("isolation_rate") in (None, ISOLATED))
 
 

@@ -17,10 +17,12 @@ def defense_names() -> list[str]:
 
 
 def prepared_names() -> list[str]:
-    """What a matrix may have flags for under `prepare`: ingredients, and cells that others need."""
+    """What a matrix may have flags for under `prepare`: ingredients, cells that others need, and the data sets that the
+    triggers of attacks that control training poison."""
     cells = defense_cells()
     needed = {cell.needs for _, cell in cells.values()}
-    return [gift.name for _, gift in gifts().values()] + [name for name in cells if name in needed]
+    stored = [name for name, (script, _) in attack_cells().items() if script.controls_training]
+    return [gift.name for _, gift in gifts().values()] + [name for name in cells if name in needed] + stored
 
 
 def read_matrix(path):
@@ -131,7 +133,8 @@ class Planner:
         model, own = self.attack(name, seed), self.flags_of("attacks", name)
         needs.append(model.results)
         given = {flag: value for flag, value in own.items() if flag.replace("-", "_") in CHOOSING}
-        return {"poison_type": "stored", "trigger_file": f"{model.folder}/trigger_info.th", **given}
+        return {"poison_type": "stored", "trigger_file": f"{model.folder}/trigger_info.th", **given,
+                **self.flags_of("prepare", name)}
 
     def data_of(self, script, attack, seed, needs):
         """The flags that give a Script the data of an attack; where it is the attack's own, also how that trains."""

@@ -123,6 +123,18 @@ def test_a_tenth_of_the_images_outside_the_target_class_is_as_published(tree):
     assert len(measured(find_runs(tree.root))) == 2
 
 
+def test_a_training_set_of_abl_s_own_decides_by_its_own_share(tree):
+    for share_poisoned, found in ((0.01, ["none"]), (0.1, ["none", "abl"])):
+        composite = {"poison_target": 0, "sources": [1, 2]}
+        tree.run(f"of-{share_poisoned}/none", "attacks.composite", composite, width=None, spec={"arch": "wrn16-1"},
+                 asr=0.9)
+        tree.run(f"of-{share_poisoned}/none/abl", "defenses.abl", {"poison_type": "stored"}, asr=0.5, width=None,
+                 spec={"arch": "wrn16-1"}, acc_outside_target=share(0.7, 9000),
+                 method={"name": "ABL", "of_training_set": share_poisoned})
+        runs = [run for run in find_runs(tree.root) if run.name.startswith(f"of-{share_poisoned}")]
+        assert [one.defense for one in measured(runs)] == found
+
+
 def test_runs_at_the_usual_rates_alone_have_no_table_of_rates(tree):
     at(tree, 0.1, [0.01])
     assert at_rates(find_runs(tree.root)) == [] and len(measured(find_runs(tree.root))) == 2

@@ -74,6 +74,9 @@ def test_a_defense_that_trains_gets_what_the_trigger_of_an_attack_that_controls_
     assert abl.needs == ("out/wanet/seed-0/results.json",)
     words = " ".join(abl.flags)
     assert "--poison-type stored --trigger-file out/wanet/seed-0/trigger_info.th --poison-rate 0.2" in words
+    prepared = plan({**SMALL, "attacks": {"wanet": {}}, "prepare": {"wanet": {"poison_rate": 0.7}}, "seeds": [0]}).steps
+    assert "--poison-rate 0.7" in " ".join(prepared["out/wanet/seed-0/abl"].flags)
+    assert "--poison-rate" not in prepared["out/wanet/seed-0"].flags
     assert "--noise-rate" not in words and "--noise-rate" in steps["out/wanet/seed-0"].flags
     assert not any("/abl" in folder for folder in plan({**SMALL, "attacks": {"pruning-aware-badnets": {}}}).steps)
 
