@@ -68,9 +68,9 @@ def main(argv=None):
     if any(not is_one_cycle(words) for tried in trials for _, words in tried):
         raise UserError("--recipe: expected fast or strong, which this benchmark is of")
     attacker, defender, _ = load_splits(plain.dataset, plain.data_dir)
-    print(setting(plain.width, measured_device(plain.device)))
-    print(f"\n{plain.poison_type} on {attacker.name}, {plain.epochs} epochs; counted on {len(defender)} held-out "
-          "images")
+    print(setting(plain.width, measured_device(plain.device), plain.arch))
+    epochs = "" if flag == "epochs" else f", {plain.epochs} epochs"
+    print(f"\n{plain.poison_type} on {attacker.name}{epochs}; counted on {len(defender)} held-out images")
     print(f"\n| {flag} | seed | ACC | ASR | arithmetic |\n|---|---|---|---|---|")
     for seed, tried in enumerate(trials):
         for value, words in tried:

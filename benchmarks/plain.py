@@ -63,9 +63,10 @@ def measured_device(name):
     return machine.find_device(name)
 
 
-def setting(width, device):
-    """What a benchmark's figures were measured on."""
-    return (f"ResNet-18 width {width}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "
+def setting(width, device, arch="ResNet-18"):
+    """What a benchmark's figures were measured on; width None: a network that has none."""
+    network = arch if width is None else f"{arch} width {width}"
+    return (f"{network}, {machine.device_name(device)}, {torch.get_num_threads()} threads, torch "
             f"{torch.__version__}")
 
 

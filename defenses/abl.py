@@ -220,7 +220,8 @@ def main(argv=None):
         training_curves(run.folder / "curves.png", run.rows, f"ABL on {variant_of(args)}, {train.name}")
         run.finish(final, model=model, data=train, epochs=args.isolation_epochs + args.epochs + climbed, method={
             "name": "ABL", "poison_type": args.poison_type, **isolation_figures(isolated, poisoned.poisoned),
-            **{name: shares[name] for name in ("poisoned", "of_training_set")}, "filtered": filtered.figures(), "unlearning_epochs": climbed})
+            "poisoned": shares["poisoned"], "of_training_set": shares["of_training_set"],
+            "filtered": filtered.figures(), "unlearning_epochs": climbed})
 
 
 if __name__ == "__main__":

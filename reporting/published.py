@@ -77,8 +77,9 @@ def has_usual_rates(run, attack):
 
     ABL poisons a training set of its own: with the trigger of an attack that controls training, by a rate of its own.
     """
-    share = poisoned_share(run)
-    return (not abs((poisoned_share(attack) if math.isnan(share) else share) - POISONED) > POISONED / 10 + 1e-9  # 0.09 lies within
+    own = poisoned_share(run)
+    share = poisoned_share(attack) if math.isnan(own) else own
+    return (not abs(share - POISONED) > POISONED / 10 + 1e-9  # 0.09 lies within
             and run.arguments.get("isolation_rate") in (None, ISOLATED))
 
 

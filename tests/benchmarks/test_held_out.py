@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from helpers.paths import HALF
 
@@ -34,6 +36,14 @@ def test_cutout_and_smoothed_labels_reach_the_training(capsys):
         held_out.main(["--vary", flag, *values, "--", *DIGITS, "--epochs", "1", "--lr", "0.1"])
         scores += [row[2:4] for row in rows(capsys)]
     assert scores[0] == scores[2] and scores[0] != scores[1] and scores[2] != scores[3]
+
+
+def test_the_network_is_named_and_epochs_only_where_all_rows_have_the_same(capsys):
+    words = ["--dataset", "digits", *HALF, "--batch-size", "256", "--no-amp"]
+    held_out.main(["--vary", "epochs", "1", "--", *words, "--width", "2"])
+    assert re.search(r"^resnet18 width 2, .*\n\nbadnets on digits; counted on 143 ", capsys.readouterr().out)
+    held_out.main(["--vary", "lr", "0.1", "--", *words, "--epochs", "1", "--arch", "wrn10-1"])
+    assert re.search(r"^wrn10-1, .*\n\nbadnets on digits, 1 epochs; counted on 143 ", capsys.readouterr().out)
 
 
 def test_a_flag_that_train_backdoor_does_not_know_is_its_error(refused):
