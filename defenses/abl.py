@@ -219,8 +219,7 @@ def main(argv=None):
         save_model(run.folder / "model_last.th", model, vars(args), final.figures(), train.classes)
         training_curves(run.folder / "curves.png", run.rows, f"ABL on {variant_of(args)}, {train.name}")
         run.finish(final, model=model, data=train, epochs=args.isolation_epochs + args.epochs + climbed, method={
-            "name": "ABL", "poison_type": args.poison_type, **isolation_figures(isolated, poisoned.poisoned),
-            "poisoned": shares["poisoned"], "of_training_set": shares["of_training_set"],
+            "name": "ABL", "poison_type": args.poison_type, **shares, **isolation_figures(isolated, poisoned.poisoned),
             "filtered": filtered.figures(), "unlearning_epochs": climbed})
 
 
