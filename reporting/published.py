@@ -69,17 +69,22 @@ def cell_name(run):
 
 def poisoned_share(attack):
     """The share of the training images that an attack's run poisoned; nan for none, or where it does not say."""
-    return attack.method.get("of_training_set") or math.nan
+    share = attack.method.get("of_training_set")
+    return math.nan if share is None else share
+
+
+def share_behind(run, attack):
+    """The share of the training images that was poisoned for a run on an `attack`; nan where neither says it.
+
+    ABL trains on a set of its own. Where the attack controls training, ABL's set has another share than its batches.
+    """
+    own = poisoned_share(run)
+    return poisoned_share(attack) if math.isnan(own) else own
 
 
 def has_usual_rates(run, attack):
-    """Whether a run on an `attack`, or that itself, poisoned and isolated as many images as in the published table.
-
-    ABL poisons a training set of its own: with the trigger of an attack that controls training, by a rate of its own.
-    """
-    own = poisoned_share(run)
-    share = poisoned_share(attack) if math.isnan(own) else own
-    return (not abs(share - POISONED) > POISONED / 10 + 1e-9  # 0.09 lies within
+    """Whether a run poisoned and isolated as many images as in the published table; attack: its own, or itself."""
+    return (not abs(share_behind(run, attack) - POISONED) > POISONED / 10 + 1e-9  # 0.09 lies within
             and run.arguments.get("isolation_rate") in (None, ISOLATED))
 
 

@@ -4,6 +4,7 @@ lecture-abl-rates.csv has what the lecture prints for half and seven tenths of t
 isolated. Of other isolation rates it prints curves alone.
 """
 import csv
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from reporting.published import (
     is_as_published,
     poisoned_share,
     published,
+    share_behind,
 )
 
 FILE = Path(__file__).with_name("lecture-abl-rates.csv")
@@ -67,11 +69,12 @@ def at_rates(runs):
     own = [run for run in runs if is_as_published(run)]
     groups, found = attacks(own), []
     pairs = [(run, attack_behind(run, groups)) for run in own if run.is_repair and run.script == ABL]
-    pairs = [(run, attack) for run, attack in pairs if attack and poisoned_share(attack) == poisoned_share(attack)]
+    pairs = [(run, attack) for run, attack in pairs if attack and not math.isnan(share_behind(run, attack))]
     if all(has_usual_rates(run, attack) for run, attack in pairs):
         return []
     for attack in {attack.name: attack for _, attack in pairs}.values():
-        found.append(AtRates(cell_name(attack), poisoned_share(attack), None, attack))
-    found += [AtRates(cell_name(attack), poisoned_share(attack), run.arguments.get("isolation_rate"), run)
+        if not math.isnan(poisoned_share(attack)):
+            found.append(AtRates(cell_name(attack), poisoned_share(attack), None, attack))
+    found += [AtRates(cell_name(attack), share_behind(run, attack), run.arguments.get("isolation_rate"), run)
               for run, attack in pairs]
     return sorted(found, key=lambda one: one.order)

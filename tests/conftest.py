@@ -23,7 +23,8 @@ torch.set_num_threads(1)
 
 # What a test takes that trains a network or starts a program; a test of one of these is `slow` by itself.
 SLOW = {"small_run", "half_run", "masked", "learned_run", "learned_at_32", "encoder_run", "made", "script",
-        "unbroken", "attacked", "browser", "extended", "exported", "stored", "sized_run"}
+        "unbroken", "attacked", "browser", "extended", "exported", "stored", "sized_run",
+        "stopped_in_unlearning"}
 
 
 def pytest_collection_modifyitems(items):

@@ -21,8 +21,12 @@ def prepared_names() -> list[str]:
     triggers of attacks that control training poison."""
     cells = defense_cells()
     needed = {cell.needs for _, cell in cells.values()}
-    stored = [name for name, (script, _) in attack_cells().items() if script.controls_training]
-    return [gift.name for _, gift in gifts().values()] + [name for name in cells if name in needed] + stored
+    return [gift.name for _, gift in gifts().values()] + [name for name in cells if name in needed] + stored_names()
+
+
+def stored_names() -> list[str]:
+    """The attacks that control training: ABL gets what their trigger poisons of a training set."""
+    return [name for name, (script, _) in attack_cells().items() if script.controls_training]
 
 
 def read_matrix(path):
@@ -50,7 +54,16 @@ def check_matrix(path, content):
     for key, known in (("attacks", attacks), ("defenses", defense_names()), ("prepare", prepared_names()),
                        ("data", None), ("training", None)):
         check_part(path, key, content.get(key), known)
+    check_stored(path, content.get("prepare") or {})
     check_pairs(path, content)
+
+
+def check_stored(path, prepared):
+    """Raise UserError if `prepare` has other flags than CHOOSING for an attack that controls training."""
+    for name in stored_names():
+        other = [flag for flag in prepared.get(name) or {} if flag.replace("-", "_") not in CHOOSING]
+        if other:
+            raise UserError(f"{path}: prepare: {name}: expected at most {' and '.join(CHOOSING)}, got {other[0]}")
 
 
 def check_part(path, key, own, known):

@@ -103,7 +103,7 @@ def test_the_pruner_takes_the_decoys_first_and_the_attack_stays(attacked):
     assert last["clean_acc"] == stages[2]["acc"]["value"] and last["poison_acc"] == stages[2]["asr"]["value"]
 
     model = load_model(attacked / "model_last.th").model
-    _, defender, test = load_splits("digits", "data")
+    _, defender, test = load_splits("digits", "data", image_size=16)
     activations = stage_means(model, Batches(defender, 64), "layer4").mean(0)
     assert int((activations == 0).sum()) >= 26  # 0.8 of 32
     clean = load_model(attacked / "model_clean.th").model

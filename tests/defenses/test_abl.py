@@ -183,11 +183,17 @@ def test_the_isolated_images_are_found_and_unlearned_as_they_are(tmp_path, monke
             made.append((image_set, options))
             super().__init__(image_set, *args, **options)
     monkeypatch.setattr(abl, "Batches", Watched)
+    losses = []
+    real = abl.sample_losses
+    monkeypatch.setattr(abl, "sample_losses", lambda *args: losses.append(real(*args)) or losses[-1])
     main([*SMALL, "--output-dir", str(tmp_path / "run")])
     assert [options for _, options in made] == [{}, {"crop_padding": 4, "flip": True}, {}]
     everything, rest, isolated = (image_set for image_set, _ in made)
     indices = np.load(tmp_path / "run/isolated.npy")
     assert len(indices) == round(0.05 * len(everything)) and (isolated.data == everything.data[indices]).all()
+    assert set(indices) == set(np.argsort(losses[0])[:len(indices)])  # those of the lowest losses after stage 1
+    method = json.loads((tmp_path / "run/results.json").read_text())["method"]
+    assert method["of_training_set"] == everything.poisoned.mean() and method["training_set"] == len(everything)
     assert (rest.data == np.delete(everything.data, indices, axis=0)).all()
 
 

@@ -77,6 +77,9 @@ def test_a_defense_that_trains_gets_what_the_trigger_of_an_attack_that_controls_
     prepared = plan({**SMALL, "attacks": {"wanet": {}}, "prepare": {"wanet": {"poison_rate": 0.7}}, "seeds": [0]}).steps
     assert "--poison-rate 0.7" in " ".join(prepared["out/wanet/seed-0/abl"].flags)
     assert "--poison-rate" not in prepared["out/wanet/seed-0"].flags
+    both = plan({**SMALL, "attacks": {"wanet": {"poison_rate": 0.2}}, "prepare": {"wanet": {"poison_rate": 0.7}}}).steps
+    assert "--poison-rate 0.7" in " ".join(both["out/wanet/seed-0/abl"].flags)
+    assert "--poison-rate 0.2" in " ".join(both["out/wanet/seed-0"].flags)
     assert "--noise-rate" not in words and "--noise-rate" in steps["out/wanet/seed-0"].flags
     assert not any("/abl" in folder for folder in plan({**SMALL, "attacks": {"pruning-aware-badnets": {}}}).steps)
 
@@ -112,6 +115,7 @@ def test_a_detector_runs_only_where_the_model_was_trained_on_the_data():
     ({"attacks": ["badnets"]}, "attacks: expected names with their flags"),
     ({"attacks": {"badnets": 3}}, "badnets: expected flags, got 3"),
     ({"prepare": {"x": {}}}, "prepare: no such prepare: 'x'"),
+    ({"prepare": {"wanet": {"trigger-file": "x"}}}, "wanet: expected at most poison_target and poison_rate, got t"),
     ({"attacks": {}}, "attacks: expected at least one of benign"),
     ({"attacks": {"badnets": {"seed": 3}}}, "attacks: badnets: seed: is set by the workflow itself"),
     ({"training": {True: 3}}, "training: expected a flag's name, got True; YAML reads on"),
