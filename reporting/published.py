@@ -69,8 +69,7 @@ def cell_name(run):
 
 def poisoned_share(attack):
     """The share of the training images that an attack's run poisoned; nan for none, or where it does not say."""
-    share = attack.method.get("of_training_set")
-    return math.nan if share is None else share
+    return attack.method.get("of_training_set") or math.nan  # a benign run's 0 is no rate, so none that differs
 
 
 def share_behind(run, attack):

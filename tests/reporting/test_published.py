@@ -123,6 +123,12 @@ def test_a_tenth_of_the_images_outside_the_target_class_is_as_published(tree):
     assert len(measured(find_runs(tree.root))) == 2
 
 
+def test_a_benign_model_has_no_rate_that_differs(tree):
+    tree.run("benign", arguments={**ATTACK, "poison_type": "benign"}, width=None, spec={"arch": "wrn16-1"},
+             method={"of_training_set": 0.0})
+    assert [one.attack for one in measured(find_runs(tree.root))] == ["benign"]
+
+
 def test_a_training_set_of_abl_s_own_decides_by_its_own_share(tree):
     for share_poisoned, found in ((0.01, ["none"]), (0.1, ["none", "abl"])):
         composite = {"poison_target": 0, "sources": [1, 2]}
