@@ -13,7 +13,7 @@ LIMIT ?= 3600
 help:
 	@echo "make demo       install, then BadNets on handwritten digits against four defenses, a report and a table"
 	@echo "make test-fast  install, then the tests that train nothing and start no program (about a minute)"
-	@echo "make test       the linter and all tests but the long ones (some five minutes on two cores)"
+	@echo "make test       the linter and all tests but the long ones (some four minutes on two cores)"
 	@echo "make test-long  the tests that take minutes: every flag, full disks, bombs, the pretend GPU"
 	@echo "make test-nightly  105,000 made-up mask files, logs and triggers"
 	@echo "make matrix     attacks against defenses: MATRIX=workflow/matrices/digits.yaml, and PROFILE=laptop,"
