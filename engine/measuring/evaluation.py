@@ -176,15 +176,15 @@ def frozen(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 def warn_of_chance(tested: Evaluation, num_classes: int, is_attacked: bool) -> None:
     """Log a warning if the accuracy in an Evaluation, or an attack's success rate, is not above chance."""
-    shares = [("ACC", tested.clean.accuracy)]
+    shares = [("ACC", tested.clean.accuracy, "nothing was learned")]
     if is_attacked:
-        shares.append(("ASR", tested.triggered.accuracy))
-    for name, share in shares:
+        shares.append(("ASR", tested.triggered.accuracy, "the backdoor was not learned"))
+    for name, share, meaning in shares:
         known = share.as_dict()
         chance = 1 / num_classes
         if known and known["interval"][0] <= chance and (share.value <= chance or share.n >= TELLING):
-            log.warning("%s %.4f is not above chance (%.4f for %d classes): nothing was learned", name, share.value,
-                        chance, num_classes)
+            log.warning("%s %.4f is not above chance (%.4f for %d classes): %s", name, share.value, chance,
+                        num_classes, meaning)
 
 
 def predict(model: torch.nn.Module, batches: Batches, amp: bool = False) -> torch.Tensor:

@@ -48,6 +48,14 @@ def test_few_images_are_called_chance_only_where_they_are_not_above_it(hits, n, 
     assert ("not above chance" in caplog.text) == is_chance
 
 
+def test_a_low_asr_says_that_the_backdoor_was_not_learned_and_a_low_accuracy_that_nothing_was(caplog):
+    low, high = (Score(0.0, share, share) for share in (Proportion(1, 100), Proportion(90, 100)))
+    warn_of_chance(replace(UNTESTED, clean=high, triggered=low), 10, is_attacked=True)
+    assert caplog.text.count("learned") == 1 and "ASR 0.0100" in caplog.text and "the backdoor was not" in caplog.text
+    warn_of_chance(replace(UNTESTED, clean=low, triggered=high), 10, is_attacked=True)
+    assert "ACC 0.0100 is not above chance (0.1000 for 10 classes): nothing was learned" in caplog.text
+
+
 def test_without_one_target_there_is_no_such_figure():
     found = evaluate(Says(), sets_of([0] * 8, corner(target=None, num_classes=3)))
     assert "acc_outside_target" not in found.figures()
