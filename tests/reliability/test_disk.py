@@ -1,6 +1,5 @@
 """A disk that is full or read-only ends every script in one line, with what was there before still whole."""
 import errno
-import importlib
 import itertools
 import json
 import os
@@ -12,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.comparing import compare
+from helpers.in_process import stay
 from helpers.paths import SMALL
 from helpers.runs import RUNS, filled, main_of, short_words
 from PIL import Image
 
 from common import files
-from common.errors import UserError
 from engine.catalogue import BY_MODULE
 from engine.rows import REPORT
 
@@ -44,20 +43,10 @@ def called_again(module, folder):
     return [again] if again and folder.exists() else []
 
 
-def call_here(script, *arguments):
-    """What engine.cells.call does, in this process."""
-    try:
-        main_of(script)(list(map(str, arguments)))
-    except SystemExit as stopped:
-        if stopped.code:
-            raise UserError("the cell failed") from None
-
-
 @pytest.fixture
 def short_run(made, monkeypatch):
     """short_run(module, folder): a short run of a script in this process, a sweep's cells included."""
-    for sweep in (module for module in ALL if BY_MODULE[module].is_sweep):
-        monkeypatch.setattr(importlib.import_module(sweep), "call", call_here)
+    stay(monkeypatch)
 
     def run(module, folder, *words):
         main_of(module)([*filled(made, short_words(module)), "--output-dir", str(folder), *words])
