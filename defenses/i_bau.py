@@ -45,16 +45,16 @@ def hypergradient(outer, inner, perturbation, weights, steps, rate):
 def damage(model, images, labels, perturbation, penalty):
     """What the perturbation (1, 3, H, W) maximizes: the loss of all images with it added, minus penalty * ||d||^2.
 
-    perturbation: in units of the standard deviations by which the model normalizes pixels, since the published rates
-    are for networks that take normalized images; in pixels from 0 to 1 the same rates leap 25 times as far.
+    perturbation: in pixels from 0 to 1, as the authors' rates are for. In units of the standard deviations by which the
+    model normalizes pixels the same rates find a perturbation that fools without the trigger's class.
     """
-    return F.cross_entropy(model(images + model.std * perturbation), labels) - penalty * perturbation.square().sum()
+    return F.cross_entropy(model(images + perturbation), labels) - penalty * perturbation.square().sum()
 
 
 @torch.no_grad()
-def keep_within(perturbation, std, max_norm):
-    """Scale the perturbation, in place, to an L2 norm of at most max_norm in pixels from 0 to 1."""
-    perturbation *= (max_norm / (std * perturbation).norm()).clamp(max=1)
+def keep_within(perturbation, max_norm):
+    """Scale the perturbation, in place, to an L2 norm of at most max_norm."""
+    perturbation *= (max_norm / perturbation.norm()).clamp(max=1)
 
 
 def find_perturbation(model, batches, lr, penalty, max_norm):
@@ -71,7 +71,7 @@ def find_perturbation(model, batches, lr, penalty, max_norm):
             optimizer.zero_grad()
             damage(model, images, own, perturbation, penalty).backward()
             optimizer.step()
-            keep_within(perturbation, model.std, max_norm)
+            keep_within(perturbation, max_norm)
     return perturbation.detach()
 
 
@@ -101,7 +101,7 @@ def gradients_against(game, model, images, labels, perturbation, weights, genera
     places = added_to(images, game.perturbed_share, generator)
 
     def outer(perturbation):
-        seen.append(model(images + places * model.std * perturbation))
+        seen.append(model(images + places * perturbation))
         return F.cross_entropy(seen[0], labels)
 
     def inner(perturbation):
@@ -137,7 +137,7 @@ def play(repair, args):
         perturbation = find_perturbation(model.eval(), batches, args.inner_lr, args.penalty, args.max_norm)
         trained = unlearn(game, model, batches, perturbation, optimizer, run.generator)
         tested = evaluate(model, test)
-        run.log(number, args.lr, trained, tested, perturbation_norm=float((model.std * perturbation).norm()))
+        run.log(number, args.lr, trained, tested, perturbation_norm=float(perturbation.norm()))
     return tested or evaluate(model, test)
 
 
@@ -149,7 +149,7 @@ def parse_args(argv=None):
     group.add_argument("--rounds", type=flags.integer(1), default=5,
                        help="rounds, each of one pass that finds the perturbation and one that unlearns it")
     group.add_argument("--batch-size", type=flags.integer(1), default=100, help="images per step")
-    group.add_argument("--lr", type=flags.positive, default=1e-4, help="learning rate of the weights, by Adam")
+    group.add_argument("--lr", type=flags.positive, default=1e-3, help="learning rate of the weights, by Adam")
     group.add_argument("--inner-lr", type=flags.positive, default=10.0, help="step of the perturbation's ascent")
     group.add_argument("--penalty", type=flags.not_negative, default=1e-3,
                        help="weight of the perturbation's squared norm")
@@ -157,9 +157,9 @@ def parse_args(argv=None):
                        help="largest L2 norm of the perturbation, over all pixels from 0 to 1")
     group.add_argument("--steps", type=flags.integer(0), default=5,
                        help="terms of the implicit gradient; 0 for plain adversarial training")
-    group.add_argument("--perturbed-share", type=flags.fraction, default=1.0,
+    group.add_argument("--perturbed-share", type=flags.fraction, default=0.01,
                        help="share of a step's images, at least one, to which the perturbation is added when it is "
-                            "unlearned; the authors' code has 0.01")
+                            "unlearned")
     group.add_argument("--rate", type=flags.positive, default=0.1, help="rate of the map whose fixed point is meant")
     add_share_flag(group)
     flags.add_run_flags(parser, beneath_model("i-bau"), resumable=True)

@@ -58,7 +58,7 @@ def test_no_steps_are_adversarial_training(network, images):
     network.linear.weight.data *= 200
     pixels, labels = next(iter(Batches(images, 8)))
     perturbation, weights = torch.rand(1, 3, 32, 32) - 0.5, list(network.parameters())
-    added = pixels + network.std * perturbation
+    added = pixels + perturbation
     plain = torch.autograd.grad(F.cross_entropy(network(added), labels), weights)
 
     def found(steps):
@@ -82,7 +82,7 @@ def test_the_perturbation_takes_images_from_what_the_model_says_and_leaves_it_as
         own = network(pixels).argmax(1)
         before, after = (float(damage(network, pixels, own, d, 0.001)) for d in (0 * perturbation, perturbation))
     assert perturbation.shape == (1, 3, 32, 32) and after > before + 0.02
-    norms = [float((network.std * find_perturbation(network, batches, 10.0, *flags)).norm()) for flags in (
+    norms = [float(find_perturbation(network, batches, 10.0, *flags).norm()) for flags in (
         (0.001, 5.0), (0.04, 5.0), (0.001, 0.01))]
     assert norms[1] < norms[0] and norms[2] == pytest.approx(0.01, rel=1e-4)
     assert all(torch.equal(kept[name], value) for name, value in network.state_dict().items())
@@ -94,6 +94,30 @@ def test_the_perturbation_is_added_to_the_share_of_images_that_is_asked_for(imag
     some = added_to(pixels, 0.25, torch.Generator().manual_seed(0))
     assert some.shape == (40, 1, 1, 1) and some.sum() == 10 and set(some.unique().tolist()) == {0, 1}
     assert added_to(pixels, 0.0, torch.Generator()).sum() == 1
+
+
+class Planted(torch.nn.Module):
+    """Answers with class 0 by the mean of an image, and with class 1 where one pixel in the corner is bright."""
+
+    std = torch.full((1, 3, 1, 1), 0.25)
+
+    def forward(self, images):
+        return torch.stack([images.mean((1, 2, 3)), 4 * images[:, :, 0, 0].mean(1)], 1)
+
+
+def test_the_perturbation_is_in_pixels_and_grows_where_the_trigger_is():
+    """One step of rate 10 is ten times the gradient by the pixels themselves, whatever the model divides them by."""
+    images = torch.full((4, 3, 8, 8), 0.5)
+    images[:, :, 0, 0] = 0
+
+    class Once(list):
+        device, num_images = images.device, 4
+    model = Planted()
+    found = find_perturbation(model, Once([(images, torch.zeros(4).long())]), 10.0, 0.0, 100.0)
+    variable = torch.zeros(1, 3, 8, 8, requires_grad=True)
+    slope, = torch.autograd.grad(F.cross_entropy(model(images + variable), torch.zeros(4).long()), variable)
+    assert torch.allclose(found, 10 * slope, rtol=1e-4)
+    assert found[..., 0, 0].min() > 50 * found[..., 1:, 1:].abs().max()
 
 
 def run(folder, out, *flags):
