@@ -25,8 +25,8 @@ NOT_RUN = "not run yet"
 INTRO = f"""# The arms race
 
 An attack passes a defense by breaking what the defense assumes. Each row has the assumption, an attack that keeps to it
-and those that are said to break it, with what was measured here. For a defense without such an attack the last column
-has, of the attacks that it was run on, the one that it stopped least.
+and those that are said to break it, with what was measured here. Where no such attack is known, or none of them took hold
+here, the last column has, of the attacks that the defense was run on, the one that it stopped least.
 
 *Stopped* means that at most {STOPPED} % of triggered images get through, *passes* that {PASSES} % or more do, and
 *partly* what lies between. For a repair that is the ASR afterwards, for STRIP the FAR, for a detector of poisoned
@@ -105,13 +105,19 @@ def attack_under(run, groups):
     return above or attack_behind(run, groups)
 
 
+def has_own_aim(attack):
+    """Whether an attack's run aims as the attack does by itself: at all other classes, or as a trigger made of classes
+    has to."""
+    return has_usual_aim(attack) or bool(attack.method.get("sources"))
+
+
 def tried_cells(runs):
     """{(attack, defense): [Tried, one for each setting]} of finished `runs`. Of several in a setting those with the
     shortest path are taken, which is the one without a suffix for its flags."""
     groups, found = attacks(runs), {}
     for run in runs:
         attack = attack_under(run, groups) if run.state == FINISHED and not run.is_attack else None
-        if attack and cell_name(run) and has_usual_aim(attack):
+        if attack and cell_name(run) and has_own_aim(attack):
             own = found.setdefault((cell_name(attack), cell_name(run)), {}).setdefault(attack.setting, {})
             own.setdefault(without_seed(run.name), []).append((run, attack))
     return {key: [Tried(key[0], *zip(*named[min(named, key=lambda name: (len(name), name))], strict=True))
@@ -166,8 +172,9 @@ class Row:
         """entry: what the file of pairs has of the defense. cells: {attack: [Tried]} of it."""
         keeper = entry["kept_by"]
         settings = ranked_settings(cells, keeper)
-        broken = {attack: best(cells, attack, settings) for attack in entry.get("broken_by", ())} or {
-            one.attack: one for one in least_stopped(cells, keeper, settings)}
+        broken = {attack: best(cells, attack, settings) for attack in entry.get("broken_by", ())}
+        if all(tried and not tried.has_backdoor for tried in broken.values()):
+            broken |= {one.attack: one for one in least_stopped(cells, keeper, settings)}
         return cls(defense, entry["assumes"], {keeper: best(cells, keeper, settings)}, broken)
 
     def text(self, folder):

@@ -68,6 +68,22 @@ def test_without_a_name_the_attack_that_is_stopped_least_is_shown_if_it_had_work
         "clp on sig (partly)", "clp on trojan (no backdoor to begin with)"]
 
 
+def test_beside_a_named_attack_that_did_not_take_hold_the_one_that_is_stopped_least_is_shown(tree, rows):
+    for name, before, after in (("badnets", 1.0, 0.0), ("blend", 1.0, 0.6), ("sig", 1.0, 0.2), ("trojan", 0.3, 0.9)):
+        attack(tree, name, name, before)
+        tree.run(f"{name}/clp", "defenses.clp", asr=after, method={"name": "CLP"})
+    assert list(rows("clp", broken_by=["trojan"]).broken) == ["trojan", "blend"]
+    assert list(rows("clp", broken_by=["trojan", "sig"]).broken) == ["trojan", "sig"]
+    assert list(rows("clp", broken_by=["trojan", "issba"]).broken) == ["trojan", "issba"]
+
+
+def test_an_attack_whose_trigger_is_made_of_classes_is_a_cell(tree, rows):
+    tree.run("composite", "attacks.composite", asr=0.9, sources=[1], method={"name": "composite", "sources": [1, 2]},
+             arguments={"sources": [1, 2], "poison_target": 0})
+    tree.run("composite/nad", "defenses.nad", asr=0.6, sources=[1], method={"name": "NAD"})
+    assert rows("nad", broken_by=["composite"]).broken["composite"].verdict == "passes"
+
+
 def test_a_row_prefers_the_setting_with_most_of_its_attacks_and_then_the_published_network(tree, rows):
     for folder, spec in (("wide", {}), ("wrn", WRN)):
         attack(tree, f"{folder}/badnets/seed-0", "badnets", **spec)
