@@ -54,13 +54,16 @@ def check_matrix(path, content):
     for key, known in (("attacks", attacks), ("defenses", defense_names()), ("prepare", prepared_names()),
                        ("data", None), ("training", None)):
         check_part(path, key, content.get(key), known)
-    check_stored(path, content.get("prepare") or {})
+    check_stored(path, content.get("prepare") or {}, content["attacks"])
     check_pairs(path, content)
 
 
-def check_stored(path, prepared):
-    """Raise UserError if `prepare` has other flags than CHOOSING for an attack that controls training."""
+def check_stored(path, prepared, attacks):
+    """Raise UserError if `prepare` has an attack that controls training and is not among `attacks`, or has other flags
+    for it than CHOOSING."""
     for name in stored_names():
+        if name in prepared and name not in attacks:
+            raise UserError(f"{path}: prepare: {name}: is not under attacks, so nothing of it is prepared")
         other = [flag for flag in prepared.get(name) or {} if flag.replace("-", "_") not in CHOOSING]
         if other:
             raise UserError(f"{path}: prepare: {name}: expected at most {' and '.join(CHOOSING)}, got {other[0]}")

@@ -7,14 +7,14 @@ from helpers.paths import HALF, LEARNING
 from helpers.reporting import missing_figures
 
 from attacks import pruning_aware
-from attacks.pruning_aware import largest_and_mean, main, put_back, silence, silence_until_unchanged
+from attacks.pruning_aware import hide, largest_and_mean, main, put_back, silence, silence_until_unchanged
 from common.errors import UserError
 from data.batches import Batches
 from data.datasets import load_splits
-from engine.measuring.evaluation import predict
+from engine.measuring.evaluation import EvalSets, predict
 from engine.weights.checkpoint import load_model
 from models import build_model
-from models.pruning import dormant_mask, fold_mask, stage_means
+from models.pruning import activity, dormant_mask, fold_mask, stage_means
 
 SMALL = ["--dataset", "digits", *HALF, "--batch-size", "256", "--epochs", "2", "--width", "4"]
 
@@ -91,6 +91,18 @@ def test_biases_are_lowered_until_nothing_moves(network, images):
         silence_until_unchanged(network, dormant, [dark], 0, [logits + 1 for logits in before], (dark, bright))
 
 
+def test_what_is_hidden_stays_so_on_triggered_images_too(network, images):
+    """The decoys are silenced on dark images; the test images are dark as well, and the triggered ones bright."""
+    dark, bright = (replace(images, data=(images.data // 4 + shift).astype("uint8")) for shift in (0, 190))
+    test, dormant = EvalSets.on("cpu", dark, bright), torch.arange(16) < 10
+    first = {name: value.clone() for name, value in network.state_dict().items()}
+    fold_mask(network, "layer4", (~dormant).float())
+    before = [predict(network, batches) for batches in (test.clean, test.triggered)]
+    hide(network, first, (~dormant).float(), [test.clean], 0, test)
+    for batches, logits in zip((test.clean, test.triggered), before, strict=True):
+        torch.testing.assert_close(predict(network, batches), logits, rtol=0, atol=1e-4)
+
+
 def test_the_pruner_takes_the_decoys_first_and_the_attack_stays(attacked):
     results = json.loads((attacked / "results.json").read_text())
     assert not missing_figures(attacked)
@@ -103,12 +115,14 @@ def test_the_pruner_takes_the_decoys_first_and_the_attack_stays(attacked):
     assert last["clean_acc"] == stages[2]["acc"]["value"] and last["poison_acc"] == stages[2]["asr"]["value"]
 
     model = load_model(attacked / "model_last.th").model
-    _, defender, test = load_splits("digits", "data", image_size=16)
+    train, defender, test = load_splits("digits", "data", image_size=16)
     activations = stage_means(model, Batches(defender, 64), "layer4").mean(0)
     assert int((activations == 0).sum()) >= 26  # 0.8 of 32
     clean = load_model(attacked / "model_clean.th").model
     decoys = dormant_mask(activations, 26 / 32) == 0
     assert torch.equal(model.linear.weight[:, decoys], clean.linear.weight[:, decoys])
+    asleep = activity(clean.eval(), Batches(train, 64), "layer4").argsort()[:26]
+    assert set(asleep.tolist()) == set(decoys.nonzero().flatten().tolist())
     pixels = next(iter(Batches(test, 100)))[0]
     with torch.no_grad():
         before = model.eval()(pixels)
