@@ -16,8 +16,8 @@ from models.base import MEAN, STD
 pytestmark = pytest.mark.slow
 
 MODELS = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/model_last.th"))
-RESULTS = ("cifar10-jpeg-width16/{}", "lecture-abl/{}/seed-0")  # where their logs are, beneath results/
-SPECS = ({"arch": "resnet18", "width": 16}, {"arch": "wrn16-1", "width": None})  # by the same order
+RESULTS = ("cifar10-jpeg-width16/{}", "lecture-abl/{}/seed-0", "wanet-wrn/{}")  # where their logs are, beneath results/
+SPECS = ({"arch": "resnet18", "width": 16}, *2 * [{"arch": "wrn16-1", "width": None}])  # by the same order
 FOLDER, ARCHIVE = ROOT / "data/cifar10-jpeg", ROOT.parent / "shared/data/cifar10-jpeg.tar.xz"
 
 
