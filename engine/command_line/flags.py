@@ -6,6 +6,7 @@ from typing import Any
 from data import sources
 from data.triggers import ATTACKS, Flag
 from engine.command_line.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, add_target_flag, check_aim, usual_target
+from engine.command_line.inherit import dataset_of_model, folder_of_model
 from engine.command_line.normalization import add_input_flags
 from engine.command_line.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
     Group,
@@ -25,11 +26,15 @@ Folder = str | Callable[[argparse.Namespace], str]  # a default folder, or what 
 
 def add_data_flags(parser: Parser, note: str | None = None) -> None:
     group = parser.add_argument_group("data", note)
-    group.add_argument("--dataset", choices=sources.DATASETS, default=sources.DEFAULT,
-                       help="downloaded on first use, but for digits, which need no network")
-    group.add_argument("--data-dir", default="data",
+    of_model = ("the given model's, which config.json beside it names, otherwise "
+                if note is None and any(action.dest == "checkpoint" for action in parser._actions) else "")
+    group.add_argument("--dataset", choices=sources.DATASETS, default=dataset_of_model,
+                       help="downloaded on first use, but for digits, which need no network (default: "
+                            f"{of_model}{sources.DEFAULT})")
+    group.add_argument("--data-dir", default=folder_of_model,
                        help="folder where the data set is or is downloaded to, or an image folder with "
-                            "train/<class>/* and test/<class>/* (a defense also takes <class>/*); not for digits")
+                            "train/<class>/* and test/<class>/* (a defense also takes <class>/*); not for digits "
+                            f"(default: {of_model}data)")
     add_size_flag(group, usual_image_size)
 
 

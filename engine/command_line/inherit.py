@@ -1,4 +1,4 @@
-"""What pruning inherits from the run that made its masks, whose config.json is untrusted."""
+"""What a script inherits from the run that made its masks or its model, whose config.json is untrusted."""
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,7 @@ from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_object
 from data.image_folder import SPLITS, is_sorted_into_classes
-from data.sources import DATASETS, DEFAULT, SOURCES
+from data.sources import DATASETS, DEFAULT, SOURCES, comes_alone
 from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
 
 
@@ -29,6 +29,29 @@ def inherit(args: Namespace) -> Namespace:
         raise UserError(f"--val-frac {filled.val_frac}: the masks were made on {made_with['val_frac']} of the images, "
                         "which may not choose the threshold; give at least that")
     return filled
+
+
+def dataset_of_model(args: Namespace) -> str:
+    """The default of --dataset: the one that the model of --checkpoint was made on, as config.json beside it says.
+
+    The usual one without such a model, and where --data-dir names a folder that this data set is not read from.
+    """
+    dataset = read_model_arguments(args).get("dataset", DEFAULT)
+    is_given = isinstance(args.data_dir, str)
+    return DEFAULT if is_given and comes_alone(dataset, args.data_dir) else dataset
+
+
+def folder_of_model(args: Namespace) -> str:
+    """The default of --data-dir: that of the model's run, if it was of the same data set and still holds images."""
+    made_with = read_model_arguments(args)
+    return made_with.get("data_dir", "data") if args.dataset == made_with.get("dataset") else "data"
+
+
+def read_model_arguments(args: Namespace) -> dict:
+    """read_arguments of the run that left the model of --checkpoint; {} where a script takes none."""
+    path = getattr(args, "checkpoint", None)
+    path = path(args) if callable(path) else path
+    return read_arguments(Path(path).parent) if path else {}
 
 
 def check_weights(mask_folder: Path, path: str) -> None:

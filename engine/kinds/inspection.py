@@ -43,12 +43,12 @@ def add_inspection_flags(parser: flags.Parser, name: str, add_own: Callable[[fla
     add_own: adds the detector's own flags to its group.
     """
     flags.add_poison_flags(parser)
-    flags.add_data_flags(parser)
     group = parser.add_argument_group("model")
     group.add_argument("--checkpoint", default=of_attack,
                        help="a model that was trained on the attack's images: model_last.th of a run, or a known "
                             f"network's state_dict from anywhere (default: {of_attack.__doc__})")
     add_input_flags(group)
+    flags.add_data_flags(parser)
     add_own(parser.add_argument_group("detector"))
     flags.add_run_flags(parser, beneath_model(name))
 
