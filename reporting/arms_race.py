@@ -5,6 +5,7 @@
 Reads finished runs, by default those in results/, and the pairs in workflow/matrices/arms-race.yaml, whose cells `make
 arms-race` runs. Writes docs/arms-race.md.
 """
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,9 @@ def figures(tried):
         return f"ASR {asr:.1f} to {after['asr']:.1f}, ACC {acc:.1f} to {after['acc']:.1f}"
     shares = [name for name in ("far", "frr", "recall", "precision") if name in first.method]
     if shares:
-        return ", ".join(f"{name.upper() if name in ('far', 'frr') else name} "
-                         f"{mean(100 * run.share(name, run.method) for run in tried.runs):.1f}" for name in shares)
+        means = {name: mean(100 * run.share(name, run.method) for run in tried.runs) for name in shares}
+        return ", ".join(f"{name.upper() if name in ('far', 'frr') else name} {value:.1f}"
+                         for name, value in means.items() if not math.isnan(value))
     named = round(count * (1 - tried.through / 100))
     return f"target named in {named} of {count}" if count > 1 else "target named" if named else "target not named"
 
