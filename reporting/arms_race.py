@@ -26,8 +26,8 @@ NOT_RUN = "not run yet"
 INTRO = f"""# The arms race
 
 An attack passes a defense by breaking what the defense assumes. Each row has the assumption, an attack that keeps to it
-and those that are said to break it, with what was measured here. Where no such attack is known, or none of them took hold
-here, the last column has, of the attacks that the defense was run on, the one that it stopped least.
+and those that are said to break it, with what was measured here. Where no such attack is known, or none of them took
+hold here, the last column has, of the attacks that the defense was run on, the one that it stopped least.
 
 *Stopped* means that at most {STOPPED} % of triggered images get through, *passes* that {PASSES} % or more do, and
 *partly* what lies between. For a repair that is the ASR afterwards, for STRIP the FAR, for a detector of poisoned

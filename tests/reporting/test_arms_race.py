@@ -51,7 +51,7 @@ def test_a_cell_has_the_figures_before_and_after_and_one_without_a_run_says_so(t
     ("defenses.neural_cleanse", "nc-detect", {"name": "Neural Cleanse", "targets": [4]}, "target not named: *passes*"),
     ("defenses.spectral_signatures", "spectral-signatures", {"recall": share(0.95), "precision": share(0.5)},
      "recall 95.0, precision 50.0: *stopped*"),
-    ("defenses.spectral_signatures", "spectral-signatures", {"recall": share(0), "precision": {"value": None, "n": 0}},
+    ("defenses.spectral_signatures", "spectral-signatures", {"recall": share(0), "precision": None},
      "recall 0.0: *passes*")])
 def test_each_kind_of_defense_is_judged_by_its_own_figure(tree, rows, module, folder, method, words):
     attack(tree, "badnets", "badnets")
