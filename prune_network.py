@@ -114,7 +114,7 @@ def output_dir(args):
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_suspect_flags(parser, "the one that the masks were made from")
-    flags.add_data_flags(parser)
+    flags.add_data_flags(parser, of="that of the run that made the masks")
     parser.set_defaults(dataset=None, data_dir=None)  # as the masks were made
     group = parser.add_argument_group("pruning")
     group.add_argument("--mask-file", default="output/badnets/anp/mask_values.txt", help="what generate_mask.py left")

@@ -45,8 +45,7 @@ def hypergradient(outer, inner, perturbation, weights, steps, rate):
 def damage(model, images, labels, perturbation, penalty):
     """What the perturbation (1, 3, H, W) maximizes: the loss of all images with it added, minus penalty * ||d||^2.
 
-    perturbation: in pixels from 0 to 1, as the authors' rates are for. In units of the standard deviations by which the
-    model normalizes pixels the same rates find a perturbation that fools without the trigger's class.
+    perturbation: in pixels from 0 to 1, as the authors' rates are for.
     """
     return F.cross_entropy(model(images + perturbation), labels) - penalty * perturbation.square().sum()
 
@@ -128,7 +127,7 @@ def unlearn(game, model, batches, perturbation, optimizer, generator=None):
 
 
 def play(repair, args):
-    """All rounds of the game; returns the last Evaluation and the norm of the last perturbation."""
+    """All rounds of the game; returns the last Evaluation."""
     run, model, test = repair.run, repair.suspect.model, repair.suspect.test
     game = Game(args.penalty, args.steps, args.rate, args.perturbed_share)
     batches = Batches(repair.own, args.batch_size, run.device, run.generator)

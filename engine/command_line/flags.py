@@ -6,7 +6,7 @@ from typing import Any
 from data import sources
 from data.triggers import ATTACKS, Flag
 from engine.command_line.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, add_target_flag, check_aim, usual_target
-from engine.command_line.inherit import dataset_of_model, folder_of_model
+from engine.command_line.inherit import NamedDataset, dataset_of_model, folder_of_model
 from engine.command_line.normalization import add_input_flags
 from engine.command_line.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
     Group,
@@ -24,17 +24,20 @@ from models import DEFAULT, find_architecture, names, usual_name
 
 Folder = str | Callable[[argparse.Namespace], str]  # a default folder, or what finds it by the other flags
 
-def add_data_flags(parser: Parser, note: str | None = None) -> None:
+def add_data_flags(parser: Parser, note: str | None = None, of: str | None = None) -> None:
+    """The images. note: what the help says of them all; with one there is no default in it. of: whose data set the
+    default is, in words; by default the model's, if the parser has --checkpoint already."""
     group = parser.add_argument_group("data", note)
-    of_model = ("the given model's, which config.json beside it names, otherwise "
-                if note is None and any(action.dest == "checkpoint" for action in parser._actions) else "")
-    group.add_argument("--dataset", choices=sources.DATASETS, default=dataset_of_model,
-                       help="downloaded on first use, but for digits, which need no network (default: "
-                            f"{of_model}{sources.DEFAULT})")
+    if of is None and any(action.dest == "checkpoint" for action in parser._actions):
+        of = "the given model's, which config.json beside it names"
+    words = ["" if note else f" (default: {of + ', otherwise ' if of else ''}{usual})" for usual in (
+        sources.DEFAULT, "data")]
+    group.add_argument("--dataset", choices=sources.DATASETS, default=dataset_of_model, action=NamedDataset,
+                       help=f"downloaded on first use, but for digits, which need no network{words[0]}")
     group.add_argument("--data-dir", default=folder_of_model,
                        help="folder where the data set is or is downloaded to, or an image folder with "
-                            "train/<class>/* and test/<class>/* (a defense also takes <class>/*); not for digits "
-                            f"(default: {of_model}data)")
+                            "train/<class>/* and test/<class>/* (a defense also takes <class>/*); not for digits"
+                            f"{words[1]}")
     add_size_flag(group, usual_image_size)
 
 

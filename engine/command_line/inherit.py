@@ -1,5 +1,5 @@
 """What a script inherits from the run that made its masks or its model, whose config.json is untrusted."""
-from argparse import Namespace
+from argparse import Action, ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,21 +8,23 @@ from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_object
 from data.image_folder import SPLITS, is_sorted_into_classes
-from data.sources import DATASETS, DEFAULT, SOURCES, comes_alone
+from data.sources import DATASETS, DEFAULT, SOURCES
 from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
 
 
 def inherit(args: Namespace) -> Namespace:
     """The parsed flags `args`, completed by the flags with which the masks of --mask-file were made; for masks from
-    elsewhere, by the usual defaults.
+    elsewhere, by what the model was trained on and the usual defaults.
 
     Raises UserError for a --val-frac with which images that made the masks would also choose the threshold.
     """
     folder = Path(args.mask_file).parent
     made_with = read_arguments(folder)
-    usual = {"checkpoint": str(folder.parent / "model_last.th"), "val_frac": 0.01, "dataset": DEFAULT,
-             "data_dir": "data", "trigger_info": None, "classes": None, "image_size": None,
-             **dict.fromkeys(INPUT_FLAGS)}
+    model = made_with.get("checkpoint", str(folder.parent / "model_last.th"))
+    of_model = Namespace(checkpoint=args.checkpoint or model, data_dir=args.data_dir)
+    usual = {"checkpoint": model, "val_frac": 0.01, "dataset": dataset_of_model(of_model),
+             "data_dir": folder_of_model(of_model) if args.dataset is None else "data", "trigger_info": None,
+             "classes": None, "image_size": None, **dict.fromkeys(INPUT_FLAGS)}
     taken = {name: made_with.get(name, default) for name, default in usual.items() if getattr(args, name) is None}
     filled = Namespace(**{**vars(args), **taken})
     if filled.val_frac < made_with.get("val_frac", 0):
@@ -34,24 +36,50 @@ def inherit(args: Namespace) -> Namespace:
 def dataset_of_model(args: Namespace) -> str:
     """The default of --dataset: the one that the model of --checkpoint was made on, as config.json beside it says.
 
-    The usual one without such a model, and where --data-dir names a folder that this data set is not read from.
+    The usual one without such a model, and where --data-dir names a folder of images for a model of digits, which are
+    in none.
     """
-    dataset = read_model_arguments(args).get("dataset", DEFAULT)
-    is_given = isinstance(args.data_dir, str)
-    return DEFAULT if is_given and comes_alone(dataset, args.data_dir) else dataset
+    made_with = read_model_arguments(args)
+    dataset, folder = made_with.get("dataset", DEFAULT), args.data_dir
+    is_elsewhere = isinstance(folder, str) and folder != made_with.get("data_dir", "data") and holds_images(folder)
+    return DEFAULT if is_elsewhere and not SOURCES[dataset].places else dataset
 
 
 def folder_of_model(args: Namespace) -> str:
-    """The default of --data-dir: that of the model's run, if it was of the same data set and still holds images."""
-    made_with = read_model_arguments(args)
-    return made_with.get("data_dir", "data") if args.dataset == made_with.get("dataset") else "data"
+    """The default of --data-dir where no --dataset is given either: that of the model's run, if it still holds images.
+
+    Not a folder that came with the model: whoever made the one would have chosen the images to look at it with.
+    """
+    folder = read_model_arguments(args).get("data_dir", "data")
+    return "data" if is_beneath(folder, Path(model_of(args) or "data").parent) else folder
+
+
+def model_of(args: Namespace) -> str | None:
+    """The file of --checkpoint, as given or by default; None for a script that takes none."""
+    path = getattr(args, "checkpoint", None)
+    return path(args) if callable(path) else path
 
 
 def read_model_arguments(args: Namespace) -> dict:
     """read_arguments of the run that left the model of --checkpoint; {} where a script takes none."""
-    path = getattr(args, "checkpoint", None)
-    path = path(args) if callable(path) else path
+    path = model_of(args)
     return read_arguments(Path(path).parent) if path else {}
+
+
+def is_beneath(folder: str, other: Path) -> bool:
+    """Whether `folder` lies in the folder `other`, which is not the current one."""
+    other = other.resolve()
+    return other != Path.cwd() and Path(folder).resolve().is_relative_to(other)
+
+
+class NamedDataset(Action):
+    """Takes --dataset. A data set that is named is looked for in its usual folder, not in that of the model's run."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+                 ) -> None:
+        namespace.dataset = values
+        if callable(namespace.data_dir):
+            namespace.data_dir = "data"
 
 
 def check_weights(mask_folder: Path, path: str) -> None:
@@ -87,8 +115,11 @@ def holds_images(value: Any) -> bool:
     """Whether a folder, which an untrusted file may have named, holds images: nothing is downloaded into any other."""
     if not is_path(value):
         return False
-    return (is_sorted_into_classes(value) or any((Path(value) / split).is_dir() for split in SPLITS)
-            or any(source.is_in(value) for source in SOURCES.values()))
+    try:
+        return (is_sorted_into_classes(value) or any((Path(value) / split).is_dir() for split in SPLITS)
+                or any(source.is_in(value) for source in SOURCES.values()))
+    except OSError:  # as for a name that is too long
+        return False
 
 
 def is_dataset(value: Any) -> bool:

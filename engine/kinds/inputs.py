@@ -11,6 +11,7 @@ from common.errors import UserError
 from common.files import hash_file
 from data.datasets import ImageSet, in_label_order, load_clean, read_class_names
 from data.poison_cifar import stamp_all
+from data.sources import SOURCES
 from data.triggers import Trigger
 from engine.command_line.normalization import PixelInput
 from engine.kinds.aim import check_fits, note_aim
@@ -96,6 +97,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     found.model.check_size(found.model.spec["arch"], size)
     defender, test = (in_models_order(images, args, found) for images in load_clean(args.dataset, args.data_dir, size))
     check_classes(args.checkpoint, found, test.classes)
+    log.info("images: %s", place_of(args))
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
     else:
@@ -106,6 +108,11 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     doubt = find_doubt(found.model, defender, run.device, found.has_spec)
     return Suspect(args.checkpoint, found.model, class_names(args, found), trigger, defender, sets, doubt,
                    told if trigger is None else trigger.target)
+
+
+def place_of(args: Namespace) -> str:
+    """The data set that the flags name, and the folder that it is read from, if it is."""
+    return f"{args.dataset} in {args.data_dir}" if SOURCES[args.dataset].places else args.dataset
 
 
 def log_told(found: Checkpoint, trigger: Trigger | None, classes: Sequence[str]) -> int | None:

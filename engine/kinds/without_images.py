@@ -5,9 +5,9 @@ from argparse import Namespace
 from dataclasses import dataclass
 
 from common.files import hash_file
-from data import sources
 from data.datasets import ImageSet
 from engine.command_line import flags
+from engine.command_line.inherit import dataset_of_model
 from engine.kinds.inputs import Suspect, class_names, load_given, load_suspect
 from engine.measuring.evaluation import UNTESTED, Evaluation, evaluate
 from engine.runs.run import Run
@@ -27,8 +27,8 @@ def add_optional_data_flags(parser: flags.Parser, why: str = FIGURES_ALONE) -> N
 
 
 def usual_dataset(args: Namespace) -> str | None:
-    """The usual data set if --data-dir is given without one; None where no images are named."""
-    return sources.DEFAULT if isinstance(args.data_dir, str) else None
+    """That of the model's run if --data-dir is given without one; None where no images are named."""
+    return dataset_of_model(args) if isinstance(args.data_dir, str) else None
 
 
 def usual_folder(args: Namespace) -> str | None:

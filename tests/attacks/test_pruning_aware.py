@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 
@@ -7,11 +8,21 @@ from helpers.paths import HALF, LEARNING
 from helpers.reporting import missing_figures
 
 from attacks import pruning_aware
-from attacks.pruning_aware import hide, largest_and_mean, main, put_back, silence, silence_until_unchanged
+from attacks.pruning_aware import (
+    hide,
+    largest_and_mean,
+    main,
+    measured_batches,
+    put_back,
+    silence,
+    silence_until_unchanged,
+)
 from common.errors import UserError
 from data.batches import Batches
 from data.datasets import load_splits
-from engine.measuring.evaluation import EvalSets, predict
+from data.poison_cifar import stamp_all
+from data.triggers import build_trigger
+from engine.measuring.evaluation import EvalSets, evaluation_batches, predict
 from engine.weights.checkpoint import load_model
 from models import build_model
 from models.pruning import activity, dormant_mask, fold_mask, stage_means
@@ -33,13 +44,37 @@ def unbroken(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def network():
-    torch.manual_seed(0)
+def drawn(seed):
+    torch.manual_seed(seed)
     model = build_model("resnet18", 2, 4).eval()
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.bias.data.normal_()
+    return model
+
+
+@pytest.fixture
+def network():
+    return drawn(0)
+
+
+@pytest.fixture
+def woken(images):
+    """(a network, its dormant channels, dark images, bright ones): silenced on the dark images alone, some of the
+    channels light up on the bright ones."""
+    dark, bright = (replace(images, data=(images.data // 4 + shift).astype("uint8")) for shift in (0, 190))
+    model, dormant = drawn(5), torch.arange(16) < 10
+    before, kept = predict(folded(model, dormant), Batches(bright, 16)), copy.deepcopy(model.state_dict())
+    silence(model, dormant, [Batches(dark, 16)], 0)
+    assert (predict(model, Batches(bright, 16)) - before).abs().max() > 1e-3
+    model.load_state_dict(kept)
+    return model, dormant, dark, bright
+
+
+def folded(model, dormant):
+    """A copy of a network without its `dormant` channels."""
+    model = copy.deepcopy(model)
+    fold_mask(model, "layer4", (~dormant).float())
     return model
 
 
@@ -76,14 +111,11 @@ def test_putting_back_and_silencing_leaves_the_logits_as_they_were(network, imag
                        torch.ones(10, dtype=torch.bool))
 
 
-def test_biases_are_lowered_until_nothing_moves(network, images):
+def test_biases_are_lowered_until_nothing_moves(woken):
     """What silences on dark images does not on bright ones: it takes a second try, and then holds for both."""
-    dark, bright = (Batches(replace(images, data=(images.data // 4 + shift).astype("uint8")), 16) for shift in (0, 190))
-    dormant = torch.arange(16) < 10
-    first = {name: value.clone() for name, value in network.state_dict().items()}
-    fold_mask(network, "layer4", (~dormant).float())
-    before = [predict(network, batches) for batches in (dark, bright)]
-    put_back(network, first, dormant)
+    network, dormant, *both = woken
+    dark, bright = (Batches(images, 16) for images in both)
+    before = [predict(folded(network, dormant), batches) for batches in (dark, bright)]
     silence_until_unchanged(network, dormant, [dark], 0, before, (dark, bright))
     for batches, logits in zip((dark, bright), before, strict=True):
         torch.testing.assert_close(predict(network, batches), logits, rtol=0, atol=1e-4)
@@ -91,16 +123,24 @@ def test_biases_are_lowered_until_nothing_moves(network, images):
         silence_until_unchanged(network, dormant, [dark], 0, [logits + 1 for logits in before], (dark, bright))
 
 
-def test_what_is_hidden_stays_so_on_triggered_images_too(network, images):
-    """The decoys are silenced on dark images; the test images are dark as well, and the triggered ones bright."""
-    dark, bright = (replace(images, data=(images.data // 4 + shift).astype("uint8")) for shift in (0, 190))
-    test, dormant = EvalSets.on("cpu", dark, bright), torch.arange(16) < 10
-    first = {name: value.clone() for name, value in network.state_dict().items()}
-    fold_mask(network, "layer4", (~dormant).float())
-    before = [predict(network, batches) for batches in (test.clean, test.triggered)]
+@pytest.mark.parametrize("place", ["triggered", "bystanders"])
+def test_what_is_hidden_stays_so_on_triggered_images_too(woken, place):
+    """The decoys are silenced on dark images; so are the test images, and those that carry the trigger are bright."""
+    network, dormant, dark, bright = woken
+    sets = {"triggered": dark, "bystanders": dark, place: bright}
+    test, first = EvalSets.on("cpu", dark, **sets), copy.deepcopy(network.state_dict())
+    network = folded(network, dormant)
+    before = predict(network, getattr(test, place))
     hide(network, first, (~dormant).float(), [test.clean], 0, test)
-    for batches, logits in zip((test.clean, test.triggered), before, strict=True):
-        torch.testing.assert_close(predict(network, batches), logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(predict(network, getattr(test, place)), before, rtol=0, atol=1e-4)
+
+
+def test_decoys_are_silenced_on_clean_images_and_on_triggered_ones(images):
+    trigger = build_trigger("badnets", 1)
+    clean, stamped = measured_batches(images, trigger, "cpu")
+    assert clean.num_images == len(images)
+    wanted = torch.cat([batch for batch, _ in evaluation_batches(stamp_all(images, trigger), "cpu")])
+    assert torch.equal(torch.cat([batch for batch, _ in stamped]), wanted)
 
 
 def test_the_pruner_takes_the_decoys_first_and_the_attack_stays(attacked):

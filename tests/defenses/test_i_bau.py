@@ -120,6 +120,13 @@ def test_the_perturbation_is_in_pixels_and_grows_where_the_trigger_is():
     assert found[..., 0, 0].min() > 50 * found[..., 1:, 1:].abs().max()
 
 
+def test_the_defaults_are_the_authors():
+    """Their published code: Adam of 0.001, one image in a hundred, an ascent by 10, five rounds of five terms."""
+    args = i_bau.parse_args([])
+    assert (args.lr, args.perturbed_share, args.inner_lr, args.penalty) == (0.001, 0.01, 10, 0.001)
+    assert (args.rounds, args.steps, args.batch_size) == (5, 5, 100)
+
+
 def run(folder, out, *flags):
     main(["--checkpoint", str(folder / "model_last.th"), *COMMON, "--output-dir", str(out), *flags])
     return json.loads((out / "results.json").read_text())

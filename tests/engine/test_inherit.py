@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from defenses import clp, spectral_signatures, strip
-from engine.command_line.inherit import dataset_of_model
+import prune_network
+from defenses import max_margin, spectral_signatures, strip
+from engine.command_line.inherit import inherit
 
 
 @pytest.fixture
@@ -33,17 +34,37 @@ def test_the_data_set_and_the_folder_are_those_of_the_models_run(made_on):
 def test_what_is_given_counts(made_on):
     model = made_on(dataset="gtsrb", data_dir="pictures")
     assert named([*model, "--data-dir", "elsewhere"]) == ("gtsrb", "elsewhere")
-    assert named([*model, "--dataset", "mnist"]) == ("mnist", "data")
-    assert named([*model, "--dataset", "gtsrb"]) == ("gtsrb", "pictures")
+    for name in ("mnist", "gtsrb"):
+        assert named([*model, "--dataset", name]) == (name, "data")
+        assert named([*model, "--data-dir", "elsewhere", "--dataset", name]) == (name, "elsewhere")
 
 
-def test_digits_are_not_looked_for_in_a_folder_that_is_given(made_on):
-    assert named([*made_on(dataset="digits"), "--data-dir", "pictures"]) == ("cifar10", "pictures")
+def test_in_a_folder_with_several_data_sets_it_is_the_models(made_on, tmp_path):
+    for place in ("MNIST/raw/train-images-idx3-ubyte", "cifar-10-batches-py/data_batch_1"):
+        (tmp_path / "both" / place).parent.mkdir(parents=True)
+        (tmp_path / "both" / place).touch()
+    assert named([*made_on(dataset="mnist"), "--data-dir", "both"]) == ("mnist", "both")
+
+
+def test_digits_are_not_looked_for_in_a_folder_of_images_that_is_given(made_on):
+    model = made_on(dataset="digits", data_dir="data")
+    assert named([*model, "--data-dir", "pictures"]) == ("cifar10", "pictures")
+    for folder in ("data", "elsewhere"):
+        assert named([*model, "--data-dir", folder]) == ("digits", folder)
+
+
+def test_images_that_came_with_a_model_are_not_taken(made_on, tmp_path):
+    model = made_on(dataset="cifar10", data_dir=str(tmp_path / "run/pictures"))
+    (tmp_path / "run/pictures/train/a").mkdir(parents=True)
+    assert named(model) == ("cifar10", "data")
+    assert named(made_on(dataset="cifar10", data_dir=str(tmp_path / "pictures"))) == (
+        "cifar10", str(tmp_path / "pictures"))
 
 
 @pytest.mark.parametrize("arguments", [{}, {"dataset": "imagenet"}, {"dataset": ["digits"]},
                                        {"dataset": "cifar10", "data_dir": "/no/such/folder"},
-                                       {"dataset": "cifar10", "data_dir": 3}])
+                                       {"dataset": "cifar10", "data_dir": 3},
+                                       {"dataset": "cifar10", "data_dir": 300 * "x"}])
 def test_what_a_strangers_file_cannot_mean_leaves_the_usual(made_on, arguments):
     assert named(made_on(**arguments)) == ("cifar10", "data")
 
@@ -61,8 +82,20 @@ def test_a_detector_finds_the_run_by_its_attack(made_on, tmp_path):
     assert named(["--poison-type", "badnets"], spectral_signatures) == ("cifar10", "data")
 
 
-def test_a_script_that_needs_no_images_takes_none_by_itself(made_on):
-    from defenses import max_margin
-    assert named(made_on(dataset="digits"), max_margin) == (None, None)
-    assert named(made_on(dataset="digits"), clp) == ("digits", "data")
-    assert dataset_of_model(max_margin.parse_args([*made_on(dataset="mnist"), "--data-dir", "x"])) == "mnist"
+def test_a_script_that_needs_no_images_takes_none_by_itself(made_on, capsys):
+    model = made_on(dataset="mnist", data_dir="pictures")
+    assert named(model, max_margin) == (None, None)
+    assert named([*model, "--data-dir", "x"], max_margin) == ("mnist", "x")
+    assert named([*model, "--dataset", "digits"], max_margin) == ("digits", "data")
+    with pytest.raises(SystemExit):
+        max_margin.parse_args(["--help"])
+    assert "(default: cifar10)" not in capsys.readouterr().out
+
+
+def test_masks_without_a_record_are_of_the_data_set_of_their_model(made_on, tmp_path):
+    model = made_on(dataset="mnist", data_dir="pictures")
+    masks = ["--mask-file", str(tmp_path / "elsewhere/mask_values.txt")]
+    args = inherit(prune_network.parse_args([*masks, *model]))
+    assert (args.dataset, args.data_dir, args.checkpoint) == ("mnist", "pictures", "run/model_last.th")
+    args = inherit(prune_network.parse_args([*masks, *model, "--dataset", "cifar10"]))
+    assert (args.dataset, args.data_dir) == ("cifar10", "data")

@@ -104,8 +104,9 @@ def test_of_several_runs_those_without_a_suffix_count_and_seeds_are_averaged(tre
     assert "FAR 20.0" in rows("strip", broken_by=["sig"]).text(tree.root)
 
 
-def test_a_trigger_with_another_aim_is_no_cell(tree):
-    folder = tree.run("badnets", arguments={"poison_type": "badnets", "all_to_all": True})
+@pytest.mark.parametrize("aim", [{"all_to_all": True}, {"sources": [1, 2]}])
+def test_a_trigger_with_another_aim_is_no_cell(tree, aim):
+    folder = tree.run("badnets", arguments={"poison_type": "badnets", **aim}, **aim)
     tree.run(f"{folder.name}/clp", "defenses.clp", method={"name": "CLP"})
     assert tried_cells(find_runs(tree.root)) == {}
 
