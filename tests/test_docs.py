@@ -12,6 +12,9 @@ import pytest
 from helpers.paths import ROOT
 
 from docs.make_pictures import read_examples
+from methods.populations import BENIGN, TABLE, populations_of, read_rows
+from methods.trust import interval
+from methods.witnesses import CHANNELS, MARGINS
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")), "results/README.md",
          "benchmarks/README.md"]
@@ -114,3 +117,25 @@ def test_the_picture_of_badnets_shows_a_change_in_the_corner_alone():
     examples = read_examples(ROOT / "results/cifar10-jpeg-width16/badnets/poisoned_examples.png")
     changed = np.any([before != after for before, after in examples], axis=(0, 3))
     assert len(examples) == 8 and changed[-3:, -3:].all() and changed.sum() == 9
+
+
+def error_cell(row):
+    """What the page says of one of Population.errors."""
+    undecided = f", {row['undecided']} undecided" if row["undecided"] else ""
+    if row["attack"] == BENIGN:
+        return f"{row['wrong']} suspected{undecided}"
+    return f"{row['wrong']} missed{undecided}, {row['named']} named"
+
+
+def test_the_audits_errors_are_those_of_its_table():
+    population, = (one for one in populations_of(read_rows(TABLE)) if one.dataset == "digits")
+    ways = (population.errors(), population.errors((CHANNELS, MARGINS)), population.errors_of_cleanse_alone())
+    text = (ROOT / FIGURES).read_text()
+    for rows in zip(*ways, strict=True):
+        cells = " | ".join(map(error_cell, rows))
+        assert f"\n| {rows[0]['attack']} | {rows[0]['models']} | {cells} |\n" in text
+    for way in ways:
+        wrong, models = (sum(row[name] for row in way if row["attack"] != BENIGN) for name in ("wrong", "models"))
+        assert f"{wrong} of {models} missed ({interval(wrong, models)})" in text
+        alarms, benign = way[0]["wrong"], way[0]["models"]
+        assert f"{alarms} of {benign} suspected ({interval(alarms, benign)})" in text
