@@ -67,9 +67,9 @@ def read_model_arguments(args: Namespace) -> dict:
 
 
 def is_beneath(folder: str, other: Path) -> bool:
-    """Whether `folder` lies in the folder `other`, which is not the current one."""
+    """Whether `folder` lies in the folder `other`, in which the current one does not lie."""
     other = other.resolve()
-    return other != Path.cwd() and Path(folder).resolve().is_relative_to(other)
+    return not Path.cwd().is_relative_to(other) and Path(folder).resolve().is_relative_to(other)
 
 
 class NamedDataset(Action):

@@ -53,6 +53,13 @@ def test_digits_are_not_looked_for_in_a_folder_of_images_that_is_given(made_on):
         assert named([*model, "--data-dir", folder]) == ("digits", folder)
 
 
+def test_a_model_above_the_current_folder_does_not_make_its_images_a_strangers(made_on, tmp_path, monkeypatch):
+    made_on(dataset="cifar10", data_dir=str(tmp_path / "run/work/pictures"))
+    (tmp_path / "run/work/pictures/train/a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run/work")
+    assert named(["--checkpoint", "../model_last.th"]) == ("cifar10", str(tmp_path / "run/work/pictures"))
+
+
 def test_images_that_came_with_a_model_are_not_taken(made_on, tmp_path):
     model = made_on(dataset="cifar10", data_dir=str(tmp_path / "run/pictures"))
     (tmp_path / "run/pictures/train/a").mkdir(parents=True)
