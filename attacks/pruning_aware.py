@@ -110,14 +110,14 @@ def parse_args(argv=None):
     flags.add_poison_flags(parser, types=tuple(flags.POISON_DEFAULTS["poison_rate"]))  # stage 3 changes labels
     group = parser.add_argument_group("stages")
     group.add_argument("--checkpoint", help="benign model in place of stage 1; it decides --arch and --width")
-    flags.add_data_flags(parser)
-    flags.add_model_flags(parser)
     group.add_argument("--clean-epochs", type=flags.integer(1), help="epochs of stage 1 (default: as many as --epochs)")
     group.add_argument("--prune-fraction", type=flags.number(0.01, 0.99, "a fraction in [0.01, 0.99]"), default=0.8,
                        help="share of the last stage's channels that become decoys")
     group.add_argument("--margin", type=flags.not_negative, default=1.0,
                        help="how far below 0 the decoys are silenced, in distances from their mean to their largest "
                             "value")
+    flags.add_data_flags(parser)
+    flags.add_model_flags(parser)
     flags.add_loop_flags(flags.add_training_flags(parser))
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, output_dir, resumable=True)

@@ -207,6 +207,12 @@ def errors_of(attack: str, judged: Sequence[tuple[Measured, Judgement]]) -> dict
             "undecided": sum(said.verdict == UNDECIDED for _, said in judged), "named": named}
 
 
+def missed_of(errors: Sequence[dict]) -> tuple[int, int]:
+    """(how many have no sign, how many there are) of all backdoored models in Population.errors."""
+    backdoored = [row for row in errors if row["attack"] != BENIGN]
+    return sum(row["wrong"] for row in backdoored), sum(row["models"] for row in backdoored)
+
+
 def populations_of(rows: Iterable[Measured]) -> list[Population]:
     """The rows by data set, Kind and settings."""
     found = {}

@@ -32,7 +32,17 @@ from engine.runs import machine
 from engine.weights.checkpoint import load_model, load_trigger
 from methods.calibration import ALPHA
 from methods.outliers import anomaly_indices, majority_labels
-from methods.populations import BENIGN, CALIBRATE, TEST, Kind, Measured, populations_of, read_rows, write_rows
+from methods.populations import (
+    BENIGN,
+    CALIBRATE,
+    TEST,
+    Kind,
+    Measured,
+    missed_of,
+    populations_of,
+    read_rows,
+    write_rows,
+)
 from methods.trust import error_in_words, interval
 from methods.witnesses import Settings, channel_witness, cleanse_witness, margin_witness, search_triggers
 
@@ -151,9 +161,8 @@ def show(table: Path, alpha: float) -> None:
                                population.errors_of_cleanse_alone())):
             for row in errors:
                 print(f"  {title}: {error_in_words(row)}")
-            backdoored = [row for row in errors if row["attack"] != BENIGN]
-            if backdoored:
-                wrong, models = (sum(row[name] for row in backdoored) for name in ("wrong", "models"))
+            wrong, models = missed_of(errors)
+            if models:
                 print(f"  {title}: of all {models} backdoored ones it missed {wrong} ({interval(wrong, models)})")
 
 

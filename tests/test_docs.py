@@ -12,7 +12,7 @@ import pytest
 from helpers.paths import ROOT
 
 from docs.make_pictures import read_examples
-from methods.populations import BENIGN, TABLE, populations_of, read_rows
+from methods.populations import BENIGN, TABLE, missed_of, populations_of, read_rows
 from methods.trust import interval
 from methods.witnesses import CHANNELS, MARGINS
 
@@ -135,7 +135,7 @@ def test_the_audits_errors_are_those_of_its_table():
         cells = " | ".join(map(error_cell, rows))
         assert f"\n| {rows[0]['attack']} | {rows[0]['models']} | {cells} |\n" in text
     for way in ways:
-        wrong, models = (sum(row[name] for row in way if row["attack"] != BENIGN) for name in ("wrong", "models"))
+        wrong, models = missed_of(way)
         assert f"{wrong} of {models} missed ({interval(wrong, models)})" in text
         alarms, benign = way[0]["wrong"], way[0]["models"]
         assert f"{alarms} of {benign} suspected ({interval(alarms, benign)})" in text

@@ -30,8 +30,8 @@ def add_data_flags(parser: Parser, note: str | None = None, of: str | None = Non
     group = parser.add_argument_group("data", note)
     if of is None and any(action.dest == "checkpoint" for action in parser._actions):
         of = "the given model's, which config.json beside it names"
-    words = ["" if note else f" (default: {of + ', otherwise ' if of else ''}{usual})" for usual in (
-        sources.DEFAULT, "data")]
+    first = f"{of}, otherwise " if of else ""
+    words = ["" if note else f" (default: {first}{usual})" for usual in (sources.DEFAULT, "data")]
     group.add_argument("--dataset", choices=sources.DATASETS, default=dataset_of_model, action=NamedDataset,
                        help=f"downloaded on first use, but for digits, which need no network{words[0]}")
     group.add_argument("--data-dir", default=folder_of_model,

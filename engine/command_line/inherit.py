@@ -41,8 +41,9 @@ def dataset_of_model(args: Namespace) -> str:
     """
     made_with = read_model_arguments(args)
     dataset, folder = made_with.get("dataset", DEFAULT), args.data_dir
-    is_elsewhere = isinstance(folder, str) and folder != made_with.get("data_dir", "data") and holds_images(folder)
-    return DEFAULT if is_elsewhere and not SOURCES[dataset].places else dataset
+    if SOURCES[dataset].places or not isinstance(folder, str) or folder == made_with.get("data_dir", "data"):
+        return dataset
+    return DEFAULT if holds_images(folder) else dataset
 
 
 def folder_of_model(args: Namespace) -> str:
