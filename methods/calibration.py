@@ -3,12 +3,15 @@
 A witness gives a model one statistic, which is larger the more the model looks like one with a backdoor. What "large"
 means is read off a reference population: benign models of the same kind, measured in the same way.
 
-The tail is a fitted one. A rank among n models cannot give less than 1 / (n + 1), 0.048 for 20, which no rule that
-weighs three witnesses at 5 % would ever reject. The logarithms of the benign statistics are taken for normal: all three
-are positive, and are ratios or distances in units of their own scale, so that they spread by factors. The p-value is
-that of one more draw, whose distribution is Student's t with n - 1 degrees of freedom, scaled by sqrt(1 + 1/n): it
-counts that mean and spread are estimated, and so asks more of a small population. That the tail has this shape is an
-assumption; the false alarms that are counted on a second population are its test.
+A p-value is that of one more draw. Among the lower half of the benign models it is a rank's, which supposes nothing.
+Above their middle the tail is a fitted one: a rank among n models cannot give less than 1 / (n + 1), 0.048 for 20,
+which no rule that weighs three witnesses at 5 % would ever reject. The excess of a statistic's logarithm over the middle is
+taken for exponential: all three statistics are positive, and are ratios or distances in units of their own scale, so
+that they spread by factors, and benign models have a few large ones. Divided by the sum of k exponential excesses, one
+more has the tail (1 + x) ** -k: this counts that the scale is estimated, and so asks more of a small population. That
+the tail has this shape is an assumption; the false alarms that are counted on a second population are its test. A
+normal tail of the logarithms was the first choice, and too short: of 20 benign digits models, each held against the 19
+others at 5 %, it suspects two.
 
 The p-values are combined by Bonferroni's bound, the first step of Holm's: the smallest times their number. Fisher's sum
 of logarithms supposes that they are independent, and witnesses of one model look at the same weights: if one is misled
@@ -21,8 +24,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from common.errors import UserError
 
 SUSPECT, NO_SIGN, UNDECIDED = "suspect", "no sign of a backdoor", "undecided"
@@ -34,31 +35,31 @@ LEAST = 5  # models that a tail can be fitted to
 
 @dataclass(frozen=True)
 class Null:
-    """What a statistic is among benign models. mean, spread: of its natural logarithm, over `count` models."""
+    """What a statistic is among benign models. logs: its natural logarithms, in ascending order."""
 
-    mean: float
-    spread: float
-    count: int
+    logs: tuple[float, ...]
 
     def p_value(self, statistic: float) -> float:
         """The probability that one more benign model has at least this statistic."""
-        from scipy.stats import t  # half a second, which no script's start should take
-        distance = math.log(statistic) - self.mean
-        if self.spread == 0:  # the models are alike in it
-            return float(distance <= 0)
-        return float(t.sf(distance / (self.spread * math.sqrt(1 + 1 / self.count)), self.count - 1))
+        value, count = math.log(statistic), len(self.logs)
+        upper = self.logs[-(count // 2):]
+        middle = self.logs[-len(upper) - 1]
+        if value <= middle:
+            return (1 + sum(log >= value for log in self.logs)) / (1 + count)
+        excesses = sum(log - middle for log in upper)
+        beyond = (1 + (value - middle) / excesses) ** -len(upper) if excesses > 0 else 0.0  # 0: the models are alike
+        return (1 + len(upper)) / (1 + count) * beyond
 
 
 def fit_null(statistics: Sequence[float | None]) -> Null | None:
     """The Null of benign models' statistics; None if fewer than LEAST models have one. Raises UserError for one that is
     not above 0."""
-    known = [value for value in statistics if value is not None]
+    known = sorted(value for value in statistics if value is not None)
     if len(known) < LEAST:
         return None
     if not all(0 < value < math.inf for value in known):
-        raise UserError(f"expected statistics above 0, got {min(known)} to {max(known)}")
-    logs = np.log(known)
-    return Null(float(logs.mean()), float(logs.std(ddof=1)), len(known))
+        raise UserError(f"expected statistics above 0, got {known[0]} to {known[-1]}")
+    return Null(tuple(map(math.log, known)))
 
 
 def combine(p_values: Mapping[str, float | None]) -> float | None:

@@ -1,5 +1,6 @@
 """P-values of a fitted tail, their combination, and the verdict."""
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from methods.calibration import (
     NO_SIGN,
     SUSPECT,
     UNDECIDED,
-    Null,
     combine,
     fit_null,
     judge,
@@ -20,23 +20,36 @@ from methods.calibration import (
 )
 
 
-def test_p_values_of_fresh_benign_models_are_uniform_however_small_the_population():
-    """The point of Student's t: a normal tail with estimated parameters gives 5 models three times too many alarms."""
+def alarms(logs, level):
+    """The share of fresh models whose p-value is at most `level`, and all p-values. logs: (trials, models + 1)."""
+    values = np.array([fit_null(row[:-1]).p_value(row[-1]) for row in np.exp(logs)])
+    return np.mean(values <= level), values
+
+
+def test_p_values_of_fresh_benign_models_are_uniform_in_an_exponential_tail_however_small_the_population():
     rng = np.random.default_rng(0)
-    for count in (5, 20):
-        draws = np.exp(rng.normal(1, 0.4, (4000, count + 1)))
-        values = np.array([fit_null(row[:-1]).p_value(row[-1]) for row in draws])
-        assert (values < 0.05).mean() == pytest.approx(0.05, abs=0.012)
-        assert stats.kstest(values, "uniform").pvalue > 0.01
+    for count in (5, 6, 20):
+        upper = (1 + count // 2) / (1 + count)  # beyond it a p-value is a rank's
+        share, values = alarms(1 + rng.exponential(0.4, (4000, count + 1)), 0.05)
+        assert share == pytest.approx(0.05, abs=0.012)
+        assert stats.kstest(values[values <= upper] / upper, "uniform").pvalue > 0.01
+
+
+def test_no_more_alarms_than_stated_where_the_logarithms_are_normal_or_uniform():
+    rng = np.random.default_rng(0)
+    for draw in (rng.normal, rng.uniform):
+        assert alarms(draw(size=(4000, 21)), 0.017)[0] <= 0.017
 
 
 def test_a_p_value_by_hand_and_its_units_do_not_matter():
-    logs = np.array([1.0, 2, 3, 4, 5])
+    logs = np.array([3.0, 1, 2, 6, 4])
     null = fit_null(np.exp(logs))
-    assert (null.mean, null.spread, null.count) == pytest.approx((3, logs.std(ddof=1), 5))
-    assert null.p_value(math.exp(3)) == pytest.approx(0.5)
-    assert null.p_value(math.exp(6)) == pytest.approx(stats.t.sf(3 / (null.spread * math.sqrt(1.2)), 4))
-    assert fit_null(7 * np.exp(logs)).p_value(7 * math.exp(6)) == pytest.approx(null.p_value(math.exp(6)))
+    assert null.logs == pytest.approx((1, 2, 3, 4, 6))
+    assert null.p_value(math.exp(2.5)) == pytest.approx(4 / 6)  # a rank's: three of five are larger
+    assert null.p_value(math.exp(0.5)) == pytest.approx(1)
+    assert null.p_value(math.exp(3.0001)) == pytest.approx(3 / 6, abs=1e-3)
+    assert null.p_value(math.exp(7)) == pytest.approx(3 / 6 * (1 + (7 - 3) / (1 + 3)) ** -2)
+    assert fit_null(7 * np.exp(logs)).p_value(7 * math.exp(7)) == pytest.approx(null.p_value(math.exp(7)))
 
 
 def test_a_smaller_p_value_than_any_rank_gives_is_possible_and_grows_with_less_evidence():
@@ -44,11 +57,17 @@ def test_a_smaller_p_value_than_any_rank_gives_is_possible_and_grows_with_less_e
     assert many.p_value(math.exp(5)) < 1 / 25 / 3 and few.p_value(math.exp(5)) > many.p_value(math.exp(5))
 
 
+def test_a_larger_statistic_never_has_a_larger_p_value():
+    null = fit_null(np.exp(np.random.default_rng(0).normal(size=20)))
+    values = [null.p_value(math.exp(log)) for log in np.linspace(-4, 6, 501)]
+    assert all(after <= before for before, after in pairwise(values)) and values[0] == 1
+
+
 def test_too_few_models_have_no_tail_and_a_statistic_must_be_above_0():
-    assert fit_null([1.0, 2, 3, 4, None]) is None and fit_null([1.0, 2, 3, 4, 5, None]).count == 5
+    assert fit_null([1.0, 2, 3, 4, None]) is None and len(fit_null([1.0, 2, 3, 4, 5, None]).logs) == 5
     with pytest.raises(UserError, match="above 0"):
         fit_null([1.0, 2, 3, 4, 0])
-    alike = Null(0, 0, 5)
+    alike = fit_null([1.0] * 5)
     assert alike.p_value(1) == 1 and alike.p_value(1.1) == 0
 
 
