@@ -5,13 +5,13 @@ means is read off a reference population: benign models of the same kind, measur
 
 A p-value is that of one more draw. Among the lower half of the benign models it is a rank's, which supposes nothing.
 Above their middle the tail is a fitted one: a rank among n models cannot give less than 1 / (n + 1), 0.048 for 20,
-which no rule that weighs three witnesses at 5 % would ever reject. The excess of a statistic's logarithm over the middle is
-taken for exponential: all three statistics are positive, and are ratios or distances in units of their own scale, so
-that they spread by factors, and benign models have a few large ones. Divided by the sum of k exponential excesses, one
-more has the tail (1 + x) ** -k: this counts that the scale is estimated, and so asks more of a small population. That
-the tail has this shape is an assumption; the false alarms that are counted on a second population are its test. A
-normal tail of the logarithms was the first choice, and too short: of 20 benign digits models, each held against the 19
-others at 5 %, it suspects two.
+which no rule that weighs three witnesses at 5 % would ever reject. There the excess of a statistic's logarithm over the
+middle is taken for exponential: all three statistics are positive, and are ratios or distances in units of their own
+scale, so that they spread by factors, and benign models have a few large ones. Divided by the sum of k exponential
+excesses, one more has the tail (1 + x) ** -k: this counts that the scale is estimated, and so asks more of a small
+population. That the tail has this shape is an assumption; the false alarms that are counted on a second population are
+its test. A normal tail of the logarithms was the first choice, and too short: of 20 benign digits models, each held
+against the 19 others at 5 %, it suspects two.
 
 The p-values are combined by Bonferroni's bound, the first step of Holm's: the smallest times their number. Fisher's sum
 of logarithms supposes that they are independent, and witnesses of one model look at the same weights: if one is misled
