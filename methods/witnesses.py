@@ -80,16 +80,18 @@ def middle_of_others(values: np.ndarray, place: int) -> float:
     return float(np.median(others)) if len(others) >= LEAST_OTHERS else math.nan
 
 
-def outstanding(values: Sequence[float]) -> tuple[float | None, int]:
-    """(the largest of `values` over the median of the others, its place); (None, place) where that has no meaning.
+def outstanding(margins: Sequence[float]) -> tuple[float | None, int]:
+    """(the largest of `margins` over the median size of the others, its class).
 
-    It has none with fewer than LEAST_OTHERS others, and where the median of the others is not a number above 0.
+    Their size, since a backdoor can be such that no image leans to the other classes at all: their margins are then
+    below 0, and how far is the scale of this network's logits. The ratio is None with fewer than LEAST_OTHERS others,
+    and where it is not a finite number above 0.
     """
-    values = np.asarray(values, dtype=np.float64)
-    place = int(values.argmax())
-    middle = middle_of_others(values, place)
-    ratio = values[place] / middle if middle > 0 else math.nan
-    return (float(ratio) if 0 < ratio < math.inf else None), place
+    margins = np.asarray(margins, dtype=np.float64)
+    place = int(margins.argmax())
+    middle = middle_of_others(np.abs(margins), place)
+    ratio = float(margins[place]) / middle if middle > 0 else math.nan
+    return (ratio if 0 < ratio < math.inf else None), place
 
 
 def channel_witness(model: torch.nn.Module) -> Finding:

@@ -33,7 +33,17 @@ def network(classes=4, **options):
 def test_the_largest_is_held_against_the_others_median():
     assert outstanding([2.0, 3, 4, 12]) == (4.0, 3)
     assert outstanding([9.0, 1]) == (None, 0)  # one other is no median
-    assert outstanding([-1.0, -2, -3, -4]) == (None, 0)
+    assert outstanding([-1.0, -2, -3, -4]) == (None, 0)  # no class has a margin
+
+
+def test_margins_below_0_are_the_scale_of_a_target_that_no_image_of_another_class_escapes():
+    """A backdoored WRN-16-1 had a margin of 292 for its target, and -51 to -124 for the nine others."""
+    assert outstanding([-100.0, 300, -50, -80]) == (300 / 80, 1)
+    assert outstanding([-0.3, 0.1, -0.2, -0.2])[0] < 1  # which says nothing
+    assert outstanding([50.0, 2, -4, 3]) == (50 / 3, 0)
+
+
+def test_a_margin_without_bound_says_nothing():
     assert outstanding([math.inf, 1, 2, 3]) == (None, 0)
 
 
