@@ -50,6 +50,17 @@ def test_a_model_is_rebuilt_from_its_spec_alone(tmp_path):
     assert torch.equal(again.eval()(pixels), net.eval()(pixels))
 
 
+def test_weights_in_half_precision_come_back_as_float32(net, tmp_path):
+    """As zoo/badnets-full-width has them, to be half as large."""
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in net.state_dict().items()}
+    checkpoint.save(tmp_path / "m.th", {"state_dict": weights, "spec": net.spec, "classes": [], "args": {},
+                                        "metrics": {}})
+    again = checkpoint.load_model(tmp_path / "m.th").model
+    assert {weight.dtype for weight in again.parameters()} == {torch.float32}
+    assert torch.equal(again.conv1.weight, net.conv1.weight.half().float())
+    again.eval()(torch.rand(2, 3, 32, 32))
+
+
 def test_the_size_is_read_without_a_random_number(net, tmp_path):
     checkpoint.save_model(tmp_path / "m.th", build_model("resnet18", 1, 2, image_size=48), {}, {})
     before = torch.random.get_rng_state()
