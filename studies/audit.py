@@ -165,7 +165,8 @@ def parse_args(argv=None):
     group.add_argument("--population", metavar="DATASET",
                        help="compare with benign models of this data set, whatever the classes are called (default: "
                             "the models of the same network, image size and classes)")
-    group.add_argument("--rates", metavar="FILE.csv", default=str(TABLE), help="table of studies.calibrate_audit")
+    group.add_argument("--rates", metavar="FILE.csv",
+                       help="table of studies.calibrate_audit (default: the suite's own, results/audit/rates.csv)")
     add_witness_flags(parser, "Default: as the population was measured. With other values there is no p-value.")
     flags.add_run_flags(parser, beneath_model("audit"))
     return parser.parse_args(argv)
@@ -174,7 +175,7 @@ def parse_args(argv=None):
 def choose(args: Namespace, subject: Subject) -> tuple[Reference, Settings]:
     """The Reference for a model, and the Settings that it was measured with, or those of the flags."""
     kind = Kind.of(subject.model.spec, subject.image_size, subject.classes)
-    reference = find_reference(populations_of(read_rows(args.rates)), kind, subject.has_names, args.population)
+    reference = find_reference(populations_of(read_rows(args.rates or TABLE)), kind, subject.has_names, args.population)
     measured = Settings.from_words(reference.population.settings) if reference.population else Settings()
     settings = measured.changed(vars(args))
     if settings != measured and reference.population:
