@@ -32,7 +32,8 @@ class Flag:
     """A flag of one attack's own. help: what it is. default: None for none. type: of its value; raises ValueError.
 
     is_attack: whether it is one of the attacks with a pattern. metavar: what a help text shows in place of the value.
-    is_needed: whether it has to be given.
+    is_needed: whether it has to be given. is_made: whether it names the folder of another script's run, or a file in
+    it.
     """
 
     help: str
@@ -41,6 +42,7 @@ class Flag:
     is_attack: bool = False
     metavar: str | None = None
     is_needed: bool = False
+    is_made: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,14 +191,15 @@ ATTACKS = {
     "badnets": Attack(checkerboard_1corner, rate=0.05),
     "blend": Attack(gaussian_noise, alpha=0.2, rate=0.05),
     "clean-label": Attack(checkerboard_4corner, load=load_crafted, flags={
-        "clb_dir": Flag("what generate_clb_attack.py left", "data/clean-label/0.1")}),
+        "clb_dir": Flag("what generate_clb_attack.py left", "data/clean-label/0.1", is_made=True)}),
     "issba": Attack(rate=0.1, build=hide_secret, takes_pattern=False, flags={
-        "encoder": Flag("what attacks.issba_encoder left", "output/issba-encoder/encoder.th", metavar="FILE.th")}),
+        "encoder": Flag("what attacks.issba_encoder left", "output/issba-encoder/encoder.th", metavar="FILE.th",
+                        is_made=True)}),
     "trojan": Attack(rate=0.1, build=build_patch, takes_pattern=False, flags={
         "patch": Flag("what attacks.trojan_patch left, or any RGBA picture of the images' size",
-                      "output/trojan-patch/patch.png", metavar="FILE.png")}),
+                      "output/trojan-patch/patch.png", metavar="FILE.png", is_made=True)}),
     "feature-collision": Attack(colored_patch, load=load_collided, flags={
-        "fc_dir": Flag("what attacks.feature_collision left", "data/feature-collision/1")}),
+        "fc_dir": Flag("what attacks.feature_collision left", "data/feature-collision/1", is_made=True)}),
     "sig": Attack(rate=1.0, rate_of="the images of the target class", keeps_labels=True, build=build_wave,
                   takes_pattern=False, flags={
         "sig_delta": Flag("amplitude of the sinusoid, in gray levels", 20.0, float),
@@ -204,7 +207,7 @@ ATTACKS = {
     "stored": Attack(rate=0.1, rate_of="the images that the trigger is meant for", build=take_stored,
                      takes_pattern=False, flags={
         "trigger_file": Flag("trigger_info.th of another run, whose trigger poisons the images", metavar="FILE.th",
-                             is_needed=True)}),
+                             is_needed=True, is_made=True)}),
 }
 
 

@@ -26,10 +26,13 @@ Folder = str | Callable[[argparse.Namespace], str]  # a default folder, or what 
 
 def add_data_flags(parser: Parser, note: str | None = None, of: str | None = None) -> None:
     """The images. note: what the help says of them all; with one there is no default in it. of: whose data set the
-    default is, in words; by default the model's, if the parser has --checkpoint already."""
+    default is, in words; by default the model's or the attack's input's, if the parser has such a flag already."""
     group = parser.add_argument_group("data", note)
-    if of is None and any(action.dest == "checkpoint" for action in parser._actions):
+    taken = {action.dest for action in parser._actions}
+    if of is None and "checkpoint" in taken:
         of = "the given model's, which config.json beside it names"
+    elif of is None and taken.intersection(MADE_FLAGS):
+        of = f"that of what {in_words([f'--{name}'.replace('_', '-') for name in MADE_FLAGS])} name"
     first = f"{of}, otherwise " if of else ""
     words = ["" if note else f" (default: {first}{usual})" for usual in (sources.DEFAULT, "data")]
     group.add_argument("--dataset", choices=sources.DATASETS, default=dataset_of_model, action=NamedDataset,
@@ -260,6 +263,7 @@ POISON_DEFAULTS = {
        for flag in ("trigger_alpha", "trigger_image")},
     **{flag: dict.fromkeys(STATIC) for flag in AIM_FLAGS},
 }
+MADE_FLAGS = tuple(name for attack in ATTACKS.values() for name, flag in attack.flags.items() if flag.is_made)
 POISON_FLAGS = ("poison_type", "poison_target", *POISON_DEFAULTS)
 CLASSES = {"metavar": "FILE.txt", "help": "class names in the model's label order, one a line (default: those in the "
                                           "checkpoint; where it has none, the images' in sorted order)"}

@@ -1,4 +1,5 @@
-"""What a script inherits from the run that made its masks or its model, whose config.json is untrusted."""
+"""What a script inherits from the run that made its masks, its model or its attack's input, whose config.json is
+untrusted."""
 from argparse import Action, ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from common.files import hash_file
 from common.untrusted import read_object
 from data.image_folder import SPLITS, is_sorted_into_classes
 from data.sources import DATASETS, DEFAULT, SOURCES
+from data.triggers.table import ATTACKS
 from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
 
 
@@ -34,12 +36,13 @@ def inherit(args: Namespace) -> Namespace:
 
 
 def dataset_of_model(args: Namespace) -> str:
-    """The default of --dataset: the one that the model of --checkpoint was made on, as config.json beside it says.
+    """The default of --dataset: the one that the model of --checkpoint, or else what the attack begins with, was made
+    on, as config.json beside it says.
 
-    The usual one without such a model, and where --data-dir names a folder of images for a model of digits, which are
+    The usual one without either, and where --data-dir names a folder of images for a model of digits, which are
     in none.
     """
-    made_with = read_model_arguments(args)
+    made_with = read_arguments_before(args)
     dataset, folder = made_with.get("dataset", DEFAULT), args.data_dir
     if SOURCES[dataset].places or not isinstance(folder, str) or folder == made_with.get("data_dir", "data"):
         return dataset
@@ -47,12 +50,12 @@ def dataset_of_model(args: Namespace) -> str:
 
 
 def folder_of_model(args: Namespace) -> str:
-    """The default of --data-dir where no --dataset is given either: that of the model's run, if it still holds images.
+    """The default of --data-dir where no --dataset is given either: that of the same run, if it still holds images.
 
     Not a folder that came with the model: whoever made the one would have chosen the images to look at it with.
     """
-    folder = read_model_arguments(args).get("data_dir", "data")
-    return "data" if is_beneath(folder, Path(model_of(args) or "data").parent) else folder
+    folder, before = read_arguments_before(args).get("data_dir", "data"), run_before(args)
+    return "data" if before and is_beneath(folder, before) else folder
 
 
 def model_of(args: Namespace) -> str | None:
@@ -61,10 +64,24 @@ def model_of(args: Namespace) -> str | None:
     return path(args) if callable(path) else path
 
 
-def read_model_arguments(args: Namespace) -> dict:
-    """read_arguments of the run that left the model of --checkpoint; {} where a script takes none."""
+def run_before(args: Namespace) -> Path | None:
+    """The folder of the run that a script goes on from: that of the model of --checkpoint, otherwise that of what
+    another script left for the attack of --poison-type. None for a script that begins with images alone."""
     path = model_of(args)
-    return read_arguments(Path(path).parent) if path else {}
+    if path:
+        return Path(path).parent
+    attack = ATTACKS.get(getattr(args, "poison_type", None))
+    for name, flag in attack.flags.items() if attack else ():
+        path = getattr(args, name, None) or flag.default
+        if flag.is_made and path:
+            return Path(path) if Path(path).is_dir() else Path(path).parent
+    return None
+
+
+def read_arguments_before(args: Namespace) -> dict:
+    """read_arguments of the run that a script goes on from; {} where there is none."""
+    folder = run_before(args)
+    return read_arguments(folder) if folder else {}
 
 
 def is_beneath(folder: str, other: Path) -> bool:

@@ -4,6 +4,7 @@ import json
 import pytest
 
 import prune_network
+import train_backdoor
 from defenses import max_margin, spectral_signatures, strip
 from engine.command_line.inherit import inherit
 
@@ -29,6 +30,32 @@ def named(argv, script=strip):
 def test_the_data_set_and_the_folder_are_those_of_the_models_run(made_on):
     assert named(made_on(dataset="digits", data_dir="data")) == ("digits", "data")
     assert named(made_on(dataset="gtsrb", data_dir="pictures")) == ("gtsrb", "pictures")
+
+
+def test_an_attack_goes_on_with_the_images_of_what_another_script_left_for_it(made_on, tmp_path):
+    made_on(dataset="digits", data_dir="data")
+    (tmp_path / "run/patch.png").touch()
+    for kind, own in (("clean-label", ["--clb-dir", "run"]), ("feature-collision", ["--fc-dir", "run/"]),
+                      ("trojan", ["--patch", "run/patch.png"])):
+        words = ["--poison-type", kind, *own]
+        assert named(words, train_backdoor) == ("digits", "data")
+        assert named([*words, "--dataset", "mnist"], train_backdoor) == ("mnist", "data")
+
+
+def test_what_an_attack_does_not_begin_with_says_nothing(made_on, tmp_path):
+    made_on(dataset="digits", data_dir="data")
+    (tmp_path / "data/clean-label").mkdir(parents=True)
+    (tmp_path / "run").rename(tmp_path / "data/clean-label/0.1")  # where clean-label's flag leads by default
+    assert named(["--poison-type", "clean-label"], train_backdoor) == ("digits", "data")
+    for kind in ("badnets", "sig", "trojan"):
+        assert named(["--poison-type", kind], train_backdoor) == ("cifar10", "data")
+
+
+def test_a_detector_takes_its_models_images_before_its_attacks(made_on, tmp_path):
+    model = made_on(dataset="mnist", data_dir="data")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/config.json").write_text(json.dumps({"arguments": {"dataset": "digits"}}))
+    assert named([*model, "--poison-type", "clean-label", "--clb-dir", "set"], spectral_signatures)[0] == "mnist"
 
 
 def test_what_is_given_counts(made_on):
