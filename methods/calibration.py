@@ -42,13 +42,12 @@ class Null:
     def p_value(self, statistic: float) -> float:
         """The probability that one more benign model has at least this statistic."""
         value, count = math.log(statistic), len(self.logs)
-        upper = self.logs[-(count // 2):]
-        middle = self.logs[-len(upper) - 1]
+        middle = self.logs[-(count // 2) - 1]
         if value <= middle:
             return (1 + sum(log >= value for log in self.logs)) / (1 + count)
-        excesses = sum(log - middle for log in upper)
-        beyond = (1 + (value - middle) / excesses) ** -len(upper) if excesses > 0 else 0.0  # 0: the models are alike
-        return (1 + len(upper)) / (1 + count) * beyond
+        excesses = [log - middle for log in self.logs if log > middle]
+        beyond = (1 + (value - middle) / sum(excesses)) ** -len(excesses) if excesses else 1.0
+        return (1 + len(excesses)) / (1 + count) * beyond
 
 
 def fit_null(statistics: Sequence[float | None]) -> Null | None:

@@ -34,5 +34,4 @@ def in_words(population: Population | None, witnesses: Sequence[str], alpha: flo
     errors = population.errors(witnesses, alpha)
     if not errors:
         return f"{opening}; how often this is wrong has not been counted on other models.", []
-    return (f"{opening}. On other models of that kind, from which no setting was chosen: "
-            f"{'; '.join(map(error_in_words, errors))}."), errors
+    return f"{opening}. On other models of that kind: {'; '.join(map(error_in_words, errors))}.", errors

@@ -81,17 +81,19 @@ def middle_of_others(values: np.ndarray, place: int) -> float:
 
 
 def outstanding(margins: Sequence[float]) -> tuple[float | None, int]:
-    """(the largest of `margins` over the median size of the others, its class).
+    """(how far the largest of `margins` stands out, its class).
 
-    Their size, since a backdoor can be such that no image leans to the other classes at all: their margins are then
-    below 0, and how far is the scale of this network's logits. The ratio is None with fewer than LEAST_OTHERS others,
-    and where it is not a finite number above 0.
+    That is its distance to the median of the others over the median of their sizes, plus 1: its ratio to their median
+    where they are above 0. A backdoor can be such that no image leans to the other classes at all; their margins are
+    then below 0, and how far is the scale of this network's logits. None with fewer than LEAST_OTHERS others, where no
+    margin is above 0, and where the result is not finite.
     """
     margins = np.asarray(margins, dtype=np.float64)
     place = int(margins.argmax())
-    middle = middle_of_others(np.abs(margins), place)
-    ratio = float(margins[place]) / middle if middle > 0 else math.nan
-    return (ratio if 0 < ratio < math.inf else None), place
+    largest = float(margins[place])
+    middle, size = middle_of_others(margins, place), middle_of_others(np.abs(margins), place)
+    ratio = 1 + (largest - middle) / size if size > 0 < largest else math.nan
+    return (ratio if math.isfinite(ratio) else None), place
 
 
 def channel_witness(model: torch.nn.Module) -> Finding:
@@ -109,16 +111,19 @@ def channel_witness(model: torch.nn.Module) -> Finding:
 
 def margin_witness(model: torch.nn.Module, num_classes: int, image_size: int, settings: Settings,
                    device: torch.device, generator: torch.Generator) -> Finding:
-    """MM-BD: the largest margin of all classes over the median of the others'. It needs no image.
+    """MM-BD: how far the largest margin of all classes stands out of the others. It needs no image.
 
-    A ratio, since margins scale with the network's last layer. Raises UserError for a model that returns NaN.
+    In units of the others', since margins scale with the network's last layer. Raises UserError for a model that
+    returns NaN.
     """
     climbs = largest_margins(model, num_classes, image_size, settings, device, generator)
     margins = [float(climb.margins.max()) for climb in climbs]
     ratio, label = outstanding(margins)
     if ratio is None:
         return Finding(None, None, f"the margins of {num_classes} classes cannot be compared")
-    return Finding(ratio, label, f"the largest margin, {margins[label]:.1f}, is {ratio:.2f} times the others' median")
+    others = np.delete(margins, label)
+    return Finding(ratio, label, f"the largest margin, {margins[label]:.1f}, stands out by {ratio:.2f} of the others, "
+                   f"{others.min():.1f} to {others.max():.1f}")
 
 
 def search_triggers(model: torch.nn.Module, images: ImageSet, settings: Settings, seed: int, device: torch.device

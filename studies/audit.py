@@ -175,6 +175,8 @@ def parse_args(argv=None):
 def choose(args: Namespace, subject: Subject) -> tuple[Reference, Settings]:
     """The Reference for a model, and the Settings that it was measured with, or those of the flags."""
     kind = Kind.of(subject.model.spec, subject.image_size, subject.classes)
+    if args.rates and not Path(args.rates).is_file():
+        raise UserError(f"{args.rates}: no such file; studies.calibrate_audit makes one")
     reference = find_reference(populations_of(read_rows(args.rates or TABLE)), kind, subject.has_names, args.population)
     measured = Settings.from_words(reference.population.settings) if reference.population else Settings()
     settings = measured.changed(vars(args))

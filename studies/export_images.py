@@ -54,11 +54,11 @@ def export_poisoned(args, train, defender, test, folder):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    flags.add_data_flags(parser)
     parser.add_argument("--output-dir", required=True, help="a folder that is new or empty")
     parser.add_argument("--poisoned", action="store_true", help="what the attack below makes of the data set")
     parser.add_argument("--seed", type=flags.integer(0), default=0, help="with --poisoned: of the poisoned indices")
     flags.add_poison_flags(parser, types=POISONING)
+    flags.add_data_flags(parser)
     args = parser.parse_args(argv)
     if args.poisoned:
         flags.check_poison(parser, args)

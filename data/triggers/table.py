@@ -32,8 +32,8 @@ class Flag:
     """A flag of one attack's own. help: what it is. default: None for none. type: of its value; raises ValueError.
 
     is_attack: whether it is one of the attacks with a pattern. metavar: what a help text shows in place of the value.
-    is_needed: whether it has to be given. is_made: whether it names the folder of another script's run, or a file in
-    it.
+    is_needed: whether it has to be given. is_made: whether it names the folder of another script's run, or with a
+    metavar a file in it.
     """
 
     help: str

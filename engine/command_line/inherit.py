@@ -39,14 +39,16 @@ def dataset_of_model(args: Namespace) -> str:
     """The default of --dataset: the one that the model of --checkpoint, or else what the attack begins with, was made
     on, as config.json beside it says.
 
-    The usual one without either, and where --data-dir names a folder of images for a model of digits, which are
-    in none.
+    The usual one without either, and where --data-dir names another folder although the model is one of digits, which
+    are in none, or although there is no model: what an attack begins with may serve for other images.
     """
     made_with = read_arguments_before(args)
     dataset, folder = made_with.get("dataset", DEFAULT), args.data_dir
-    if SOURCES[dataset].places or not isinstance(folder, str) or folder == made_with.get("data_dir", "data"):
+    if not isinstance(folder, str):
         return dataset
-    return DEFAULT if holds_images(folder) else dataset
+    if model_of(args) and (SOURCES[dataset].places or folder in ("data", made_with.get("data_dir"))):
+        return dataset
+    return DEFAULT
 
 
 def folder_of_model(args: Namespace) -> str:
@@ -65,17 +67,17 @@ def model_of(args: Namespace) -> str | None:
 
 
 def run_before(args: Namespace) -> Path | None:
-    """The folder of the run that a script goes on from: that of the model of --checkpoint, otherwise that of what
-    another script left for the attack of --poison-type. None for a script that begins with images alone."""
+    """The folder of the run that a script goes on from: that of the model of --checkpoint; without a model, or with one
+    that has no config.json, that of what another script left for the attack of --poison-type. None if neither has one.
+    """
     path = model_of(args)
-    if path:
-        return Path(path).parent
+    folders = [Path(path).parent] if path else []
     attack = ATTACKS.get(getattr(args, "poison_type", None))
     for name, flag in attack.flags.items() if attack else ():
         path = getattr(args, name, None) or flag.default
         if flag.is_made and path:
-            return Path(path) if Path(path).is_dir() else Path(path).parent
-    return None
+            folders.append(Path(path).parent if flag.metavar else Path(path))
+    return next((folder for folder in folders if read_arguments(folder)), None)
 
 
 def read_arguments_before(args: Namespace) -> dict:

@@ -34,12 +34,32 @@ def test_the_data_set_and_the_folder_are_those_of_the_models_run(made_on):
 
 def test_an_attack_goes_on_with_the_images_of_what_another_script_left_for_it(made_on, tmp_path):
     made_on(dataset="digits", data_dir="data")
-    (tmp_path / "run/patch.png").touch()
     for kind, own in (("clean-label", ["--clb-dir", "run"]), ("feature-collision", ["--fc-dir", "run/"]),
-                      ("trojan", ["--patch", "run/patch.png"])):
+                      ("trojan", ["--patch", "run/patch.png"]), ("issba", ["--encoder", "run/encoder.th"]),
+                      ("stored", ["--trigger-file", "run/trigger_info.th"])):
         words = ["--poison-type", kind, *own]
         assert named(words, train_backdoor) == ("digits", "data")
         assert named([*words, "--dataset", "mnist"], train_backdoor) == ("mnist", "data")
+        assert named([*words, "--data-dir", "pictures"], train_backdoor) == ("cifar10", "pictures")
+
+
+def test_images_that_came_with_an_attacks_input_are_not_taken(made_on, tmp_path):
+    made_on(dataset="gtsrb", data_dir="run/images")
+    (tmp_path / "run/images/train/a").mkdir(parents=True)
+    assert named(["--poison-type", "trojan", "--patch", "run/patch.png"], train_backdoor) == ("gtsrb", "data")
+
+
+def test_a_folder_that_is_not_there_is_not_answered_by_the_one_above_it(made_on):
+    made_on(dataset="digits")
+    assert named(["--poison-type", "clean-label", "--clb-dir", "run/none"], train_backdoor) == ("cifar10", "data")
+
+
+def test_the_help_names_the_flags_whose_images_are_taken(capsys):
+    for script, words in ((train_backdoor, "that of what is given as --clb-dir, --encoder"),
+                          (spectral_signatures, "names, or that of what is given as --clb-dir")):
+        with pytest.raises(SystemExit):
+            script.parse_args(["--help"])
+        assert words in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_an_attack_does_not_begin_with_says_nothing(made_on, tmp_path):
@@ -55,7 +75,9 @@ def test_a_detector_takes_its_models_images_before_its_attacks(made_on, tmp_path
     model = made_on(dataset="mnist", data_dir="data")
     (tmp_path / "set").mkdir()
     (tmp_path / "set/config.json").write_text(json.dumps({"arguments": {"dataset": "digits"}}))
-    assert named([*model, "--poison-type", "clean-label", "--clb-dir", "set"], spectral_signatures)[0] == "mnist"
+    attack = ["--poison-type", "clean-label", "--clb-dir", "set"]
+    assert named([*model, *attack], spectral_signatures)[0] == "mnist"
+    assert named(["--checkpoint", "stranger.th", *attack], spectral_signatures)[0] == "digits"
 
 
 def test_what_is_given_counts(made_on):
@@ -76,8 +98,8 @@ def test_in_a_folder_with_several_data_sets_it_is_the_models(made_on, tmp_path):
 def test_digits_are_not_looked_for_in_a_folder_of_images_that_is_given(made_on):
     model = made_on(dataset="digits", data_dir="data")
     assert named([*model, "--data-dir", "pictures"]) == ("cifar10", "pictures")
-    for folder in ("data", "elsewhere"):
-        assert named([*model, "--data-dir", folder]) == ("digits", folder)
+    assert named([*model, "--data-dir", "data"]) == ("digits", "data")
+    assert named([*model, "--data-dir", "mistyped"]) == ("cifar10", "mistyped")  # which is then said not to be there
 
 
 def test_a_model_above_the_current_folder_does_not_make_its_images_a_strangers(made_on, tmp_path, monkeypatch):

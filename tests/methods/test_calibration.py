@@ -67,8 +67,14 @@ def test_too_few_models_have_no_tail_and_a_statistic_must_be_above_0():
     assert fit_null([1.0, 2, 3, 4, None]) is None and len(fit_null([1.0, 2, 3, 4, 5, None]).logs) == 5
     with pytest.raises(UserError, match="above 0"):
         fit_null([1.0, 2, 3, 4, 0])
+
+
+def test_models_that_are_alike_have_no_tail_but_a_rank():
     alike = fit_null([1.0] * 5)
-    assert alike.p_value(1) == 1 and alike.p_value(1.1) == 0
+    assert alike.p_value(1) == 1 and alike.p_value(1.1) == alike.p_value(10**9) == pytest.approx(1 / 6)
+    assert fit_null(np.exp([0.0, 1, 2, 2, 2])).p_value(math.exp(2.001)) == pytest.approx(1 / 6)
+    one = fit_null(np.exp([0.0, 0, 0, 0, 1]))  # a single excess
+    assert one.p_value(math.exp(1)) == pytest.approx(2 / 6 / 2)
 
 
 def test_the_combined_p_value_is_bonferronis_of_those_that_speak():

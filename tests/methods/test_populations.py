@@ -118,7 +118,7 @@ def test_trust_says_what_it_is_compared_with_and_the_intervals():
     said, errors = in_words(population(row(50, "test"), row(52, "test", "badnets", margins=20.0)), ("margins",), 0.05)
     assert said == (
         "Compared with 12 benign models (digits, resnet18, width 16, 10 classes, 32 pixels), at a false-alarm rate of "
-        "5 %. On other models of that kind, from which no setting was chosen: it suspected 0 of 1 benign ones (0 to 79 "
+        "5 %. On other models of that kind: it suspected 0 of 1 benign ones (0 to 79 "
         "%); of 1 with badnets it missed 0 (0 to 79 %), and named the target of 1.")
     assert len(errors) == 2
     assert in_words(population(), ("margins",))[0].endswith("has not been counted on other models.")

@@ -38,9 +38,10 @@ def test_the_largest_is_held_against_the_others_median():
 
 def test_margins_below_0_are_the_scale_of_a_target_that_no_image_of_another_class_escapes():
     """A backdoored WRN-16-1 had a margin of 292 for its target, and -51 to -124 for the nine others."""
-    assert outstanding([-100.0, 300, -50, -80]) == (300 / 80, 1)
-    assert outstanding([-0.3, 0.1, -0.2, -0.2])[0] < 1  # which says nothing
-    assert outstanding([50.0, 2, -4, 3]) == (50 / 3, 0)
+    assert outstanding([-100.0, 300, -50, -80]) == (1 + 380 / 80, 1)
+    assert outstanding([50.0, 2, -4, 3]) == (1 + 48 / 3, 0)
+    assert outstanding([-5.0, 100, -5, -5])[0] > outstanding([-90.0, 100, -90, -90])[0] > 2
+    assert outstanding([1.0, 0, 0, 0]) == (None, 0)  # which have no size
 
 
 def test_a_margin_without_bound_says_nothing():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from data.datasets import load_clean
+from engine.kinds.without_images import Subject
 from engine.weights.checkpoint import load_model, load_trigger, save_model
 from methods.populations import Kind, Measured, populations_of, write_rows
 from methods.trigger_search import Search
@@ -104,13 +105,24 @@ def test_a_tiny_trigger_is_suspected_once_every_search_has_found_it(stranger, tm
 
 
 def test_the_false_alarm_rate_is_the_callers(stranger, tmp_path):
-    own = audited(tmp_path, stranger, "--starts", 1, "--steps", 3)["method"]["witnesses"][0]["statistic"]
-    rows = [replace(row, channels=own / 2 * row.channels**4) for row in reference()]
+    channels, margins = audited(tmp_path, stranger, "--starts", 1, "--steps", 3)["method"]["witnesses"][:2]
+    rows = [replace(row, channels=channels["statistic"] / 2 * row.channels**4, margins=2 * margins["statistic"])
+            for row in reference()]
     words = [stranger, *table(tmp_path, *rows)]
     value = audited(tmp_path, *words)["method"]["combined"]
     assert 0.01 < value < 0.4
     verdicts = [audited(tmp_path, *words, "--alpha", value * share)["method"]["verdict"] for share in (1.2, 0.7, 0.1)]
     assert verdicts == ["suspect", "undecided", "no sign of a backdoor"]
+
+
+def test_the_table_is_the_suites_own_unless_one_is_named(stranger, tmp_path, capsys):
+    args = parse_args([str(stranger)])
+    assert args.rates is None  # so that no path of this machine is in config.json
+    subject = Subject("model.th", build_model("resnet18", 16, 10), DIGITS, 32, None)
+    assert len(audit.choose(args, subject)[0].population.reference) == 20
+    with pytest.raises(SystemExit):
+        main([str(stranger), "--rates", str(tmp_path / "none.csv"), "--output-dir", str(tmp_path / "out")])
+    assert "none.csv: no such file; studies.calibrate_audit makes one" in capsys.readouterr().err
 
 
 def test_an_even_model_is_searched_once_and_shows_no_sign(stranger, tmp_path, searching):
