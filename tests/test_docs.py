@@ -12,9 +12,10 @@ import pytest
 from helpers.paths import ROOT
 
 from docs.make_pictures import read_examples
+from methods.calibration import SUSPECT
 from methods.populations import BENIGN, TABLE, missed_of, populations_of, read_rows
 from methods.trust import interval
-from methods.witnesses import CHANNELS, MARGINS
+from methods.witnesses import CHANNELS, MARGINS, WITNESSES
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")), "results/README.md",
          "benchmarks/README.md"]
@@ -127,8 +128,28 @@ def error_cell(row):
     return f"{row['wrong']} missed{undecided}, {row['named']} named"
 
 
+def population_of(dataset):
+    population, = (one for one in populations_of(read_rows(TABLE)) if one.dataset == dataset)
+    return population
+
+
+def test_the_audits_verdicts_on_the_models_of_this_page_are_those_of_its_table():
+    population, text = population_of("cifar10-jpeg"), (ROOT / FIGURES).read_text()
+    tested = [row for row in population.rows if not row.is_reference]
+    assert len(tested) == 17 and len(population.reference) == 6
+    for row in tested:
+        weighed = population.weigh(row)
+        judgement, own = weighed.judgement, " | ".join(f"{weighed.p_values[name]:.2g}" for name in WITNESSES)
+        named = "" if judgement.verdict != SUSPECT else (
+            f", {'target' if judgement.target == row.target else 'wrong label'} {judgement.target}")
+        alone = "no sign" if row.flagged is None else f"target {row.flagged}"
+        line = (f"{100 * row.acc:.2f} / {100 * row.asr:.2f} | {own} | "
+                f"{judgement.verdict.removesuffix(' of a backdoor')}{named} | {alone} |")
+        assert re.search(rf"^\| {row.attack} \| [^|]+ \| {re.escape(line)}$", text, re.MULTILINE), line
+
+
 def test_the_audits_errors_are_those_of_its_table():
-    population, = (one for one in populations_of(read_rows(TABLE)) if one.dataset == "digits")
+    population = population_of("digits")
     ways = (population.errors(), population.errors((CHANNELS, MARGINS)), population.errors_of_cleanse_alone())
     text = (ROOT / FIGURES).read_text()
     for rows in zip(*ways, strict=True):
