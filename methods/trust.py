@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from engine.measuring.evaluation import Proportion
 from methods.calibration import ALPHA
-from methods.populations import BENIGN, Population
+from methods.populations import BENIGN, Population, missed_of
 
 
 def interval(count: int, n: int) -> str:
@@ -34,4 +34,10 @@ def in_words(population: Population | None, witnesses: Sequence[str], alpha: flo
     errors = population.errors(witnesses, alpha)
     if not errors:
         return f"{opening}; how often this is wrong has not been counted on other models.", []
-    return f"{opening}. On other models of that kind: {'; '.join(map(error_in_words, errors))}.", errors
+    parts = list(map(error_in_words, errors))
+    if errors[0]["attack"] != BENIGN:
+        parts.insert(0, "how often it suspects a benign one has not been counted")
+    missed, models = missed_of(errors)
+    if len(errors) > 2:
+        parts.append(f"of all {models} with a backdoor it missed {missed} ({interval(missed, models)})")
+    return f"{opening}. On other models of that kind: {'; '.join(parts)}.", errors

@@ -121,6 +121,16 @@ def test_trust_says_what_it_is_compared_with_and_the_intervals():
         "5 %. On other models of that kind: it suspected 0 of 1 benign ones (0 to 79 "
         "%); of 1 with badnets it missed 0 (0 to 79 %), and named the target of 1.")
     assert len(errors) == 2
+
+
+def test_trust_says_what_has_not_been_counted_and_sums_up_many_attacks():
+    attacked = [row(50 + seed, "test", name, margins=20.0) for seed, name in enumerate(("badnets", "blend", "sig"))]
+    said, _ = in_words(population(*attacked), ("margins",), 0.05)
+    assert "of that kind: how often it suspects a benign one has not been counted; of 1 with badnets" in said
+    assert said.endswith("; of all 3 with a backdoor it missed 0 (0 to 56 %).")
+
+
+def test_trust_without_other_models_promises_nothing():
     assert in_words(population(), ("margins",))[0].endswith("has not been counted on other models.")
     assert in_words(None, ())[1] == [] and "Nothing is known" in in_words(None, ())[0]
 
