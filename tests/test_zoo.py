@@ -16,8 +16,11 @@ from models.base import MEAN, STD
 pytestmark = pytest.mark.slow
 
 MODELS = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/model_last.th"))
-RESULTS = ("cifar10-jpeg-width16/{}", "lecture-abl/{}/seed-0", "wanet-wrn/{}")  # where their logs are, beneath results/
-SPECS = ({"arch": "resnet18", "width": 16}, *2 * [{"arch": "wrn16-1", "width": None}])  # by the same order
+FULL = "-full-width"
+RESULTS = ("cifar10-jpeg-width16/{}", "lecture-abl/{}/seed-0", "wanet-wrn/{}",
+           "full-width/{}")  # where their logs are, beneath results/
+SPECS = ({"arch": "resnet18", "width": 16}, *2 * [{"arch": "wrn16-1", "width": None}],
+         {"arch": "resnet18", "width": 64})  # by the same order
 FOLDER, ARCHIVE = ROOT / "data/cifar10-jpeg", ROOT.parent / "shared/data/cifar10-jpeg.tar.xz"
 
 
@@ -38,8 +41,8 @@ def cifar_test(tmp_path_factory):
 
 def log_of(name):
     """(number of its place in RESULTS, the results.json) of a model's own run."""
-    paths = [ROOT / "results" / place.format(name) / "results.json" for place in RESULTS]
-    number = next(number for number, path in enumerate(paths) if path.exists())
+    paths = [ROOT / "results" / place.format(name.removesuffix(FULL)) / "results.json" for place in RESULTS]
+    number = len(paths) - 1 if name.endswith(FULL) else next(i for i, path in enumerate(paths) if path.exists())
     return number, json.loads(paths[number].read_text())
 
 
@@ -52,7 +55,7 @@ def test_it_loads_without_running_anything(name):
     assert checkpoint.load_trigger(ROOT / "zoo" / name / "trigger_info.th").target == 0
 
 
-@pytest.mark.long  # up to half a minute each
+@pytest.mark.long  # up to half a minute each, and minutes at the full width
 @pytest.mark.parametrize("name", MODELS)
 def test_it_has_the_accuracy_and_asr_of_its_log(name, cifar_test):
     _, logged = log_of(name)
