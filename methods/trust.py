@@ -37,7 +37,7 @@ def in_words(population: Population | None, witnesses: Sequence[str], alpha: flo
     parts = list(map(error_in_words, errors))
     if errors[0]["attack"] != BENIGN:
         parts.insert(0, "how often it suspects a benign one has not been counted")
-    missed, models = missed_of(errors)
     if len(errors) > 2:
+        missed, models = missed_of(errors)
         parts.append(f"of all {models} with a backdoor it missed {missed} ({interval(missed, models)})")
     return f"{opening}. On other models of that kind: {'; '.join(parts)}.", errors

@@ -31,8 +31,8 @@ def add_data_flags(parser: Parser, note: str | None = None, of: str | None = Non
     taken = {action.dest for action in parser._actions}
     if of is None:
         model = "the given model's, which config.json beside it names" if "checkpoint" in taken else None
-        made = in_words([f"--{name}".replace("_", "-") for name in MADE_FLAGS if name in taken])
-        of = ", or ".join(filter(None, (model, made and f"that of what is given as {made}")))
+        made = [f"--{name}".replace("_", "-") for name in MADE_FLAGS if name in taken]
+        of = ", or ".join(filter(None, (model, f"that of what is given as {in_words(made)}" if made else None)))
     first = f"{of}, otherwise " if of else ""
     words = ["" if note else f" (default: {first}{usual})" for usual in (sources.DEFAULT, "data")]
     group.add_argument("--dataset", choices=sources.DATASETS, default=dataset_of_model, action=NamedDataset,
@@ -251,7 +251,7 @@ def rate_help(types: Collection[str]) -> str:
 
 def in_words(names: Collection[str]) -> str:
     """a, b and c."""
-    *first, last = names or [""]
+    *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
 

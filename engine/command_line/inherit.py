@@ -42,7 +42,7 @@ def dataset_of_model(args: Namespace) -> str:
     The usual one without either, and where --data-dir names another folder although the model is one of digits, which
     are in none, or although there is no model: what an attack begins with may serve for other images.
     """
-    made_with = read_arguments_before(args)
+    _, made_with = run_before(args)
     dataset, folder = made_with.get("dataset", DEFAULT), args.data_dir
     if not isinstance(folder, str):
         return dataset
@@ -56,7 +56,8 @@ def folder_of_model(args: Namespace) -> str:
 
     Not a folder that came with the model: whoever made the one would have chosen the images to look at it with.
     """
-    folder, before = read_arguments_before(args).get("data_dir", "data"), run_before(args)
+    before, made_with = run_before(args)
+    folder = made_with.get("data_dir", "data")
     return "data" if before and is_beneath(folder, before) else folder
 
 
@@ -66,9 +67,11 @@ def model_of(args: Namespace) -> str | None:
     return path(args) if callable(path) else path
 
 
-def run_before(args: Namespace) -> Path | None:
-    """The folder of the run that a script goes on from: that of the model of --checkpoint; without a model, or with one
-    that has no config.json, that of what another script left for the attack of --poison-type. None if neither has one.
+def run_before(args: Namespace) -> tuple[Path | None, dict]:
+    """(the folder of the run that a script goes on from, its read_arguments).
+
+    That of the model of --checkpoint; without a model, or with one that has no config.json, that of what another script
+    left for the attack of --poison-type. (None, {}) if neither has one.
     """
     path = model_of(args)
     folders = [Path(path).parent] if path else []
@@ -77,13 +80,8 @@ def run_before(args: Namespace) -> Path | None:
         path = getattr(args, name, None) or flag.default
         if flag.is_made and path:
             folders.append(Path(path).parent if flag.metavar else Path(path))
-    return next((folder for folder in folders if read_arguments(folder)), None)
-
-
-def read_arguments_before(args: Namespace) -> dict:
-    """read_arguments of the run that a script goes on from; {} where there is none."""
-    folder = run_before(args)
-    return read_arguments(folder) if folder else {}
+    found = ((folder, read_arguments(folder)) for folder in folders)
+    return next(((folder, arguments) for folder, arguments in found if arguments), (None, {}))
 
 
 def is_beneath(folder: str, other: Path) -> bool:
