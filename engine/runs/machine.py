@@ -18,6 +18,7 @@ from common.errors import UserError
 log = logging.getLogger("backdoor")
 MAX_REASON = 200  # letters of PyTorch's
 NARROW = 8  # channels
+SAFE_PIXELS = 40  # a side, at which no narrow network has crashed on one thread
 ROOT = Path(__file__).resolve().parents[2]
 FIND_GPU = "from engine.runs import machine; raise SystemExit(machine.find_device('auto').type == 'cpu')"
 
@@ -78,15 +79,22 @@ def set_cudnn_benchmark(wanted: bool) -> None:
 
 
 def spare_narrow(model: torch.nn.Module, device: torch.device | str) -> None:
-    """Let a CPU train a narrow network on one thread from here on.
+    """Let a CPU train a narrow network on one thread from here on, and one of large images by PyTorch's own convolutions.
 
-    PyTorch's convolutions on several threads write beyond their memory where a network has 8 channels or fewer and a
-    batch an odd number of images: the process ends in "free(): invalid next size" (seen with PyTorch 2.14 and 2.15).
+    oneDNN's convolutions write beyond their memory where a network has 8 channels or fewer: on several threads if a
+    batch has an odd number of images, and on some CPUs (AMD EPYC with AVX-512) on one thread too if the images have 48
+    pixels a side or more. The process ends in "free(): invalid next size" (seen with PyTorch 2.14 and 2.15). PyTorch's
+    own do not, and take up to 2.5 times as long.
     """
+    if torch.device(device).type != "cpu":
+        return
     widths = [module.out_channels for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
-    if torch.device(device).type == "cpu" and torch.get_num_threads() > 1 and min(widths, default=NARROW + 1) <= NARROW:
+    is_narrow = min(widths, default=NARROW + 1) <= NARROW
+    if is_narrow and torch.get_num_threads() > 1:
         log.info("a network of %d channels: one thread, since PyTorch's convolutions crash on several", min(widths))
         torch.set_num_threads(1)
+    is_large = getattr(model, "spec", {}).get("image_size", 0) > SAFE_PIXELS
+    torch.backends.mkldnn.enabled = not (is_narrow and is_large)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -103,3 +103,12 @@ def test_a_cpu_trains_a_narrow_network_on_one_thread(width, device, wanted):
         assert torch.get_num_threads() == wanted
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("width", "pixels", "wanted"), [(8, 48, False), (8, 32, True), (16, 48, True)])
+def test_a_narrow_network_of_large_images_leaves_the_convolutions_that_crash(width, pixels, wanted):
+    try:
+        machine.spare_narrow(build_model("resnet18", width, 10, image_size=pixels), "cpu")
+        assert torch.backends.mkldnn.enabled is wanted
+    finally:
+        torch.backends.mkldnn.enabled = True
