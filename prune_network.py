@@ -8,10 +8,13 @@ into pruned/ beside the masks: model_last.th, pruning_by_threshold.txt and .png,
 """
 import engine.command_line.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
 
+import copy
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from torch.optim.swa_utils import update_bn
 
 from common.errors import UserError
 from common.files import atomic_file
@@ -25,7 +28,15 @@ from engine.missing import check_there
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
-from methods.mask_pruning import as_dict, choose, evaluate_by_threshold, norm_layers, prune_lowest, sweep_points
+from methods.mask_pruning import (
+    as_dict,
+    choose,
+    evaluate_by_threshold,
+    larger_drops,
+    norm_layers,
+    prune_lowest,
+    sweep_points,
+)
 
 HOMEWORK_HEADER = "No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 HOMEWORK_ROW = "{:.2f} \t {} \t {} \t {} \t {:.4f} \t {:.4f} \t {:.4f} \t {:.4f}"
@@ -84,9 +95,17 @@ def pruning(net, neuron):
     net.get_submodule(neuron[0]).weight.data[int(neuron[1])] = 0
 
 
-def evaluate_by_number(model, mask_values, numbers, measure):
+def evaluate_by_number(model, mask_values, numbers, measure, after_pruning=None):
     """Prune the first n neurons for each of the rising `numbers`; see `evaluate_by_threshold`."""
-    return sweep_points(model, mask_values, ((min(n, len(mask_values)), None) for n in numbers), measure)
+    points = ((min(n, len(mask_values)), None) for n in numbers)
+    return sweep_points(model, mask_values, points, measure, after_pruning)
+
+
+def recalibrated(model, batches):
+    """A copy of the model in eval mode whose batch norms' statistics are those of `batches`, the mean over batches."""
+    model = copy.deepcopy(model)
+    update_bn(batches, model)
+    return model.eval()
 
 
 def oracle(rows, max_drop):
@@ -129,6 +148,8 @@ def parse_args(argv=None):
     group.add_argument("--val-frac", type=flags.fraction,
                        help="share of all training images that made the masks; the rest of the defender's "
                             "images choose the threshold (default: generate_mask.py's value)")
+    group.add_argument("--recalibrate", action="store_true",
+                       help="estimate the pruned model's batch norm statistics anew, on the images that made the masks")
     flags.add_run_flags(parser, output_dir)
     args = parser.parse_args(argv)
     swept = (args.pruning_by, args.pruning_max, args.pruning_step) != ("threshold", None, None)
@@ -142,16 +163,16 @@ def parse_args(argv=None):
     return args
 
 
-def sweep(model, mask_values, pruning_by, threshold, maximum, step, measure):
+def sweep(model, mask_values, pruning_by, threshold, maximum, step, measure, after_pruning=None):
     """The rows that the flags ask for: a sweep of thresholds or of numbers, or one threshold."""
     if threshold is not None:
-        return evaluate_by_threshold(model, mask_values, [threshold], measure)
+        return evaluate_by_threshold(model, mask_values, [threshold], measure, after_pruning)
     if pruning_by == "threshold":
         points = np.arange(0, (0.95 if maximum is None else maximum) + 1e-9, step or 0.05).round(6).tolist()
-        return evaluate_by_threshold(model, mask_values, points, measure)
+        return evaluate_by_threshold(model, mask_values, points, measure, after_pruning)
     last = int(len(mask_values) if maximum is None else maximum)
     points = [*range(0, last, int(step or 20)), last]
-    return evaluate_by_number(model, mask_values, points, measure)
+    return evaluate_by_number(model, mask_values, points, measure, after_pruning)
 
 
 def write_rows(path, rows):
@@ -172,6 +193,8 @@ def decide(rows, threshold, max_drop):
         return rows[-1], None
     chosen = choose(rows, max_drop)
     log_figures("chosen on held-out images", chosen)
+    for drop, row in larger_drops(rows, max_drop):
+        log_figures(f"--max-drop {drop:g} would choose", row)
     if not rows[0].test.triggered.accuracy.n:
         return chosen, None
     best = oracle(rows, max_drop)
@@ -186,11 +209,12 @@ def log_figures(name, row):
              row.held_out.accuracy.value)
 
 
-def load_pruned(args, device, mask_values, count):
-    """The model that the flags `args` name, with the `count` lowest masks' neurons pruned."""
+def load_pruned(args, device, mask_values, count, after_pruning=None):
+    """The model that the flags `args` name, with the `count` lowest masks' neurons pruned; as it is if there are none.
+    """
     model = load_given(args, device).model
     prune_lowest(model, mask_values, count)
-    return model
+    return after_pruning(model) if after_pruning and count else model
 
 
 @command
@@ -202,16 +226,17 @@ def main(argv=None):
         suspect = load_suspect(args, run)
         check_masks(suspect.model, mask_values, args.mask_file)
         check_weights(Path(args.mask_file).parent, args.checkpoint)
-        _, held_out = split_defender(suspect.defender, args.val_frac)
+        own, held_out = split_defender(suspect.defender, args.val_frac)
         choosing = evaluation_batches(held_out, run.device)
+        after_pruning = partial(recalibrated, batches=evaluation_batches(own, run.device)) if args.recalibrate else None
 
         run.begin(suspect)
         rows = sweep(suspect.model, mask_values, args.pruning_by, args.threshold, args.pruning_max, args.pruning_step,
-                     lambda model: (evaluate(model, suspect.test), score(model, choosing)))
+                     lambda model: (evaluate(model, suspect.test), score(model, choosing)), after_pruning)
         write_rows(run.folder / f"{table}.txt", rows)
         chosen, best = decide(rows, args.threshold, args.max_drop)
 
-        pruned = load_pruned(args, run.device, mask_values, chosen.count)
+        pruned = load_pruned(args, run.device, mask_values, chosen.count, after_pruning)
         save_model(run.folder / "model_last.th", pruned, vars(args), as_dict(chosen), suspect.classes)
         pruning_curve(run.folder / f"{table}.png", [as_dict(row) for row in rows], as_dict(chosen),
                       *AXES[args.pruning_by])

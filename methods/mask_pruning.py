@@ -17,6 +17,8 @@ from engine.measuring.progress import progress
 
 Masks = Sequence[tuple[str, int, float]]  # (layer, channel, mask value) of every neuron
 Measure = Callable[[nn.Module], tuple[Evaluation, Score]]  # figures on the test images, and on held-out clean ones
+AfterPruning = Callable[[nn.Module], nn.Module]  # what is measured in place of a pruned model
+LARGER_DROPS = (0.03, 0.05, 0.1)
 log = logging.getLogger("backdoor")
 
 
@@ -59,20 +61,21 @@ def prune_lowest(model: nn.Module, mask_values: Masks, count: int) -> None:
     prune_first(model, {name: layer.weight.detach() for name, layer in norm_layers(model).items()}, ranks, count)
 
 
-def evaluate_by_threshold(model: nn.Module, mask_values: Masks, thresholds: Sequence[float],
-                          measure: Measure) -> list[Row]:
+def evaluate_by_threshold(model: nn.Module, mask_values: Masks, thresholds: Sequence[float], measure: Measure,
+                          after_pruning: AfterPruning | None = None) -> list[Row]:
     """Prune all neurons with a mask value of at most each of the rising `thresholds`. Returns [Row].
 
-    measure: model -> (Evaluation, held-out Score), called again only where more neurons fall. The first row is the
-    model as it is (threshold None). `model` is left with the last threshold's neurons pruned.
+    measure: model -> (Evaluation, held-out Score), called again only where more neurons fall. after_pruning: pruned
+    model -> the one that is measured; by default itself. The first row is the model as it is (threshold None). `model`
+    is left with the last threshold's neurons pruned.
     """
     values = np.sort([value for _, _, value in mask_values])
     counts = np.searchsorted(values, thresholds, side="right")
-    return sweep_points(model, mask_values, zip(counts.tolist(), thresholds, strict=True), measure)
+    return sweep_points(model, mask_values, zip(counts.tolist(), thresholds, strict=True), measure, after_pruning)
 
 
 def sweep_points(model: nn.Module, mask_values: Masks, points: Iterable[tuple[int, float | None]],
-                 measure: Measure) -> list[Row]:
+                 measure: Measure, after_pruning: AfterPruning | None = None) -> list[Row]:
     """Prune the first neurons for each of the rising points (count, threshold or None); see `evaluate_by_threshold`.
     """
     ranks, order = rank_neurons(model, mask_values)
@@ -85,7 +88,7 @@ def sweep_points(model: nn.Module, mask_values: Masks, points: Iterable[tuple[in
             test, held_out = rows[-1].test, rows[-1].held_out
         else:
             prune_first(model, weights, ranks, count)
-            test, held_out = measure(model)
+            test, held_out = measure(after_pruning(model) if after_pruning else model)
         neuron = order[count - 1] if count else (None, None, None)
         rows.append(Row(count, neuron, threshold, test, held_out))
         log_row(rows[-1])
@@ -103,6 +106,17 @@ def log_row(row: Row) -> None:
 def choose(rows: Sequence[Row], max_drop: float) -> Row:
     """The last row that loses at most `max_drop` of held-out accuracy against the first: the defender's choice."""
     return rows[last_within([row.held_out.accuracy.value for row in rows], max_drop)]
+
+
+def larger_drops(rows: Sequence[Row], max_drop: float) -> list[tuple[float, Row]]:
+    """[(drop, what `choose` would take)] of LARGER_DROPS above max_drop, where that is more than the one before."""
+    found, last = [], choose(rows, max_drop)
+    for drop in LARGER_DROPS:
+        row = choose(rows, drop)
+        if drop > max_drop and row.count > last.count:
+            found.append((drop, row))
+            last = row
+    return found
 
 
 def as_dict(row: Row) -> dict:

@@ -17,12 +17,14 @@ from prune_network import (
     evaluate_by_number,
     evaluate_by_threshold,
     homework_row,
+    larger_drops,
     main,
     norm_layers,
     oracle,
     parse_args,
     pruning,
     read_data,
+    recalibrated,
 )
 
 
@@ -91,6 +93,35 @@ def test_the_choice_looks_at_held_out_images_alone():
     assert choose(rows, 0.02).count == 2
     assert choose(rows, 0).count == 0
     assert oracle(rows, 0.02).count == 3
+
+
+def test_larger_drops_are_named_where_they_prune_more():
+    held_out = [row(0, 0.90, 0.9, 1), row(1, 0.865, 0.9, 1), row(2, 0.862, 0.9, 1), row(3, 0.79, 0.9, 1)]
+    assert [(drop, found.count) for drop, found in larger_drops(held_out, 0.02)] == [(0.05, 2)]
+    assert [(drop, found.count) for drop, found in larger_drops([*held_out, row(4, 0.8, 0, 0)], 0.05)] == [(0.1, 4)]
+    assert larger_drops(held_out[:3], 0.05) == []
+
+
+def test_recalibrating_takes_the_statistics_of_the_images_and_leaves_the_model_alone(net):
+    norm, images = norm_layers(net)["bn1"], 2 * torch.rand(8, 3, 32, 32)
+    before = norm.running_var.clone()
+    anew = norm_layers(recalibrated(net, [(images, None)]))["bn1"]
+    seen = net.conv1((images - net.mean) / net.std)
+    assert torch.allclose(anew.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
+    assert torch.equal(norm.running_var, before) and not torch.allclose(anew.running_var, before)
+
+
+def test_a_recalibrated_sweep_measures_what_it_leaves(masked, tmp_path):
+    flags = ["--mask-file", str(masked / "mask_values.txt"), "--pruning-by", "number", "--pruning-step",
+             "130", "--max-drop", "1"]
+    main([*flags, "--output-dir", str(tmp_path / "p")])
+    main([*flags, "--recalibrate", "--output-dir", str(tmp_path / "r")])
+    plain, anew = (json.loads((tmp_path / name / "results.json").read_text())["method"]["sweep"] for name in "pr")
+    assert [row["pruned"] for row in plain] == [row["pruned"] for row in anew] == [0, 0, 130, 260, 300]
+    assert plain[:2] == anew[:2] and plain[2]["held_out_acc"] != anew[2]["held_out_acc"]
+    models = [checkpoint.load_model(tmp_path / name / "model_last.th").model for name in "pr"]
+    assert pruned_set(models[0]) == pruned_set(models[1])
+    assert not torch.equal(*(norm_layers(model)["bn1"].running_mean for model in models))
 
 
 def test_the_homeworks_row_to_the_tab():

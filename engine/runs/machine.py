@@ -79,7 +79,7 @@ def set_cudnn_benchmark(wanted: bool) -> None:
 
 
 def spare_narrow(model: torch.nn.Module, device: torch.device | str) -> None:
-    """Let a CPU train a narrow network on one thread from here on, and one of large images by PyTorch's own convolutions.
+    """Let a CPU train a narrow network on one thread from here on, one of large images by PyTorch's own convolutions.
 
     oneDNN's convolutions write beyond their memory where a network has 8 channels or fewer: on several threads if a
     batch has an odd number of images, and on some CPUs (AMD EPYC with AVX-512) on one thread too if the images have 48
