@@ -5,13 +5,14 @@ In results/README.md `[ACC / ASR](run)` is one run, `ACC / ASR ([0](run), [1](ru
 """
 import json
 import re
-from statistics import mean
+from statistics import mean, median
 
 import numpy as np
 import pytest
 from helpers.paths import ROOT
 
 from docs.make_pictures import read_examples
+from engine.kinds.inputs import last_within
 from methods.calibration import SUSPECT
 from methods.populations import BENIGN, TABLE, missed_of, populations_of, read_rows
 from methods.trust import interval
@@ -131,6 +132,22 @@ def error_cell(row):
 def population_of(dataset):
     population, = (one for one in populations_of(read_rows(TABLE)) if one.dataset == dataset)
     return population
+
+
+def test_what_a_larger_max_drop_buys_is_what_the_sweeps_have():
+    sweeps = [results["method"]["sweep"] for results in map(json.loads, (
+        path.read_text() for path in (ROOT / "results").glob("**/anp/pruned/results.json")))
+        if results["dataset"].startswith("cifar10")]
+    attacked = [sweep for sweep in sweeps if sweep[0]["asr"] and sweep[0]["asr"]["value"] >= 0.5]
+    table = re.findall(r"^\| (0\.\d+) \| (\d+) of (\d+) \| (.*) \|$", (ROOT / FIGURES).read_text(), re.MULTILINE)
+    assert len(table) == 5
+    for drop, stopped, models, figures in table:
+        chosen = [sweep[last_within([row["held_out_acc"]["value"] for row in sweep], float(drop))]
+                  for sweep in attacked]
+        asr = [row["asr"]["value"] for row in chosen]
+        lost = [sweep[0]["acc"]["value"] - row["acc"]["value"] for sweep, row in zip(attacked, chosen, strict=True)]
+        assert (int(stopped), int(models)) == (sum(share <= 0.1 for share in asr), len(attacked))
+        assert all(map(agrees, figures.split(" | "), (median(asr), mean(asr), mean(lost)))), drop
 
 
 def test_the_audits_verdicts_on_the_models_of_this_page_are_those_of_its_table():
