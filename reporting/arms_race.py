@@ -128,11 +128,11 @@ def tried_cells(runs):
 
 def ranked_settings(cells, keeper):
     """The settings of a defense's cells, {attack: [Tried]}, the best first: with the attack that keeps to the
-    assumption, with most attacks, the published network, the widest."""
+    assumption, with most attacks that worked, the published network, the widest."""
     covered = {}
     for attack, own in cells.items():
         for tried in own:
-            covered.setdefault(tried.setting, set()).add(attack)
+            covered.setdefault(tried.setting, set()).update({attack} if tried.has_backdoor else ())
     return sorted(covered, key=lambda setting: (
         keeper in covered[setting], len(covered[setting]), setting[1] == ARCH, setting[2] or 0, str(setting)),
         reverse=True)

@@ -93,6 +93,8 @@ def test_a_row_prefers_the_setting_with_most_of_its_attacks_and_then_the_publish
     assert rows("clp").kept["badnets"].setting[1] == "wrn16-1"
     attack(tree, "wide/sig/seed-0", "sig")
     tree.run("wide/sig/seed-0/clp", "defenses.clp", asr=0.7, method={"name": "CLP"})
+    attack(tree, "wrn/feature-collision/seed-0", "feature-collision", asr=0.01, **WRN)  # that failed counts for nothing
+    tree.run("wrn/feature-collision/seed-0/clp", "defenses.clp", asr=0.01, method={"name": "CLP"}, **WRN)
     row = rows("clp", broken_by=["sig"])
     assert {tried.setting[1] for tried in (*row.kept.values(), *row.broken.values())} == {"resnet18"}
 
