@@ -145,9 +145,9 @@ def best(cells, attack, settings):
 
 
 def least_stopped(cells, keeper, settings):
-    """[the Tried of the attack that gets through most in the first setting], but for the one that keeps to the
-    assumption; [] for none."""
-    tried = [one for attack in cells if attack != keeper for one in [best(cells, attack, settings[:1])]
+    """[the Tried of the attack that gets through most, each in the first setting that has it], but for the one that
+    keeps to the assumption; [] for none."""
+    tried = [one for attack in cells if attack != keeper for one in [best(cells, attack, settings)]
              if one and one.has_backdoor]
     return [max(tried, key=lambda one: (one.through, one.attack))] if tried else []
 
