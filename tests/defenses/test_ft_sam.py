@@ -123,5 +123,7 @@ def test_the_control_is_printed_beside(small_run, tmp_path, monkeypatch):
     main([*model, "--rho", "0"])
     control, = tmp_path.glob("output/**/ft-sam-control/results.json")
     results = run(small_run, tmp_path / "out")
-    assert results["method"]["control"]["acc"] == json.loads(control.read_text())["acc"] != results["acc"]
+    assert results["method"]["control"]["acc"] == json.loads(control.read_text())["acc"]
+    repaired, alone = (load_model(folder / "model_last.th").model for folder in (tmp_path / "out", control.parent))
+    assert not torch.equal(repaired.linear.weight, alone.linear.weight)
     assert json.loads(control.read_text())["method"]["control"] is None

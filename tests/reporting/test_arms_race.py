@@ -68,9 +68,9 @@ def test_without_a_name_the_attack_that_is_stopped_least_is_shown_if_it_had_work
     assert list(row.surprises()) == ["clp on badnets (passes)"]
     assert list(rows("clp", kept_by="sig", broken_by=["trojan"]).surprises()) == [
         "clp on sig (partly)", "clp on trojan (no backdoor to begin with)"]
-    attack(tree, "wrn/latent", "latent", **WRN)
-    tree.run("wrn/latent/clp", "defenses.clp", asr=0.9, method={"name": "CLP"}, **WRN)
-    assert list(rows("clp").broken) == ["latent"] and rows("clp").kept["badnets"].setting[1] == "resnet18"
+    attack(tree, "wrn/issba", "issba", **WRN)
+    tree.run("wrn/issba/clp", "defenses.clp", asr=0.9, method={"name": "CLP"}, **WRN)
+    assert list(rows("clp").broken) == ["issba"] and rows("clp").kept["badnets"].setting[1] == "resnet18"
 
 
 def test_beside_a_named_attack_that_did_not_take_hold_the_one_that_is_stopped_least_is_shown(tree, rows):
