@@ -10,6 +10,7 @@ import engine.command_line.quick_help  # noqa: F401 -- before all others, so tha
 
 import copy
 import logging
+import math
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch.optim.swa_utils import update_bn
 from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted import read_text
+from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.inherit import check_weights, inherit
@@ -30,9 +32,9 @@ from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 from methods.mask_pruning import (
     as_dict,
-    choose,
     evaluate_by_threshold,
-    larger_drops,
+    log_figures,
+    make_choice,
     norm_layers,
     prune_lowest,
     sweep_points,
@@ -41,6 +43,7 @@ from methods.mask_pruning import (
 HOMEWORK_HEADER = "No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 HOMEWORK_ROW = "{:.2f} \t {} \t {} \t {} \t {:.4f} \t {:.4f} \t {:.4f} \t {:.4f}"
 AXES = {"threshold": ("threshold", "threshold on the mask"), "number": ("pruned", "neurons pruned")}
+FEWEST, STATISTICS_BATCH = 32, 128  # images that statistics are estimated on, at least, and at once
 log = logging.getLogger("backdoor")
 
 
@@ -101,6 +104,16 @@ def evaluate_by_number(model, mask_values, numbers, measure, after_pruning=None)
     return sweep_points(model, mask_values, points, measure, after_pruning)
 
 
+def statistics_batches(images, device):
+    """Batches of an ImageSet of at most 128 images, whose sizes differ by one at most and are the same on every device:
+    `recalibrated` weights batches alike. Raises UserError for too few images."""
+    if len(images) < FEWEST:
+        raise UserError(f"--recalibrate: expected at least {FEWEST} images that made the masks, got {len(images)}")
+    count = math.ceil(len(images) / STATISTICS_BATCH)
+    return [batch for part in np.array_split(np.arange(len(images)), count)
+            for batch in Batches(images.subset(part), len(part), device)]
+
+
 def recalibrated(model, batches):
     """A copy of the model in eval mode whose batch norms' statistics are those of `batches`, the mean over batches."""
     model = copy.deepcopy(model)
@@ -149,7 +162,8 @@ def parse_args(argv=None):
                        help="share of all training images that made the masks; the rest of the defender's "
                             "images choose the threshold (default: generate_mask.py's value)")
     group.add_argument("--recalibrate", action="store_true",
-                       help="estimate the pruned model's batch norm statistics anew, on the images that made the masks")
+                       help="estimate the batch norm statistics of each pruned model anew, on the images that made the "
+                            "masks")
     flags.add_run_flags(parser, output_dir)
     args = parser.parse_args(argv)
     swept = (args.pruning_by, args.pruning_max, args.pruning_step) != ("threshold", None, None)
@@ -191,22 +205,12 @@ def decide(rows, threshold, max_drop):
     if threshold is not None:
         log_figures("requested", rows[-1])
         return rows[-1], None
-    chosen = choose(rows, max_drop)
-    log_figures("chosen on held-out images", chosen)
-    for drop, row in larger_drops(rows, max_drop):
-        log_figures(f"--max-drop {drop:g} would choose", row)
+    chosen = make_choice(rows, max_drop)
     if not rows[0].test.triggered.accuracy.n:
         return chosen, None
     best = oracle(rows, max_drop)
     log_figures("oracle (the test set's own choice, which no defender has)", best)
     return chosen, best
-
-
-def log_figures(name, row):
-    """One line of the log: what a row is, and its figures."""
-    log.info("%s: %d neurons pruned, threshold %s, ASR %.4f, ACC %.4f, held-out ACC %.4f", name, row.count,
-             row.threshold, row.test.triggered.accuracy.value, row.test.clean.accuracy.value,
-             row.held_out.accuracy.value)
 
 
 def load_pruned(args, device, mask_values, count, after_pruning=None):
@@ -228,7 +232,9 @@ def main(argv=None):
         check_weights(Path(args.mask_file).parent, args.checkpoint)
         own, held_out = split_defender(suspect.defender, args.val_frac)
         choosing = evaluation_batches(held_out, run.device)
-        after_pruning = partial(recalibrated, batches=evaluation_batches(own, run.device)) if args.recalibrate else None
+        after_pruning = None
+        if args.recalibrate:
+            after_pruning = partial(recalibrated, batches=statistics_batches(own, run.device))
 
         run.begin(suspect)
         rows = sweep(suspect.model, mask_values, args.pruning_by, args.threshold, args.pruning_max, args.pruning_step,
@@ -241,7 +247,8 @@ def main(argv=None):
         pruning_curve(run.folder / f"{table}.png", [as_dict(row) for row in rows], as_dict(chosen),
                       *AXES[args.pruning_by])
         run.finish(chosen.test, model=pruned, parent=args.checkpoint, data=suspect.defender, method={
-            "name": "ANP", "max_drop": args.max_drop, "chosen": as_dict(chosen), "before": as_dict(rows[0]),
+            "name": "ANP", "max_drop": args.max_drop, "recalibrated": args.recalibrate, "chosen": as_dict(chosen),
+            "before": as_dict(rows[0]),
             "oracle": None if best is None else as_dict(best), "sweep": [as_dict(row) for row in rows]})
 
 

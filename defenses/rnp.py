@@ -24,7 +24,7 @@ from engine.learning.training import climb, step_of, train_epoch
 from engine.measuring.evaluation import evaluate, evaluation_batches, score
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
-from methods.mask_pruning import as_dict, choose, evaluate_by_threshold, larger_drops, prune_lowest
+from methods.mask_pruning import as_dict, evaluate_by_threshold, make_choice, prune_lowest
 from methods.neuron_noise import clip
 from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, parameters_named
 
@@ -97,12 +97,8 @@ def prune(repair, args, masks):
     choosing = evaluation_batches(repair.held_out, device)
     rows = evaluate_by_threshold(load_given(args, device).model, masks, THRESHOLDS,
                                  lambda model: (evaluate(model, test), score(model, choosing)))
-    chosen, pruned = choose(rows, args.max_drop), load_given(args, device).model
+    chosen, pruned = make_choice(rows, args.max_drop), load_given(args, device).model
     prune_lowest(pruned, masks, chosen.count)
-    log.info("chosen on held-out images: %d of %d neurons pruned, threshold %s", chosen.count, len(masks),
-             chosen.threshold)
-    for drop, row in larger_drops(rows, args.max_drop):
-        log_figures(f"--max-drop {drop:g} would prune {row.count} neurons, threshold {row.threshold}", row.test)
     return pruned, chosen, rows
 
 

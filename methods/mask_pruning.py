@@ -119,6 +119,26 @@ def larger_drops(rows: Sequence[Row], max_drop: float) -> list[tuple[float, Row]
     return found
 
 
+def make_choice(rows: Sequence[Row], max_drop: float) -> Row:
+    """What `choose` takes, with lines in the log: that row, then what larger drops would take, or where none of
+    LARGER_DROPS takes any neuron, the first row that does."""
+    chosen, larger = choose(rows, max_drop), larger_drops(rows, max_drop)
+    log_figures("chosen on held-out images", chosen)
+    for drop, row in larger:
+        log_figures(f"--max-drop {drop:g} would choose", row)
+    if not chosen.count and not larger:
+        for row in [row for row in rows if row.count][:1]:
+            log_figures("nothing is pruned; the least that could be", row)
+    return chosen
+
+
+def log_figures(name: str, row: Row) -> None:
+    """One line of the log: what a row is, and its figures."""
+    threshold = "" if row.threshold is None else f", threshold {row.threshold}"
+    shares = [found.accuracy.value for found in (row.test.triggered, row.test.clean, row.held_out)]
+    log.info("%s: %d neurons pruned%s, ASR %.4f, ACC %.4f, held-out ACC %.4f", name, row.count, threshold, *shares)
+
+
 def as_dict(row: Row) -> dict:
     """The row as results.json has it."""
     layer, index, value = row.neuron

@@ -89,14 +89,18 @@ def figures(tried):
     (asr, acc), after = tried.before, {
         name: mean(100 * run.share(name) for run in tried.runs) for name in ("asr", "acc")}
     if first.is_repair:
-        return f"ASR {asr:.1f} to {after['asr']:.1f}, ACC {acc:.1f} to {after['acc']:.1f}"
+        pairs = [(f"{asr:.1f}", f"{after['asr']:.1f}"), (f"{acc:.1f}", f"{after['acc']:.1f}")]
+        unchanged = ", unchanged" if all(old == new for old, new in pairs) else ""
+        return "ASR {} to {}, ACC {} to {}".format(*pairs[0], *pairs[1]) + unchanged
     shares = [name for name in ("far", "frr", "recall", "precision") if name in first.method]
     if shares:
         means = {name: mean(100 * run.share(name, run.method) for run in tried.runs) for name in shares}
         return ", ".join(f"{name.upper() if name in ('far', 'frr') else name} {value:.1f}"
                          for name, value in means.items() if not math.isnan(value))
     named = round(count * (1 - tried.through / 100))
-    return f"target named in {named} of {count}" if count > 1 else "target named" if named else "target not named"
+    if count > 1:
+        return f"target named in {named} of {count}"
+    return "target named" if named else "another class named" if first.method.get("targets") else "target not named"
 
 
 def attack_under(run, groups):
@@ -126,16 +130,18 @@ def tried_cells(runs):
                   for named in settings.values()] for key, settings in found.items()}
 
 
-def ranked_settings(cells, keeper):
+def ranked_settings(cells, named):
     """The settings of a defense's cells, {attack: [Tried]}, the best first: with the attack that keeps to the
-    assumption, with most attacks that worked, the published network, the widest."""
-    covered = {}
+    assumption, the first of `named`, with most of those named, with most attacks that worked, the published network,
+    the widest."""
+    covered, worked = {}, {}
     for attack, own in cells.items():
         for tried in own:
-            covered.setdefault(tried.setting, set()).update({attack} if tried.has_backdoor else ())
+            covered.setdefault(tried.setting, set()).add(attack)
+            worked.setdefault(tried.setting, set()).update({attack} if tried.has_backdoor else ())
     return sorted(covered, key=lambda setting: (
-        keeper in covered[setting], len(covered[setting]), setting[1] == ARCH, setting[2] or 0, str(setting)),
-        reverse=True)
+        named[0] in covered[setting], len(covered[setting].intersection(named)), len(worked[setting]),
+        setting[1] == ARCH, setting[2] or 0, str(setting)), reverse=True)
 
 
 def best(cells, attack, settings):
@@ -145,39 +151,47 @@ def best(cells, attack, settings):
 
 
 def least_stopped(cells, keeper, settings):
-    """[the Tried of the attack that gets through most, each in the first setting that has it], but for the one that
-    keeps to the assumption; [] for none."""
-    tried = [one for attack in cells if attack != keeper for one in [best(cells, attack, settings)]
-             if one and one.has_backdoor]
+    """[the Tried of the attack that gets through most, each in the first setting in which it had worked], but for the
+    one that keeps to the assumption; [] for none."""
+    working = {attack: [tried for tried in own if tried.has_backdoor] for attack, own in cells.items()}
+    tried = [best(working, attack, settings) for attack, own in working.items() if own and attack != keeper]
     return [max(tried, key=lambda one: (one.through, one.attack))] if tried else []
 
 
 def in_words(tried, folder):
     """A Tried in a cell of the table, with a link from a page in `folder`."""
-    dataset, arch, width = tried.setting
-    where = f"{dataset}, {arch}{f' of width {width:g}' if width else ''}"
     link = Path(os.path.relpath(tried.runs[0].folder.resolve(), folder)).as_posix()
-    return f"{tried.attack}: {figures(tried)}: *{tried.verdict}* ([{where}]({link}))"
+    return f"{tried.attack}: {figures(tried)}: *{tried.verdict}* ([{place(tried)}]({link}))"
+
+
+def place(tried):
+    """The data set and the network, in words."""
+    dataset, arch, width = tried.setting
+    return f"{dataset}, {arch}{f' of width {width:g}' if width else ''}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A defense, and {attack: its Tried, or None} of those that keep to what it assumes and of those that break it."""
+    """A defense, and {attack: its Tried, or None} of those that keep to what it assumes and of those that break it.
+
+    cells: {attack: [Tried]} of the defense in all settings.
+    """
 
     defense: str
     assumes: str
     kept: dict
     broken: dict
+    cells: dict
 
     @classmethod
     def of(cls, defense, entry, cells):
         """entry: what the file of pairs has of the defense. cells: {attack: [Tried]} of it."""
         keeper = entry["kept_by"]
-        settings = ranked_settings(cells, keeper)
+        settings = ranked_settings(cells, [keeper, *entry.get("broken_by", ())])
         broken = {attack: best(cells, attack, settings) for attack in entry.get("broken_by", ())}
         if all(tried and not tried.has_backdoor for tried in broken.values()):
             broken |= {one.attack: one for one in least_stopped(cells, keeper, settings)}
-        return cls(defense, entry["assumes"], {keeper: best(cells, keeper, settings)}, broken)
+        return cls(defense, entry["assumes"], {keeper: best(cells, keeper, settings)}, broken, cells)
 
     def text(self, folder):
         """The row of the table on a page in `folder`."""
@@ -192,6 +206,13 @@ class Row:
                 if tried and tried.verdict != wanted:
                     yield f"{self.defense} on {attack} ({tried.verdict})"
 
+    def elsewhere(self):
+        """What became of the row's attacks in other settings where that is another verdict, in words."""
+        for attack, shown in (*self.kept.items(), *self.broken.items()):
+            for tried in self.cells.get(attack, []):
+                if shown and tried.has_backdoor and tried.verdict != shown.verdict:
+                    yield f"{self.defense} on {attack} ({place(tried)}: {tried.verdict})"
+
 
 def page(runs, folder):
     """The text of the page on finished `runs`, whose links start from `folder`."""
@@ -199,9 +220,12 @@ def page(runs, folder):
     rows = [Row.of(defense, entry, {attack: own for (attack, name), own in tried.items() if name == defense})
             for defense, entry in read_yaml(TABLE)["pairs"].items()]
     others = "; ".join(said for row in rows for said in row.surprises())
+    elsewhere = "; ".join(said for row in rows for said in row.elsewhere())
     return "\n".join([INTRO, "| defense | it assumes | an attack that keeps to it | an attack that breaks it |",
                       "|---|---|---|---|", *(row.text(folder) for row in rows),
-                      *(["", f"Measured otherwise than the columns say: {others}."] if others else []), ""])
+                      *(["", f"Measured otherwise than the columns say: {others}."] if others else []),
+                      *(["", f"Another verdict on another data set or network: {elsewhere}."] if elsewhere else []),
+                      ""])
 
 
 def parse_args(argv=None):

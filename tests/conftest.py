@@ -40,6 +40,13 @@ def the_log_reaches_pytest():
     logging.getLogger("backdoor").propagate = True
 
 
+@pytest.fixture(autouse=True)
+def convolutions_are_onednns_again():
+    """machine.spare_narrow leaves them for the rest of the process."""
+    yield
+    torch.backends.mkldnn.enabled = True
+
+
 @pytest.fixture(autouse=True, scope="session")
 def auto_is_the_tests_device():
     real = machine.find_device

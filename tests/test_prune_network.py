@@ -1,23 +1,23 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from common.errors import UserError
+from data.datasets import ImageSet
 from engine.catalogue import BY_MODULE
 from engine.command_line.inherit import inherit
 from engine.measuring.evaluation import UNKNOWN, Evaluation, Proportion, Score
 from engine.weights import checkpoint
-from methods.mask_pruning import Row, prune_first, rank_neurons
+from methods.mask_pruning import Row, choose, larger_drops, make_choice, prune_first, rank_neurons
 from models import build_model
 from prune_network import (
     HOMEWORK_HEADER,
     check_masks,
-    choose,
     evaluate_by_number,
     evaluate_by_threshold,
     homework_row,
-    larger_drops,
     main,
     norm_layers,
     oracle,
@@ -25,6 +25,7 @@ from prune_network import (
     pruning,
     read_data,
     recalibrated,
+    statistics_batches,
 )
 
 
@@ -102,6 +103,16 @@ def test_larger_drops_are_named_where_they_prune_more():
     assert larger_drops(held_out[:3], 0.05) == []
 
 
+def test_where_nothing_may_be_pruned_the_log_says_what_the_least_would_cost(caplog):
+    caplog.set_level("INFO", "backdoor")
+    rows = [row(0, 0.9, 0.9, 1), row(0, 0.9, 0.9, 1, 0.0), row(5, 0.7, 0.7, 0.2, 0.05), row(9, 0.6, 0.6, 0, 0.1)]
+    assert make_choice(rows, 0.02).count == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "chosen on held-out images: 0 neurons pruned, threshold 0.0, ASR 1.0000, ACC 0.9000, held-out ACC 0.9000",
+        "nothing is pruned; the least that could be: 5 neurons pruned, threshold 0.05, ASR 0.2000, ACC 0.7000, "
+        "held-out ACC 0.7000"]
+
+
 def test_recalibrating_takes_the_statistics_of_the_images_and_leaves_the_model_alone(net):
     norm, images = norm_layers(net)["bn1"], 2 * torch.rand(8, 3, 32, 32)
     before = norm.running_var.clone()
@@ -109,6 +120,18 @@ def test_recalibrating_takes_the_statistics_of_the_images_and_leaves_the_model_a
     seen = net.conv1((images - net.mean) / net.std)
     assert torch.allclose(anew.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
     assert torch.equal(norm.running_var, before) and not torch.allclose(anew.running_var, before)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(32, [32]), (129, [65, 64]), (500, [125] * 4)])
+def test_statistics_come_from_batches_of_like_sizes_as_they_are_weighted_alike(count, sizes):
+    images = ImageSet(np.zeros((count, 8, 8, 3), dtype=np.uint8), np.zeros(count, dtype=np.int64), ("a",))
+    assert [len(labels) for _, labels in statistics_batches(images, "cpu")] == sizes
+
+
+def test_statistics_of_too_few_images_are_refused():
+    images = ImageSet(np.zeros((31, 8, 8, 3), dtype=np.uint8), np.zeros(31, dtype=np.int64), ("a",))
+    with pytest.raises(UserError, match="expected at least 32 images that made the masks, got 31"):
+        statistics_batches(images, "cpu")
 
 
 def test_a_recalibrated_sweep_measures_what_it_leaves(masked, tmp_path):
@@ -119,6 +142,8 @@ def test_a_recalibrated_sweep_measures_what_it_leaves(masked, tmp_path):
     plain, anew = (json.loads((tmp_path / name / "results.json").read_text())["method"]["sweep"] for name in "pr")
     assert [row["pruned"] for row in plain] == [row["pruned"] for row in anew] == [0, 0, 130, 260, 300]
     assert plain[:2] == anew[:2] and plain[2]["held_out_acc"] != anew[2]["held_out_acc"]
+    said = [json.loads((tmp_path / name / "results.json").read_text())["method"]["recalibrated"] for name in "pr"]
+    assert said == [False, True]
     models = [checkpoint.load_model(tmp_path / name / "model_last.th").model for name in "pr"]
     assert pruned_set(models[0]) == pruned_set(models[1])
     assert not torch.equal(*(norm_layers(model)["bn1"].running_mean for model in models))

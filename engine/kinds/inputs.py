@@ -91,10 +91,10 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     one of --trigger-info, or else the one beside the checkpoint. `options` go to models.build_model. Raises UserError.
     """
     found = load_given(args, run.device, **options)  # before the data, whose download a mistake spares
-    spare_narrow(found.model, run.device)
     trigger = find_trigger(args.checkpoint, args.trigger_info) if find else None
     size = args.image_size or found.model.spec["image_size"]
     found.model.check_size(found.model.spec["arch"], size)
+    spare_narrow(found.model, run.device, size)
     defender, test = (in_models_order(images, args, found) for images in load_clean(args.dataset, args.data_dir, size))
     check_classes(args.checkpoint, found, test.classes)
     log.info("images: %s", place_of(args))

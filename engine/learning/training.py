@@ -68,7 +68,7 @@ def train_epoch(model: torch.nn.Module, batches: Batches, optimizer: torch.optim
     loss beside the model, such as a trigger. Raises UserError that names the step if a loss is not finite.
     """
     model.train()
-    spare_narrow(model, batches.device)
+    spare_narrow(model, batches.device, batches.images.shape[1])
     waits = batches.device.type == "cuda"  # reading a loss makes a GPU wait, so it is read only at the end
     losses, hits = [], torch.zeros((), dtype=torch.int64, device=batches.device)
     for number, (images, labels) in enumerate(progress(batches, "train"), 1):

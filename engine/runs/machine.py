@@ -18,7 +18,7 @@ from common.errors import UserError
 log = logging.getLogger("backdoor")
 MAX_REASON = 200  # letters of PyTorch's
 NARROW = 8  # channels
-SAFE_PIXELS = 40  # a side, at which no narrow network has crashed on one thread
+SAFE_WIDTH, SAFE_PIXELS = 16, 40  # channels from which on, and a side up to which, none has crashed on one thread
 ROOT = Path(__file__).resolve().parents[2]
 FIND_GPU = "from engine.runs import machine; raise SystemExit(machine.find_device('auto').type == 'cpu')"
 
@@ -78,23 +78,25 @@ def set_cudnn_benchmark(wanted: bool) -> None:
     torch.backends.cudnn.benchmark = wanted
 
 
-def spare_narrow(model: torch.nn.Module, device: torch.device | str) -> None:
+def spare_narrow(model: torch.nn.Module, device: torch.device | str, pixels: int) -> None:
     """Let a CPU train a narrow network on one thread from here on, one of large images by PyTorch's own convolutions.
 
-    oneDNN's convolutions write beyond their memory where a network has 8 channels or fewer: on several threads if a
-    batch has an odd number of images, and on some CPUs (AMD EPYC with AVX-512) on one thread too if the images have 48
-    pixels a side or more. The process ends in "free(): invalid next size" (seen with PyTorch 2.14 and 2.15). PyTorch's
-    own do not, and take up to 2.5 times as long.
+    pixels: a side of its images. oneDNN's convolutions write beyond their memory in two cases: on several threads, with
+    8 channels or fewer and a batch of an odd number of images; and on some CPUs (AMD EPYC with AVX-512) on one thread
+    too, with fewer than 16 channels and images of 48 pixels a side or more. The process ends in "free(): invalid next
+    size" (seen with PyTorch 2.14 and 2.15). PyTorch's own convolutions do not, and took up to 2.5 times as long.
     """
     if torch.device(device).type != "cpu":
         return
-    widths = [module.out_channels for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
-    is_narrow = min(widths, default=NARROW + 1) <= NARROW
-    if is_narrow and torch.get_num_threads() > 1:
-        log.info("a network of %d channels: one thread, since PyTorch's convolutions crash on several", min(widths))
+    width = min((module.out_channels for module in model.modules() if isinstance(module, torch.nn.Conv2d)),
+                default=SAFE_WIDTH)
+    if width <= NARROW and torch.get_num_threads() > 1:
+        log.info("a network of %d channels: one thread, since oneDNN's convolutions crash on several", width)
         torch.set_num_threads(1)
-    is_large = getattr(model, "spec", {}).get("image_size", 0) > SAFE_PIXELS
-    torch.backends.mkldnn.enabled = not (is_narrow and is_large)
+    if width < SAFE_WIDTH and pixels > SAFE_PIXELS and torch.backends.mkldnn.enabled:
+        log.info("a network of %d channels on images of %d pixels: without oneDNN, whose convolutions crash", width,
+                 pixels)
+        torch.backends.mkldnn.enabled = False
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -99,16 +99,14 @@ def test_a_card_trains_in_bfloat16_by_default_from_ampere_on(monkeypatch, capabi
 def test_a_cpu_trains_a_narrow_network_on_one_thread(width, device, wanted):
     torch.set_num_threads(2)
     try:
-        machine.spare_narrow(build_model("resnet18", width, 10), torch.device(device))
+        machine.spare_narrow(build_model("resnet18", width, 10), torch.device(device), 32)
         assert torch.get_num_threads() == wanted
     finally:
         torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize(("width", "pixels", "wanted"), [(8, 48, False), (8, 32, True), (16, 48, True)])
-def test_a_narrow_network_of_large_images_leaves_the_convolutions_that_crash(width, pixels, wanted):
-    try:
-        machine.spare_narrow(build_model("resnet18", width, 10, image_size=pixels), "cpu")
-        assert torch.backends.mkldnn.enabled is wanted
-    finally:
-        torch.backends.mkldnn.enabled = True
+@pytest.mark.parametrize(("width", "pixels", "device", "wanted"), [
+    (8, 48, "cpu", False), (12, 96, "cpu", False), (8, 32, "cpu", True), (16, 96, "cpu", True), (8, 48, "meta", True)])
+def test_a_narrow_network_of_large_images_leaves_the_convolutions_that_crash(width, pixels, device, wanted):
+    machine.spare_narrow(build_model("resnet18", width, 10), device, pixels)
+    assert torch.backends.mkldnn.enabled is wanted

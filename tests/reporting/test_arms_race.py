@@ -48,7 +48,9 @@ def test_a_cell_has_the_figures_before_and_after_and_one_without_a_run_says_so(t
 @pytest.mark.parametrize("module, folder, method, words", [
     ("defenses.strip", "strip", {"far": share(0.3), "frr": share(0.01)}, "FAR 30.0, FRR 1.0: *partly*"),
     ("defenses.max_margin", "max-margin", {"name": "MM-BD", "targets": [0]}, "target named: *stopped*"),
-    ("defenses.neural_cleanse", "nc-detect", {"name": "Neural Cleanse", "targets": [4]}, "target not named: *passes*"),
+    ("defenses.neural_cleanse", "nc-detect", {"name": "Neural Cleanse", "targets": [4]},
+     "another class named: *passes*"),
+    ("defenses.neural_cleanse", "nc-detect", {"name": "Neural Cleanse", "targets": []}, "target not named: *passes*"),
     ("defenses.spectral_signatures", "spectral-signatures", {"recall": share(0.95), "precision": share(0.5)},
      "recall 95.0, precision 50.0: *stopped*"),
     ("defenses.spectral_signatures", "spectral-signatures", {"recall": share(0), "precision": None},
@@ -100,6 +102,18 @@ def test_a_row_prefers_the_setting_with_most_of_its_attacks_and_then_the_publish
     tree.run("wrn/feature-collision/seed-0/clp", "defenses.clp", asr=0.01, method={"name": "CLP"}, **WRN)
     row = rows("clp", broken_by=["sig"])
     assert {tried.setting[1] for tried in (*row.kept.values(), *row.broken.values())} == {"resnet18"}
+
+
+def test_a_row_keeps_to_the_setting_that_has_its_own_attacks_and_says_what_became_of_them_elsewhere(tree, rows):
+    for name, after, spec in (("wide/badnets", 0.6, {}), ("wide/sig", 0.7, {}), ("wide/blend", 0.7, {}),
+                              ("wrn/badnets", 0.01, WRN), ("wrn/trojan", 1.0, WRN)):
+        attack(tree, f"{name}/seed-0", name.partition("/")[2], **spec)
+        tree.run(f"{name}/seed-0/clp", "defenses.clp", asr=after, acc=0.93, method={"name": "CLP"}, **spec)
+    row = rows("clp", broken_by=["trojan"])  # two of its own against three attacks of which it names one
+    assert {tried.setting[1] for tried in (*row.kept.values(), *row.broken.values())} == {"wrn16-1"}
+    assert list(row.elsewhere()) == ["clp on badnets (cifar10, resnet18 of width 64: passes)"]
+    assert "ASR 100.0 to 1.0, ACC 93.0 to 93.0:" in row.text(tree.root)
+    assert "ASR 100.0 to 100.0, ACC 93.0 to 93.0, unchanged: *passes*" in row.text(tree.root)
 
 
 def test_of_several_runs_those_without_a_suffix_count_and_seeds_are_averaged(tree, rows):
