@@ -150,6 +150,17 @@ def test_what_a_larger_max_drop_buys_is_what_the_sweeps_have():
         assert all(map(agrees, figures.split(" | "), (median(asr), mean(asr), mean(lost)))), drop
 
 
+def test_recalibrated_statistics_are_what_the_two_sweeps_have():
+    plain, anew = (json.loads((ROOT / f"results/recalibrated/trojan/{name}/results.json").read_text())["method"]["sweep"]
+                   for name in ("pruned", "pruned-recalibrated"))
+    rows = re.findall(rf"^\| ([\d.]+), (\d+) \| {PAIR} \| {PAIR} \|$", (ROOT / FIGURES).read_text(), re.MULTILINE)
+    assert len(rows) == 6
+    for threshold, pruned, *figures in rows:
+        found = [row for sweep in (plain, anew) for row in sweep if row["threshold"] == float(threshold)]
+        assert [row["pruned"] for row in found] == [int(pruned)] * 2
+        assert all(map(agrees, figures, [row[name]["value"] for row in found for name in ("acc", "asr")])), threshold
+
+
 def test_the_audits_verdicts_on_the_models_of_this_page_are_those_of_its_table():
     population, text = population_of("cifar10-jpeg"), (ROOT / FIGURES).read_text()
     tested = [row for row in population.rows if not row.is_reference]
