@@ -151,8 +151,8 @@ def test_what_a_larger_max_drop_buys_is_what_the_sweeps_have():
 
 
 def test_recalibrated_statistics_are_what_the_two_sweeps_have():
-    plain, anew = (json.loads((ROOT / f"results/recalibrated/trojan/{name}/results.json").read_text())["method"]["sweep"]
-                   for name in ("pruned", "pruned-recalibrated"))
+    folders = (ROOT / "results/recalibrated/trojan" / name for name in ("pruned", "pruned-recalibrated"))
+    plain, anew = (json.loads((folder / "results.json").read_text())["method"]["sweep"] for folder in folders)
     rows = re.findall(rf"^\| ([\d.]+), (\d+) \| {PAIR} \| {PAIR} \|$", (ROOT / FIGURES).read_text(), re.MULTILINE)
     assert len(rows) == 6
     for threshold, pruned, *figures in rows:
