@@ -164,14 +164,15 @@ def test_recalibrated_statistics_are_what_the_two_sweeps_have():
 def test_the_audits_verdicts_on_the_models_of_this_page_are_those_of_its_table():
     population, text = population_of("cifar10-jpeg"), (ROOT / FIGURES).read_text()
     tested = [row for row in population.rows if not row.is_reference]
-    assert len(tested) == 17 and len(population.reference) == 6
+    assert len(tested) == 19 and len(population.reference) == 9
     for row in tested:
         weighed = population.weigh(row)
         judgement, own = weighed.judgement, " | ".join(f"{weighed.p_values[name]:.2g}" for name in WITNESSES)
         named = "" if judgement.verdict != SUSPECT else (
             f", {'target' if judgement.target == row.target else 'wrong label'} {judgement.target}")
         alone = "no sign" if row.flagged is None else f"target {row.flagged}"
-        line = (f"{100 * row.acc:.2f} / {100 * row.asr:.2f} | {own} | "
+        asr = "–" if row.asr is None else f"{100 * row.asr:.2f}"
+        line = (f"{100 * row.acc:.2f} / {asr} | {own} | "
                 f"{judgement.verdict.removesuffix(' of a backdoor')}{named} | {alone} |")
         assert re.search(rf"^\| {row.attack} \| [^|]+ \| {re.escape(line)}$", text, re.MULTILINE), line
 
