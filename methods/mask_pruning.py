@@ -126,9 +126,9 @@ def make_choice(rows: Sequence[Row], max_drop: float) -> Row:
     log_figures("chosen on held-out images", chosen)
     for drop, row in larger:
         log_figures(f"--max-drop {drop:g} would choose", row)
-    if not chosen.count and not larger:
-        for row in [row for row in rows if row.count][:1]:
-            log_figures("nothing is pruned; the least that could be", row)
+    least = next((row for row in rows if row.count), None)
+    if least and not chosen.count and not larger:
+        log_figures("nothing is pruned; the least that could be", least)
     return chosen
 
 

@@ -134,13 +134,12 @@ def ranked_settings(cells, named):
     """The settings of a defense's cells, {attack: [Tried]}, the best first: with the attack that keeps to the
     assumption, the first of `named`, with most of those named, with most attacks that worked, the published network,
     the widest."""
-    covered, worked = {}, {}
+    worked = {}  # {setting: {attack: whether it worked there}}
     for attack, own in cells.items():
         for tried in own:
-            covered.setdefault(tried.setting, set()).add(attack)
-            worked.setdefault(tried.setting, set()).update({attack} if tried.has_backdoor else ())
-    return sorted(covered, key=lambda setting: (
-        named[0] in covered[setting], len(covered[setting].intersection(named)), len(worked[setting]),
+            worked.setdefault(tried.setting, {})[attack] = tried.has_backdoor
+    return sorted(worked, key=lambda setting: (
+        named[0] in worked[setting], len(worked[setting].keys() & named), sum(worked[setting].values()),
         setting[1] == ARCH, setting[2] or 0, str(setting)), reverse=True)
 
 
