@@ -120,12 +120,12 @@ def test_scripts_that_start_from_clean_images_refuse_poisoned_ones(exported, tmp
 
 @pytest.fixture
 def copied(exported, tmp_path):
-    """A folder with the files of `exported`, by links, whose own files may be changed."""
+    """A folder with the files of `exported`, pictures by hard links, whose other files may be changed."""
     for path in exported.rglob("*"):
         there = tmp_path / "copy" / path.relative_to(exported)
         if path.is_file() and not path.name.startswith("."):
             there.parent.mkdir(parents=True, exist_ok=True)
-            there.symlink_to(path) if path.suffix == ".png" else there.write_bytes(path.read_bytes())
+            there.hardlink_to(path) if path.suffix == ".png" else there.write_bytes(path.read_bytes())
     return tmp_path / "copy"
 
 
