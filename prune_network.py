@@ -8,19 +8,15 @@ into pruned/ beside the masks: model_last.th, pruning_by_threshold.txt and .png,
 """
 import engine.command_line.quick_help  # noqa: F401 -- before all others, so that --help waits for no PyTorch
 
-import copy
 import logging
-import math
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch.optim.swa_utils import update_bn
 
 from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted import read_text
-from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.inherit import check_weights, inherit
@@ -30,6 +26,7 @@ from engine.missing import check_there
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
+from methods.batch_statistics import StatisticsBatches, recalibrated
 from methods.mask_pruning import (
     as_dict,
     evaluate_by_threshold,
@@ -43,6 +40,7 @@ from methods.mask_pruning import (
 HOMEWORK_HEADER = "No \t Layer Name \t Neuron Idx \t Mask \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 HOMEWORK_ROW = "{:.2f} \t {} \t {} \t {} \t {:.4f} \t {:.4f} \t {:.4f} \t {:.4f}"
 AXES = {"threshold": ("threshold", "threshold on the mask"), "number": ("pruned", "neurons pruned")}
+AUGMENTATION = ("crop_padding", "flip")
 FEWEST, STATISTICS_BATCH = 32, 128  # images that statistics are estimated on, at least, and at once
 log = logging.getLogger("backdoor")
 
@@ -104,21 +102,11 @@ def evaluate_by_number(model, mask_values, numbers, measure, after_pruning=None)
     return sweep_points(model, mask_values, points, measure, after_pruning)
 
 
-def statistics_batches(images, device):
-    """Batches of an ImageSet of at most 128 images, whose sizes differ by one at most and are the same on every device:
-    `recalibrated` weights batches alike. Raises UserError for too few images."""
+def statistics_batches(images, args, device):
+    """StatisticsBatches of the ImageSet that made the masks. Raises UserError for too few images."""
     if len(images) < FEWEST:
         raise UserError(f"--recalibrate: expected at least {FEWEST} images that made the masks, got {len(images)}")
-    count = math.ceil(len(images) / STATISTICS_BATCH)
-    return [batch for part in np.array_split(np.arange(len(images)), count)
-            for batch in Batches(images.subset(part), len(part), device)]
-
-
-def recalibrated(model, batches):
-    """A copy of the model in eval mode whose batch norms' statistics are those of `batches`, the mean over batches."""
-    model = copy.deepcopy(model)
-    update_bn(batches, model)
-    return model.eval()
+    return StatisticsBatches(images, STATISTICS_BATCH, device, args.crop_padding, args.flip, args.seed)
 
 
 def oracle(rows, max_drop):
@@ -163,9 +151,13 @@ def parse_args(argv=None):
                             "images choose the threshold (default: generate_mask.py's value)")
     group.add_argument("--recalibrate", action="store_true",
                        help="estimate the batch norm statistics of each pruned model anew, on the images that made the "
-                            "masks")
+                            "masks, augmented as they were then")
+    flags.add_augmentation_flags(parser)
+    parser.set_defaults(crop_padding=None, flip=None)  # as the masks were made
     flags.add_run_flags(parser, output_dir)
     args = parser.parse_args(argv)
+    if not args.recalibrate:
+        parser.refuse(argv, AUGMENTATION, "without --recalibrate")
     swept = (args.pruning_by, args.pruning_max, args.pruning_step) != ("threshold", None, None)
     if args.threshold is not None and swept:
         parser.error("--threshold: prunes once, so --pruning-by number, --pruning-max and --pruning-step have no "
@@ -234,7 +226,7 @@ def main(argv=None):
         choosing = evaluation_batches(held_out, run.device)
         after_pruning = None
         if args.recalibrate:
-            after_pruning = partial(recalibrated, batches=statistics_batches(own, run.device))
+            after_pruning = partial(recalibrated, batches=statistics_batches(own, args, run.device))
 
         run.begin(suspect)
         rows = sweep(suspect.model, mask_values, args.pruning_by, args.threshold, args.pruning_max, args.pruning_step,

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call
-from torch.optim.swa_utils import update_bn
 
 from common.errors import UserError
 from common.files import hash_file, write_table
@@ -31,6 +30,7 @@ from engine.measuring.progress import progress
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_weights, save_model
+from methods.batch_statistics import StatisticsBatches, recalibrated
 from models.base import PixelModel
 
 LEAVES = ("model_last.th", "curve.csv", "curve.png")
@@ -77,7 +77,7 @@ class Curve:
 
     @torch.no_grad()
     def network(self, t, batches):
-        """The PixelModel at t in eval mode, with the batch norms' statistics estimated anew on `batches`.
+        """The PixelModel at t in eval mode, with the batch norms' statistics estimated anew on StatisticsBatches.
 
         Those of the ends say nothing of a model between them, which with them would fail on all images, triggered ones
         too.
@@ -85,8 +85,7 @@ class Curve:
         model = copy.deepcopy(self.first)
         for name, weight in self.weights(t).items():
             model.get_parameter(name).copy_(weight)
-        update_bn(batches, model)
-        return model.eval()
+        return recalibrated(model, batches)
 
 
 def curve_step(curve, generator, decay):
@@ -108,9 +107,9 @@ def rate_factor(progress):
     return max(0.01, 1 - 0.99 * max(0.0, progress - 0.5) / 0.4)
 
 
-def unchanged(repair, args):
-    """Batches of the images that the repair trains on, in order and not augmented, for statistics."""
-    return Batches(repair.own, args.batch_size, repair.run.device)
+def statistics_batches(repair, args):
+    """StatisticsBatches of the images that the repair trains on, augmented as the curve is trained."""
+    return StatisticsBatches(repair.own, args.batch_size, repair.run.device, args.crop_padding, args.flip, args.seed)
 
 
 def train_curve(repair, args, curve, before):
@@ -123,7 +122,7 @@ def train_curve(repair, args, curve, before):
     for epoch in run.epochs(until, model=bend, optimizer=optimizer, scheduler=scheduler):
         trained, tested = train_epoch(bend, batches, optimizer, run.amp, step), UNTESTED
         if is_tested(epoch, until, args.test_every):
-            tested = evaluate(curve.network(MIDDLE, unchanged(repair, args)), test)
+            tested = evaluate(curve.network(MIDDLE, statistics_batches(repair, args)), test)
         run.log(epoch, scheduler.get_last_lr()[0], trained, tested)
         scheduler.step()
 
@@ -142,7 +141,7 @@ class Row:
 
 
 def walk(curve, places, own, test, held_out):
-    """[Row] at each of `places`; own: Batches for the statistics, test: EvalSets, held_out: Batches."""
+    """[Row] at each of `places`; own: StatisticsBatches, test: EvalSets, held_out: Batches."""
     rows = []
     for t in progress(places, "curve"):
         model = curve.network(t, own)
@@ -222,7 +221,7 @@ def parse_args(argv=None):
 
 def follow(repair, args, curve):
     """Walk the trained curve; returns (all Rows, the one that is kept)."""
-    own, held_out = unchanged(repair, args), evaluation_batches(repair.held_out, repair.run.device)
+    own, held_out = statistics_batches(repair, args), evaluation_batches(repair.held_out, repair.run.device)
     if args.t is not None:
         rows = walk(curve, sorted({*PLACES, args.t}), own, repair.suspect.test, held_out)
         return rows, next(row for row in rows if row.t == args.t)
@@ -252,7 +251,7 @@ def main(argv=None):
         if control:
             log_control(control, "")
         epochs = args.second_epochs + args.epochs
-        repair.finish(curve.network(kept.t, unchanged(repair, args)), kept.test, epochs=epochs,
+        repair.finish(curve.network(kept.t, statistics_batches(repair, args)), kept.test, epochs=epochs,
                       method=method_of(args, rows, kept, at_second, control))
 
 

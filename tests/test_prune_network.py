@@ -24,7 +24,6 @@ from prune_network import (
     parse_args,
     pruning,
     read_data,
-    recalibrated,
     statistics_batches,
 )
 
@@ -113,25 +112,10 @@ def test_where_nothing_may_be_pruned_the_log_says_what_the_least_would_cost(capl
         "held-out ACC 0.7000"]
 
 
-def test_recalibrating_takes_the_statistics_of_the_images_and_leaves_the_model_alone(net):
-    norm, images = norm_layers(net)["bn1"], 2 * torch.rand(8, 3, 32, 32)
-    before = norm.running_var.clone()
-    anew = norm_layers(recalibrated(net, [(images, None)]))["bn1"]
-    seen = net.conv1((images - net.mean) / net.std)
-    assert torch.allclose(anew.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
-    assert torch.equal(norm.running_var, before) and not torch.allclose(anew.running_var, before)
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(32, [32]), (129, [65, 64]), (500, [125] * 4)])
-def test_statistics_come_from_batches_of_like_sizes_as_they_are_weighted_alike(count, sizes):
-    images = ImageSet(np.zeros((count, 8, 8, 3), dtype=np.uint8), np.zeros(count, dtype=np.int64), ("a",))
-    assert [len(labels) for _, labels in statistics_batches(images, "cpu")] == sizes
-
-
 def test_statistics_of_too_few_images_are_refused():
     images = ImageSet(np.zeros((31, 8, 8, 3), dtype=np.uint8), np.zeros(31, dtype=np.int64), ("a",))
     with pytest.raises(UserError, match="expected at least 32 images that made the masks, got 31"):
-        statistics_batches(images, "cpu")
+        statistics_batches(images, None, "cpu")
 
 
 def test_a_recalibrated_sweep_measures_what_it_leaves(masked, tmp_path):
@@ -147,6 +131,26 @@ def test_a_recalibrated_sweep_measures_what_it_leaves(masked, tmp_path):
     models = [checkpoint.load_model(tmp_path / name / "model_last.th").model for name in "pr"]
     assert pruned_set(models[0]) == pruned_set(models[1])
     assert not torch.equal(*(norm_layers(model)["bn1"].running_mean for model in models))
+
+
+@pytest.mark.parametrize(("said", "taken"), [
+    ({"crop_padding": 2, "flip": False}, (2, False)), ({}, (4, True)), ({"crop_padding": "2", "flip": 3}, (4, True)),
+    ({"crop_padding": 2.0, "flip": "no"}, (4, True)), ({"crop_padding": True, "flip": None}, (4, True))])
+def test_statistics_come_from_images_augmented_as_when_the_masks_were_made(tmp_path, said, taken):
+    (tmp_path / "config.json").write_text(json.dumps({"arguments": said}))
+    flags = ["--mask-file", str(tmp_path / "mask_values.txt"), "--recalibrate"]
+    args = inherit(parse_args(flags))
+    assert (args.crop_padding, args.flip) == taken
+    images = ImageSet(np.full((32, 8, 8, 3), 255, dtype=np.uint8), np.zeros(32, dtype=np.int64), ("a",))
+    assert next(iter(statistics_batches(images, args, "cpu")))[0].min() == 0  # a crop's border
+    args = inherit(parse_args([*flags, "--crop-padding", "0"]))
+    assert next(iter(statistics_batches(images, args, "cpu")))[0].min() == 1
+
+
+@pytest.mark.parametrize("flag", ["--crop-padding=2", "--no-flip"])
+def test_augmentation_without_recalibrate_is_refused(masked, refused, flag):
+    assert "has no effect without --recalibrate" in refused(
+        main, "--mask-file", masked / "mask_values.txt", flag)
 
 
 def test_the_homeworks_row_to_the_tab():

@@ -26,7 +26,7 @@ def inherit(args: Namespace) -> Namespace:
     of_model = Namespace(checkpoint=args.checkpoint or model, data_dir=args.data_dir)
     usual = {"checkpoint": model, "val_frac": 0.01, "dataset": dataset_of_model(of_model),
              "data_dir": folder_of_model(of_model) if args.dataset is None else "data", "trigger_info": None,
-             "classes": None, "image_size": None, **dict.fromkeys(INPUT_FLAGS)}
+             "classes": None, "image_size": None, "crop_padding": 4, "flip": True, **dict.fromkeys(INPUT_FLAGS)}
     taken = {name: made_with.get(name, default) for name, default in usual.items() if getattr(args, name) is None}
     filled = Namespace(**{**vars(args), **taken})
     if filled.val_frac < made_with.get("val_frac", 0):
@@ -150,6 +150,16 @@ def is_fraction(value: Any) -> bool:
     return type(value) is float and 0 <= value <= 1
 
 
+def is_switch(value: Any) -> bool:
+    """Whether a value is true or false."""
+    return type(value) is bool
+
+
+def is_padding(value: Any) -> bool:
+    """Whether a value is a number of pixels that --crop-padding takes."""
+    return type(value) is int and 0 <= value <= 32
+
+
 def is_image_size(value: Any) -> bool:
     """Whether a value is a size of images that --image-size takes."""
     return type(value) is int and 8 <= value <= 1024
@@ -158,5 +168,6 @@ def is_image_size(value: Any) -> bool:
 # {inherited flag: whether a value is valid for it}
 INHERITED = {"checkpoint": is_path, "trigger_info": is_path, "classes": is_path, "data_dir": holds_images,
              "dataset": is_dataset, "image_size": is_image_size, "val_frac": is_fraction,
+             "crop_padding": is_padding, "flip": is_switch,
              "mean": partial(are_of_pixels, name="mean"), "std": partial(are_of_pixels, name="std"),
              "channels": ("rgb", "bgr").__contains__}

@@ -1,5 +1,6 @@
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,6 +86,17 @@ def test_statistics_are_those_of_the_images_at_each_t(ends, images):
         assert torch.allclose(network.bn1.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
         assert torch.allclose(network.bn1.running_var, seen.transpose(0, 1).flatten(1).var(1), rtol=1e-4)
     assert torch.equal(ends[0].bn1.running_mean, torch.zeros(2))
+
+
+def test_statistics_come_from_images_augmented_as_those_that_the_curve_is_trained_on(images):
+    repair = SimpleNamespace(own=images, run=SimpleNamespace(device="cpu"))
+    seen = []
+    for padding, flip in (("0", "--no-flip"), ("0", "--flip"), ("4", "--no-flip")):
+        args = mcr.parse_args(["--crop-padding", padding, flip, "--batch-size", "7"])
+        batches = mcr.statistics_batches(repair, args)
+        assert max(len(labels) for _, labels in batches) <= 7
+        seen.append(sorted(float(image.mean()) for pixels, _ in batches for image in pixels))
+    assert seen[0] == pytest.approx(seen[1]) and seen[0] != pytest.approx(seen[2])  # mirrored ones are as bright
 
 
 def row(t, accuracy):
