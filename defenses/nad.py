@@ -25,7 +25,7 @@ from engine.measuring.evaluation import evaluate
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_weights, save_model
 
-BETA, DEEPEST = 500.0, 3  # the default: this weight for each of so many last stages
+BETA, DEEPEST = 500.0, 3  # the default: this weight for each of so many last stages that have more than one place
 FAST = 2  # epochs at the first learning rate, as the authors have it
 log = logging.getLogger("backdoor")
 
@@ -78,15 +78,33 @@ def distillation_step(teacher, betas):
     return step
 
 
-def betas_of(stages, betas):
-    """{stage: beta} of all `stages`; `betas` are those of the last ones, None for the default. UserError if too many.
+def count_places(model):
+    """{stage: places H * W of its output} for images of the model's size."""
+    weight, size = next(model.parameters()), model.spec["image_size"]
+    with torch.no_grad():
+        outputs = model.stage_outputs(weight.new_zeros(1, 3, size, size), len(model.stages))
+    return {stage: output[0, 0].numel() for stage, output in zip(model.stages, outputs, strict=True)}
+
+
+def betas_of(places, betas):
+    """{stage: beta} of all stages, from {stage: places}; `betas` are those of the last ones, None for the default.
+
+    The default leaves out stages of one place, whose attention is 1 for every image; given weights of such stages are
+    a warning. UserError if there are more weights than stages.
     """
+    stages = list(places)
     if betas is None:
-        betas = [BETA] * min(DEEPEST, len(stages))
+        taken = [stage for stage in stages if places[stage] > 1][-DEEPEST:]
+        return {stage: BETA if stage in taken else 0.0 for stage in stages}
     if len(betas) > len(stages):
         raise UserError(f"--betas: expected at most one for each of the {len(stages)} stages ({', '.join(stages)}), "
                         f"got {len(betas)}")
-    return dict(zip(stages, [0.0] * (len(stages) - len(betas)) + betas, strict=True))
+    found = dict(zip(stages, [0.0] * (len(stages) - len(betas)) + betas, strict=True))
+    idle = [stage for stage in stages if found[stage] and places[stage] == 1]
+    if idle:
+        log.warning("--betas: the weight of %s has no effect, since the attention of one place is 1 for every image",
+                    ", ".join(idle))
+    return found
 
 
 def train_teacher(repair, args):
@@ -118,7 +136,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("distillation")
     group.add_argument("--betas", type=flags.not_negative, nargs="+", metavar="BETA",
                        help="weights of the attention of the last stages, as many as are given (default: "
-                            f"{BETA:g} for each of the last {DEEPEST})")
+                            f"{BETA:g} for each of the last {DEEPEST} that have more than one place)")
     group.add_argument("--teacher-epochs", type=flags.integer(1), default=10, help="epochs that make the teacher")
     add_share_flag(group)
     group = flags.add_sgd_flags(parser, 20, 0.1)
@@ -143,7 +161,8 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, ("model_last.th", "teacher.th")) as run:
         suspect = load_suspect(args, run)
-        betas = betas_of(suspect.model.stages, args.betas)
+        places = count_places(suspect.model)
+        betas = betas_of(places, args.betas)
 
         repair = Repair.begin(run, args, suspect)
         teacher, taught = train_teacher(repair, args)

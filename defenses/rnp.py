@@ -46,13 +46,15 @@ def unlearn(run, model, batches, steps, lr, until):
     """Climb the loss of `batches` with all weights of `model` until one has an accuracy of at most `until`.
 
     batches: Batches of one step a pass. A loss climbs ever faster, so that accuracy is looked at in every step: after
-    a few too many, masks bring nothing back. Returns the number of steps, at most `steps`; logs a warning if that
-    accuracy was not reached.
+    a few too many, masks bring nothing back. The rate falls to a tenth after half of the steps. Returns the number of
+    steps, at most `steps`; logs a warning if that accuracy was not reached.
     """
     weights = [weight for name, weight in model.named_parameters() if ".neuron_" not in name]
     optimizer = torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [(steps + 1) // 2])
     for step in range(1, steps + 1):
         seen = train_epoch(model, batches, optimizer, step=step_of(climb))
+        scheduler.step()
         is_forgotten = seen.accuracy.value <= until
         tell(run, "unlearning", step, seen, is_forgotten or step == steps)
         if is_forgotten:
@@ -109,7 +111,8 @@ def parse_args(argv=None):
     group = parser.add_argument_group("unlearning")
     group.add_argument("--unlearn-steps", type=flags.integer(1), default=80,
                        help="steps of the ascent, at most (80 of 128 images are 20 passes over 500)")
-    group.add_argument("--unlearn-lr", type=flags.positive, default=0.01, help="learning rate of the ascent")
+    group.add_argument("--unlearn-lr", type=flags.positive, default=0.01,
+                       help="learning rate of the ascent, a tenth of it in the second half of the steps")
     group.add_argument("--unlearn-to", type=flags.fraction, default=0.2,
                        help="accuracy on the images at which the model has forgotten them")
     group = parser.add_argument_group("recovering")

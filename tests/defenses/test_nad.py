@@ -7,7 +7,7 @@ import torch
 from common.errors import UserError
 from data.batches import Batches
 from defenses import nad
-from defenses.nad import attention, betas_of, distance, distillation_step, main
+from defenses.nad import attention, betas_of, count_places, distance, distillation_step, main
 from engine.learning.training import cross_entropy_step, train_epoch
 from engine.weights.checkpoint import load_model
 from models import build_model
@@ -69,12 +69,21 @@ def test_without_weights_it_is_fine_tuning_to_the_bit_and_with_them_the_teacher_
 
 
 def test_the_weights_are_those_of_the_last_stages():
-    stages = ("a", "b", "c", "d")
-    assert betas_of(stages, None) == {"a": 0, "b": 500, "c": 500, "d": 500}
-    assert betas_of(stages, [7.0]) == {"a": 0, "b": 0, "c": 0, "d": 7}
-    assert betas_of(("a", "b"), None) == {"a": 500, "b": 500}
+    places = {"a": 64, "b": 16, "c": 4, "d": 4}
+    assert betas_of(places, None) == {"a": 0, "b": 500, "c": 500, "d": 500}
+    assert betas_of(places, [7.0]) == {"a": 0, "b": 0, "c": 0, "d": 7}
+    assert betas_of({"a": 4, "b": 4}, None) == {"a": 500, "b": 500}
     with pytest.raises(UserError, match="--betas: expected at most one for each of the 2 stages"):
-        betas_of(("a", "b"), [1.0, 2.0, 3.0])
+        betas_of({"a": 4, "b": 4}, [1.0, 2.0, 3.0])
+
+
+def test_a_stage_of_one_place_gets_no_weight_by_default_and_a_warning_for_a_given_one(caplog):
+    places = count_places(build_model("vgg19_bn", 4, 10))
+    assert list(places.values()) == [256, 64, 16, 4, 1]
+    assert list(betas_of(places, None).values()) == [0, 500, 500, 500, 0]
+    assert not caplog.records
+    assert list(betas_of(places, [5.0, 7.0]).values()) == [0, 0, 0, 5, 7]
+    assert "the weight of features.52 has no effect" in caplog.text
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ from helpers.reporting import missing_figures
 
 from data.batches import Batches
 from data.datasets import ImageSet
+from defenses import rnp
 from defenses.rnp import climb, main, recover, unlearn
+from engine.learning.training import train_epoch
 from engine.weights.checkpoint import load_model
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
@@ -78,6 +80,17 @@ def test_unlearning_stops_at_the_first_batch_that_is_forgotten_and_leaves_the_ma
     assert found[-1] <= 0.3 < min(found[:-1])
     assert rows[-1]["loss"] > 3 * rows[0]["loss"]
     assert torch.cat(parameters_named(fitted, "neuron_mask")).eq(1).all()
+
+
+def test_the_rate_of_unlearning_falls_to_a_tenth_after_half_of_the_steps(fitted, images, run, monkeypatch):
+    rates = []
+
+    def watched(model, batches, optimizer, step):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return train_epoch(model, batches, optimizer, step=step)
+    monkeypatch.setattr(rnp, "train_epoch", watched)
+    unlearn(run, fitted, batches_of(images), 5, 1e-3, 0.0)
+    assert rates == pytest.approx([1e-3] * 3 + [1e-4] * 2)
 
 
 def test_too_few_steps_to_forget_are_warned_of(fitted, images, run, caplog):
