@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from common.files import write_table
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.control import log_control, read_control
+from engine.kinds.control import find_control
 from engine.kinds.inputs import default_folder, inputs_of, last_within, load_suspect, split_defender
 from engine.learning.training import fine_tune
 from engine.measuring.evaluation import (
@@ -144,15 +144,6 @@ def method_of(args, layer, rows, chosen, control, channels, images):
             "before": rows[0].as_dict(), "chosen": chosen.as_dict(), "sweep": [row.as_dict() for row in rows]}
 
 
-def find_control(checkpoint, mode):
-    """What fine-tuning alone made of the same model, where it is the control: beside both halves together."""
-    if mode != "fine-prune":
-        return None
-    control = read_control(checkpoint, "fine-tune")
-    log_control(control, "--mode fine-tune")
-    return control
-
-
 def leaves_of(mode):
     """(the files that a run of this mode leaves, those that only the other modes do)."""
     if mode == "fine-tune":
@@ -219,7 +210,8 @@ def main(argv=None):
                 after = fine_tune(run, args, model, own, test, args.epochs)
         fold_mask(model, layer, mask)
         log_row("after", Row(chosen.count, None, None, after, score(model, choosing)))
-        control = find_control(args.checkpoint, args.mode)
+        # Fine-tuning is the control of both halves together.
+        control = find_control(args, "fine-tune", "--mode fine-tune") if args.mode == "fine-prune" else None
 
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
         run.finish(after, model=model, parent=args.checkpoint, data=suspect.defender,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.control import log_control, read_control
+from engine.kinds.control import find_control
 from engine.kinds.inputs import default_folder, load_suspect
 from engine.kinds.repair import Repair, add_share_flag
 from engine.learning.training import fine_tune, sgd, step_of
@@ -89,15 +89,6 @@ def train(repair, args):
                      scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs))
 
 
-def find_control(checkpoint, rho):
-    """What the same schedule without the ascent made of the same model; None for the run that is this control."""
-    if not rho:
-        return None
-    control = read_control(checkpoint, CONTROL)
-    log_control(control, "--rho 0")
-    return control
-
-
 def output_dir(args):
     """ft-sam/ beneath the model's run, ft-sam-control/ for --rho 0"""
     return default_folder(args.checkpoint, "ft-sam" if args.rho else CONTROL)
@@ -127,7 +118,7 @@ def main(argv=None):
 
         repair = Repair.begin(run, args, suspect)
         after = train(repair, args)
-        control = find_control(args.checkpoint, args.rho)
+        control = find_control(args, CONTROL, "--rho 0") if args.rho else None  # which is the control itself
 
         repair.finish(suspect.model, after, method={
             "name": "FT-SAM" if args.rho else "fine-tuning as in FT-SAM", "rho": args.rho, "control": control})

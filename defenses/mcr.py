@@ -249,7 +249,7 @@ def main(argv=None):
         log.info("kept: t %.2f", kept.t)
         control = None if args.second else {name: at_second.figures()[name] for name in ("acc", "asr")}
         if control:
-            log_control(control, "")
+            log_control(control)
         epochs = args.second_epochs + args.epochs
         repair.finish(curve.network(kept.t, statistics_batches(repair, args)), kept.test, epochs=epochs,
                       method=method_of(args, rows, kept, at_second, control))

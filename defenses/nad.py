@@ -168,7 +168,7 @@ def main(argv=None):
         teacher, taught = train_teacher(repair, args)
         after = train_student(repair, args, teacher, betas)
         control = {name: taught.figures()[name] for name in ("acc", "asr")}
-        log_control(control, "")
+        log_control(control)
 
         repair.finish(suspect.model, after, epochs=args.teacher_epochs + args.epochs, method={
             "name": "NAD", "betas": betas, "control": control, "teacher": taught.figures()})

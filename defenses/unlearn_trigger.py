@@ -15,7 +15,7 @@ from common.untrusted import read_json
 from data.poison_cifar import stamp_share
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.control import log_control, read_control
+from engine.kinds.control import find_control
 from engine.kinds.inputs import asr_of, default_folder, find_run, inputs_of, load_suspect
 from engine.learning.training import fine_tune
 from engine.measuring.evaluation import evaluate
@@ -68,15 +68,6 @@ def log_own_asr(triggers, before, after):
         log.info("the ASR of the stamped %s is %.4f before, %.4f after", which, a["value"], b["value"])
 
 
-def find_control(checkpoint, patch_with):
-    """What fine-tuning alone made of the same model; None for the run that is this control."""
-    if patch_with == "clean":
-        return None
-    control = read_control(checkpoint, "unlearn-clean")
-    log_control(control, "--patch-with clean")
-    return control
-
-
 def output_dir(args):
     """unlearn-<patch>/ beneath the model's run"""
     return default_folder(args.checkpoint, f"unlearn-{args.patch_with}")
@@ -124,7 +115,8 @@ def main(argv=None):
         after = fine_tune(run, args, model, patched, test, epochs)
         own["after"] = [asr_of(model, test, trigger) for trigger in triggers]
         log_own_asr(triggers, own["before"], own["after"])
-        control = find_control(args.checkpoint, args.patch_with)
+        is_control = args.patch_with == "clean"
+        control = None if is_control else find_control(args, "unlearn-clean", "--patch-with clean")
 
         save_model(run.folder / "model_last.th", model, vars(args), after.figures(), suspect.classes)
         run.finish(after, model=model, parent=args.checkpoint, data=suspect.defender, epochs=epochs, method={

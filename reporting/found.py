@@ -2,15 +2,17 @@
 import math
 import os
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from functools import cache, cached_property
+from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
+from common.files import hash_file
 from common.untrusted import read_json_lines, read_object
 from reporting.scripts import repairs, script_name, trains_attack
 from reporting.submission import trainings_in
 
 FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "log only"
+OUTDATED = "outdated"  # finished, on a model that has since been made anew
 # Where a run read and wrote, on what machine, and how often it was looked at: no part of what it did.
 PLACES = {"output_dir", "data_dir", "overwrite", "resume", "device", "seed", "checkpoint", "trigger_info", "mask_file",
           "encoder", "trigger_file", "compile", "graph", "test_every"}
@@ -167,6 +169,23 @@ def read_foreign(folder, name):
                        ) if trainings else None
 
 
+def against_model(run, hash_once):
+    """The run itself, or as OUTDATED where the model that it worked on is another by now: figures of both would stand
+    side by side. Unknown, and so taken for sound, where the model does not lie in a folder above. hash_once: hash_file
+    """
+    inputs, parent = run.config.get("inputs"), run.results.get("parent")
+    if run.state != FINISHED or trains_attack(run.script) or not isinstance(inputs, str) or not parent:
+        return run
+    parent, above = PurePosixPath(parent), run.above
+    while above and above.folder.name != parent.parent.name:
+        above = above.above
+    model = above.folder / parent.name if above else None
+    if model is None or not model.is_file() or inputs.startswith(hash_once(model)):
+        return run
+    return replace(run, state=OUTDATED, why=f"{above.name}/{parent.name} holds other weights than those that it was "
+                                            "run on; run it again")
+
+
 def folders(root):
     """The folder `root` and all beneath, in the order of their paths, as [(path, what it is called)].
 
@@ -183,12 +202,12 @@ def find_runs(root):
     """Every FinishedRun in the folder `root` and beneath, ordered by path. Raises UserError if there is none."""
     if not Path(root).is_dir():
         raise UserError(f"{root}: no such folder; expected one with finished runs, such as output/")
-    runs = {}
+    runs, hash_once = {}, cache(hash_file)
     for path, name in folders(root):
         run = read_run(path, name)
         if run:
             above = next((runs[parent] for parent in path.parents if parent in runs), None)
-            runs[path] = replace(run, above=above)
+            runs[path] = against_model(replace(run, above=above), hash_once)
     if not runs:
         raise UserError(f"{root}: no run lies here (no folder with results.json, config.json or a training's log)")
     return list(runs.values())

@@ -15,6 +15,7 @@ CONTROLS = {"clean": "NC control, no trigger", "original": "NC control, true tri
 ABL_SHARED = (*POISON_FLAGS, "crop_padding", "flip", "cutout", "label_smoothing")
 HIDDEN = {"dataset", "width", "arch", "task", "mode", "poison_type", "eval_trigger", "track_losses"}  # said elsewhere
 NONE = "none"
+IMPLAUSIBLE = 1 / 3  # of the way from guessing to no error, as engine.measuring.doubt has it, which loads PyTorch
 
 
 def mean(values):
@@ -44,6 +45,11 @@ def defense_effect(before, after):
     if any(value != value for value in (*before, *after)):
         return math.nan
     return (max(0.0, asr_before - asr) - max(0.0, acc_before - acc) + 100) / 2
+
+
+def is_plausible(accuracy, classes):
+    """Whether an accuracy in % can be that of a trained model; classes: how many there are, None where unknown."""
+    return not classes or accuracy >= 100 * (1 / classes + (1 - 1 / classes) * IMPLAUSIBLE)
 
 
 def without_seed(name):
@@ -206,8 +212,11 @@ class Effect:
 
     @property
     def ratings(self):
-        """Each run's DER against its own model."""
-        return [defense_effect(before, figures_of(run)) for run, before in zip(self.runs, self.before, strict=True)]
+        """Each run's DER against its own model; nan where that model was given what it does not know, so that there was
+        no accuracy to lose."""
+        return [defense_effect(before, figures_of(run))
+                if is_plausible(before[0], run.spec.get("num_classes")) else math.nan
+                for run, before in zip(self.runs, self.before, strict=True)]
 
     def values(self, name):
         """The runs' shares in %."""

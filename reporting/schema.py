@@ -167,6 +167,7 @@ class Spec(Checked):
 
     arch: str | None = None
     width: Number | None = None
+    num_classes: Annotated[Number, Field(ge=1)] | None = None
 
 
 class Results(Shares):

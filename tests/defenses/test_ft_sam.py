@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 from functools import partial
 
 import pytest
@@ -127,3 +128,12 @@ def test_the_control_is_printed_beside(small_run, tmp_path, monkeypatch):
     repaired, alone = (load_model(folder / "model_last.th").model for folder in (tmp_path / "out", control.parent))
     assert not torch.equal(repaired.linear.weight, alone.linear.weight)
     assert json.loads(control.read_text())["method"]["control"] is None
+    other = run(small_run, tmp_path / "other", "--epochs", "1")
+    assert other["method"]["control"] is None
+    assert "was made with --epochs 3, not 1; run it with --rho 0" in (tmp_path / "other/output.log").read_text()
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copytree(control.parent, again / "ft-sam-control")
+    shutil.copy(small_run / "model_init.th", again / "model_last.th")  # as if it had been trained anew
+    assert run(again, tmp_path / "of_other_weights")["method"]["control"] is None
+    assert "ft-sam-control is of other weights; run it again" in (tmp_path / "of_other_weights/output.log").read_text()

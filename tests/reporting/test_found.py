@@ -3,6 +3,7 @@ import json
 import pytest
 
 from common.errors import UserError
+from common.files import hash_file
 from reporting.found import find_runs
 
 
@@ -20,6 +21,27 @@ def test_every_run_is_found_with_its_state_and_what_is_above_it(tree):
         "badnets": "finished", "badnets/anp": "finished", "badnets/anp/pruned": "finished", "blend": "finished",
         "clean-label": "finished", "stopped": "unfinished", "foreign": "log only"}
     assert found["badnets/anp/pruned"].above.name == "badnets/anp" and found["badnets"].above is None
+
+
+def test_a_repair_of_a_model_that_was_trained_anew_since_is_outdated(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    model = tree.root / "badnets/model_last.th"
+    model.write_bytes(b"weights")
+    names = ("badnets/nad", "badnets/anp/pruned", "badnets/nad/strip")
+    for name in names:
+        parent = "output/badnets/nad/model_last.th" if name.endswith("strip") else "output/badnets/model_last.th"
+        folder = tree.run(name, "defenses.nad", method={"name": "NAD"}, parent=parent)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "inputs": f"{hash_file(model)} images"}))
+    assert set(states(tree).values()) == {"finished"}  # where a model is not there, it may be the one
+    (tree.root / "badnets/nad/model_last.th").write_bytes(b"weights")
+    assert set(states(tree).values()) == {"finished"}
+    model.write_bytes(b"other weights")
+    assert states(tree) == {"badnets": "finished", "badnets/nad": "outdated", "badnets/anp/pruned": "outdated",
+                            "badnets/nad/strip": "finished"}
+    run = next(run for run in find_runs(tree.root) if run.name == "badnets/nad")
+    assert run.why == "badnets/model_last.th holds other weights than those that it was run on; run it again"
+    assert not run.is_repair
 
 
 @pytest.mark.parametrize("content", [

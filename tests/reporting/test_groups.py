@@ -4,10 +4,12 @@ import math
 import pytest
 
 from engine.catalogue import BY_MODULE
+from engine.measuring import doubt
 from engine.rows import ATTACK, Script
+from reporting import groups
 from reporting.found import find_runs
 from reporting.grade import attack_of
-from reporting.groups import attacks, defense_effect, effects, name_apart
+from reporting.groups import attacks, defense_effect, effects, is_plausible, name_apart
 
 
 def test_der_by_hand():
@@ -35,6 +37,19 @@ def test_a_defense_is_set_against_the_attack_above_it(tree):
     assert effect.before == ((93, 100),) and effect.after == pytest.approx((90, 10))
     assert effect.ratings == pytest.approx([(90 - 3 + 100) / 2])
     assert found(tree)["badnets", "none"].after == (93, 100)
+
+
+@pytest.mark.parametrize(("acc", "rated"), [(0.11, False), (0.39, False), (0.41, True)])
+def test_a_model_that_knew_nothing_of_the_images_has_no_rating(tree, acc, rated):
+    defended(tree, "mnist", "defenses.nad", "NAD", 0.15, 0.0, (acc, 1.0), parent="elsewhere/model_last.th",
+             spec={"arch": "resnet18", "num_classes": 10})
+    effect, = effects(find_runs(tree.root))
+    assert math.isnan(effect.ratings[0]) != rated
+
+
+def test_a_third_of_the_way_is_what_the_defenses_log_calls_too_little():
+    assert doubt.IMPLAUSIBLE == groups.IMPLAUSIBLE and is_plausible(40, 10) and not is_plausible(39.9, 10)
+    assert is_plausible(1, None)
 
 
 def test_seeds_are_one_row_with_their_mean(tree):
