@@ -6,7 +6,7 @@ from typing import Any
 from data import sources
 from data.triggers import ATTACKS, Flag
 from engine.command_line.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, add_target_flag, check_aim, usual_target
-from engine.command_line.inherit import NamedDataset, dataset_of_model, folder_of_model
+from engine.command_line.inherit import NamedDataset, dataset_of_model, flip_of_model, folder_of_model
 from engine.command_line.normalization import add_input_flags
 from engine.command_line.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
     Group,
@@ -114,9 +114,12 @@ def add_augmentation_flags(parser: Parser) -> None:
     group = parser.add_argument_group("augmentation")
     group.add_argument("--crop-padding", type=integer(0, 32), default=4,
                        help="pixels of padding for random crops; 0 for none")
-    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True,
+    usual = "as the model was trained, where its run says so, otherwise --flip"
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction,
                        help=f"mirror images at random; --no-flip suits {in_words(sources.NOT_MIRRORED)}, where a "
-                            "mirrored image is of another class or of none")
+                            "mirrored image is of another class or of none (default: "
+                            f"{'--flip' if parser.get_default('checkpoint') is None else usual})")
+    parser.set_defaults(flip=flip_of_model)
 
 
 SGD_FLAGS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "amp")

@@ -61,6 +61,12 @@ def folder_of_model(args: Namespace) -> str:
     return "data" if before and is_beneath(folder, before) else folder
 
 
+def flip_of_model(args: Namespace) -> bool:
+    """The default of --flip: as the model of --checkpoint was trained, as config.json beside it says; True without."""
+    path = model_of(args)
+    return read_arguments(Path(path).parent).get("flip", True) if path else True
+
+
 def model_of(args: Namespace) -> str | None:
     """The file of --checkpoint, as given or by default; None for a script that takes none."""
     path = getattr(args, "checkpoint", None)

@@ -3,9 +3,10 @@ import json
 
 import pytest
 
+import generate_mask
 import prune_network
 import train_backdoor
-from defenses import max_margin, spectral_signatures, strip
+from defenses import max_margin, nad, spectral_signatures, strip
 from engine.command_line.inherit import inherit
 
 
@@ -155,3 +156,17 @@ def test_masks_without_a_record_are_of_the_data_set_of_their_model(made_on, tmp_
     assert (args.dataset, args.data_dir, args.checkpoint) == ("mnist", "pictures", "run/model_last.th")
     args = inherit(prune_network.parse_args([*masks, *model, "--dataset", "cifar10"]))
     assert (args.dataset, args.data_dir) == ("cifar10", "data")
+
+
+@pytest.mark.parametrize(("said", "taken"), [({"flip": False}, False), ({"flip": True}, True), ({}, True),
+                                             ({"flip": "no"}, True), ({"flip": 0}, True)])
+@pytest.mark.parametrize("script", [nad, generate_mask])
+def test_a_defense_mirrors_images_if_the_models_training_did(made_on, script, said, taken):
+    model = made_on(**said)
+    assert script.parse_args(model).flip is taken
+    assert script.parse_args([*model, "--flip"]).flip is True
+    assert script.parse_args([*model, "--no-flip"]).flip is False
+
+
+def test_without_a_model_images_are_mirrored():
+    assert train_backdoor.parse_args([]).flip is True and nad.parse_args(["--checkpoint", "none/model.th"]).flip is True
