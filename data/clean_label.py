@@ -36,7 +36,9 @@ class CIFAR10CLB:
                  made_by: str = CRAFTER) -> None:
         root = Path(root)
         if not root.is_dir():
-            raise UserError(f"{root}: no such clean-label folder; {made_by} makes one")
+            beside = ", ".join(str(path.parent) for path in sorted(root.parent.glob("*/data.npy")))
+            raise UserError(f"{root}: no such clean-label folder; {made_by} makes one"
+                            + (f"; beside it: {beside}" if beside else ""))
         self.transform = transform
         self.data, labels = read_array(root / "data.npy"), read_array(root / "label.npy")
         shape_fits = self.data.ndim == 4 and self.data.shape[3] == 3 and self.data.size > 0

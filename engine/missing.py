@@ -1,5 +1,7 @@
 """What to run for a file that is not there and that a script of the suite leaves."""
+import glob
 import shlex
+from difflib import get_close_matches
 from pathlib import Path
 
 from common.errors import UserError
@@ -14,11 +16,23 @@ USUAL = Path("output")
 
 
 def check_there(path: str | Path) -> None:
-    """UserError if there is no file `path`; the line names the commands that leave one."""
-    if Path(path).exists():
+    """UserError if there is no file `path`; the line names one beside it that may be meant, or else the commands that
+    leave one."""
+    path = Path(path)
+    if path.exists():
         return
-    commands = first_runs(Path(path))
+    meant = find_alike(path)
+    if meant:
+        raise UserError(f"{path}: no such file; is {meant} meant?")
+    commands = first_runs(path)
     raise UserError(f"{path}: no such file" + (f"; first run: {' && '.join(commands)}" if commands else ""))
+
+
+def find_alike(path: Path) -> Path | None:
+    """The same file in a folder beside its own whose name differs by a letter or two; None if there is none."""
+    beside = {other.parent.name: other for other in path.parent.parent.glob(f"*/{glob.escape(path.name)}")}
+    near = get_close_matches(path.parent.name, beside, 1, 0.8)
+    return beside[near[0]] if near else None
 
 
 def first_runs(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from methods.witnesses import CHANNELS, CLEANSE, MARGINS, WITNESSES
 TABLE = Path(__file__).resolve().parent.parent / "results/audit/rates.csv"
 CALIBRATE, TEST, BENIGN = "calibrate", "test", "benign"
 LEARNED = 0.5  # ASR from which an attack has taken hold
+SAME = 0.005  # relative difference up to which CLP's and MM-BD's statistics, both, are those of one and the same model
 COLUMNS = ("population", "dataset", "arch", "width", "image_size", "classes", "settings", "attack", "target",
            "training", "seed", "acc", "asr", *WITNESSES, "margins_label", "cleanse_labels", "flagged",
            *(f"p_{name}" for name in WITNESSES), "combined", "verdict", "target_named", "searches", "seconds_training",
@@ -163,6 +165,15 @@ class Population:
     def without(self, row: Measured) -> Population:
         """The same without one of the rows."""
         return replace(self, rows=tuple(other for other in self.rows if other is not row))
+
+    def other_than(self, statistics: Mapping[str, float | None]) -> Population:
+        """The same without the test rows that were measured on the very model with these statistics, {witness: value}:
+        how often an audit is wrong on other models says nothing of a model that is one of them."""
+        def is_it(row: Measured):
+            pairs = [(getattr(row, name), statistics.get(name)) for name in (CHANNELS, MARGINS)]
+            return row.population == TEST and all(
+                None not in pair and math.isclose(*pair, rel_tol=SAME) for pair in pairs)
+        return replace(self, rows=tuple(row for row in self.rows if not is_it(row)))
 
     def weigh(self, row: Measured, witnesses: Sequence[str] = WITNESSES, alpha: float = ALPHA) -> Weighed:
         """What an audit would have said of a model of the table, by these witnesses alone. A model of the reference is

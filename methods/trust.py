@@ -1,7 +1,7 @@
 """How far to trust an audit's verdict, in words: what it is compared with, and how often it was wrong."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine.measuring.evaluation import Proportion
 from methods.calibration import ALPHA
@@ -24,20 +24,35 @@ def error_in_words(row: dict) -> str:
             f"target of {row['named']}")
 
 
-def in_words(population: Population | None, witnesses: Sequence[str], alpha: float = ALPHA) -> tuple[str, list[dict]]:
-    """(what the verdict of these witnesses rests on and how often it was wrong; Population.errors of it)."""
+def in_words(population: Population | None, witnesses: Sequence[str], alpha: float = ALPHA,
+             own: Mapping[str, float | None] | None = None) -> tuple[str, list[dict]]:
+    """(what the verdict of these witnesses rests on and how often it was wrong; Population.errors of it).
+
+    own: {witness: statistic} of the audited model, which does not count where it is itself one of the table.
+    """
     if population is None:
         return "Nothing is known of how often this verdict would be wrong.", []
     kind = f"{population.dataset}, {population.kind.words()}"
     opening = (f"Compared with {len(population.reference)} benign models ({kind}), at a false-alarm rate of "
                f"{100 * alpha:g} %")
-    errors = population.errors(witnesses, alpha)
+    others = population.other_than(own or {})
+    left_out = "" if others.rows == population.rows else " This model is itself in the table, and not counted."
+    errors = others.errors(witnesses, alpha)
     if not errors:
-        return f"{opening}; how often this is wrong has not been counted on other models.", []
-    parts = list(map(error_in_words, errors))
-    if errors[0]["attack"] != BENIGN:
-        parts.insert(0, "how often it suspects a benign one has not been counted")
-    if len(errors) > 2:
-        missed, models = missed_of(errors)
-        parts.append(f"of all {models} with a backdoor it missed {missed} ({interval(missed, models)})")
-    return f"{opening}. On other models of that kind: {'; '.join(parts)}.", errors
+        return f"{opening}; how often this is wrong has not been counted on other models.{left_out}", []
+    has_benign = errors[0]["attack"] == BENIGN
+    parts = [error_in_words(errors[0]) if has_benign else "how often it suspects a benign one has not been counted"]
+    attacked = errors[1:] if has_benign else errors
+    if attacked:
+        parts.append(all_in_words(attacked))
+    return f"{opening}. On other models of that kind: {'; '.join(parts)}.{left_out}", errors
+
+
+def all_in_words(errors: Sequence[dict]) -> str:
+    """The entries of Population.errors of all attacks: the sum with its interval, then which were missed."""
+    missed, models = missed_of(errors)
+    undecided, named = (sum(row[name] for row in errors) for name in ("undecided", "named"))
+    unsure = f" and was undecided on {undecided}" if undecided else ""
+    by_attack = ", ".join("{attack} {wrong} of {models}".format(**row) for row in errors)
+    return (f"of {models} with a backdoor it missed {missed} ({interval(missed, models)}){unsure}, and named the "
+            f"target of {named}; missed by attack: {by_attack}")

@@ -122,8 +122,9 @@ def margin_witness(model: torch.nn.Module, num_classes: int, image_size: int, se
     if ratio is None:
         return Finding(None, None, f"the margins of {num_classes} classes cannot be compared")
     others = np.delete(margins, label)
-    return Finding(ratio, label, f"the largest margin, {margins[label]:.1f}, stands out by {ratio:.2f} of the others, "
-                   f"{others.min():.1f} to {others.max():.1f}")
+    return Finding(ratio, label, f"the largest margin is {margins[label]:.1f}, those of the other classes "
+                   f"{others.min():.1f} to {others.max():.1f} with median {np.median(others):.1f}: it stands out by "
+                   f"{ratio:.2f} (1 is the median itself)")
 
 
 def search_triggers(model: torch.nn.Module, images: ImageSet, settings: Settings, seed: int, device: torch.device

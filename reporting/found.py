@@ -152,7 +152,7 @@ def read_run(folder, name):
         return FinishedRun(folder, name, FINISHED, "", results, config)
     if has["config.json"]:
         run = FinishedRun(folder, name, UNFINISHED, "", {}, config)
-        return replace(run, why=f"{len(run.rows)} epochs logged, no results.json")
+        return replace(run, why=f"{len(run.rows)} rows in metrics.jsonl, no results.json")
     return read_foreign(folder, name)
 
 

@@ -10,7 +10,7 @@ from reporting.submission import ATTACKS, pruning_rows, pruning_tables, training
 
 HOMEWORK_WIDTH = 64
 TEST_IMAGES, TRIGGERED_IMAGES = 10_000, 9_000  # CIFAR-10's, assumed where a log does not say
-PASSED, FAILED, NOT_MEASURED = "pass", "fail", "not measured"
+PASSED, FAILED, NOT_MEASURED, NOT_COMPARABLE = "pass", "fail", "not measured", "not comparable"
 BACKDOORED = 0.5  # ASR from which there is a backdoor to prune away
 NAMES = {"badnets": "BadNets", "blend": "Blend", "clean-label": "Clean-label", "anp": "ANP"}
 
@@ -247,7 +247,9 @@ def percent(share):
 
 
 def in_text(line):
-    """A line's result for a terminal: a figure that does not count, such as one of other images, is a failure there."""
+    """A line's result for a terminal, which also has the figures that do not count, such as those of other images."""
+    if line.measured and not line.could_be_met:
+        return NOT_COMPARABLE
     return NOT_MEASURED if line.measured is None else PASSED if line.passed else FAILED.upper()
 
 

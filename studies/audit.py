@@ -101,6 +101,10 @@ class Hearing:
         said = "" if value is None else f"; p-value {value:.2g}"
         log.info("%s: %s%s%s", TITLES[witness], finding.words, points, said)
 
+    def statistics(self) -> dict[str, float | None]:
+        """{witness: its statistic}."""
+        return {name: finding.statistic for name, finding in self.findings.items()}
+
     def judge(self) -> Judgement:
         """The Judgement; UNDECIDED on a reference that no verdict can rest on."""
         found = judge(self.p_values, {name: finding.label for name, finding in self.findings.items()}, self.alpha)
@@ -219,7 +223,7 @@ def main(argv=None):
         if subject.suspect and subject.suspect.doubt:
             doubt = subject.suspect.doubt.words()
             judgement = replace(judgement, verdict=UNDECIDED, target=None)
-        trust, errors = in_words(reference.population, tuple(hearing.findings), args.alpha)
+        trust, errors = in_words(reference.population, tuple(hearing.findings), args.alpha, hearing.statistics())
         report(judgement, trust, doubt, subject.classes)
 
         write_table(run.folder / "witnesses.csv", COLUMNS, hearing.rows(judgement))

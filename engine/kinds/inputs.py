@@ -97,7 +97,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     spare_narrow(found.model, run.device, size)
     defender, test = (in_models_order(images, args, found) for images in load_clean(args.dataset, args.data_dir, size))
     check_classes(args.checkpoint, found, test.classes)
-    log.info("images: %s", place_of(args))
+    log.info("images: %s", place_of(test, args))
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
     else:
@@ -110,9 +110,9 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
                    told if trigger is None else trigger.target)
 
 
-def place_of(args: Namespace) -> str:
-    """The data set that the flags name, and the folder that it is read from, if it is."""
-    return f"{args.dataset} in {args.data_dir}" if SOURCES[args.dataset].places else args.dataset
+def place_of(images: ImageSet, args: Namespace) -> str:
+    """The name of an ImageSet, and the folder that it was read from, if it was."""
+    return f"{images.name} in {args.data_dir}" if SOURCES[args.dataset].places else images.name
 
 
 def log_told(found: Checkpoint, trigger: Trigger | None, classes: Sequence[str]) -> int | None:

@@ -79,6 +79,7 @@ class Run:
         self.generator = torch.Generator().manual_seed(args.seed)
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
         self.begun, self.lock = False, None
+        self.unit = "epoch"  # what a row of the log is of
         self.facts = {}  # entries of results.json that are known before the end
         self.saved_epoch, self.saved_at, self.saving_seconds = 0, 0.0, 0.0  # the last one, when, how long it took
         resume.check_folder(self.folder, args, leaves, other_leaves)
@@ -97,8 +98,7 @@ class Run:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None):
         if kind is KeyboardInterrupt and self.begun:
-            how = "--resume continues from there" if hasattr(self.args, "resume") else "--overwrite starts over"
-            log.info("stopped with %d epochs finished; the same command with %s", self.saved_epoch, how)
+            log.info(self._how_it_goes_on())
         if isinstance(error, UserError) and self.epoch_started is not None:
             error.args = (f"epoch {self.epoch + 1}: {error}",)
         for handler in self.handlers:
@@ -137,6 +137,16 @@ class Run:
         log.addHandler(file)
         self.handlers[1] = file
         log.info("%s", self.args)
+
+    def _how_it_goes_on(self):
+        """What a stopped run has saved, and the flag that goes on from there."""
+        if not hasattr(self.args, "resume"):
+            return "stopped; this script saves nothing on its way: the same command with --overwrite starts over"
+        if not self.saved_epoch:
+            return "stopped with nothing saved yet; the same command with --resume starts over"
+        last = self.rows[self.saved_epoch - 1] if len(self.rows) >= self.saved_epoch else {}
+        return (f"stopped with {self.unit} {last.get('epoch', self.saved_epoch)} saved; the same command with --resume "
+                "continues from there")
 
     def _resume(self, inputs: str | None):
         """Read resume.th, note the resumption in config.json, and drop the log lines of an unfinished epoch."""
@@ -177,6 +187,7 @@ class Run:
         run ends with the same bits. A run of two stages calls this twice, the second time with the sum of both as
         `count`; progress saved in the second stage is restored there.
         """
+        self.unit = "iteration" if header.startswith("Iter") else "epoch"
         if self.saved and self.saved["epoch"] > count:
             self.epoch = self.saved_epoch = self.saved["epoch"]
             return
@@ -186,6 +197,8 @@ class Run:
             self.saved, self.saved_epoch = None, self.epoch
             log.info("resumed after epoch %d", self.epoch)
         else:
+            if (every := getattr(self.args, "test_every", 1)) > 1:
+                log.info("tested after every %d epochs and after the last; the tests' columns are nan between", every)
             log.info(header)
         for epoch in range(self.epoch + 1, count + 1):
             self.epoch_started = time.monotonic()

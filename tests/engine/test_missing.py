@@ -52,6 +52,17 @@ def test_a_missing_file_names_the_commands_that_leave_it(tmp_path, monkeypatch, 
     assert Path(args.output_dir or str(Path(path).parent)) == Path(path).parent
 
 
+def test_a_slip_in_a_folders_name_is_told_from_a_run_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("badnets", "benign"):
+        Path("output", name).mkdir(parents=True)
+        Path("output", name, "model_last.th").touch()
+    with pytest.raises(UserError, match="no such file; is output/badnets/model_last.th meant?"):
+        load_model("output/bdnets/model_last.th", "cpu")
+    with pytest.raises(UserError, match="first run: python train_backdoor.py --poison-type blend"):
+        load_model("output/blend/model_last.th", "cpu")
+
+
 def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("output/blend").mkdir(parents=True)

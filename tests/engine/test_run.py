@@ -129,7 +129,7 @@ def test_a_gpus_short_epochs_are_saved_once_in_a_while_and_at_the_end(arguments,
                 raise KeyboardInterrupt
     assert kept == [1]
     lines = [line.split("] - ")[1] for line in (tmp_path / "run/output.log").read_text().splitlines()]
-    assert lines[-1].startswith("stopped with 1 epochs finished")
+    assert lines[-1].startswith("stopped with epoch 1 saved; the same command with --resume")
     assert go(arguments(resume=True), 8) == go(arguments(output_dir=str(tmp_path / "whole")), 8)
     assert "resumed after epoch 1" in (tmp_path / "run/output.log").read_text()
     assert kept == [1, *range(2, 9), *range(1, 9)]  # on a CPU each

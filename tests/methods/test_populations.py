@@ -118,16 +118,30 @@ def test_trust_says_what_it_is_compared_with_and_the_intervals():
     said, errors = in_words(population(row(50, "test"), row(52, "test", "badnets", margins=20.0)), ("margins",), 0.05)
     assert said == (
         "Compared with 12 benign models (digits, resnet18, width 16, 10 classes, 32 pixels), at a false-alarm rate of "
-        "5 %. On other models of that kind: it suspected 0 of 1 benign ones (0 to 79 "
-        "%); of 1 with badnets it missed 0 (0 to 79 %), and named the target of 1.")
+        "5 %. On other models of that kind: it suspected 0 of 1 benign ones (0 to 79 %); of 1 with a backdoor it "
+        "missed 0 (0 to 79 %), and named the target of 1; missed by attack: badnets 0 of 1.")
     assert len(errors) == 2
 
 
 def test_trust_says_what_has_not_been_counted_and_sums_up_many_attacks():
-    attacked = [row(50 + seed, "test", name, margins=20.0) for seed, name in enumerate(("badnets", "blend", "sig"))]
+    attacked = [row(50 + seed, "test", name, margins=20.0 if seed else 1.0)
+                for seed, name in enumerate(("badnets", "blend", "sig"))]
     said, _ = in_words(population(*attacked), ("margins",), 0.05)
-    assert "of that kind: how often it suspects a benign one has not been counted; of 1 with badnets" in said
-    assert said.endswith("; of all 3 with a backdoor it missed 0 (0 to 56 %).")
+    assert "of that kind: how often it suspects a benign one has not been counted; of 3 with a backdoor" in said
+    assert said.endswith("it missed 1 (6 to 79 %), and named the target of 2; missed by attack: badnets 1 of 1, blend "
+                         "0 of 1, sig 0 of 1.")
+
+
+def test_a_model_of_the_table_is_no_other_model():
+    found = population(row(50, "test"), row(51, "test", "badnets", channels=4.0, margins=20.0),
+                       row(52, "test", "badnets", channels=4.0, margins=19.0))
+    said, errors = in_words(found, ("margins",), 0.05, {"channels": 4.002, "margins": 20.01})
+    assert errors[1]["models"] == 1 and said.endswith("This model is itself in the table, and not counted.")
+    for other in ({"channels": 4.0, "margins": None}, {"channels": 4.1, "margins": 20.0}, {}):
+        said, errors = in_words(found, ("margins",), 0.05, other)
+        assert errors[1]["models"] == 2 and "itself" not in said
+    assert len(found.other_than({"channels": found.reference[0].channels,
+                                 "margins": found.reference[0].margins}).reference) == 12
 
 
 def test_trust_without_other_models_promises_nothing():
