@@ -57,9 +57,9 @@ def test_a_slip_in_a_folders_name_is_told_from_a_run_that_is_not_there(tmp_path,
     for name in ("badnets", "benign"):
         Path("output", name).mkdir(parents=True)
         Path("output", name, "model_last.th").touch()
-    with pytest.raises(UserError, match="no such file; is output/badnets/model_last.th meant?"):
+    with pytest.raises(UserError, match=r"no such file; is output/badnets/model_last\.th meant\?"):
         load_model("output/bdnets/model_last.th", "cpu")
-    with pytest.raises(UserError, match="first run: python train_backdoor.py --poison-type blend"):
+    with pytest.raises(UserError, match=r"first run: python train_backdoor\.py --poison-type blend"):
         load_model("output/blend/model_last.th", "cpu")
 
 
