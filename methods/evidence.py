@@ -81,8 +81,8 @@ def witness_evidence(rows: Sequence[dict]) -> list[Evidence]:
     """[Evidence] of an audit's witnesses. rows: those of its witnesses.csv."""
     def p_value(row: dict):
         return "no p-value" if row["p_value"] is None else f"p-value {row['p_value']:.2g}"
-    return [Evidence(f"{TITLES[row['witness']]}, calibrated", row["points_to"], f"{row['words']}: {p_value(row)}")
-            for row in rows]
+    return [Evidence(TITLES[row["witness"]] + ("" if row["p_value"] is None else ", calibrated"), row["points_to"],
+                     f"{row['words']}: {p_value(row)}") for row in rows]
 
 
 def strip_evidence(method: dict, folder: Path, checkpoint: str) -> Evidence:

@@ -3,8 +3,8 @@
     python -m studies.verdict --checkpoint output/badnets/model_last.th
 
 The end of `make audit`, which runs the rest. Reads what the other scripts left beside the model (audit/,
-neural-cleanse/, neuron-noise/, strip/, and the repaired models in anp/pruned/, fine-prune/ and unlearn-reversed/) and
-clean images, and no trigger but a reversed one. The verdict is that of studies.audit; the other tests stand beside it.
+neural-cleanse/, neuron-noise/, strip/, and the models of every repair, such as anp/pruned/ and fine-prune/) and clean
+images, and no trigger but a reversed one. The verdict is that of studies.audit; the other tests stand beside it.
 Writes into verdict/ there: repaired.csv, output.log, config.json and results.json.
 """
 import logging
@@ -19,11 +19,13 @@ from torch import nn
 from common.errors import UserError
 from common.files import hash_file, write_table
 from data.triggers import Trigger
+from engine.catalogue import defense_cells
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
 from engine.kinds.inputs import asr_of, beneath_model, find_run, load_suspect
 from engine.measuring.evaluation import EvalSets, Proportion, predict
+from engine.rows import REPAIR
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger
 from methods.evidence import (
@@ -38,7 +40,10 @@ from reporting.found import FINISHED, FinishedRun, read_run
 
 AUDIT = "audit"  # the folder of studies.audit
 TESTS = (AUDIT, "neural-cleanse", "neuron-noise", "strip")
-REPAIRED = {"ANP": "anp/pruned", "Fine-Pruning": "fine-prune", "unlearning": "unlearn-reversed"}
+# {title: folder} of the repairs of a model, without their controls; the audit itself makes those of IN_AUDIT.
+REPAIRED = {script.title: cell.folder for script, cell in defense_cells().values()
+            if script.kind == REPAIR and not script.trains and (cell.in_audit or not cell.flags)}
+IN_AUDIT = [script.title for script, cell in defense_cells().values() if script.kind == REPAIR and cell.in_audit]
 COLUMNS = ("model", "changed", "acc", "lost", "lost_low", "lost_high", "asr_of_reversed_trigger")
 log = logging.getLogger("backdoor")
 
@@ -131,7 +136,10 @@ def report(method: dict, targets: list[int], classes: tuple, evidence: list[Evid
                  *row["lost_interval"], asr)
     if missing:
         log.info("not there: %s", ", ".join(missing))
-    log.info("least clean accuracy lost: %s", ", ".join(least) or "no repair changed anything")
+    tested = any(row["asr_of_reversed"].values() for row in rows if row["name"] in least)
+    untested = "" if tested or not least else (
+        "; whether a backdoor is left was not tested, since no trigger was reversed for a named target")
+    log.info("least clean accuracy lost: %s%s", ", ".join(least) or "no repair changed anything", untested)
     for said in filter(None, (method.get("doubt"), method["trust"])):
         log.info("%s", said)
     log.info("verdict: %s%s", method["verdict"], f", target {named}" if targets else "")
@@ -189,10 +197,10 @@ def table_row(row: dict) -> dict:
 
 
 def missing_from(tests: dict, rows: list[dict]) -> list[str]:
-    """The names of the tests and of the repairs that were not made."""
+    """The names of the tests and of the audit's own repairs that were not made."""
     compared = {row["name"] for row in rows}
     return [name for name, found in tests.items() if found is None] + [
-        name for name in REPAIRED if name not in compared]
+        name for name in IN_AUDIT if name not in compared]
 
 
 @command

@@ -14,7 +14,7 @@ from engine.weights.checkpoint import load_model
 from methods.calibration import Judgement
 from methods.trigger_search import Search
 from studies import audit
-from studies.verdict import least_lost, main, paired_loss
+from studies.verdict import least_lost, main, paired_loss, report
 
 UNSURE = Judgement("undecided", None)
 DIGITS = ["--dataset", "digits", *HALF]
@@ -47,6 +47,17 @@ def test_of_equal_losses_both_are_named_and_what_changed_nothing_is_no_repair():
     assert least_lost(rows) == ["unlearning", "Fine-Pruning"] and least_lost(rows[:1]) == []
 
 
+@pytest.mark.parametrize(("asr", "said"), [({}, True), ({"3": {"value": 0.1}}, False)])
+def test_a_repair_that_was_tried_on_no_trigger_is_not_called_one_that_works(caplog, asr, said):
+    caplog.set_level("INFO", "backdoor")
+    rows = [{"name": name, "acc": {"value": 0.9}, "lost": 0.0, "lost_interval": [0, 0], "asr_of_reversed": asr}
+            for name in ("as it is", "ANP")]
+    report({"verdict": "undecided", "trust": ""}, [], tuple("0123"), [], rows, ["ANP"], [])
+    line, = (text for text in caplog.messages if text.startswith("least clean accuracy lost: ANP"))
+    assert line.endswith("whether a backdoor is left was not tested, since no trigger was reversed for a named target"
+                         ) == said
+
+
 @pytest.fixture
 def suspected(learned_run, tmp_path, monkeypatch):
     """A model beside which its own trigger lies, a run of Neural Cleanse, which flags label 0, and an audit that does,
@@ -70,17 +81,19 @@ def suspected(learned_run, tmp_path, monkeypatch):
 
 
 def test_the_verdict_with_the_repaired_models_beside_it(suspected, tmp_path):
+    shutil.copytree(suspected.parent / "unlearn-reversed", suspected.parent / "nad")  # as another repair's model
     main(["--checkpoint", str(suspected), *DIGITS, "--output-dir", str(tmp_path / "verdict")])
     results = json.loads((tmp_path / "verdict/results.json").read_text())
     method = results["method"]
     assert (method["verdict"], method["targets"], method["target_classes"]) == ("suspect", [0], ["0"])
     assert method["combined"] == 0.001 and "Nothing is known" in method["trust"]
     assert [item["test"] for item in method["evidence"]] == [
-        "CLP's channel bounds, calibrated", "MM-BD, calibrated", "Neural Cleanse, calibrated", "Neural Cleanse"]
+        "CLP's channel bounds", "MM-BD", "Neural Cleanse", "Neural Cleanse"]  # no benign models, so not calibrated
     assert results["asr"] is None  # the trigger that lies beside the model is not looked at
     assert method["missing"] == ["neuron-noise", "strip", "ANP", "Fine-Pruning"]
-    assert method["least_lost"] == ["unlearning"]
-    as_it_is, unlearned = method["repaired"]
+    assert method["least_lost"] == ["NC unlearning", "NAD"]
+    as_it_is, unlearned, distilled = method["repaired"]
+    assert {**distilled, "name": ""} == {**unlearned, "name": ""}
     _, digits = load_clean("digits", "", image_size=16)
     trigger = find_trigger(suspected, suspected.parent / "neural-cleanse/reversed_trigger_0.th")
     for entry, model in ((as_it_is, suspected), (unlearned, suspected.parent / "unlearn-reversed/model_last.th")):
@@ -96,7 +109,7 @@ def test_the_verdict_with_the_repaired_models_beside_it(suspected, tmp_path):
             (predict(trigger.stamp(images[others])) == 0).mean(), abs=0.004)
         assert entry["lost"] == pytest.approx(as_it_is["acc"]["value"] - entry["acc"]["value"])
     table = list(csv.DictReader((tmp_path / "verdict/repaired.csv").open()))
-    assert [entry["model"] for entry in table] == ["as it is", "unlearning"]
+    assert [entry["model"] for entry in table] == ["as it is", "NC unlearning", "NAD"]
     assert "verdict: suspect, target 0" in (tmp_path / "verdict/output.log").read_text()
 
 
@@ -155,4 +168,4 @@ def test_runs_on_other_pixels_than_the_audits_are_not_taken(suspected, tmp_path,
     unlearn_trigger.main(given)
     main([*given, "--mean", "homework", "--std", "homework"])
     method = json.loads((folder / "verdict/results.json").read_text())["method"]
-    assert method["verdict"] == "suspect" and "unlearning" in method["missing"]
+    assert method["verdict"] == "suspect" and "NC unlearning" in method["missing"]
