@@ -74,6 +74,7 @@ class Method(Checked):
 
     name: str = ""
     before: Shares | None = None
+    control: Shares | None = None
     chosen: Pruned | None = None
     filtered: Shares | None = None
     sweep: list[Pruned] | None = None

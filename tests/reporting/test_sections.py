@@ -4,6 +4,8 @@ import sys
 import pytest
 from helpers.reporting import png
 
+from engine.catalogue import SCRIPTS
+from engine.rows import REPAIR
 from reporting import sections
 from reporting.document import Formula, Picture, Table, Text
 from reporting.found import find_runs
@@ -137,10 +139,29 @@ def test_a_run_that_does_not_say_its_data_set_is_no_condition_of_the_others(tree
     assert "Measured on cifar10, width 64; epochs" in written(tree)["What lies here"].blocks[0].words
 
 
-def test_the_curve_between_two_models_is_shown_with_the_accuracy_along_it(tree):
+def test_a_repair_is_explained_and_stands_beside_its_control(tree):
+    def figures(acc, asr):
+        return {name: {"value": value, "interval": [0, 1], "n": 10} for name, value in (("acc", acc), ("asr", asr))}
     tree.attack("badnets", "badnets", 0.93, 1.0)
-    assert "Mode connectivity repair" not in written(tree)
-    folder = tree.run("badnets/mcr", "defenses.mcr", method={"name": "MCR"})
+    assert "Other repairs" not in written(tree)
+    folder = tree.run("badnets/mcr", "defenses.mcr", acc=0.9, asr=0.4, method={
+        "name": "MCR", "images": 2500, "before": figures(0.93, 1.0), "control": figures(0.91, 0.5)})
     (folder / "curve.png").write_bytes(png())
-    blocks = written(tree)["Mode connectivity repair"].blocks
+    tree.run("badnets/rnp", "defenses.rnp", acc=0.93, asr=1.0, method={
+        "name": "RNP", "images": 500, "before": figures(0.93, 1.0), "chosen": {"pruned": 0}})
+    blocks = written(tree)["Other repairs"].blocks
     assert [block.caption for block in blocks if isinstance(block, Picture)] == ["badnets/mcr: along the curve"]
+    texts = " ".join(block.words for block in blocks if isinstance(block, Text))
+    assert "Mode connectivity repair (" in texts and "Reconstructive" in texts and "Lipschitz" not in texts
+    table, = (block for block in blocks if isinstance(block, Table))
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["badnets/mcr", "MCR", "2500", "93.00", "100.00", "91.00", "50.00", "90.00", "40.00", "–"],
+        ["badnets/rnp", "RNP", "500", "93.00", "100.00", "–", "–", "93.00", "100.00", "0"]]
+
+
+def test_every_repair_is_explained_somewhere(tree):
+    """By words/<script>.md, or where it has a section of its own, under that section's name."""
+    own = {"prune_network": "anp", "fine_prune": "fine_pruning", "unlearn_trigger": "neural_cleanse", "abl": "abl"}
+    for script in SCRIPTS:
+        if script.kind == REPAIR:
+            assert len(words(own.get(script.name, script.name))) >= 1
