@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from helpers.paths import HIDDEN, ROOT
 
 from data.triggers import Attack, table
@@ -78,6 +79,7 @@ def extended(tmp_path_factory):
         model = ["--checkpoint", f"output/{attack}/model_last.th", "--dataset", "digits"]
         calls += [["defenses.squeeze", *model], ["defenses.strip", *model, "--calibration", "60", "--overlays", "3",
                                                  "--inspect", "40"]]
+    calls.append(["defenses.retrain_head", "--checkpoint", "output/square/model_last.th", "--epochs", "1"])
     suspect = ["--checkpoint", "output/plain/model_last.th", "--dataset", "digits"]
     calls += [["generate_mask", *suspect, "--val-frac", "0.05", "--nb-iter", "2", "--batch-size", "32"],
               ["prune_network", "--mask-file", "output/plain/anp/mask_values.txt"],
@@ -139,6 +141,17 @@ def test_defenses_run_on_either_model_and_count_its_asr(extended, attack):
     assert results(extended, attack, "squeeze")["method"]["bits"] == 3
 
 
+def test_a_repair_trains_the_last_layer_alone_and_stands_in_the_matrix(extended):
+    before, after = (torch.load(extended / "output/square" / path, weights_only=True)["state_dict"]
+                     for path in ("model_last.th", "retrain-head/model_last.th"))
+    moved = {name for name in before if not torch.equal(before[name], after[name]) and "running" not in name
+             and "num_batches" not in name}
+    assert moved == {"linear.weight", "linear.bias"}
+    found, page = results(extended, "square", "retrain-head"), (extended / "output/report.html").read_text()
+    row = re.search(r"<tr>(?:(?!</tr>).)*>retrained head<.*?</tr>", page, re.S).group()
+    assert f"{100 * found['acc']['value']:.2f}" in row and f"{100 * found['asr']['value']:.2f}" in row
+
+
 def test_a_new_network_is_attacked_and_defended_by_scripts_that_do_not_know_it(extended):
     for folder in (["plain"], ["plain", "anp", "pruned"], ["plain", "fine-prune"], ["plain", "neural-cleanse"],
                    ["badnets-pruning-aware"]):
@@ -149,14 +162,15 @@ def test_a_new_network_is_attacked_and_defended_by_scripts_that_do_not_know_it(e
 
 def test_the_report_shows_every_run(extended):
     page = (extended / "output/report.html").read_text()
-    assert "12 finished runs of 12" in page
+    assert "13 finished runs of 13" in page
     assert all(f"{attack}/{defense}" in page for attack in ATTACKS for defense in ("strip", "squeeze"))
 
 
 def test_a_matrix_plans_them(extended):
     steps = json.loads(run(extended, IN_COPY.name, "plan").stdout)
     assert steps.keys() == {f"{cell}, seed 0" for cell in (
-        *ATTACKS, *(f"{defense} on {attack}" for defense in ("squeeze", "strip", "abl") for attack in ATTACKS))}
+        *ATTACKS, *(f"{defense} on {attack}" for defense in ("squeeze", "retrain-head", "strip", "abl")
+                    for attack in ATTACKS))}
     assert "defenses.squeeze" in steps["squeeze on sway, seed 0"]
     assert "--amplitude" in steps["sway, seed 0"] and "--amplitude" not in steps["square, seed 0"]
 

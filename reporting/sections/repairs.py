@@ -23,8 +23,8 @@ def section(report):
              for text in words(script.name)]
     pictures = [picture for file, what in PICTURES.items() for picture in pictures_of(own, file, what)]
     return Section("Other repairs", (
-        *texts, Text("The control is fine-tuning alone on the same images: NAD's teacher, MCR's second end, FT-SAM with "
-                     f"--rho 0. {conditions(own)}"),
+        *texts, Text("The control is fine-tuning alone on the same images: NAD's teacher, MCR's second end, FT-SAM "
+                     f"with --rho 0. {conditions(own)}"),
         Table(COLUMNS, tuple(row(run, explained[run.script].title) for run in own)), *pictures))
 
 

@@ -32,7 +32,7 @@ def plan():
     from workflow import plan as planning
     matrix = {"output": "out", "seeds": [0], "data": {"dataset": "digits"}, "training": {"width": 2, "epochs": 1},
               "attacks": {"square": {}, "sway": {"amplitude": 3}},
-              "defenses": {"squeeze": {"bits": 2}, "strip": {}, "abl": {}}}
+              "defenses": {"squeeze": {"bits": 2}, "retrain-head": {}, "strip": {}, "abl": {}}}
     print(json.dumps({step.cell: step.words() for step in planning.plan(matrix).steps.values()}))
 
 
