@@ -164,11 +164,15 @@ def choose(rows, floor, wanted):
     return min(good, key=lambda row: (round(abs(row.t - wanted), 9), -row.held_out.accuracy.value))
 
 
-def load_second(path, model, device):
-    """The other end in `path`, None for no path. Raises UserError unless it is of the same network as `model`."""
+def load_second(path, checkpoint, model, device):
+    """The other end in `path`, None for no path. Raises UserError unless it is another one than the `model` of
+    `checkpoint`, of the same network."""
     if path is None:
         return None
     second = load_model(path, device).model
+    if hash_file(path) == hash_file(checkpoint):
+        raise UserError(f"--second {path}: the same weights as --checkpoint; without --second the other end is those, "
+                        "fine-tuned")
     if second.spec != model.spec:
         raise UserError(f"--second {path}: expected the network of --checkpoint, {model.spec}, got {second.spec}")
     return second
@@ -235,7 +239,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES if args.second else (*LEAVES, "second.th"), ("second.th",)) as run:
         suspect = load_suspect(args, run)
-        second = load_second(args.second, suspect.model, run.device)
+        second = load_second(args.second, args.checkpoint, suspect.model, run.device)
 
         repair = Repair.begin(run, args, suspect, f" {hash_file(args.second)}" if args.second else "")
         other = "the second end" if args.second else "the second end, fine-tuned"

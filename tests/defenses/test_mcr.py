@@ -154,6 +154,7 @@ def test_another_model_may_be_the_other_end(half_run, tmp_path, refused):
     torch.save({"state_dict": narrow.state_dict(), "spec": narrow.spec}, tmp_path / "narrow.th")
     common = ["--checkpoint", half_run / "model_last.th", *COMMON, "--output-dir", tmp_path / "no"]
     assert "expected the network of --checkpoint" in refused(main, *common, "--second", tmp_path / "narrow.th")
+    assert "the same weights as --checkpoint" in refused(main, *common, "--second", half_run / "model_last.th")
     assert "--second-epochs: has no effect with --second" in refused(
         main, *common, "--second", tmp_path / "other.th", "--second-epochs", 3)
     assert not (tmp_path / "no").exists()
