@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from data.batches import Batches, to_pixels
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.triggers import build_trigger
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers.generated import CHANNELS, MAX_WIDTH, GeneratedTrigger, as_stored
 from engine.command_line import aim_flags, flags

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from data.batches import Batches, augment, send
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.triggers.pixels import rounded
 from data.triggers.warp import CONTROL_POINTS, WarpTrigger, draw_grid, warp, with_noise
 from engine.command_line import aim_flags, flags

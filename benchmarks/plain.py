@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.command_line import flags
 from engine.runs import machine
 

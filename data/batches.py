@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 
 GRAY = 127  # of 255: near the mean of photographs, so that a network's first layer sees nearly 0
 RESIDENT = 0.5  # of a GPU's free memory; the rest is the model's and its activations'

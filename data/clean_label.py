@@ -16,7 +16,7 @@ from PIL import Image
 from common.errors import UserError
 from common.files import atomic_file, write_array, write_json
 from common.untrusted import read_archive, read_array, read_json
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.triggers.base import Trigger
 from data.triggers.info import trigger_from_info
 from data.triggers.pattern import PatternTrigger

@@ -1,11 +1,8 @@
-"""Images as one ImageSet, wherever they come from, and how they are split between attacker and defender."""
-import hashlib
+"""Where images come from, and how they are split between attacker and defender."""
 import logging
 from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -13,59 +10,13 @@ from common.errors import UserError
 from common.untrusted import read_text
 from data.exported import read_exported, read_manifest
 from data.image_folder import IMAGE_SIZE, SPLITS, WHOLE, is_sorted_into_classes, read_image_folder
+from data.image_set import DataSet, ImageSet, take
 from data.sources import SOURCES, comes_alone
 from data.sources.folders import check_folder
 
 SHUFFLE_FILE = Path(__file__).with_name("cifar_shuffle.txt")
 SPLIT_SEED = 0
 log = logging.getLogger("backdoor.data")
-DataSet = TypeVar("DataSet")  # an ImageSet, or torchvision's CIFAR10 and what is shaped like it
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images with labels, in memory.
-
-    data: uint8 (N, H, W, 3), RGB. targets: int64 (N,), what a model is trained or scored on.
-    poisoned: bool (N,), which images carry a trigger. original: int64 (N,), the labels before poisoning.
-    classes: the class names in label order. name: what figures measured on it are labelled with.
-    """
-
-    data: np.ndarray
-    targets: np.ndarray
-    classes: tuple = ()
-    name: str = ""
-    poisoned: np.ndarray = field(default=None)
-    original: np.ndarray = field(default=None)
-
-    def __post_init__(self):
-        if self.poisoned is None:
-            object.__setattr__(self, "poisoned", np.zeros(len(self.targets), dtype=bool))
-        if self.original is None:
-            object.__setattr__(self, "original", self.targets)
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side; of images that are not square, their height."""
-        return self.data.shape[1]
-
-    def fingerprint(self) -> str:
-        """A hash of the pixels and labels, to tell whether two runs saw the same."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.data))
-        digest.update(np.ascontiguousarray(self.targets))
-        return digest.hexdigest()
-
-    def subset(self, indices: np.ndarray | slice) -> "ImageSet":
-        """The images at `indices` (ints or a bool mask), as a new ImageSet."""
-        return replace(self, data=self.data[indices], targets=self.targets[indices],
-                       poisoned=self.poisoned[indices], original=self.original[indices])
 
 
 def split_dataset(dataset: DataSet, val_frac: float, perm: np.ndarray) -> tuple[DataSet, DataSet]:
@@ -76,16 +27,6 @@ def split_dataset(dataset: DataSet, val_frac: float, perm: np.ndarray) -> tuple[
     """
     held_out = int(val_frac * len(dataset.targets))
     return take(dataset, perm[held_out:]), take(dataset, perm[:held_out])
-
-
-def take(data_set: DataSet, indices: np.ndarray) -> DataSet:
-    """The rows at `indices` (ints (n,) or a bool mask (N,)) of an ImageSet or of a torchvision-like data set, as a new
-    one."""
-    if is_dataclass(data_set):
-        return data_set.subset(indices)
-    taken = copy(data_set)
-    taken.data, taken.targets = data_set.data[indices], np.asarray(data_set.targets)[indices].tolist()
-    return taken
 
 
 def load_splits(dataset: str, data_dir: str | Path, val_frac: float = 0.1, image_size: int | None = None) -> tuple[

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,9 +20,7 @@ from common.files import write_json, write_table
 from common.untrusted import is_text, read_object, read_text
 from common.untrusted.images import is_called_image
 from data.image_folder import Row, read_cached
-
-if TYPE_CHECKING:
-    from data.datasets import ImageSet
+from data.image_set import ImageSet
 
 MANIFEST, TABLE, TRIGGER = "poisoned.json", "images.csv", "trigger_info.th"
 COLUMNS = ("file", "index", "original_label", "label", "poisoned")

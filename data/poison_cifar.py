@@ -8,7 +8,8 @@ import numpy as np
 
 from common.errors import UserError
 from data.clean_label import CIFAR10CLB
-from data.datasets import DataSet, ImageSet, split_dataset, take
+from data.datasets import split_dataset
+from data.image_set import DataSet, ImageSet, take
 from data.triggers import (
     ATTACKS,
     PatternTrigger,

@@ -15,7 +15,7 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from models.base import PixelModel
 
 

@@ -1,7 +1,7 @@
 """The penultimate features of a whole set of images."""
 import torch
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.measuring.evaluation import check_outputs, evaluation_batches
 from models.base import PixelModel
 from models.folding import folded

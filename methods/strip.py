@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from data.batches import to_pixels
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.measuring.evaluation import Proportion, check_outputs, evaluation_batch
 from engine.measuring.progress import progress
 from models.folding import folded

@@ -14,7 +14,7 @@ import torch
 
 from common.errors import UserError
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from methods.channel_bounds import farthest_channel, layer_bounds
 from methods.margins import largest_margins
 from methods.trigger_search import Search, reverse_triggers

@@ -22,7 +22,8 @@ import torch
 from common.errors import UserError
 from common.locks import lock_folder
 from common.untrusted import read_json
-from data.datasets import ImageSet, load_clean
+from data.datasets import load_clean
+from data.image_set import ImageSet
 from engine.catalogue import attack_cells
 from engine.cells import as_flags, call
 from engine.command_line import flags

@@ -11,7 +11,7 @@ import torch
 from helpers.images import write_noise
 from helpers.paths import DEVICE, ENCODER, HALF, HIDDEN, LEARNING, ROOT, SMALL
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.learning import training
 from engine.runs import machine
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.catalogue import BY_MODULE
 from engine.command_line.inherit import inherit
 from engine.measuring.evaluation import UNKNOWN, Evaluation, Proportion, Score

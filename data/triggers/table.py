@@ -16,7 +16,7 @@ from data.triggers.base import Trigger
 from data.triggers.pattern import PatternTrigger, read_trigger_image
 
 if TYPE_CHECKING:
-    from data.datasets import ImageSet
+    from data.image_set import ImageSet
 
 CHECKERBOARD = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=np.uint8)
 COLORS = np.frombuffer(bytes.fromhex(

@@ -10,8 +10,9 @@ import numpy as np
 
 from common.errors import UserError
 from common.untrusted.weights import read_tensors
-from data.datasets import ImageSet, load_splits
+from data.datasets import load_splits
 from data.exported import TRIGGER, read_manifest
+from data.image_set import ImageSet
 from data.poison_cifar import poison_training_set
 from data.sources import comes_alone
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger

@@ -5,7 +5,7 @@ from argparse import Namespace
 import torch
 
 from common.files import hash_file
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.kinds.start import fresh_model
 from engine.measuring.evaluation import Evaluation
 from engine.runs.run import Run

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import UserError
 from data.clean_label import save_clean_label
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.triggers import Trigger
 from engine.runs.run import Run
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.untrusted import read_array
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.command_line.parser import Group
 from engine.measuring.evaluation import Proportion
 from engine.missing import check_there

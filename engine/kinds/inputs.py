@@ -9,7 +9,8 @@ import torch
 
 from common.errors import UserError
 from common.files import hash_file
-from data.datasets import ImageSet, in_label_order, load_clean, read_class_names
+from data.datasets import in_label_order, load_clean, read_class_names
+from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.sources import SOURCES
 from data.triggers import Trigger

@@ -12,7 +12,8 @@ import numpy as np
 
 from common.files import write_array, write_table
 from common.untrusted.weights import read_tensors
-from data.datasets import ImageSet, load_splits
+from data.datasets import load_splits
+from data.image_set import ImageSet
 from data.triggers import Trigger
 from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of

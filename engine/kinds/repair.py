@@ -3,7 +3,7 @@ import logging
 from argparse import Namespace
 from dataclasses import dataclass
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.command_line import flags
 from engine.kinds.inputs import Suspect, inputs_of, split_defender
 from engine.measuring.evaluation import Evaluation, evaluate

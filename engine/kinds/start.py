@@ -6,7 +6,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.command_line.parser import Group, Parser
 from engine.kinds.inputs import inputs_of
 from engine.learning.training import Step, step_of

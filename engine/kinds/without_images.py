@@ -5,7 +5,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 
 from common.files import hash_file
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.command_line import flags
 from engine.command_line.inherit import dataset_of_model
 from engine.kinds.inputs import Suspect, class_names, load_given, load_suspect

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.learning.graphs import GraphedModel
 from engine.learning.schedules import scheduler_of
 from engine.measuring.evaluation import UNTESTED, EvalSets, Evaluation, Proportion, Score, evaluate

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.command_line.normalization import NAMELESS, NORMALIZATIONS, PixelInput, swap_channels
 from engine.measuring.evaluation import evaluation_batches, frozen, predict
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.poison_cifar import stamp_all, stamp_bystanders
 from data.triggers import Trigger
 from engine.measuring.memory import HalvingForward

@@ -3,7 +3,7 @@ import logging
 
 import torch
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.measuring.evaluation import evaluation_batches, score
 
 log = logging.getLogger("backdoor")

@@ -18,7 +18,7 @@ import torch
 from common.errors import UserError
 from common.files import atomic_file, write_json
 from common.locks import lock_folder
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.catalogue import BY_MODULE
 from engine.command_line.command import running
 from engine.measuring.evaluation import Evaluation, Score

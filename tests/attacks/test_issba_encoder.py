@@ -10,7 +10,8 @@ from PIL import Image
 import train_backdoor
 from attacks import issba_encoder
 from attacks.issba_encoder import feature_distance, image_weight, main, read_bits
-from data.datasets import ImageSet, load_splits
+from data.datasets import load_splits
+from data.image_set import ImageSet
 from data.triggers.encoder import EncoderTrigger, draw_secret
 from defenses import unlearn_trigger
 from engine.catalogue import BY_MODULE, defense_cells

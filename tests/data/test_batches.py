@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data.batches import GRAY, Batches, augment, crop, mirror, to_pixels
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 
 
 def generator(seed=0):

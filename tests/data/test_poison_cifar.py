@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from data.datasets import SHUFFLE_FILE, ImageSet
+from data.datasets import SHUFFLE_FILE
+from data.image_set import ImageSet
 from data.poison_cifar import (
     add_predefined_trigger_cifar,
     add_trigger_cifar,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from defenses.activation_clustering import cluster, inspect, is_suspicious, main, part, reduce_features
 
 ARGS = Namespace(reduce="ica", components=5, max_share=0.35, min_silhouette=0.1, seed=0)

@@ -7,7 +7,7 @@ from helpers.searches import NORMS, searches_with
 from PIL import Image
 
 from common.errors import UserError
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.triggers import PatternTrigger, build_trigger
 from defenses import neural_cleanse
 from defenses.neural_cleanse import check_clean_images, main, overlap

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from helpers.reporting import missing_figures
 
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from defenses import rnp
 from defenses.rnp import climb, main, recover, unlearn
 from engine.learning.training import train_epoch

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from defenses.spectral_signatures import inspect, largest, main, spectral_scores
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from models import build_model
 
 

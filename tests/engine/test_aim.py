@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.poison_cifar import poison
 from data.triggers import build_trigger
 from defenses.strip import places_in

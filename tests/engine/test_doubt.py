@@ -10,7 +10,8 @@ import torch
 from helpers.paths import LEARNING
 
 from common.errors import UserError
-from data.datasets import ImageSet, load_clean
+from data.datasets import load_clean
+from data.image_set import ImageSet
 from engine.command_line import flags
 from engine.command_line.normalization import NAMELESS, NORMALIZATIONS, PixelInput
 from engine.kinds.inputs import load_suspect

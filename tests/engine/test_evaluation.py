@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.triggers.pattern import PatternTrigger
 from engine.measuring.evaluation import UNTESTED, EvalSets, Proportion, Score, evaluate, warn_of_chance
 

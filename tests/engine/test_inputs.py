@@ -8,7 +8,8 @@ import safetensors.torch
 import torch
 
 from common.errors import UserError
-from data.datasets import ImageSet, load_splits
+from data.datasets import load_splits
+from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from engine.kinds.inputs import asr_of, beneath_model, default_folder, find_trigger, load_suspect, split_defender
 from engine.measuring.evaluation import evaluate

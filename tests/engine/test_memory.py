@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.measuring import memory
 from engine.measuring.evaluation import EvalSets, evaluate, predict
 from engine.measuring.memory import HalvingForward

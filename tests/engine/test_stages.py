@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
 from engine.learning import training

@@ -8,7 +8,7 @@ from torch import nn
 
 from common.errors import UserError
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
 from engine.learning.training import check_finite, train_epoch

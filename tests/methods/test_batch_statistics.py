@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from methods.batch_statistics import StatisticsBatches, recalibrated
 from models import build_model
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from common.errors import UserError
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from methods import trigger_search
 from methods.trigger_search import NormWeight, Search, as_trigger, loss_and_hits, reverse_triggers
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from methods.witnesses import (
     Settings,
     channel_witness,

@@ -4,7 +4,7 @@ import torch
 
 from common.errors import UserError
 from data.batches import Batches
-from data.datasets import ImageSet
+from data.image_set import ImageSet
 from engine.measuring.evaluation import predict
 from models import build_model
 from models.pruning import dormant_mask, find_stage, fold_mask, output_masked, stage_means
