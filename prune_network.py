@@ -103,10 +103,11 @@ def evaluate_by_number(model, mask_values, numbers, measure, after_pruning=None)
 
 
 def statistics_batches(images, args, device):
-    """StatisticsBatches of the ImageSet that made the masks. Raises UserError for too few images."""
+    """StatisticsBatches of the ImageSet that made the masks, the same for every --seed. Raises UserError for too few
+    images."""
     if len(images) < FEWEST:
         raise UserError(f"--recalibrate: expected at least {FEWEST} images that made the masks, got {len(images)}")
-    return StatisticsBatches(images, STATISTICS_BATCH, device, args.crop_padding, args.flip, args.seed)
+    return StatisticsBatches(images, STATISTICS_BATCH, device, args.crop_padding, args.flip, seed=0)
 
 
 def oracle(rows, max_drop):
@@ -152,8 +153,7 @@ def parse_args(argv=None):
     group.add_argument("--recalibrate", action="store_true",
                        help="estimate the batch norm statistics of each pruned model anew, on the images that made the "
                             "masks, augmented as they were then")
-    flags.add_augmentation_flags(parser)
-    parser.set_defaults(crop_padding=None, flip=None)  # as the masks were made
+    flags.add_augmentation_flags(parser, "as the masks were made")
     flags.add_run_flags(parser, output_dir)
     args = parser.parse_args(argv)
     if not args.recalibrate:

@@ -78,9 +78,9 @@ def distillation_step(teacher, betas):
     return step
 
 
-def count_places(model):
-    """{stage: places H * W of its output} for images of the model's size."""
-    weight, size = next(model.parameters()), model.spec["image_size"]
+def count_places(model, size):
+    """{stage: places H * W of its output} for images of `size` pixels a side."""
+    weight = next(model.parameters())
     with torch.no_grad():
         outputs = model.stage_outputs(weight.new_zeros(1, 3, size, size), len(model.stages))
     return {stage: output[0, 0].numel() for stage, output in zip(model.stages, outputs, strict=True)}
@@ -161,7 +161,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, ("model_last.th", "teacher.th")) as run:
         suspect = load_suspect(args, run)
-        places = count_places(suspect.model)
+        places = count_places(suspect.model, suspect.defender.image_size)
         betas = betas_of(places, args.betas)
 
         repair = Repair.begin(run, args, suspect)

@@ -16,22 +16,25 @@ USUAL = Path("output")
 
 
 def check_there(path: str | Path) -> None:
-    """UserError if there is no file `path`; the line names one beside it that may be meant, or else the commands that
-    leave one."""
+    """UserError if there is no file `path`; the line names one beside it that may be meant, and the commands that leave
+    one."""
     path = Path(path)
     if path.exists():
         return
-    meant = find_alike(path)
-    if meant:
-        raise UserError(f"{path}: no such file; is {meant} meant?")
-    commands = first_runs(path)
-    raise UserError(f"{path}: no such file" + (f"; first run: {' && '.join(commands)}" if commands else ""))
+    meant, commands = find_alike(path), first_runs(path)
+    raise UserError(f"{path}: no such file" + (f"; is {meant} meant?" if meant else "")
+                    + (f"; first run: {' && '.join(commands)}" if commands else ""))
 
 
 def find_alike(path: Path) -> Path | None:
-    """The same file in a folder beside its own whose name differs by a letter or two; None if there is none."""
-    beside = {other.parent.name: other for other in path.parent.parent.glob(f"*/{glob.escape(path.name)}")}
-    near = get_close_matches(path.parent.name, beside, 1, 0.8)
+    """The same file in the folder beside its own whose name is most like it, but for names that differ in a number or
+    an ending, as of other runs, and for a name that a run of the suite has; None if there is none."""
+    name = path.parent.name
+    if name in {*attack_cells(), *defense_cells()} or any(letter.isdigit() for letter in name):
+        return None
+    beside = {other.parent.name: other for other in path.parent.parent.glob(f"*/{glob.escape(path.name)}")
+              if not other.parent.name.startswith(name) and not name.startswith(other.parent.name)}
+    near = get_close_matches(name, beside, 1, 0.8)
     return beside[near[0]] if near else None
 
 

@@ -45,8 +45,12 @@ class FinishedRun:
     @property
     def is_repair(self):
         """Whether this is a finished run that left a repaired model, or one trained without what is suspected."""
-        return (self.state == FINISHED and (repairs(self.script) or self.leaves_out)
-                and bool(self.results.get("acc")))
+        return self.state == FINISHED and self.leaves_repaired and bool(self.results.get("acc"))
+
+    @property
+    def leaves_repaired(self):
+        """Whether its script leaves a repaired model, in whatever state this run of it is."""
+        return repairs(self.script) or self.leaves_out
 
     @property
     def leaves_out(self):
@@ -177,7 +181,10 @@ def against_model(run, hash_once):
     if run.state != FINISHED or trains_attack(run.script) or not isinstance(inputs, str) or not parent:
         return run
     parent, above = PurePosixPath(parent), run.above
-    while above and above.folder.name != parent.parent.name:
+    if parent.is_absolute() or ".." in parent.parts:
+        return run  # beneath a folder that is only called as the model's
+    place = parent.parent.parts[1:]  # without output/, since the folders may have been moved
+    while above and (not place or above.folder.parts[-len(place):] != place):
         above = above.above
     model = above.folder / parent.name if above else None
     if model is None or not model.is_file() or inputs.startswith(hash_once(model)):

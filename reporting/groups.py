@@ -65,7 +65,7 @@ def base_name(run):
         return without_seed(run.name)
     name = CONTROLS.get(run.method.get("patch_with")) or repair_name(run.script, run.method)
     on = model_above(run)
-    return f"{name} after {base_name(on)}" if on and on.is_repair else name
+    return f"{name} after {base_name(on)}" if on and on.leaves_repaired else name
 
 
 def model_above(run):
@@ -212,8 +212,8 @@ class Effect:
 
     @property
     def ratings(self):
-        """Each run's DER against its own model; nan where that model was given what it does not know, so that there was
-        no accuracy to lose."""
+        """Each run's DER against its own model; nan where that was too seldom right for a trained model, as on images
+        that it does not know, so that there was hardly any accuracy to lose."""
         return [defense_effect(before, figures_of(run))
                 if is_plausible(before[0], run.spec.get("num_classes")) else math.nan
                 for run, before in zip(self.runs, self.before, strict=True)]

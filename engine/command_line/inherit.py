@@ -13,6 +13,8 @@ from data.sources import DATASETS, DEFAULT, SOURCES
 from data.triggers.table import ATTACKS
 from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
 
+MODELS_BEHIND = 5  # runs that a model went through, one on what the other left
+
 
 def inherit(args: Namespace) -> Namespace:
     """The parsed flags `args`, completed by the flags with which the masks of --mask-file were made; for masks from
@@ -26,7 +28,8 @@ def inherit(args: Namespace) -> Namespace:
     of_model = Namespace(checkpoint=args.checkpoint or model, data_dir=args.data_dir)
     usual = {"checkpoint": model, "val_frac": 0.01, "dataset": dataset_of_model(of_model),
              "data_dir": folder_of_model(of_model) if args.dataset is None else "data", "trigger_info": None,
-             "classes": None, "image_size": None, "crop_padding": 4, "flip": True, **dict.fromkeys(INPUT_FLAGS)}
+             "classes": None, "image_size": None, "crop_padding": 4, "flip": flip_of_model(of_model),
+             **dict.fromkeys(INPUT_FLAGS)}
     taken = {name: made_with.get(name, default) for name, default in usual.items() if getattr(args, name) is None}
     filled = Namespace(**{**vars(args), **taken})
     if filled.val_frac < made_with.get("val_frac", 0):
@@ -62,9 +65,17 @@ def folder_of_model(args: Namespace) -> str:
 
 
 def flip_of_model(args: Namespace) -> bool:
-    """The default of --flip: as the model of --checkpoint was trained, as config.json beside it says; True without."""
+    """The default of --flip: as the model of --checkpoint was trained, as config.json beside it says; True without.
+
+    A script that trains on no images, such as CLP, says which model it was given.
+    """
     path = model_of(args)
-    return read_arguments(Path(path).parent).get("flip", True) if path else True
+    for _ in range(MODELS_BEHIND):
+        made_with = read_arguments(Path(path).parent) if path else {}
+        if "flip" in made_with:
+            return made_with["flip"]
+        path = made_with.get("checkpoint")
+    return True
 
 
 def model_of(args: Namespace) -> str | None:

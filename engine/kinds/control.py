@@ -1,21 +1,23 @@
 """The control beside a repair: what fine-tuning alone does."""
+import json
 import logging
 import math
 from argparse import Namespace
 
 from common.files import hash_file
 from common.untrusted import read_json
+from engine.command_line.normalization import INPUT_FLAGS
 from engine.kinds.inputs import find_run
 
 # What a repair and its control have to share; not the seed, nor what only one of the two has.
-SCHEDULE = ("val_frac", "epochs", "batch_size", "lr", "momentum", "weight_decay", "milestones", "label_smoothing",
-            "crop_padding", "flip")
+SHARED = ("dataset", "data_dir", "image_size", "classes", "trigger_info", *INPUT_FLAGS, "val_frac", "epochs",
+          "batch_size", "lr", "momentum", "weight_decay", "milestones", "label_smoothing", "crop_padding", "flip")
 log = logging.getLogger("backdoor")
 
 
 def find_control(args: Namespace, name: str, how: str) -> dict | None:
-    """The figures {"acc", "asr"}, as in results.json, of the run `name` that only fine-tuned the same weights by the
-    same schedule as the flags `args`; None if there is no such run.
+    """The figures {"acc", "asr"}, as in results.json, of the run `name` that only fine-tuned the same weights, on the
+    same images and by the same schedule as the flags `args`; None if there is no such run.
 
     Logs them; or why there are none, and the flags `how` that make them.
     """
@@ -23,9 +25,9 @@ def find_control(args: Namespace, name: str, how: str) -> dict | None:
     try:
         config, results = read_json(folder / "config.json"), read_json(folder / "results.json")
         before, is_same = config["arguments"], config["inputs"].startswith(hash_file(args.checkpoint))
-        now = vars(args)
-        other = [f"--{flag.replace('_', '-')} {before[flag]}, not {now[flag]}" for flag in SCHEDULE
-                 if flag in before and flag in now and before[flag] != now[flag]]
+        now = json.loads(json.dumps({flag: getattr(args, flag) for flag in SHARED if hasattr(args, flag)}))
+        other = [f"--{flag.replace('_', '-')} {before[flag]}, not {now[flag]}" for flag in now
+                 if flag in before and before[flag] != now[flag]]
         control = {key: results[key] for key in ("acc", "asr")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         log_control(None, how)

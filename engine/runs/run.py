@@ -142,6 +142,8 @@ class Run:
         """What a stopped run has saved, and the flag that goes on from there."""
         if not hasattr(self.args, "resume"):
             return "stopped; this script saves nothing on its way: the same command with --overwrite starts over"
+        if self.saved:  # not taken up yet
+            return "stopped before it went on; the same command with --resume continues from where it was"
         if not self.saved_epoch:
             return "stopped with nothing saved yet; the same command with --resume starts over"
         last = self.rows[self.saved_epoch - 1] if len(self.rows) >= self.saved_epoch else {}
@@ -197,7 +199,7 @@ class Run:
             self.saved, self.saved_epoch = None, self.epoch
             log.info("resumed after epoch %d", self.epoch)
         else:
-            if (every := getattr(self.args, "test_every", 1)) > 1:
+            if (every := getattr(self.args, "test_every", 1)) > 1 and header == HEADER:
                 log.info("tested after every %d epochs and after the last; the tests' columns are nan between", every)
             log.info(header)
         for epoch in range(self.epoch + 1, count + 1):

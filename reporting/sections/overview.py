@@ -16,8 +16,9 @@ def section(report):
                    "thresholds and stopping points on the defender's clean images; a figure that looked at the test "
                    "set is called oracle.")]
     if others:
-        blocks.append(Text(f"{len(others)} of the {len(runs)} runs found are not finished or cannot be read. Their "
-                           "figures are left out below, except for logs that are graded:"))
+        blocks.append(Text(f"{len(others)} of the {len(runs)} runs found are not finished, cannot be read, or are of "
+                           "a model that was trained anew since. Their figures are left out below, except for logs "
+                           "that are graded:"))
         blocks.append(Table(("run", "state", "why"), tuple(
             (Cell(run.name), Cell(run.state, mark="bad"), Cell(run.why)) for run in others)))
     damaged = [run.name for run in finished if run.has_damaged_metrics]

@@ -4,6 +4,7 @@ from engine.rows import REPAIR
 from reporting.charts import pictures_of
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.found import FINISHED
+from reporting.scripts import repair_name
 from reporting.tables import PERCENT, conditions
 from reporting.words import FOLDER, words
 
@@ -25,13 +26,13 @@ def section(report):
     return Section("Other repairs", (
         *texts, Text("The control is fine-tuning alone on the same images: NAD's teacher, MCR's second end, FT-SAM "
                      f"with --rho 0. {conditions(own)}"),
-        Table(COLUMNS, tuple(row(run, explained[run.script].title) for run in own)), *pictures))
+        Table(COLUMNS, tuple(row(run) for run in own)), *pictures))
 
 
-def row(run, title):
-    """A run in one line; empty where its script has no control or prunes nothing by a sweep."""
+def row(run):
+    """A run in one line; a dash where its script has no control, or no sweep of how much to prune."""
     before, control = (run.method.get(name) or {} for name in ("before", "control"))
-    return (Cell(run.name), Cell(title), cell(run.method.get("images")),
+    return (Cell(run.name), Cell(repair_name(run.script, run.method)), cell(run.method.get("images")),
             *(cell(100 * run.share(name, of), PERCENT) for of in (before, control) for name in ("acc", "asr")),
             *(cell(100 * run.share(name), PERCENT) for name in ("acc", "asr")),
             cell((run.method.get("chosen") or {}).get("pruned")))

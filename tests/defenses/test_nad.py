@@ -78,7 +78,9 @@ def test_the_weights_are_those_of_the_last_stages():
 
 
 def test_a_stage_of_one_place_gets_no_weight_by_default_and_a_warning_for_a_given_one(caplog):
-    places = count_places(build_model("vgg19_bn", 4, 10))
+    network = build_model("vgg19_bn", 4, 10)
+    assert list(count_places(network, 64).values()) == [1024, 256, 64, 16, 4]
+    places = count_places(network, 32)
     assert list(places.values()) == [256, 64, 16, 4, 1]
     assert list(betas_of(places, None).values()) == [0, 500, 500, 500, 0]
     assert not caplog.records

@@ -61,6 +61,11 @@ def test_a_slip_in_a_folders_name_is_told_from_a_run_that_is_not_there(tmp_path,
         load_model("output/bdnets/model_last.th", "cpu")
     with pytest.raises(UserError, match=r"first run: python train_backdoor\.py --poison-type blend"):
         load_model("output/blend/model_last.th", "cpu")
+    for other in ("benign-2", "badnets/seed-1", "benign2", "be"):
+        Path("output/badnets/seed-0").mkdir(exist_ok=True)
+        Path("output/badnets/seed-0/model_last.th").touch()
+        with pytest.raises(UserError, match="no such file; first run"):
+            load_model(f"output/{other}/model_last.th", "cpu")
 
 
 def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):

@@ -98,6 +98,46 @@ def test_nothing_is_written_before_begin(arguments, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def last_line(folder):
+    return (folder / "output.log").read_text().splitlines()[-1].split("] - ")[1]
+
+
+def test_a_stopped_run_says_what_it_has_saved_and_how_it_goes_on(arguments, tmp_path):
+    for stop_in, said in ((1, "nothing saved yet; the same command with --resume starts over"),
+                          (3, "epoch 2 saved; the same command with --resume continues from there")):
+        with pytest.raises(KeyboardInterrupt):
+            go(arguments(overwrite=stop_in == 3), stop_in=stop_in)
+        assert last_line(tmp_path / "run") == f"stopped with {said}"
+    with pytest.raises(KeyboardInterrupt), Run(arguments(resume=True)) as run:
+        run.begin("these images")
+        raise KeyboardInterrupt  # while the model is tested before the training goes on
+    assert last_line(tmp_path / "run").endswith("with --resume continues from where it was")
+    args = arguments(output_dir=str(tmp_path / "other"))
+    del args.resume
+    with pytest.raises(KeyboardInterrupt), Run(args) as run:
+        run.begin("these images")
+        raise KeyboardInterrupt
+    assert last_line(tmp_path / "other").endswith("the same command with --overwrite starts over")
+
+
+def test_iterations_are_called_so(arguments, tmp_path):
+    with pytest.raises(KeyboardInterrupt), Run(arguments()) as run:
+        run.begin("these images")
+        for line in run.epochs(2, HEADER.replace("Epoch", "Iter"), counter=Counter()):
+            if line == 2:
+                raise KeyboardInterrupt
+            run.log(250, 0.1, score(50), Evaluation(score(90), score(99)))
+    assert last_line(tmp_path / "run").startswith("stopped with iteration 250 saved")
+
+
+@pytest.mark.parametrize(("every", "columns", "said"), [(10, HEADER, True), (1, HEADER, False), (10, "Loss", False)])
+def test_a_log_with_tests_now_and_then_says_so(arguments, tmp_path, every, columns, said):
+    with Run(arguments(test_every=every)) as run:
+        run.begin("these images")
+        list(run.epochs(1, columns, counter=Counter()))
+    assert ("tested after every 10 epochs" in (tmp_path / "run/output.log").read_text()) == said
+
+
 def test_a_stopped_run_goes_on_to_the_same_end(arguments, tmp_path):
     whole = go(arguments(output_dir=str(tmp_path / "whole")))
     with pytest.raises(KeyboardInterrupt):

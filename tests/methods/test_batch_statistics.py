@@ -29,6 +29,15 @@ def test_images_are_cropped_as_in_training_by_the_same_draws_in_every_pass():
     assert torch.cat([images for images, _ in StatisticsBatches(white(40), 20, "cpu", 0, False, 0)]).min() == 1
 
 
+@pytest.mark.parametrize("flip", [True, False])
+def test_some_images_are_mirrored_if_training_mirrors(flip):
+    images = white(40)
+    images.data[:, :, 4:] = 0  # white on their left
+    seen = torch.cat([pixels for pixels, _ in StatisticsBatches(images, 20, "cpu", 0, flip, 0)])
+    mirrored = int((seen[:, 0, 0, 0] == 0).sum())
+    assert 8 < mirrored < 32 if flip else mirrored == 0
+
+
 def test_recalibrating_takes_the_statistics_of_the_images_and_leaves_the_model_alone():
     torch.manual_seed(0)
     net, images = build_model("resnet18", 4, 10), 2 * torch.rand(8, 3, 32, 32)

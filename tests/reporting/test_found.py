@@ -41,7 +41,17 @@ def test_a_repair_of_a_model_that_was_trained_anew_since_is_outdated(tree):
                             "badnets/nad/strip": "finished"}
     run = next(run for run in find_runs(tree.root) if run.name == "badnets/nad")
     assert run.why == "badnets/model_last.th holds other weights than those that it was run on; run it again"
-    assert not run.is_repair
+    assert not run.is_repair and run.leaves_repaired
+
+
+@pytest.mark.parametrize("parent", ["/home/x/zoo/badnets/model_last.th", "../zoo/badnets/model_last.th",
+                                    "output/other/badnets/model_last.th"])
+def test_a_model_elsewhere_in_a_folder_of_the_same_name_is_another(tree, parent):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    (tree.root / "badnets/model_last.th").write_bytes(b"weights")
+    folder = tree.run("badnets/strip", "defenses.strip", parent=parent)
+    (folder / "config.json").write_text(json.dumps({"script": "defenses.strip", "arguments": {}, "inputs": "a hash"}))
+    assert states(tree) == {"badnets": "finished", "badnets/strip": "finished"}
 
 
 @pytest.mark.parametrize("content", [

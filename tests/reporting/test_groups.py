@@ -39,6 +39,19 @@ def test_a_defense_is_set_against_the_attack_above_it(tree):
     assert found(tree)["badnets", "none"].after == (93, 100)
 
 
+def test_what_was_run_on_an_outdated_repair_is_still_not_a_repair_of_the_attack(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    (tree.root / "badnets/model_last.th").write_bytes(b"trained anew")
+    nad = defended(tree, "badnets/nad", "defenses.nad", "NAD", 0.92, 0.5, parent="output/badnets/model_last.th")
+    config = json.loads((nad / "config.json").read_text())
+    (nad / "config.json").write_text(json.dumps({**config, "inputs": "other images"}))
+    for place, asr in (("badnets/nad/fine-prune", 0.01), ("badnets/fine-prune", 0.9)):
+        defended(tree, place, "defenses.fine_prune", "Fine-Pruning", 0.9, asr)
+    names = found(tree)
+    assert ("badnets", "NAD") not in names
+    assert len(names["badnets", "Fine-Pruning"].runs) == len(names["badnets", "Fine-Pruning after NAD"].runs) == 1
+
+
 @pytest.mark.parametrize(("acc", "rated"), [(0.11, False), (0.39, False), (0.41, True)])
 def test_a_model_that_knew_nothing_of_the_images_has_no_rating(tree, acc, rated):
     defended(tree, "mnist", "defenses.nad", "NAD", 0.15, 0.0, (acc, 1.0), parent="elsewhere/model_last.th",
