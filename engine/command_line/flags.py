@@ -111,19 +111,17 @@ def add_model_flags(parser: Parser) -> None:
 
 
 def add_augmentation_flags(parser: Parser, default: str = "") -> None:
-    """--crop-padding and --flip. default: where both are taken from otherwise, in words, for a script that fills them
-    in itself; they are None until then."""
+    """--crop-padding and --flip. default: in words, for a script that fills both in itself; they are None until then."""
+    if not default:
+        parser.set_defaults(flip=flip_of_model)
     has_model = any(action.dest == "checkpoint" for action in parser._actions)
-    usual = "as the model of --checkpoint was trained, where its run says so, otherwise --flip"
+    usual = "as the model was trained, where its run says so, otherwise --flip" if has_model else "--flip"
     group = parser.add_argument_group("augmentation")
     group.add_argument("--crop-padding", type=integer(0, 32), default=None if default else 4,
                        help="pixels of padding for random crops; 0 for none" + f" (default: {default})" * bool(default))
     group.add_argument("--flip", action=argparse.BooleanOptionalAction,
                        help=f"mirror images at random; --no-flip suits {in_words(sources.NOT_MIRRORED)}, where a "
-                            "mirrored image is of another class or of none (default: "
-                            f"{default or (usual if has_model else '--flip')})")
-    if not default:
-        parser.set_defaults(flip=flip_of_model)
+                            f"mirrored image is of another class or of none (default: {default or usual})")
 
 
 SGD_FLAGS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "amp")

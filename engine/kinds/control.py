@@ -1,5 +1,4 @@
 """The control beside a repair: what fine-tuning alone does."""
-import json
 import logging
 import math
 from argparse import Namespace
@@ -25,7 +24,7 @@ def find_control(args: Namespace, name: str, how: str) -> dict | None:
     try:
         config, results = read_json(folder / "config.json"), read_json(folder / "results.json")
         before, is_same = config["arguments"], config["inputs"].startswith(hash_file(args.checkpoint))
-        now = json.loads(json.dumps({flag: getattr(args, flag) for flag in SHARED if hasattr(args, flag)}))
+        now = {flag: getattr(args, flag) for flag in SHARED if hasattr(args, flag)}
         other = [f"--{flag.replace('_', '-')} {before[flag]}, not {now[flag]}" for flag in now
                  if flag in before and before[flag] != now[flag]]
         control = {key: results[key] for key in ("acc", "asr")}
