@@ -111,7 +111,7 @@ def add_model_flags(parser: Parser) -> None:
 
 
 def add_augmentation_flags(parser: Parser, default: str = "") -> None:
-    """--crop-padding and --flip. default: in words, for a script that fills both in itself; they are None until then."""
+    """--crop-padding and --flip. default: in words, for a script that fills both in itself; they are None till then."""
     if not default:
         parser.set_defaults(flip=flip_of_model)
     has_model = any(action.dest == "checkpoint" for action in parser._actions)
