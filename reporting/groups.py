@@ -123,10 +123,13 @@ def group(runs):
 
 
 def run_setting(run):
-    """A run's data set, network and width in words; the network is named where it is another than ResNet-18."""
+    """A run's data set, network and width in words; the network is named where it is another than ResNet-18, and the
+    width left out where the network has only one."""
     dataset, arch, width = run.setting
-    named = "" if arch == USUAL_ARCH else f"{arch}, "
-    return f"{dataset or '?'}, {named}width {width if width is not None else '?'}"
+    parts = [dataset or "?", *([] if arch == USUAL_ARCH else [arch])]
+    if width is not None or not run.spec:
+        parts.append(f"width {'?' if width is None else width}")
+    return ", ".join(parts)
 
 
 def attacks(runs):

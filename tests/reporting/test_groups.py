@@ -263,3 +263,12 @@ def test_an_attack_of_a_new_script_is_an_attack_and_an_ingredient_is_none(tree, 
     path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "acc"}))
     defended(tree, "warped/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0))
     assert set(found(tree)) == {("warped", "none"), ("warped", "Fine-Pruning")}
+
+
+@pytest.mark.parametrize(("own", "said"), [
+    ({"spec": {"arch": "wrn16-1", "width": None}, "width": None}, "cifar10, wrn16-1"),
+    ({"spec": {"arch": "resnet18", "width": 16}, "width": 16}, "cifar10, width 16"),
+    ({"width": None}, "cifar10, width ?")])
+def test_a_network_of_one_size_is_named_without_a_width(tree, own, said):
+    tree.run("nad", "defenses.nad", **own)
+    assert groups.run_setting(find_runs(tree.root)[0]) == said
