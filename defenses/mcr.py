@@ -112,8 +112,9 @@ def statistics_batches(repair, args):
     return StatisticsBatches(repair.own, args.batch_size, repair.run.device, args.crop_padding, args.flip, args.seed)
 
 
-def train_curve(repair, args, curve, before):
-    """Train the bend for --epochs after the `before` that the run has made; tests are of the curve's middle."""
+def train_curve(repair, args, curve, before, own):
+    """Train the bend for --epochs after the `before` that the run has made; tests are of the curve's middle, with the
+    statistics of StatisticsBatches `own`."""
     run, test, bend, until = repair.run, repair.suspect.test, curve.bend, before + args.epochs
     batches = Batches(repair.own, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
     optimizer = torch.optim.SGD(bend.parameters(), args.lr, args.momentum)
@@ -122,7 +123,7 @@ def train_curve(repair, args, curve, before):
     for epoch in run.epochs(until, model=bend, optimizer=optimizer, scheduler=scheduler):
         trained, tested = train_epoch(bend, batches, optimizer, run.amp, step), UNTESTED
         if is_tested(epoch, until, args.test_every):
-            tested = evaluate(curve.network(MIDDLE, statistics_batches(repair, args)), test)
+            tested = evaluate(curve.network(MIDDLE, own), test)
         run.log(epoch, scheduler.get_last_lr()[0], trained, tested)
         scheduler.step()
 
@@ -223,9 +224,9 @@ def parse_args(argv=None):
     return args
 
 
-def follow(repair, args, curve):
-    """Walk the trained curve; returns (all Rows, the one that is kept)."""
-    own, held_out = statistics_batches(repair, args), evaluation_batches(repair.held_out, repair.run.device)
+def follow(repair, args, curve, own):
+    """Walk the trained curve with the statistics of StatisticsBatches `own`; returns (all Rows, the kept one)."""
+    held_out = evaluation_batches(repair.held_out, repair.run.device)
     if args.t is not None:
         rows = walk(curve, sorted({*PLACES, args.t}), own, repair.suspect.test, held_out)
         return rows, next(row for row in rows if row.t == args.t)
@@ -246,16 +247,17 @@ def main(argv=None):
         second = second or fine_tuned(repair, args)
         at_second = log_figures(other, evaluate(second, suspect.test))
         curve = Curve.straight(suspect.model, second)
-        train_curve(repair, args, curve, args.second_epochs)
+        own = statistics_batches(repair, args)
+        train_curve(repair, args, curve, args.second_epochs, own)
 
-        rows, kept = follow(repair, args, curve)
+        rows, kept = follow(repair, args, curve, own)
         write_curve(run.folder, rows, kept)
         log.info("kept: t %.2f", kept.t)
         control = None if args.second else {name: at_second.figures()[name] for name in ("acc", "asr")}
         if control:
             log_control(control)
         epochs = args.second_epochs + args.epochs
-        repair.finish(curve.network(kept.t, statistics_batches(repair, args)), kept.test, epochs=epochs,
+        repair.finish(curve.network(kept.t, own), kept.test, epochs=epochs,
                       method=method_of(args, rows, kept, at_second, control))
 
 

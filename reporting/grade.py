@@ -250,7 +250,7 @@ def in_text(line):
     """A line's result for a terminal, which also has the figures that do not count, such as those of other images."""
     if line.measured and not line.could_be_met:
         return NOT_COMPARABLE
-    return NOT_MEASURED if line.measured is None else PASSED if line.passed else FAILED.upper()
+    return FAILED.upper() if line.state == FAILED else line.state
 
 
 def as_text(lines):

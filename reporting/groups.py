@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from engine.catalogue import gifts
 from engine.command_line.flags import POISON_FLAGS
+from engine.measuring.doubt import IMPLAUSIBLE
 from reporting.found import USUAL_ARCH
 from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name
 
@@ -15,7 +16,6 @@ CONTROLS = {"clean": "NC control, no trigger", "original": "NC control, true tri
 ABL_SHARED = (*POISON_FLAGS, "crop_padding", "flip", "cutout", "label_smoothing")
 HIDDEN = {"dataset", "width", "arch", "task", "mode", "poison_type", "eval_trigger", "track_losses"}  # said elsewhere
 NONE = "none"
-IMPLAUSIBLE = 1 / 3  # of the way from guessing to no error, as engine.measuring.doubt has it, which loads PyTorch
 
 
 def mean(values):
