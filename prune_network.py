@@ -154,7 +154,7 @@ def parse_args(argv=None):
                        help="estimate the batch norm statistics of each pruned model anew, on the images that made the "
                             "masks, augmented as they were then")
     flags.add_augmentation_flags(parser, "as the masks were made")
-    flags.add_run_flags(parser, output_dir)
+    flags.add_run_flags(parser, output_dir, draws=False)
     args = parser.parse_args(argv)
     if not args.recalibrate:
         parser.refuse(argv, AUGMENTATION, "without --recalibrate")

@@ -22,7 +22,8 @@ from engine.command_line.command import command
 from engine.command_line.recipe_flags import add_recipe_flags, check_recipe, is_one_cycle
 from engine.kinds.attack import poison_by, start_attack
 from engine.kinds.indices import add_leave_out_flag, without
-from engine.kinds.start import add_start_flags, check_start, first_model, inputs_for, size_of_images, step_for
+from engine.kinds.inputs import inputs_of
+from engine.kinds.start import add_start_flags, check_start, first_model, size_of_images, step_for
 from engine.learning.graphs import check_graph
 from engine.learning.schedules import check_one_cycle
 from engine.learning.training import compile_for, sgd, train_stage
@@ -167,9 +168,9 @@ def main(argv=None):
         batches = Batches(poisoned, args.batch_size, run.device, run.generator, args.crop_padding, args.flip,
                           cutout=args.cutout)
         check_steps(args, run.device, poisoned, len(batches))
-        model = first_model(args, clean, run.device)
+        model = first_model(args.start_from, args, clean, run.device)
 
-        run.begin(inputs_for(args, poisoned))
+        run.begin(inputs_of(args.start_from, poisoned))
         shares = start_attack(run, poisoned, trigger, rest.places)
         save_model(run.folder / "model_init.th", model, vars(args), {}, clean.classes)
         image_grid(run.folder / "poisoned_examples.png", *example_rows(clean, everything, trigger))

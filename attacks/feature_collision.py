@@ -23,14 +23,16 @@ from data.triggers import build_trigger
 from data.triggers.one_image import OneImageTrigger
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
+from engine.command_line.normalization import add_input_flags
 from engine.kinds.attack import load_unpoisoned, log_target
 from engine.kinds.crafting import SET, choose_images, leave_set, log_shares
+from engine.kinds.inputs import load_given
 from engine.measuring.evaluation import frozen
 from engine.measuring.progress import progress
 from engine.measuring.surrogate import check_surrogate
 from engine.runs.figures import enlarge, image_grid
 from engine.runs.run import Run
-from engine.weights.checkpoint import load_model, saved_image_size
+from engine.weights.checkpoint import saved_image_size
 from models.penultimate import penultimate
 
 LEAVES = (*SET, "collision_examples.png")
@@ -196,6 +198,7 @@ def parse_args(argv=None):
                             "is no trigger then")
     group = parser.add_argument_group("collision")
     group.add_argument("--checkpoint", default="output/benign/model_last.th", help="benign model whose features count")
+    add_input_flags(group)
     group.add_argument("--epsilon", type=flags.ratio, default="16/255", help="largest change of a pixel in [0, 1]")
     group.add_argument("--beta", type=flags.not_negative,
                        help="weight of likeness to the original (default: the paper's, 0.11 for 32x32 pixels)")
@@ -221,7 +224,7 @@ def main(argv=None):
         train, _, test = load_unpoisoned(args, args.image_size or saved_image_size(args.checkpoint))
         aim_flags.check_target(args.poison_target, train.classes)
         chosen = choose_images(train, args.poison_target, args.poison_rate, args.seed)
-        model = load_model(args.checkpoint, run.device, train.classes).model
+        model = load_given(args, run.device, classes=train.classes).model
         trigger, goals = find_aim(args, train, test, model, len(chosen))
 
         run.begin()

@@ -24,7 +24,9 @@ from data.triggers import PatternTrigger
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.kinds.attack import draw_examples, load_unpoisoned, log_target
-from engine.kinds.clean_stage import LEFT, first_model, inputs_with, keep_clean, log_stage
+from engine.kinds.clean_stage import LEFT, add_clean_model_flags, check_clean_model, keep_clean, log_stage
+from engine.kinds.inputs import inputs_of
+from engine.kinds.start import first_model
 from engine.learning.training import check_finite, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, frozen, warn_of_chance
 from engine.measuring.progress import progress
@@ -168,7 +170,7 @@ def parse_args(argv=None):
                        help="side of the patch (default: a fifth of the image's)")
     group.add_argument("--patch-steps", type=flags.integer(1), default=300, help=f"of {PATCH_BATCH} images each")
     group = parser.add_argument_group("injection")
-    group.add_argument("--checkpoint", help="benign model in place of stage 1; it decides --arch and --width")
+    add_clean_model_flags(group)
     group.add_argument("--inject-epochs", type=flags.integer(1), default=10, help="epochs of stage 3")
     group.add_argument("--inject-lr", type=flags.positive, default=0.02,
                        help="learning rate of stage 3, divided by ten after 60 %% and 80 %% of it")
@@ -185,9 +187,7 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, "output/latent", resumable=True)
     args = parser.parse_args(argv)
-    if args.checkpoint:
-        parser.refuse(argv, ["arch", "width", "epochs", "milestones", "lr"],
-                      "with --checkpoint, which stands in for stage 1")
+    check_clean_model(parser, args, argv, ["epochs", "milestones", "lr"])
     flags.check_milestones(parser, args)
     if args.checkpoint:
         args.epochs, args.milestones = 0, []
@@ -238,9 +238,9 @@ def main(argv=None):
         clean, defender, test = load_unpoisoned(args, args.image_size or saved_image_size(args.checkpoint))
         check_patch(args, clean)
         batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        model = first_model(args, clean, run.device)
+        model = first_model(args.checkpoint, args, clean, run.device)
 
-        run.begin(inputs_with(clean, args.checkpoint))
+        run.begin(inputs_of(args.checkpoint, clean))
         log_target(args.poison_target, clean.classes)
         train_teacher(run, args, model, batches, clean, EvalSets.on(run.device, test))
         trigger = find_trigger(run, args, model, clean)

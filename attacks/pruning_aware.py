@@ -19,7 +19,9 @@ from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
 from engine.kinds.attack import load_unpoisoned, poison_by, start_attack
-from engine.kinds.clean_stage import first_model, inputs_with, keep_clean, log_stage
+from engine.kinds.clean_stage import add_clean_model_flags, check_clean_model, keep_clean, log_stage
+from engine.kinds.inputs import inputs_of
+from engine.kinds.start import first_model
 from engine.learning.graphs import check_graph
 from engine.learning.training import sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
@@ -107,9 +109,9 @@ def output_dir(args):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    flags.add_poison_flags(parser, types=tuple(flags.POISON_DEFAULTS["poison_rate"]))  # stage 3 changes labels
+    flags.add_poison_flags(parser, types=tuple(flags.POISON_DEFAULTS["poison_rate"]))
     group = parser.add_argument_group("stages")
-    group.add_argument("--checkpoint", help="benign model in place of stage 1; it decides --arch and --width")
+    add_clean_model_flags(group)
     group.add_argument("--clean-epochs", type=flags.integer(1), help="epochs of stage 1 (default: as many as --epochs)")
     group.add_argument("--prune-fraction", type=flags.number(0.01, 0.99, "a fraction in [0.01, 0.99]"), default=0.8,
                        help="share of the last stage's channels that become decoys")
@@ -122,8 +124,7 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, output_dir, resumable=True)
     args = parser.parse_args(argv)
-    if args.checkpoint:
-        parser.refuse(argv, ["arch", "width", "clean_epochs"], "with --checkpoint, which stands in for stage 1")
+    check_clean_model(parser, args, argv, ["clean_epochs"])
     flags.check_milestones(parser, args)
     flags.check_loop(parser, args)
     flags.check_poison(parser, args)
@@ -188,10 +189,10 @@ def main(argv=None):
         measured = measured_batches(clean.subset(slice(MEASURED)), trigger, run.device)
         if args.graph:
             check_graph(run.device, min(len(clean), len(poisoned)), args.batch_size)
-        model = first_model(args, clean, run.device)
+        model = first_model(args.checkpoint, args, clean, run.device)
         check_silenceable(model)
 
-        run.begin(inputs_with(poisoned, args.checkpoint))
+        run.begin(inputs_of(args.checkpoint, poisoned))
         shares = start_attack(run, poisoned, trigger)
         stages = [train_clean(run, args, model, clean, images)]
         clean_weights = {name: value.clone() for name, value in model.state_dict().items()}

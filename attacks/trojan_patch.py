@@ -23,12 +23,14 @@ from data.triggers import read_trigger_image
 from data.triggers.pattern import PatternTrigger
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
+from engine.command_line.normalization import add_input_flags
 from engine.kinds.attack import load_unpoisoned, log_target
+from engine.kinds.inputs import load_given
 from engine.measuring.evaluation import evaluation_batches, frozen, predict
 from engine.measuring.surrogate import check_surrogate
 from engine.runs.figures import image_grid
 from engine.runs.run import Run
-from engine.weights.checkpoint import load_model, saved_image_size
+from engine.weights.checkpoint import saved_image_size
 from models.penultimate import penultimate
 
 LEAVES = ("patch.png", "patch_examples.png")
@@ -176,6 +178,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("patch")
     aim_flags.add_target_flag(group)
     group.add_argument("--checkpoint", default="output/benign/model_last.th", help="benign model")
+    add_input_flags(group)
     either = group.add_mutually_exclusive_group()
     either.add_argument("--patch-size", type=flags.integer(1), metavar="PIXELS",
                         help="side of a square in the bottom right corner (default: a quarter of the image's)")
@@ -206,7 +209,7 @@ def main(argv=None):
         aim_flags.check_target(args.poison_target, train.classes)
         size = train.data.shape[1:3]
         mask = read_mask(args.mask_image, size) if args.mask_image else square(args.patch_size, size)
-        model = load_model(args.checkpoint, run.device, train.classes).model
+        model = load_given(args, run.device, classes=train.classes).model
         chosen = choose_neurons(model.head.weight.detach(), args.poison_target, args.neurons)
 
         run.begin()

@@ -18,6 +18,7 @@ from benchmarks.plain import add_timing_flags, measured_device, random_images, s
 from benchmarks.training import steps, take
 from data.batches import Batches
 from engine.command_line import flags
+from engine.command_line.arch_flags import architecture
 from engine.command_line.command import command
 from engine.measuring.evaluation import evaluation_batches, predict
 from engine.runs import machine
@@ -61,7 +62,7 @@ class Network:
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    parser.add_argument("--arch", nargs="+", type=flags.architecture, default=list(ARCHITECTURES), metavar="NAME",
+    parser.add_argument("--arch", nargs="+", type=architecture, default=list(ARCHITECTURES), metavar="NAME",
                         help="networks to be timed (default: all)")
     parser.add_argument("--width", type=flags.integer(1), default=64, help="of the networks that have one")
     parser.add_argument("--batch-size", type=flags.integer(1), default=128, help="images of 32 pixels a step")

@@ -97,7 +97,7 @@ def parse_args(argv=None):
     group.add_argument("--u", type=flags.number(-100, 100, "a number from -100 to 100"), default=3.0,
                        help="standard deviations above its layer's mean from which on a channel is closed; the lower, "
                             "the more are closed")
-    flags.add_run_flags(parser, beneath_model("clp"))
+    flags.add_run_flags(parser, beneath_model("clp"), draws=False)
     return parser.parse_args(argv)
 
 

@@ -22,14 +22,14 @@ from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.control import log_control
-from engine.kinds.inputs import beneath_model, load_suspect
+from engine.kinds.inputs import beneath_model, load_second, load_suspect
 from engine.kinds.repair import Repair, add_share_flag, log_figures
 from engine.learning.training import fine_tune, is_tested, train_epoch
 from engine.measuring.evaluation import UNTESTED, Evaluation, Score, evaluate, evaluation_batches, plain_values, score
 from engine.measuring.progress import progress
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
-from engine.weights.checkpoint import load_model, load_weights, save_model
+from engine.weights.checkpoint import load_weights, save_model
 from methods.batch_statistics import StatisticsBatches, recalibrated
 from models.base import PixelModel
 
@@ -165,17 +165,18 @@ def choose(rows, floor, wanted):
     return min(good, key=lambda row: (round(abs(row.t - wanted), 9), -row.held_out.accuracy.value))
 
 
-def load_second(path, checkpoint, model, device):
-    """The other end in `path`, None for no path. Raises UserError unless it is another one than the `model` of
-    `checkpoint`, of the same network."""
+def load_other_end(path, args, suspect, device):
+    """The other end in `path`, None for no path, fed as the suspect's flags say. Raises UserError unless it is another
+    model than the suspect's, of the same network."""
     if path is None:
         return None
-    second = load_model(path, device).model
-    if hash_file(path) == hash_file(checkpoint):
+    if hash_file(path) == hash_file(args.checkpoint):
         raise UserError(f"--second {path}: the same weights as --checkpoint; without --second the other end is those, "
                         "fine-tuned")
-    if second.spec != model.spec:
-        raise UserError(f"--second {path}: expected the network of --checkpoint, {model.spec}, got {second.spec}")
+    second = load_second(path, args, "second_", suspect, device)
+    if second.spec != suspect.model.spec:
+        raise UserError(f"--second {path}: expected the network of --checkpoint, {suspect.model.spec}, got "
+                        f"{second.spec}")
     return second
 
 
@@ -240,7 +241,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES if args.second else (*LEAVES, "second.th"), ("second.th",)) as run:
         suspect = load_suspect(args, run)
-        second = load_second(args.second, args.checkpoint, suspect.model, run.device)
+        second = load_other_end(args.second, args, suspect, run.device)
 
         repair = Repair.begin(run, args, suspect, f" {hash_file(args.second)}" if args.second else "")
         other = "the second end" if args.second else "the second end, fine-tuned"

@@ -152,7 +152,7 @@ def parse_args(argv=None):
     add_input_flags(parser)
     parser.add_argument("--classes", **flags.CLASSES)
     flags.add_data_flags(parser)
-    flags.add_run_flags(parser, beneath_model("verdict"))
+    flags.add_run_flags(parser, beneath_model("verdict"), draws=False)
     return parser.parse_args(argv)
 
 

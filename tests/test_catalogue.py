@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 from helpers.paths import ROOT
+from helpers.runs import flags_of
 
 from engine.catalogue import BY_MODULE, SCRIPTS
 
@@ -27,6 +28,12 @@ def script_files():
 
 def test_every_script_has_exactly_one_row_and_every_row_a_file():
     assert Counter(script.module for script in SCRIPTS) == Counter(script_files())
+
+
+@pytest.mark.parametrize("module", [module for module, script in BY_MODULE.items() if script.leaves_run])
+def test_a_script_takes_a_seed_if_it_draws_anything(module):
+    script = BY_MODULE[module]
+    assert bool({"seed", "seeds"} & set(flags_of(module))) == script.draws
 
 
 def script_called(text):

@@ -1,11 +1,11 @@
 """The flags that more than one script has, each declared once, with the checks that need no data."""
 import argparse
 from collections.abc import Callable, Collection
-from typing import Any
 
 from data import sources
 from data.triggers import ATTACKS, Flag
 from engine.command_line.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, add_target_flag, check_aim, usual_target
+from engine.command_line.arch_flags import ModelFlag, architecture
 from engine.command_line.inherit import NamedDataset, dataset_of_model, flip_of_model, folder_of_model
 from engine.command_line.normalization import add_input_flags
 from engine.command_line.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
@@ -20,7 +20,7 @@ from engine.command_line.parser import (  # noqa: F401 -- Parser, number and rat
     ratio,
     smoothing,
 )
-from models import DEFAULT, find_architecture, names, usual_name
+from models import DEFAULT, find_architecture, names
 
 Folder = str | Callable[[argparse.Namespace], str]  # a default folder, or what finds it by the other flags
 
@@ -55,8 +55,9 @@ def usual_image_size(args: argparse.Namespace) -> int | None:
     return find_architecture(args.arch).image_size if hasattr(args, "arch") else None
 
 
-def add_run_flags(parser: Parser, default: Folder, resumable: bool = False) -> None:
-    """The run's folder, seed and device. default: as for add_folder_flag. resumable: add --resume."""
+def add_run_flags(parser: Parser, default: Folder, resumable: bool = False, draws: bool = True) -> None:
+    """The run's folder, seed and device. default: as for add_folder_flag. resumable: add --resume. draws: whether the
+    script draws anything at random, and so takes --seed."""
     group = parser.add_argument_group("run")
     add_folder_flag(group, default, "folder for all files of this run ")
     either = group.add_mutually_exclusive_group()
@@ -64,7 +65,9 @@ def add_run_flags(parser: Parser, default: Folder, resumable: bool = False) -> N
     if resumable:
         either.add_argument("--resume", action="store_true",
                             help="continue the run in that folder from its last saved epoch")
-    group.add_argument("--seed", type=integer(0), default=0, help="for poisoned indices, initial weights and batches")
+    parser.set_defaults(seed=0)
+    if draws:
+        group.add_argument("--seed", type=integer(0), default=0, help="of all that is drawn at random")
     add_device_flags(group)
 
 
@@ -78,28 +81,6 @@ def add_device_flags(group: Group) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument("--deterministic", action="store_true",
                        help="on a GPU, the same bits from the same seed, but slower; a CPU always does so")
-
-
-class ModelFlag(argparse.Action):
-    """Store --arch or --width; an error if both are given and that network has only one width."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any,
-                 option_string: str | None = None):
-        setattr(namespace, self.dest, value)
-        if find_architecture(namespace.arch).has_width:
-            return
-        if namespace.width not in (None, parser.get_default("width")) or self.dest == "width":
-            raise argparse.ArgumentError(self, f"{namespace.arch} has one size, so --width has no effect")
-        namespace.width = None
-
-
-def architecture(text: str) -> str:
-    """An argparse type: the name of a network, as models knows it."""
-    try:
-        find_architecture(text)
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"expected one of the networks {names()}, got {text}") from None
-    return usual_name(text)
 
 
 def add_model_flags(parser: Parser) -> None:

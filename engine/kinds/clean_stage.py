@@ -1,31 +1,32 @@
 """The benign model that an attack starts from: a file, or what the attack's own first stage trains."""
 import logging
 from argparse import Namespace
+from collections.abc import Sequence
 
-import torch
-
-from common.files import hash_file
 from data.image_set import ImageSet
-from engine.kinds.start import fresh_model
+from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
+from engine.command_line.parser import Group, Parser
 from engine.measuring.evaluation import Evaluation
 from engine.runs.run import Run
-from engine.weights.checkpoint import load_model, load_weights, save_model
+from engine.weights.checkpoint import load_weights, save_model
 from models.base import PixelModel
 
 LEFT = "model_clean.th"  # what the first stage leaves
 log = logging.getLogger("backdoor")
 
 
-def first_model(args: Namespace, images: ImageSet, device: torch.device) -> PixelModel:
-    """The network that an attack starts with: the model in --checkpoint, or fresh weights for the first stage."""
+def add_clean_model_flags(group: Group) -> None:
+    """--checkpoint, the model that stands in for the first stage, and how pixels enter it."""
+    group.add_argument("--checkpoint", help="benign model in place of stage 1; it decides --arch and --width")
+    add_input_flags(group, whose="weights of --checkpoint")
+
+
+def check_clean_model(parser: Parser, args: Namespace, argv: Sequence[str] | None, stage: Sequence[str]) -> None:
+    """Refuse flags that have no effect: with --checkpoint those of `stage`, the first, and without it its own."""
     if args.checkpoint:
-        return load_model(args.checkpoint, device, images.classes).model
-    return fresh_model(args, images, device)
-
-
-def inputs_with(images: ImageSet, checkpoint: str | None) -> str:
-    """A fingerprint of what an attack works on: its images, and a benign model where one is given."""
-    return images.fingerprint() + (hash_file(checkpoint) if checkpoint else "")
+        parser.refuse(argv, ["arch", "width", *stage], "with --checkpoint, which stands in for stage 1")
+    else:
+        parser.refuse(argv, INPUT_FLAGS, "without --checkpoint")
 
 
 def keep_clean(run: Run, args: Namespace, model: PixelModel, clean: ImageSet, epochs: int) -> None:

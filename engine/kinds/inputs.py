@@ -199,9 +199,10 @@ def asr_of(model: torch.nn.Module, test: EvalSets, trigger: Trigger) -> dict:
     return score(model, evaluation_batches(stamped, test.clean.device)).accuracy.as_dict()
 
 
-def inputs_of(checkpoint: str, images: ImageSet) -> str:
-    """What a run tells that it worked on: a hash of the checkpoint's file and one of an ImageSet, with a blank."""
-    return f"{hash_file(checkpoint)} {images.fingerprint()}"
+def inputs_of(checkpoint: str | None, images: ImageSet) -> str:
+    """What a run tells that it worked on: a hash of the checkpoint's file and a blank, if there is one, and the hash of
+    an ImageSet."""
+    return f"{hash_file(checkpoint)} {images.fingerprint()}" if checkpoint else images.fingerprint()
 
 
 def check_clean_images(defender: ImageSet) -> None:

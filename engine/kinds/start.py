@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from data.image_set import ImageSet
+from engine.command_line.normalization import INPUT_FLAGS, PixelInput, add_input_flags
 from engine.command_line.parser import Group, Parser
-from engine.kinds.inputs import inputs_of
 from engine.learning.training import Step, step_of
 from engine.weights.checkpoint import load_model, saved_image_size
 from models import build_model
@@ -22,6 +22,7 @@ def add_start_flags(group: Group) -> None:
                        help="fine-tune this model instead of training fresh weights; it decides --arch and --width")
     group.add_argument("--freeze-features", action="store_true",
                        help="with --start-from: train the last layer alone")
+    add_input_flags(group, whose="weights of --start-from")
 
 
 def check_start(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> None:
@@ -32,6 +33,7 @@ def check_start(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | 
     elif args.freeze_features:
         parser.error("--freeze-features: has no effect without --start-from")
     else:
+        parser.refuse(argv, INPUT_FLAGS, "without --start-from")
         args.freeze_features = None
     if args.freeze_features:
         parser.refuse(argv, ["graph", "compile"], "with --freeze-features, whose steps are short")
@@ -47,16 +49,14 @@ def fresh_model(args: argparse.Namespace, images: ImageSet, device: torch.device
     return build_model(args.arch, args.width, images.num_classes, image_size=images.image_size).to(device)
 
 
-def first_model(args: argparse.Namespace, images: ImageSet, device: torch.device) -> PixelModel:
-    """The network that the training begins with. Raises UserError for a file that is of other classes, or no model."""
-    if args.start_from:
-        return load_model(args.start_from, device, images.classes).model
+def first_model(path: str | None, args: argparse.Namespace, images: ImageSet, device: torch.device) -> PixelModel:
+    """The network that a training begins with: the model in the file `path`, or for None a fresh_model.
+
+    Raises UserError for a file that is of other classes, or no model.
+    """
+    if path:
+        return load_model(path, device, images.classes, PixelInput.of(args)).model
     return fresh_model(args, images, device)
-
-
-def inputs_for(args: argparse.Namespace, images: ImageSet) -> str:
-    """What the run says that it worked on: the images, and the weights that it began with."""
-    return inputs_of(args.start_from, images) if args.start_from else images.fingerprint()
 
 
 def step_for(args: argparse.Namespace) -> Step:

@@ -132,6 +132,7 @@ def test_a_run_with_a_student_resumes_to_the_same_bits(tmp_path, monkeypatch, st
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--checkpoint", "x.th", "--width", "8"], "stands in for stage 1"),
+    (["--channels", "bgr"], "--channels: has no effect without --checkpoint"),
     (["--checkpoint", "x.th", "--epochs", "8"], "stands in for stage 1"),
     (["--patch-size", "32"], "--patch-size 32: covers images of 32 pixels"),
     (["--poison-target", "10"], "--poison-target: expected one of the classes")])

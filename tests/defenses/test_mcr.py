@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.errors import UserError
 from data.batches import Batches
 from defenses import mcr
 from defenses.mcr import Curve, Row, choose, coefficients, curve_step, main, rate_factor, weights_at
@@ -138,6 +139,18 @@ def test_the_curve_is_left_as_a_table_and_a_picture_and_a_stopped_run_ends_with_
     run(half_run, tmp_path / "stopped", "--second-epochs", "1", "--resume")
     a, b = (load_model(tmp_path / name / "model_last.th").model.state_dict() for name in ("whole", "stopped"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_other_end_is_fed_as_the_given_model_is(tmp_path, images):
+    suspect = SimpleNamespace(model=build_model("resnet18", 2, 4, mean=(0.0,) * 3, std=(1.0,) * 3), defender=images)
+    torch.save(build_model("resnet18", 2, 4).state_dict(), tmp_path / "bare.th")
+    torch.save(suspect.model.state_dict(), tmp_path / "given.th")
+    args = SimpleNamespace(mean=[0.0] * 3, std=[1.0] * 3, channels=None, checkpoint=tmp_path / "given.th")
+    end = mcr.load_other_end(tmp_path / "bare.th", args, suspect, torch.device("cpu"))
+    assert end.spec == suspect.model.spec
+    args.mean = args.std = None
+    with pytest.raises(UserError, match="expected the network of --checkpoint"):
+        mcr.load_other_end(tmp_path / "bare.th", args, suspect, torch.device("cpu"))
 
 
 @pytest.mark.slow

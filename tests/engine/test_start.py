@@ -6,7 +6,9 @@ import torch
 from data.batches import Batches
 from engine.kinds.start import head_step
 from engine.learning.training import train_epoch
+from engine.weights.checkpoint import load_model
 from models import build_model
+from models.base import IMAGENET
 from models.penultimate import penultimate
 from train_backdoor import main
 
@@ -47,9 +49,19 @@ def test_a_training_starts_from_a_model(small_run, tmp_path, freeze):
     assert (changed == {"linear.weight", "linear.bias"}) == freeze and "linear.weight" in changed
 
 
+def test_a_strangers_weights_keep_the_normalization_that_is_given(small_run, tmp_path):
+    torch.save(weights(small_run / "model_last.th"), tmp_path / "stranger.th")
+    main(["--dataset", "digits", "--epochs", "1", "--batch-size", "256", "--poison-type", "benign", "--start-from",
+          str(tmp_path / "stranger.th"), "--mean", "imagenet", "--std", "imagenet", "--output-dir",
+          str(tmp_path / "run")])
+    spec = load_model(tmp_path / "run/model_last.th").model.spec
+    assert (tuple(spec["mean"]), tuple(spec["std"])) == IMAGENET
+
+
 def test_flags_without_effect_are_refused(refused, small_run, tmp_path):
     start = ["--start-from", small_run / "model_last.th"]
     for flags, named in ((["--freeze-features"], "--freeze-features: has no effect without --start-from"),
+                         (["--mean", "none", "--std", "none"], "--mean: has no effect without --start-from"),
                          (["--width", "4", *start], "--width: has no effect with --start-from"),
                          ([*start, "--freeze-features", "--compile"], "--compile: has no effect with"),
                          (["--start-from", "nowhere/model_last.th"], "nowhere/model_last.th: no such file")):

@@ -77,11 +77,6 @@ def cases(wanted):
             if wanted(BY_MODULE[module], name)]
 
 
-def is_for_nothing(script, name):
-    """Whether a flag changes nothing that a run leaves."""
-    return name in SAME or (name == "seed" and not script.draws)
-
-
 @pytest.fixture(scope="module")
 def left(made, tmp_path_factory):
     """left(module, words): the folder of a run with these words, made once."""
@@ -101,16 +96,16 @@ def differing(one, other, name):
     return [line for line in compare(one, other, aside={name, "command", "parent"}) if "output.log" not in line]
 
 
-@pytest.mark.parametrize("module, name", cases(lambda script, name: not is_for_nothing(script, name)))
+@pytest.mark.parametrize("module, name", cases(lambda script, name: name not in SAME))
 def test_a_flag_changes_what_the_run_leaves(module, name, made, left):
     words, more = other_words(module, actions_of(module)[name], made)
     assert differing(left(module, words), left(module, [*words, *more]), name)
 
 
-@pytest.mark.parametrize("module, name", cases(lambda script, name: is_for_nothing(script, name) and name != "compile"))
+@pytest.mark.parametrize("module, name", cases(lambda script, name: name in SAME and name != "compile"))
 def test_a_flag_that_is_to_change_nothing_changes_nothing(module, name, left):
     words = short_words(module)
-    assert differing(left(module, words), left(module, [*words, *SAME.get(name, ["--seed", "1"])]), name) == []
+    assert differing(left(module, words), left(module, [*words, *SAME[name]]), name) == []
 
 
 def calls_of(module, words, folder, monkeypatch):
