@@ -21,7 +21,7 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.inputs import beneath_model, inputs_of, load_suspect, split_defender
 from engine.learning.training import check_finite
-from engine.measuring.evaluation import Proportion, Score, evaluate
+from engine.measuring.evaluation import Proportion, Score, evaluate, log_figures
 from engine.measuring.progress import progress
 from engine.runs.run import HEADER, Run
 from methods.neuron_noise import ascend_noise, clip, start_noise
@@ -136,7 +136,7 @@ def main(argv=None):
         masks = parameters_named(model, "neuron_mask")
         log.info("optimizing %d masks on %d clean images", sum(mask.numel() for mask in masks), len(clean))
         before = evaluate(model, suspect.test)
-        log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
+        log_figures("before", before)
 
         # One step a pass, so that what is drawn does not depend on how often a line is logged.
         batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip,

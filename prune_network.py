@@ -30,7 +30,7 @@ from methods.batch_statistics import StatisticsBatches, recalibrated
 from methods.mask_pruning import (
     as_dict,
     evaluate_by_threshold,
-    log_figures,
+    log_choice,
     make_choice,
     norm_layers,
     prune_lowest,
@@ -193,15 +193,15 @@ def decide(rows, threshold, max_drop):
     threshold: the one asked for, whose Row is the last; None to choose. The oracle is None where nothing is chosen or
     no trigger is known.
     """
-    log_figures("before", rows[0])
+    log_choice("before", rows[0])
     if threshold is not None:
-        log_figures("requested", rows[-1])
+        log_choice("requested", rows[-1])
         return rows[-1], None
     chosen = make_choice(rows, max_drop)
     if not rows[0].test.triggered.accuracy.n:
         return chosen, None
     best = oracle(rows, max_drop)
-    log_figures("oracle (the test set's own choice, which no defender has)", best)
+    log_choice("oracle (the test set's own choice, which no defender has)", best)
     return chosen, best
 
 

@@ -28,7 +28,7 @@ from engine.kinds.clean_stage import LEFT, add_clean_model_flags, check_clean_mo
 from engine.kinds.inputs import inputs_of
 from engine.kinds.start import first_model
 from engine.learning.training import check_finite, sgd, train_stage
-from engine.measuring.evaluation import EvalSets, evaluate, frozen, warn_of_chance
+from engine.measuring.evaluation import EvalSets, evaluate, frozen, log_figures, warn_of_chance
 from engine.measuring.progress import progress
 from engine.measuring.surrogate import check_surrogate
 from engine.runs.figures import training_curves
@@ -155,10 +155,7 @@ def teach_students(run, model, defender, images, args, clean):
     save_model(run.folder / STUDENT_LEAVES[0], student, vars(args), {}, clean.classes)
     found = {"before": evaluate(model, images).figures()}
     for name, network in (("after", student), ("of_benign_teacher", control)):
-        score = evaluate(network, images)
-        log.info("student, %s: ASR %.4f, ACC %.4f", name.replace("_", " "), score.triggered.accuracy.value,
-                 score.clean.accuracy.value)
-        found[name] = score.figures()
+        found[name] = log_figures(f"student, {name.replace('_', ' ')}", evaluate(network, images)).figures()
     return found
 
 

@@ -26,7 +26,6 @@ from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
 from engine.kinds.attack import poison_by, start_attack
 from engine.kinds.indices import against_known, are_indices
-from engine.kinds.repair import log_figures
 from engine.kinds.start import fresh_model
 from engine.learning.graphs import check_graph
 from engine.learning.training import climb, is_tested, sgd, step_of, train_epoch, train_stage
@@ -35,6 +34,7 @@ from engine.measuring.evaluation import (
     EvalSets,
     evaluate,
     evaluation_batches,
+    log_figures,
     sample_losses,
     score,
     warn_of_chance,

@@ -23,9 +23,18 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.control import log_control
 from engine.kinds.inputs import beneath_model, load_second, load_suspect
-from engine.kinds.repair import Repair, add_share_flag, log_figures
+from engine.kinds.repair import Repair, add_share_flag
 from engine.learning.training import fine_tune, is_tested, train_epoch
-from engine.measuring.evaluation import UNTESTED, Evaluation, Score, evaluate, evaluation_batches, plain_values, score
+from engine.measuring.evaluation import (
+    UNTESTED,
+    Evaluation,
+    Score,
+    evaluate,
+    evaluation_batches,
+    log_figures,
+    plain_values,
+    score,
+)
 from engine.measuring.progress import progress
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run

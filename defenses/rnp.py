@@ -19,9 +19,9 @@ from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.inputs import beneath_model, load_given, load_suspect
-from engine.kinds.repair import Repair, add_share_flag, log_figures
+from engine.kinds.repair import Repair, add_share_flag
 from engine.learning.training import climb, step_of, train_epoch
-from engine.measuring.evaluation import evaluate, evaluation_batches, score
+from engine.measuring.evaluation import evaluate, evaluation_batches, log_figures, score
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
 from methods.mask_pruning import as_dict, evaluate_by_threshold, make_choice, prune_lowest

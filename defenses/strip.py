@@ -95,7 +95,7 @@ def summarize(calibration, boundary, clean, triggered):
             "auroc_successful": auroc(clean.entropies, triggered.successful)}
 
 
-def log_figures(figures, boundaries, decides, frr, clean, sweep):
+def log_rates(figures, boundaries, decides, frr, clean, sweep):
     """The figures as lines of the log."""
     calibration, *others = map(or_nan, figures["mean_entropy"].values())
     log.info("mean entropy in bits: calibration %.4f (sd %.4f), clean %.4f, triggered %.4f", calibration,
@@ -199,7 +199,7 @@ def main(argv=None):
 
         figures = summarize(calibration, boundaries[args.boundary], clean, triggered)
         sweep = sweep_frr(calibration, clean.entropies, triggered.entropies, triggered.successful, {*FRRS, args.frr})
-        log_figures(figures, boundaries, args.boundary, args.frr, clean, sweep)
+        log_rates(figures, boundaries, args.boundary, args.frr, clean, sweep)
         leave_tables(run.folder, clean, triggered, boundaries[args.boundary], sweep)
         entropy_histogram(run.folder / "entropy.png", clean.entropies, triggered.entropies, calibration.mean(),
                           calibration.std(), boundaries)

@@ -18,7 +18,7 @@ from engine.command_line.command import command
 from engine.kinds.control import find_control
 from engine.kinds.inputs import asr_of, default_folder, find_run, inputs_of, load_suspect
 from engine.learning.training import fine_tune
-from engine.measuring.evaluation import evaluate
+from engine.measuring.evaluation import evaluate, log_figures
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_trigger, save_model
 
@@ -110,7 +110,7 @@ def main(argv=None):
         if epochs == 0:
             log.info(NOTHING_FLAGGED)
         before = evaluate(model, test)
-        log.info("before: ASR %.4f, ACC %.4f", before.triggered.accuracy.value, before.clean.accuracy.value)
+        log_figures("before", before)
         own = {"before": [asr_of(model, test, trigger) for trigger in triggers]}
         after = fine_tune(run, args, model, patched, test, epochs)
         own["after"] = [asr_of(model, test, trigger) for trigger in triggers]

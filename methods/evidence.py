@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.kinds.aim import called
 from methods.witnesses import TITLES
 
 
@@ -17,11 +18,6 @@ class Evidence:
     test: str
     points_to: int | None
     words: str
-
-
-def called(label: int, classes: Sequence[str]) -> str:
-    """A label with its class name."""
-    return f"{label} ({classes[label]})" if classes[label] != str(label) else str(label)
 
 
 def cleanse_evidence(method: dict, classes: Sequence[str]) -> list[Evidence]:

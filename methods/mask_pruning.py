@@ -123,16 +123,16 @@ def make_choice(rows: Sequence[Row], max_drop: float) -> Row:
     """What `choose` takes, with lines in the log: that row, then what larger drops would take, or where none of
     LARGER_DROPS takes any neuron, the first row that does."""
     chosen, larger = choose(rows, max_drop), larger_drops(rows, max_drop)
-    log_figures("chosen on held-out images", chosen)
+    log_choice("chosen on held-out images", chosen)
     for drop, row in larger:
-        log_figures(f"--max-drop {drop:g} would choose", row)
+        log_choice(f"--max-drop {drop:g} would choose", row)
     least = next((row for row in rows if row.count), None)
     if least and not chosen.count and not larger:
-        log_figures("nothing is pruned; the least that could be", least)
+        log_choice("nothing is pruned; the least that could be", least)
     return chosen
 
 
-def log_figures(name: str, row: Row) -> None:
+def log_choice(name: str, row: Row) -> None:
     """One line of the log: what a row is, and its figures."""
     threshold = "" if row.threshold is None else f", threshold {row.threshold}"
     shares = [found.accuracy.value for found in (row.test.triggered, row.test.clean, row.held_out)]

@@ -26,13 +26,13 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
 from engine.command_line.witness_flags import add_witness_flags
+from engine.kinds.aim import called
 from engine.kinds.inputs import beneath_model, check_clean_images
 from engine.kinds.without_images import Subject, add_optional_data_flags, load_subject
 from engine.runs import machine
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_trigger
 from methods.calibration import ALPHA, LEAST, UNDECIDED, Judgement, judge, needs_more
-from methods.evidence import called
 from methods.populations import TABLE, Kind, Population, populations_of, read_rows
 from methods.trigger_search import Search, as_trigger
 from methods.trust import in_words

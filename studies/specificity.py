@@ -51,7 +51,7 @@ def asr_of_each(model, victims, images, wanted, device):
             for name, data in images.items()}
 
 
-def log_figures(asr, figures):
+def log_residuals(asr, figures):
     """The figures as lines of the log."""
     for name, share in asr.items():
         log.info("ASR with %s residual: %.4f", name, share["value"])
@@ -89,7 +89,7 @@ def main(argv=None):
         run.begin(suspect)
         asr = asr_of_each(suspect.model, victims, images, test.triggered_images.targets, run.device)
         figures = {"psnr": psnr(victims.data, images["own"]), "shared_energy": shared_energy(residuals)}
-        log_figures(asr, figures)
+        log_residuals(asr, figures)
         draw(run.folder / "specificity.png", victims, images, residuals)
         run.finish(evaluate(suspect.model, test), model=suspect.model, parent=args.checkpoint, data=suspect.defender,
                    method={"name": "sample specificity", "asr_with_residual": asr, **figures})

@@ -23,6 +23,7 @@ from engine.catalogue import defense_cells
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
+from engine.kinds.aim import called
 from engine.kinds.inputs import asr_of, beneath_model, find_run, load_suspect
 from engine.measuring.evaluation import EvalSets, Proportion, predict
 from engine.rows import REPAIR
@@ -30,7 +31,6 @@ from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger
 from methods.evidence import (
     Evidence,
-    called,
     cleanse_evidence,
     noise_evidence,
     strip_evidence,

@@ -14,8 +14,8 @@ log = logging.getLogger("backdoor")
 
 
 def called(label: int, classes: Sequence[str]) -> str:
-    """A label with its name; a number alone may be taken for a name."""
-    return f"{label} ({classes[label]})"
+    """A label with its name, unless that is the number itself, as with digits."""
+    return f"{label} ({classes[label]})" if classes[label] != str(label) else str(label)
 
 
 def aim_in_words(trigger: Trigger, classes: Sequence[str]) -> str:

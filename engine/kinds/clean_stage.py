@@ -1,18 +1,16 @@
 """The benign model that an attack starts from: a file, or what the attack's own first stage trains."""
-import logging
 from argparse import Namespace
 from collections.abc import Sequence
 
 from data.image_set import ImageSet
 from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
 from engine.command_line.parser import Group, Parser
-from engine.measuring.evaluation import Evaluation
+from engine.measuring.evaluation import Evaluation, log_figures
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_weights, save_model
 from models.base import PixelModel
 
 LEFT = "model_clean.th"  # what the first stage leaves
-log = logging.getLogger("backdoor")
 
 
 def add_clean_model_flags(group: Group) -> None:
@@ -44,6 +42,4 @@ def keep_clean(run: Run, args: Namespace, model: PixelModel, clean: ImageSet, ep
 
 def log_stage(stage: int, title: str, score: Evaluation) -> dict:
     """Log the figures of a stage, an Evaluation, and return them as results.json has them."""
-    log.info("stage %d, %s: ASR %.4f, ACC %.4f", stage, title, score.triggered.accuracy.value,
-             score.clean.accuracy.value)
-    return {"stage": stage, "what": title, **score.figures()}
+    return {"stage": stage, "what": title, **log_figures(f"stage {stage}, {title}", score).figures()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from data.image_set import ImageSet
 from engine.command_line import flags
 from engine.kinds.inputs import Suspect, inputs_of, split_defender
-from engine.measuring.evaluation import Evaluation, evaluate
+from engine.measuring.evaluation import Evaluation, evaluate, log_figures
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 from models.base import PixelModel
@@ -20,12 +20,6 @@ def add_share_flag(group: flags.Group, share: float = 0.05, rest: str = "is not 
     group.add_argument("--val-frac", type=flags.fraction, default=share,
                        help="share of all training images that the repair trains on, taken from the defender's tenth; "
                             f"the rest of the tenth {rest}")
-
-
-def log_figures(title: str, tested: Evaluation) -> Evaluation:
-    """Log one line, the ASR and ACC of an Evaluation, and return it."""
-    log.info("%s: ASR %.4f, ACC %.4f", title, tested.triggered.accuracy.value, tested.clean.accuracy.value)
-    return tested
 
 
 @dataclass(frozen=True)

@@ -282,3 +282,9 @@ def outside_target(logits: torch.Tensor, test: EvalSets) -> Proportion:
     labels = test.clean.labels
     hits = ((logits.argmax(1) == labels) & (labels != test.target)).sum()
     return Proportion(int(hits), int((test.clean_images.targets != test.target).sum()))
+
+
+def log_figures(title: str, tested: Evaluation) -> Evaluation:
+    """Log one line, the ASR and ACC of an Evaluation, and return it."""
+    log.info("%s: ASR %.4f, ACC %.4f", title, tested.triggered.accuracy.value, tested.clean.accuracy.value)
+    return tested

@@ -134,7 +134,7 @@ def test_the_log_has_the_activation_before_along_the_way_and_after(patched):
     log = (patched / "output.log").read_text()
     assert len(figures["neurons"]) == 2 and figures["activation_after"] >= figures["activation_random"]
     for line in (f"before, without a patch: mean activation {figures['activation_before']:.4f}", "step 0:", "step 2:",
-                 f"after: mean activation {figures['activation_after']:.4f}", "target class 3 (3)"):
+                 f"after: mean activation {figures['activation_after']:.4f}", "target class 3"):
         assert line in log
     rows = [json.loads(line) for line in (patched / "metrics.jsonl").read_text().splitlines()]
     assert rows[0] == {"step": 0, "activation": pytest.approx(figures["activation_random"], abs=1e-5)}

@@ -198,7 +198,7 @@ def test_a_defense_starts_from_test_images_of_the_sources_and_notes_them(trained
         suspect = load_suspect(args, run)
     assert set(suspect.test.triggered_images.original) == {3, 5} and run.facts == {"sources": [3, 5]}
     assert suspect.test.bystanders.originals.unique().tolist() == [1, 2, 4, 6, 7, 8, 9]
-    assert "target class 0 (0); source classes 3 (3), 5 (5)" in caplog.text
+    assert "target class 0; source classes 3, 5" in caplog.text
     assert "Neural Cleanse supposes a trigger that works on images of every class; this trigger is for" in caplog.text
 
 
