@@ -1,7 +1,7 @@
 """The homework's table and as many defenses as a time limit holds, side by side on one GPU.
 
     python -m benchmarks.gpu --rehearsal --only badnets/anp
-    python -m benchmarks.gpu --data-dir data/cifar10-jpeg --limit 510 --pack output/gpu.tar.xz
+    python -m benchmarks.gpu --limit 510 --pack output/gpu.tar.xz
 
 Must-haves come first: benign, BadNets, clean-label and Blend at full width, then ANP on each; STRIP, Neural Cleanse,
 Fine-Pruning, ABL, ISSBA and others follow as they fit. No job begins that cannot end before the limit; what runs at

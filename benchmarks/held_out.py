@@ -1,8 +1,8 @@
 """Which settings serve --recipe fast or strong best, on images that are neither trained nor tested on.
 
-    python -m benchmarks.held_out --vary lr 0.1 0.2 0.4 -- --width 8 --data-dir data/cifar10-jpeg
-    python -m benchmarks.held_out --vary crop-padding 0 1 2 4 --seeds 2 -- --width 8 --data-dir data/cifar10-jpeg
-    python -m benchmarks.held_out --vary cutout 0 8 -- --recipe strong --poison-type benign --data-dir data/cifar10-jpeg
+    python -m benchmarks.held_out --vary lr 0.1 0.2 0.4 -- --width 8
+    python -m benchmarks.held_out --vary crop-padding 0 1 2 4 --seeds 2 -- --width 8
+    python -m benchmarks.held_out --vary cutout 0 8 -- --recipe strong --poison-type benign
 
 Trains by train_backdoor.py's flags, which stand behind `--`, on the attacker's images with each value of one more flag
 and from each seed, and counts on the defender's tenth, which the training never sees: a default must not be fitted to
@@ -21,7 +21,7 @@ from engine.command_line.command import command
 from engine.command_line.recipe_flags import is_one_cycle
 from engine.kinds.attack import poison_by
 from engine.kinds.start import step_for
-from engine.learning.schedules import one_cycle_of
+from engine.learning.schedules import check_one_cycle, one_cycle_of
 from engine.learning.training import sgd, train_epoch
 from engine.measuring.evaluation import EvalSets, evaluate
 from engine.runs import machine
@@ -49,7 +49,9 @@ def held_out_score(args, attacker, defender):
                       cutout=args.cutout)
     model = build_model(args.arch, args.width, attacker.num_classes).to(device)
     optimizer = sgd(model, args, nesterov=True)
-    scheduler = one_cycle_of(optimizer, args.epochs * len(batches), args.recipe)
+    steps = args.epochs * len(batches)
+    check_one_cycle(steps, args.recipe)
+    scheduler = one_cycle_of(optimizer, steps)
     amp = machine.trains_in_bfloat16(args, device)
     for _ in range(args.epochs):
         train_epoch(model, batches, optimizer, amp, step_for(args), scheduler.step)

@@ -1,6 +1,6 @@
 """Speed of Neural Cleanse's search here against its straightforward form, alternating in one run.
 
-    python benchmarks/defenses.neural_cleanse
+    python -m benchmarks.neural_cleanse
 
 Straightforward: one label after the other, gradients of every weight, NCHW, batch norms as they are, and every step of
 the budget made whether or not a label is done. The same start and the same images on both sides, so that the norms can

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from statistics import median
 
+from common.errors import UserError
+from engine.catalogue import BY_MODULE
 from engine.command_line import flags
 from engine.command_line.command import command
 
@@ -32,9 +34,9 @@ def cpu_seconds(words):
 def starts(scripts):
     """{(script, what is done): the words that Python is called with}; TORCH stands for itself."""
     found = {(TORCH, "import"): ["-c", TORCH]}
-    for script in scripts:
-        found[script, "--help"] = [script, "--help"]
-        found[script, "import"] = ["-c", f"import {script.removesuffix('.py')}"]
+    for module in scripts:
+        found[module, "--help"] = [*BY_MODULE[module].words(), "--help"]
+        found[module, "import"] = ["-c", f"import {module}"]
     return found
 
 
@@ -47,7 +49,7 @@ def measure(scripts, rounds):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    parser.add_argument("scripts", nargs="*", metavar="SCRIPT.py", help="(default: all of the suite's)")
+    parser.add_argument("scripts", nargs="*", metavar="MODULE", help="as train_backdoor, defenses.strip (default: all)")
     parser.add_argument("--rounds", type=flags.integer(1), default=5, help="rounds after one to warm up")
     return parser.parse_args(argv)
 
@@ -55,7 +57,9 @@ def parse_args(argv=None):
 @command
 def main(argv=None):
     args = parse_args(argv)
-    scripts = args.scripts or sorted(path.name for path in ROOT.glob("*.py"))
+    scripts = args.scripts or list(BY_MODULE)
+    if unknown := set(scripts) - set(BY_MODULE):
+        raise UserError(f"{min(unknown)}: not a script of the suite, as {', '.join(list(BY_MODULE)[:3])}")
     found = measure(scripts, args.rounds)
     alone = found[TORCH, "import"]
     print(f"CPU seconds, medians of {args.rounds}; `{TORCH}` alone takes {alone:.2f}\n")

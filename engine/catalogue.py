@@ -149,7 +149,7 @@ SCRIPTS = (
            lasting="--val-frac 0.05 --teacher-epochs 4 --epochs 8 --batch-size 8", after=(TRAIN_BADNETS,),
            other={"betas": "0", "milestones": "1", "test_every": ("--epochs 3", "3")}),
     Script("defenses.clp", "CLP", REPAIR, is_heavy=False, draws=False, reads=SUSPECT, small="--u 1",
-           cells=(Cell("clp", "clp", is_heavy=False, draws=False),), after=(TRAIN_BADNETS,), other={"u": "0.5"}),
+           cells=(Cell("clp", "clp", is_heavy=False),), after=(TRAIN_BADNETS,), other={"u": "0.5"}),
     Script("defenses.rnp", "RNP", REPAIR, reads=f"{SUSPECT} --val-frac 0.05", cells=(Cell("rnp", "rnp"),),
            small="--unlearn-steps 2 --recover-steps 20 --batch-size 32", after=(TRAIN_BADNETS,),
            figures={"unlearned.acc": "ACC after unlearning", "recovered.acc": "ACC with the masks",

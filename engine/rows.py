@@ -11,7 +11,7 @@ class Cell:
     name: its name in matrix files. folder: its output folder beneath the model's run. flags: the flags that select it.
     needs: the cell that must have run on the same model before. takes: {flag: file that `needs` left}, given in place
     of --checkpoint, or to a training beside the attack's flags. is_prepared: whether matrix files set its flags under
-    `prepare` instead of under `defenses`. draws: whether it uses random numbers, and so takes a seed. in_audit: its
+    `prepare` instead of under `defenses`. draws: whether it takes a seed, if its script takes one at all. in_audit: its
     name in an audit's settings, "" if audits do not run it.
     """
 

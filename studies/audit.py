@@ -1,6 +1,6 @@
 """Is there a sign of a backdoor in a model that nobody vouches for, at a known rate of false alarms?
 
-    python -m studies.audit output/badnets/model_last.th data/cifar10-jpeg
+    python -m studies.audit output/badnets/model_last.th my/images
 
 MODEL holds the weights of any network of the suite; IMAGES is a folder of clean images, <class>/* or the data set's
 own. No trigger is looked at. Three witnesses speak, the cheap ones first: CLP's channel bounds, MM-BD and, where there

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MEASURED = [ROOT / name / "README.md" for name in ("results", "zoo", "benchmarks")]  # their commands take hours
 EVERY = [*PAGES, *MEASURED]
-FOLDER = "data/cifar10-jpeg"
+FOLDER = "my/images"
 STARTS = ("python ", "make ")
 
 
@@ -127,10 +127,9 @@ def is_sweep(command):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A Checkout with small images where the pages put CIFAR-10 and a reader's own."""
+    """A Checkout with small images where the pages put a reader's own."""
     root = tmp_path_factory.mktemp("checkout")
     write_noise(root / FOLDER, ("ant", "bee", "cow"), count=40)
-    (root / "my").mkdir()
     (root / "my/inbox").symlink_to(root / FOLDER / "test/ant")
     return Checkout(root)
 

@@ -179,7 +179,7 @@ class Planner:
             return self.add(folder, script, settings, [model.results, *needs], title, seed)
         given = self.taken(cell, attack, seed, needs) or {"checkpoint": f"{model.folder}/model_last.th"}
         return self.add(folder, script, {**given, **own}, needs or [model.results], title,
-                        seed if cell.draws else None, cell.is_heavy)
+                        seed if script.draws and cell.draws else None, cell.is_heavy)
 
     def taken(self, cell, attack, seed, needs):
         """The flags with the files that the cell which another needs leaves, planned before it; appends it to `needs`.

@@ -29,7 +29,6 @@ from engine.weights.checkpoint import check_classes
 from models.base import PixelModel
 
 SUSPECTED, TABLE = "suspected.npy", "classes.csv"
-KNOWN = ("poisoned", "hits")  # columns of TABLE that only evaluation knows
 log = logging.getLogger("backdoor")
 
 

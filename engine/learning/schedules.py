@@ -24,9 +24,8 @@ def scheduler_of(optimizer: torch.optim.Optimizer, milestones: Sequence[int],
     return one_cycle_of(optimizer, one_cycle_steps)
 
 
-def one_cycle_of(optimizer: torch.optim.Optimizer, steps: int,
-                 recipe: str = "fast") -> torch.optim.lr_scheduler.OneCycleLR:
-    """A scheduler in which the rate of `optimizer` rises to its value and falls to 0 in `steps` steps."""
-    check_one_cycle(steps, recipe)
+def one_cycle_of(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    """A scheduler in which the rate of `optimizer` rises to its value and falls to 0 in `steps` steps, which
+    check_one_cycle allows."""
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], steps, pct_start=WARM_UP,
                                                anneal_strategy="linear", cycle_momentum=False)

@@ -1,8 +1,14 @@
+import importlib
+import inspect
 import json
+import re
+from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 from common.errors import UserError
+from engine.catalogue import BY_MODULE
 from reporting.summary import EXPLAINED, summary
 
 
@@ -11,6 +17,26 @@ def test_it_names_the_figures_and_every_file(small_run):
     assert "of 360 images" in text and "of 324 images" in text and "ASR" in text
     for path in small_run.iterdir():
         assert path.name in text and path.name in EXPLAINED
+
+
+def files_left():
+    """Names of the files that the scripts say they leave: the constants of that name, and what is given to Run."""
+    found = set()
+    for name in BY_MODULE:
+        module = importlib.import_module(name)
+        for constant in vars(module):
+            if constant.endswith("LEAVES"):
+                found.update(getattr(module, constant))
+        for call in re.findall(r"with Run\(args, (.*)\) as run", inspect.getsource(module)):
+            found.update(re.findall(r'"([a-z_]+\.[a-z]+)"', call))
+    return found
+
+
+def test_every_file_that_a_script_leaves_is_explained_here_and_in_the_page():
+    left, page = files_left(), (ROOT / "docs/files.md").read_text()
+    assert {"second.th", "channels.csv", "teacher.th", "losses.png", "data.npy"} <= left
+    assert left - set(EXPLAINED) == set()
+    assert [name for name in sorted(left) if f"`{Path(name).stem}." not in page] == []
 
 
 def test_an_unfinished_run_is_said_to_be_one(tmp_path):
