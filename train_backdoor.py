@@ -136,7 +136,7 @@ def train(run, args, model, poisoned, batches, test):
     if args.compile:
         compile_for(model, run.device)
     tested = train_stage(run, model, batches, test, args.epochs, sgd(model, args, nesterov=one_cycle), args.milestones,
-                         watch=watch if args.track_losses else None, one_cycle=one_cycle, test_every=args.test_every,
+                         watch=watch if args.track_losses else None, one_cycle=one_cycle,
                          graph=args.graph, step=step_for(args))
     return tested or evaluate(model, test)  # None if the last epoch was made before a stop
 

@@ -205,8 +205,8 @@ def main(argv=None):
         save_trigger(run.folder / "trigger_info.th", trigger)
         draw_examples(run.folder / "poisoned_examples.png", test, trigger)
 
-        tested = train_stage(run, model, batches, images, args.epochs, sgd(model, args), args.milestones, step,
-                             test_every=args.test_every) or evaluate(model, images)
+        tested = train_stage(run, model, batches, images, args.epochs, sgd(model, args), args.milestones, step)
+        tested = tested or evaluate(model, images)
         warn_of_chance(tested, clean.num_classes, is_attacked=True)
         found = measure_mixtures(model, test, args, run.device)
 

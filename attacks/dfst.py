@@ -174,7 +174,7 @@ def learn(run, args, model, clean, poisoned, trigger, images):
     pool = Batches(clean, count, run.device, run.generator, *augmentation, count)
     tested = train_stage(run, model, batches, images, args.epochs, sgd(model, args), args.milestones,
                          step_of(args, injectors, pool, run.generator),
-                         watch_rounds(run, args, injectors, clean, trigger), test_every=args.test_every,
+                         watch_rounds(run, args, injectors, clean, trigger),
                          learned={"injectors": injectors})
     return tested or evaluate(model, images)
 

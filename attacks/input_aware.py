@@ -25,7 +25,7 @@ from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.kinds.attack import draw_examples, load_unpoisoned, log_target
 from engine.kinds.start import fresh_model
-from engine.learning.training import check_finite, is_tested, sgd, train_stage
+from engine.learning.training import check_finite, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits, warn_of_chance
 from engine.measuring.progress import progress
 from engine.runs.figures import training_curves
@@ -171,7 +171,7 @@ def learn(run, args, model, masks, pictures, batches, test):
 
     def watch(model):
         epoch = run.epoch + 1
-        if not is_tested(epoch, until, args.test_every):
+        if not run.is_tested(epoch, until):
             return {"cross_acc": None}
         trigger = trigger_of(masks, pictures, args.poison_target)
         accuracy = measure_cross(model, trigger, test, args.seed, run.amp and epoch < until).value
@@ -180,7 +180,7 @@ def learn(run, args, model, masks, pictures, batches, test):
 
     tested = train_stage(
         run, model, batches, test, until, sgd(model, args), args.milestones, step_of(args, masks, pictures), watch,
-        test_every=args.test_every, learned={"masks": masks, "pictures": pictures},
+        learned={"masks": masks, "pictures": pictures},
         others=[torch.optim.Adam(pictures.parameters(), args.generator_lr, betas=(0.5, 0.9))],
         restamp=lambda: stamp_all(test.clean_images, trigger_of(masks, pictures, args.poison_target)))
     trigger = trigger_of(masks, pictures, args.poison_target)

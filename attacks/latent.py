@@ -196,8 +196,7 @@ def train_teacher(run, args, model, batches, clean, test):
     if args.checkpoint:
         check_surrogate(args.checkpoint, model, clean.subset(slice(MEASURED)), run.device)
     else:
-        train_stage(run, model, batches, test, args.epochs, sgd(model, args), args.milestones,
-                    test_every=args.test_every)
+        train_stage(run, model, batches, test, args.epochs, sgd(model, args), args.milestones)
     keep_clean(run, args, model, clean, args.epochs)
 
 
@@ -224,7 +223,7 @@ def inject(run, args, model, batches, trigger, images):
     """Stage 3; the Evaluation on the EvalSets `images`."""
     tested = train_stage(run, model, batches, images, args.epochs + args.inject_epochs,
                          sgd(model, args, args.inject_lr), flags.usual_milestones(args.inject_epochs),
-                         step_of(args, trigger, run.device), test_every=args.test_every)
+                         step_of(args, trigger, run.device))
     return tested or evaluate(model, images)
 
 

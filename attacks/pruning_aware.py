@@ -142,8 +142,7 @@ def check_silenceable(model):
 def learn(run, args, model, image_set, test, until, milestones):
     """Train `model` on an ImageSet up to epoch `until` of the run, as the flags say."""
     batches = Batches(image_set, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-    train_stage(run, model, batches, test, until, sgd(model, args), milestones, test_every=args.test_every,
-                graph=args.graph)
+    train_stage(run, model, batches, test, until, sgd(model, args), milestones, graph=args.graph)
 
 
 def train_clean(run, args, model, clean, test):

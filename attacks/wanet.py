@@ -24,7 +24,7 @@ from engine.kinds.attack import draw_examples, load_unpoisoned, log_target
 from engine.kinds.inputs import asr_of
 from engine.kinds.start import fresh_model
 from engine.learning.graphs import check_graph
-from engine.learning.training import is_tested, sgd, train_stage
+from engine.learning.training import sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits, warn_of_chance
 from engine.runs.figures import training_curves
 from engine.runs.run import Run
@@ -69,7 +69,7 @@ def watch_noise(run, args, noisy):
     """What each tested epoch's row gets in addition: noise accuracy, that on the Batches `noisy`."""
     def watch(model):
         epoch = run.epoch + 1
-        if not is_tested(epoch, args.epochs, args.test_every):
+        if not run.is_tested(epoch, args.epochs):
             return {"noise_acc": None}
         accuracy = score_logits(predict(model, noisy, run.amp and epoch < args.epochs), noisy).accuracy.value
         log.info("noise accuracy after epoch %d: %.4f", epoch, accuracy)
@@ -117,7 +117,7 @@ def learn(run, args, model, clean, trigger, images, noisy):
     batches = Batches(clean, args.batch_size, run.device, run.generator)  # augmented in the step, after the warp
     step = step_of(args, torch.from_numpy(trigger.grid).to(run.device), run.generator)
     tested = train_stage(run, model, batches, images, args.epochs, sgd(model, args), args.milestones, step,
-                         watch_noise(run, args, noisy), test_every=args.test_every, graph=args.graph)
+                         watch_noise(run, args, noisy), graph=args.graph)
     return tested or evaluate(model, images)
 
 

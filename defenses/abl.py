@@ -28,7 +28,7 @@ from engine.kinds.attack import poison_by, start_attack
 from engine.kinds.indices import against_known, are_indices
 from engine.kinds.start import fresh_model
 from engine.learning.graphs import check_graph
-from engine.learning.training import climb, is_tested, sgd, step_of, train_epoch, train_stage
+from engine.learning.training import climb, sgd, step_of, train_epoch, train_stage
 from engine.measuring.evaluation import (
     UNTESTED,
     EvalSets,
@@ -93,7 +93,7 @@ def copy_weights(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, max_drop, test_every=1):
+def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, max_drop):
     """Climb the loss of `batches` for `epochs` after the `before` that the run has made, while clean accuracy holds.
 
     Once it falls by more than `max_drop` on `held_out` (Batches), the last epoch that kept to it is what is left.
@@ -105,7 +105,7 @@ def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, ma
         train_score = train_epoch(model, batches, optimizer, run.amp, step_of(climb))
         accuracy, tested = score(model, held_out).accuracy.value, UNTESTED
         last = epoch if accuracy < floor else before + epochs
-        if is_tested(epoch, last, test_every):
+        if run.is_tested(epoch, last):
             tested = evaluate(model, images, run.amp and epoch < last)
         run.log(epoch, optimizer.param_groups[0]["lr"], train_score, tested)
         log.info("unlearning, epoch %d: held-out ACC %.4f", epoch - before, accuracy)
@@ -157,7 +157,7 @@ def isolate_images(run, args, model, poisoned, test):
     """Stage 1: train on all images, and leave in isolated.npy the indices of the lowest losses; returns those."""
     objective = isolation_objective(args.gamma, args.lga, args.flooding)
     train_stage(run, model, batches_of(poisoned, args, run), test, args.isolation_epochs, sgd(model, args), [],
-                step_of(objective), test_every=args.test_every, graph=args.graph)
+                step_of(objective), graph=args.graph)
     path = run.folder / "isolated.npy"
     run.check_left(path.name, args.isolation_epochs)
     if not path.exists():  # it exists if the run resumes after stage 1
@@ -171,8 +171,7 @@ def train_on_rest(run, args, model, poisoned, isolated, test):
     is_left[isolated] = False
     rest = batches_of(poisoned.subset(is_left), args, run, crop_padding=args.crop_padding, flip=args.flip)
     until, path = args.isolation_epochs + args.epochs, run.folder / "model_filtered.th"
-    train_stage(run, model, rest, test, until, sgd(model, args), args.milestones, test_every=args.test_every,
-                graph=args.graph)
+    train_stage(run, model, rest, test, until, sgd(model, args), args.milestones, graph=args.graph)
     run.check_left(path.name, until)
     if path.exists():  # the run resumes in stage 3
         load_weights(path, model)
@@ -187,7 +186,7 @@ def unlearn_isolated(run, args, model, poisoned, isolated, test, held_out):
         return 0
     return unlearn(run, model, batches_of(poisoned.subset(isolated), args, run), test, held_out,
                    args.isolation_epochs + args.epochs, args.unlearn_epochs, sgd(model, args, args.unlearn_lr),
-                   args.max_drop, args.test_every)
+                   args.max_drop)
 
 
 @command

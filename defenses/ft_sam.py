@@ -85,7 +85,6 @@ def train(repair, args):
     objective, optimizer = partial(F.cross_entropy, label_smoothing=args.label_smoothing), sgd(model, args)
     step = SharpnessAware(optimizer, args.rho, objective) if args.rho else step_of(objective)
     return fine_tune(repair.run, args, model, repair.own, repair.suspect.test, args.epochs, optimizer, step=step,
-                     test_every=args.test_every,
                      scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs))
 
 

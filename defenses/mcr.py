@@ -24,7 +24,7 @@ from engine.command_line.command import command
 from engine.kinds.control import log_control
 from engine.kinds.inputs import beneath_model, load_second, load_suspect
 from engine.kinds.repair import Repair, add_share_flag
-from engine.learning.training import fine_tune, is_tested, train_epoch
+from engine.learning.training import fine_tune, train_epoch
 from engine.measuring.evaluation import (
     UNTESTED,
     Evaluation,
@@ -131,7 +131,7 @@ def train_curve(repair, args, curve, before, own):
     step = curve_step(curve, run.generator, args.weight_decay)
     for epoch in run.epochs(until, model=bend, optimizer=optimizer, scheduler=scheduler):
         trained, tested = train_epoch(bend, batches, optimizer, run.amp, step), UNTESTED
-        if is_tested(epoch, until, args.test_every):
+        if run.is_tested(epoch, until):
             tested = evaluate(curve.network(MIDDLE, own), test)
         run.log(epoch, scheduler.get_last_lr()[0], trained, tested)
         scheduler.step()
@@ -192,7 +192,7 @@ def load_other_end(path, args, suspect, device):
 def fine_tuned(repair, args):
     """The default second end: a copy of the model, fine-tuned; leaves second.th."""
     run, suspect, second = repair.run, repair.suspect, copy.deepcopy(repair.suspect.model)
-    fine_tune(run, args, second, repair.own, suspect.test, args.second_epochs, test_every=args.test_every)
+    fine_tune(run, args, second, repair.own, suspect.test, args.second_epochs)
     path = run.folder / "second.th"
     run.check_left(path.name, args.second_epochs)
     if path.exists():  # the run resumes on the curve

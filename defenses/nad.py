@@ -111,7 +111,7 @@ def train_teacher(repair, args):
     """Stage 1: a copy of the model, fine-tuned; leaves teacher.th. Returns (teacher, its Evaluation)."""
     run, suspect, teacher = repair.run, repair.suspect, copy.deepcopy(repair.suspect.model)
     fine_tune(run, args, teacher, repair.own, suspect.test, args.teacher_epochs,
-              sgd(teacher, args, nesterov=True), milestones=args.milestones, test_every=args.test_every)
+              sgd(teacher, args, nesterov=True), milestones=args.milestones)
     path = run.folder / "teacher.th"
     run.check_left(path.name, args.teacher_epochs)
     if path.exists():  # the run resumes in stage 2
@@ -125,7 +125,7 @@ def train_student(repair, args, teacher, betas):
     """Stage 2: train the model itself under the teacher; returns its Evaluation."""
     model, until = repair.suspect.model, args.teacher_epochs + args.epochs
     return fine_tune(repair.run, args, model, repair.own, repair.suspect.test, until, sgd(model, args, nesterov=True),
-                     milestones=args.milestones, test_every=args.test_every,
+                     milestones=args.milestones,
                      step=distillation_step(teacher, betas))
 
 

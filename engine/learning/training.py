@@ -89,20 +89,14 @@ def train_epoch(model: torch.nn.Module, batches: Batches, optimizer: torch.optim
     return Score(float(torch.stack(losses).sum()) / batches.num_images, share, share)
 
 
-def is_tested(epoch: int, until: int, every: int) -> bool:
-    """Whether a stage that ends with epoch `until` is tested after `epoch`: every `every`th epoch of the run, and the
-    last."""
-    return epoch == until or epoch % every == 0
-
-
 def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSets, until: int,
                 optimizer: torch.optim.Optimizer, milestones: Sequence[int] = (), step: Step = cross_entropy_step,
-                watch: Callable[[torch.nn.Module], dict] | None = None, one_cycle: bool = False, test_every: int = 1,
+                watch: Callable[[torch.nn.Module], dict] | None = None, one_cycle: bool = False,
                 restamp: Callable[[], ImageSet] | None = None, graph: bool = False, learned: dict | None = None,
-                others: Sequence[torch.optim.Optimizer] = (),
-                scheduler: LRScheduler | None = None) -> Evaluation | None:
-    """Train `model` up to epoch `until` of the Run; log each epoch, and test on EvalSets the epochs that is_tested
-    selects.
+                others: Sequence[torch.optim.Optimizer] = (), scheduler: LRScheduler | None = None
+                ) -> Evaluation | None:
+    """Train `model` up to epoch `until` of the Run; log each epoch, and test on EvalSets after those that
+    Run.is_tested names.
 
     The last epoch is tested in float32, the earlier ones in the run's own precision. The learning rate is divided by
     ten after each of `milestones`, counted from the stage's first epoch. With one_cycle, for a run of one stage, it
@@ -126,7 +120,7 @@ def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSe
     for epoch in run.epochs(until, model=model, optimizer=optimizer, scheduler=scheduler, **(learned or {}), **beside):
         lr = scheduler.get_last_lr()[0]
         trained, tested = train_epoch(model, batches, optimizer, run.amp, step, after_step, call, others), UNTESTED
-        if is_tested(epoch, until, test_every):
+        if run.is_tested(epoch, until):
             stamped = test.restamped(restamp()) if restamp else test
             tested = evaluate(model, stamped, run.amp and epoch < until)
         for each in falling if one_cycle else (scheduler, *falling):

@@ -80,6 +80,7 @@ class Run:
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
         self.begun, self.lock = False, None
         self.unit = "epoch"  # what a row of the log is of
+        self.test_every = getattr(args, "test_every", 1)
         self.facts = {}  # entries of results.json that are known before the end
         self.saved_epoch, self.saved_at, self.saving_seconds = 0, 0.0, 0.0  # the last one, when, how long it took
         resume.check_folder(self.folder, args, leaves, other_leaves)
@@ -199,8 +200,9 @@ class Run:
             self.saved, self.saved_epoch = None, self.epoch
             log.info("resumed after epoch %d", self.epoch)
         else:
-            if (every := getattr(self.args, "test_every", 1)) > 1 and header == HEADER:
-                log.info("tested after every %d epochs and after the last; the tests' columns are nan between", every)
+            if self.test_every > 1 and header == HEADER:
+                log.info("tested after every %d epochs and after the last; the tests' columns are nan between",
+                         self.test_every)
             log.info(header)
         for epoch in range(self.epoch + 1, count + 1):
             self.epoch_started = time.monotonic()
@@ -208,6 +210,11 @@ class Run:
             if epoch == count or self._should_save():
                 self._save_progress(epoch, state)
             self.epoch, self.epoch_started = epoch, None
+
+    def is_tested(self, epoch: int, until: int) -> bool:
+        """Whether a stage that ends with epoch `until` is tested after `epoch`: every --test-every'th of the run, and
+        the last."""
+        return epoch == until or epoch % self.test_every == 0
 
     def _should_save(self):
         """Whether to save an epoch's state. A GPU, whose epochs may be as short as the saving, saves only now and then.

@@ -15,7 +15,7 @@ from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
 from engine.learning import training
-from engine.learning.training import is_tested, step_of, train_epoch, train_stage
+from engine.learning.training import step_of, train_epoch, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate
 from engine.runs.run import Run
 from models import build_model
@@ -28,7 +28,8 @@ def words(folder, **changes):
 
 def stage(folder, images, trigger=None, epochs=5, lr=0.05, **options):
     """Train on `images`, test on them and, if given, on what `trigger` makes of them; (model, rows, last test)."""
-    with Run(words(folder, amp=options.pop("amp", False), resume=folder.exists())) as run:
+    own = {name: options.pop(name) for name in ("amp", "test_every") if name in options}
+    with Run(words(folder, **own, resume=folder.exists())) as run:
         model = build_model("resnet18", 2, images.num_classes)
         test = EvalSets.on("cpu", images, trigger and stamp_all(images, trigger))
         run.begin()
@@ -42,8 +43,9 @@ def without_times(rows):
 
 
 @pytest.mark.parametrize("until, every, tested", [(5, 1, [1, 2, 3, 4, 5]), (5, 2, [2, 4, 5]), (3, 9, [3])])
-def test_every_nth_epoch_and_the_last_is_tested(until, every, tested):
-    assert [epoch for epoch in range(1, until + 1) if is_tested(epoch, until, every)] == tested
+def test_every_nth_epoch_and_the_last_is_tested(until, every, tested, tmp_path):
+    run = Run(words(tmp_path / "run", test_every=every))
+    assert [epoch for epoch in range(1, until + 1) if run.is_tested(epoch, until)] == tested
 
 
 @pytest.mark.slow
