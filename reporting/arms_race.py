@@ -17,11 +17,12 @@ from engine.command_line.command import command
 from reporting.found import FINISHED, find_runs
 from reporting.grade import has_usual_aim
 from reporting.groups import attack_behind, attacks, mean, without_seed
-from reporting.published import ARCH, cell_name
+from reporting.published import ARCH, POISONED, cell_name, share_behind
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE, PAGE = ROOT / "workflow/matrices/arms-race.yaml", ROOT / "docs/arms-race.md"
 STOPPED, PASSES = 10, 50  # % of triggered images that get through
+APART = 0.005  # two shares of the training images that differ by less are one
 NOT_RUN = "not run yet"
 INTRO = f"""# The arms race
 
@@ -32,16 +33,22 @@ hold here, the last column has, of the attacks that the defense was run on, the 
 *Stopped* means that at most {STOPPED} % of triggered images get through, *passes* that {PASSES} % or more do, and
 *partly* what lies between. For a repair that is the ASR afterwards, for STRIP the FAR, for a detector of poisoned
 images the share of those that it misses, for one of backdoored models the share of models whose target it does not
-name. All figures are in %, means over seeds where there are several; each links to its first run. `make arms-race` runs
-the cells that are missing, on a WRN-16-1, and `python -m reporting.arms_race` writes this page from `results/`.
+name. All figures are in %, means over seeds where there are several; each links to its first run, with the share of the
+training images that was poisoned where the run says it. Of several shares the one nearest to {100 * POISONED:g} % is
+shown, unless a row names another. `make arms-race` runs the cells that are missing, on a WRN-16-1, and
+`python -m reporting.arms_race` writes this page from `results/`.
 """
 
 
 @dataclass(frozen=True)
 class Tried:
-    """Runs of a defense on an attack that differ in their seeds alone, and the attack's run behind each."""
+    """Runs of a defense on an attack that differ in their seeds alone, and the attack's run behind each.
+
+    poisoned: share of the training images; nan where no run says it.
+    """
 
     attack: str
+    poisoned: float
     runs: tuple
     attacked: tuple
 
@@ -118,42 +125,51 @@ def has_own_aim(attack):
 
 
 def tried_cells(runs):
-    """{(attack, defense): [Tried, one for each setting]} of finished `runs`. Of several in a setting those with the
-    shortest path are taken, which is the one without a suffix for its flags."""
+    """{(attack, defense): [Tried, one for each setting and poisoned share]} of finished `runs`. Of several in a place
+    those with the shortest path are taken, which is the one without a suffix for its flags."""
     groups, found = attacks(runs), {}
     for run in runs:
         attack = attack_under(run, groups) if run.state == FINISHED and not run.is_attack else None
         if attack and cell_name(run) and has_own_aim(attack):
-            own = found.setdefault((cell_name(attack), cell_name(run)), {}).setdefault(attack.setting, {})
-            own.setdefault(without_seed(run.name), []).append((run, attack))
-    return {key: [Tried(key[0], *zip(*named[min(named, key=lambda name: (len(name), name))], strict=True))
-                  for named in settings.values()] for key, settings in found.items()}
+            share = round(share_behind(run, attack), 3)
+            own = found.setdefault((cell_name(attack), cell_name(run)), {})
+            place = own.setdefault((attack.setting, str(share)), {})  # as a text, since nan is not equal to nan
+            place.setdefault(without_seed(run.name), []).append((run, attack))
+    return {key: [Tried(key[0], float(share), *zip(*named[min(named, key=lambda name: (len(name), name))], strict=True))
+                  for (_, share), named in places.items()] for key, places in found.items()}
+
+
+def at_share(cells, attack, poisoned):
+    """The Tried of an attack, only those with a share of its training images poisoned where `poisoned` names one."""
+    return [tried for tried in cells.get(attack, []) if poisoned is None or abs(tried.poisoned - poisoned) < APART]
 
 
 def ranked_settings(cells, named):
     """The settings of a defense's cells, {attack: [Tried]}, the best first: with the attack that keeps to the
-    assumption, the first of `named`, with most of those named, with most attacks that worked, the published network,
-    the widest."""
-    worked = {}  # {setting: {attack: whether it worked there}}
+    assumption, the first of `named`, [(attack, share poisoned or None)], with most of those named, with most attacks
+    that worked, the published network, the widest."""
+    having = [{tried.setting for tried in at_share(cells, *one)} for one in named]
+    worked = {}  # {setting: the attacks that had worked there}
     for attack, own in cells.items():
         for tried in own:
-            worked.setdefault(tried.setting, {})[attack] = tried.has_backdoor
+            worked.setdefault(tried.setting, set()).update({attack} if tried.has_backdoor else ())
     return sorted(worked, key=lambda setting: (
-        named[0] in worked[setting], len(worked[setting].keys() & named), sum(worked[setting].values()),
-        setting[1] == ARCH, setting[2] or 0, str(setting)), reverse=True)
+        setting in having[0], sum(setting in own for own in having), len(worked[setting]), setting[1] == ARCH,
+        setting[2] or 0, str(setting)), reverse=True)
 
 
-def best(cells, attack, settings):
-    """The Tried of an attack in the first of `settings` that has one; None if it was never run."""
-    own = {tried.setting: tried for tried in cells.get(attack, [])}
-    return next((own[setting] for setting in settings if setting in own), None)
+def best(tried, settings):
+    """Of a list of Tried the one in the first of `settings` that has one, with the poisoned share nearest to the
+    published; None if there is none."""
+    return min(tried, default=None, key=lambda one: (
+        settings.index(one.setting), math.isnan(one.poisoned), abs(one.poisoned - POISONED)))
 
 
 def least_stopped(cells, keeper, settings):
     """[the Tried of the attack that gets through most, each in the first setting in which it had worked], but for the
     one that keeps to the assumption; [] for none."""
     working = {attack: [tried for tried in own if tried.has_backdoor] for attack, own in cells.items()}
-    tried = [best(working, attack, settings) for attack, own in working.items() if own and attack != keeper]
+    tried = [best(own, settings) for attack, own in working.items() if own and attack != keeper]
     return [max(tried, key=lambda one: (one.through, one.attack))] if tried else []
 
 
@@ -164,16 +180,30 @@ def in_words(tried, folder):
 
 
 def place(tried):
-    """The data set and the network, in words."""
+    """The data set, the network and the poisoned share, in words."""
     dataset, arch, width = tried.setting
-    return f"{dataset}, {arch}{f' of width {width:g}' if width else ''}"
+    share = "" if math.isnan(tried.poisoned) else f", {100 * tried.poisoned:.3g} % poisoned"
+    return f"{dataset}, {arch}{f' of width {width:g}' if width else ''}{share}"
+
+
+def name_of(attack, poisoned):
+    """An attack in words, with the share of the training images that it is to poison where one is named."""
+    return attack if poisoned is None else f"{attack} at {100 * poisoned:g} %"
+
+
+def named_attacks(entry, key):
+    """[(attack, share poisoned or None)] that a pair of the file has under a key."""
+    named = entry.get(key, ())
+    named = [named] if isinstance(named, str) else named
+    return list(named.items()) if isinstance(named, dict) else [(attack, None) for attack in named]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A defense, and {attack: its Tried, or None} of those that keep to what it assumes and of those that break it.
+    """A defense, and {attack, in words: its Tried, or None} of those that keep to what it assumes and of those that
+    break it.
 
-    cells: {attack: [Tried]} of the defense in all settings.
+    cells: {attack: [Tried]} of the defense in all settings and at all shares.
     """
 
     defense: str
@@ -185,12 +215,13 @@ class Row:
     @classmethod
     def of(cls, defense, entry, cells):
         """entry: what the file of pairs has of the defense. cells: {attack: [Tried]} of it."""
-        keeper = entry["kept_by"]
-        settings = ranked_settings(cells, [keeper, *entry.get("broken_by", ())])
-        broken = {attack: best(cells, attack, settings) for attack in entry.get("broken_by", ())}
+        keepers, breakers = named_attacks(entry, "kept_by"), named_attacks(entry, "broken_by")
+        settings = ranked_settings(cells, [*keepers, *breakers])
+        kept, broken = ({name_of(*one): best(at_share(cells, *one), settings) for one in named}
+                        for named in (keepers, breakers))
         if all(tried and not tried.has_backdoor for tried in broken.values()):
-            broken |= {one.attack: one for one in least_stopped(cells, keeper, settings)}
-        return cls(defense, entry["assumes"], {keeper: best(cells, keeper, settings)}, broken, cells)
+            broken |= {one.attack: one for one in least_stopped(cells, keepers[0][0], settings)}
+        return cls(defense, entry["assumes"], kept, broken, cells)
 
     def text(self, folder):
         """The row of the table on a page in `folder`."""
@@ -206,10 +237,14 @@ class Row:
                     yield f"{self.defense} on {attack} ({tried.verdict})"
 
     def elsewhere(self):
-        """What became of the row's attacks in other settings where that is another verdict, in words."""
-        for attack, shown in (*self.kept.items(), *self.broken.items()):
-            for tried in self.cells.get(attack, []):
-                if shown and tried.has_backdoor and tried.verdict != shown.verdict:
+        """What became of the row's attacks in other settings and at other shares where that is another verdict than any
+        that the row has of them, in words."""
+        verdicts = {}
+        for shown in filter(None, (*self.kept.values(), *self.broken.values())):
+            verdicts.setdefault(shown.attack, set()).add(shown.verdict)
+        for attack, known in verdicts.items():
+            for tried in self.cells[attack]:
+                if tried.has_backdoor and tried.verdict not in known:
                     yield f"{self.defense} on {attack} ({place(tried)}: {tried.verdict})"
 
 
@@ -223,7 +258,8 @@ def page(runs, folder):
     return "\n".join([INTRO, "| defense | it assumes | an attack that keeps to it | an attack that breaks it |",
                       "|---|---|---|---|", *(row.text(folder) for row in rows),
                       *(["", f"Measured otherwise than the columns say: {others}."] if others else []),
-                      *(["", f"Another verdict on another data set or network: {elsewhere}."] if elsewhere else []),
+                      *(["", f"Another verdict on other images or networks, or at another share: {elsewhere}."]
+                        if elsewhere else []),
                       ""])
 
 

@@ -14,7 +14,7 @@ WRN = {"width": None, "spec": {"arch": "wrn16-1"}}
 def rows(tree):
     """Row of a defense of the file of pairs, by the runs in `tree`."""
     def find(defense, **entry):
-        pairs = {"assumes": "so", "kept_by": "badnets", **entry}
+        pairs = {"assumes": "so", "kept_by": ["badnets"], **entry}
         cells = tried_cells(find_runs(tree.root))
         return Row.of(defense, pairs, {attack: own for (attack, name), own in cells.items() if name == defense})
     return find
@@ -33,7 +33,7 @@ def test_the_page_is_what_the_script_makes_of_the_results_as_they_are():
 def test_the_names_of_the_pairs_are_cells_of_the_catalogue():
     for defense, entry in read_yaml(TABLE)["pairs"].items():
         assert defense in defense_cells()
-        assert {entry["kept_by"], *entry.get("broken_by", ())} <= attack_cells().keys() - {"benign"}
+        assert {*entry["kept_by"], *entry.get("broken_by", ())} <= attack_cells().keys() - {"benign"}
 
 
 def test_a_cell_has_the_figures_before_and_after_and_one_without_a_run_says_so(tree, rows):
@@ -68,7 +68,7 @@ def test_without_a_name_the_attack_that_is_stopped_least_is_shown_if_it_had_work
     row = rows("clp")
     assert list(row.broken) == ["blend"] and list(row.kept) == ["badnets"]
     assert list(row.surprises()) == ["clp on badnets (passes)"]
-    assert list(rows("clp", kept_by="sig", broken_by=["trojan"]).surprises()) == [
+    assert list(rows("clp", kept_by=["sig"], broken_by=["trojan"]).surprises()) == [
         "clp on sig (partly)", "clp on trojan (no backdoor to begin with)"]
     attack(tree, "wrn/issba", "issba", **WRN)
     tree.run("wrn/issba/clp", "defenses.clp", asr=0.9, method={"name": "CLP"}, **WRN)
@@ -121,6 +121,40 @@ def test_of_several_runs_those_without_a_suffix_count_and_seeds_are_averaged(tre
     for name, far in (("strip-seed-0", 0.1), ("strip-seed-1", 0.3), ("strip-average", 0.9)):
         tree.run(f"badnets/{name}", "defenses.strip", method={"name": "STRIP", "far": share(far), "frr": share(0.01)})
     assert "FAR 20.0" in rows("strip", broken_by=["sig"]).text(tree.root)
+
+
+def at_shares(tree, recall):
+    """Attacks on WRN-16-1 with {share of the training images poisoned: a detector's recall}, the lower share with the
+    shorter path."""
+    for number, (poisoned, found) in enumerate(sorted(recall.items()), 1):
+        name = f"{'x' * number}/badnets/seed-0"
+        attack(tree, name, "badnets", method={"of_training_set": poisoned}, **WRN)
+        tree.run(f"{name}/detector", "defenses.activation_clustering", method={"recall": share(found)}, **WRN)
+
+
+def test_a_share_that_is_poisoned_is_a_cell_of_its_own_and_a_row_can_name_it(tree, rows):
+    at_shares(tree, {0.00998: 0.99, 0.045: 0.6, 0.1: 0.0})
+    row = rows("activation-clustering", kept_by={"badnets": 0.01}, broken_by={"badnets": 0.1})
+    text = row.text(tree.root)
+    assert "badnets: recall 99.0: *stopped* ([cifar10, wrn16-1, 1 % poisoned](" in text
+    assert "badnets: recall 0.0: *passes* ([cifar10, wrn16-1, 10 % poisoned](" in text
+    assert list(row.surprises()) == []
+    assert list(row.elsewhere()) == ["activation-clustering on badnets (cifar10, wrn16-1, 4.5 % poisoned: partly)"]
+    assert f"badnets at 2 %: {NOT_RUN}" in rows("activation-clustering", broken_by={"badnets": 0.02}).text(tree.root)
+
+
+def test_of_several_shares_the_one_nearest_to_the_published_is_shown_whatever_its_path(tree, rows):
+    at_shares(tree, {0.01: 0.99, 0.09: 0.0, 0.5: 0.3})
+    assert rows("activation-clustering", broken_by=["sig"]).kept["badnets"].poisoned == 0.09
+
+
+def test_the_detectors_assumption_is_shown_to_hold_at_one_percent_and_to_break_at_ten():
+    cells = tried_cells(find_runs(ROOT / "results"))
+    for defense in ("activation-clustering", "spectral-signatures"):
+        entry = read_yaml(TABLE)["pairs"][defense]
+        row = Row.of(defense, entry, {attack: own for (attack, name), own in cells.items() if name == defense})
+        kept, broken = row.kept["badnets at 1 %"], row.broken["badnets at 10 %"]
+        assert (kept.verdict, broken.verdict) == ("stopped", "passes") and kept.setting == broken.setting
 
 
 @pytest.mark.parametrize("aim", [{"all_to_all": True}, {"sources": [1, 2]}])
