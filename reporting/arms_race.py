@@ -14,80 +14,32 @@ from common.files import atomic_file
 from common.untrusted import read_yaml
 from engine.command_line import flags
 from engine.command_line.command import command
-from reporting.found import FINISHED, find_runs
-from reporting.grade import has_usual_aim
-from reporting.groups import attack_behind, attacks, mean, without_seed
-from reporting.published import ARCH, POISONED, cell_name, share_behind
+from reporting.found import find_runs
+from reporting.groups import mean
+from reporting.published import POISONED
+from reporting.tried import PASSES, STOPPED, at_share, best, least_stopped, most_stopped, ranked_settings, tried_cells
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE, PAGE = ROOT / "workflow/matrices/arms-race.yaml", ROOT / "docs/arms-race.md"
-STOPPED, PASSES = 10, 50  # % of triggered images that get through
-APART = 0.005  # two shares of the training images that differ by less are one
 NOT_RUN = "not run yet"
 INTRO = f"""# The arms race
 
 An attack passes a defense by breaking what the defense assumes. Each row has the assumption, an attack that keeps to it
 and those that are said to break it, with what was measured here. Where no such attack is known, or none of them took
-hold here, the last column has, of the attacks that the defense was run on, the one that it stopped least.
+hold here, the last column has, of the attacks that the defense was run on, the one that it stopped least. Where the
+defense stopped none of those that keep to it, these stay, and beside them stands where its assumption did hold: the
+same attack on other images or another network, else the attack that it stopped most. Where it stopped none at all, the
+row says so.
 
 *Stopped* means that at most {STOPPED} % of triggered images get through, *passes* that {PASSES} % or more do, and
 *partly* what lies between. For a repair that is the ASR afterwards, for STRIP the FAR, for a detector of poisoned
 images the share of those that it misses, for one of backdoored models the share of models whose target it does not
-name. All figures are in %, means over seeds where there are several; each links to its first run, with the share of the
-training images that was poisoned where the run says it. Of several shares the one nearest to {100 * POISONED:g} % is
-shown, unless a row names another. `make arms-race` runs the cells that are missing, on a WRN-16-1, and
-`python -m reporting.arms_race` writes this page from `results/`.
+name. Pruning's figures are also those of Fine-Pruning before it fine-tunes. All figures are in %, means over seeds
+where there are several; each links to its first run, with the share of the training images that was poisoned where the
+run says it. Of several shares the one nearest to {100 * POISONED:g} % is shown, unless a row names another.
+`make arms-race` runs the cells that are missing, on a WRN-16-1, and `python -m reporting.arms_race` writes this page
+from `results/`.
 """
-
-
-@dataclass(frozen=True)
-class Tried:
-    """Runs of a defense on an attack that differ in their seeds alone, and the attack's run behind each.
-
-    poisoned: share of the training images; nan where no run says it.
-    """
-
-    attack: str
-    poisoned: float
-    runs: tuple
-    attacked: tuple
-
-    @property
-    def before(self):
-        """(ASR, ACC) in % of the attacked models."""
-        return tuple(mean(100 * run.share(name) for run in self.attacked) for name in ("asr", "acc"))
-
-    @property
-    def setting(self):
-        return self.attacked[0].setting
-
-    @property
-    def through(self):
-        """% of what the defense is to stop that gets through."""
-        return mean(through(run, attack) for run, attack in zip(self.runs, self.attacked, strict=True))
-
-    @property
-    def has_backdoor(self):
-        """Whether the attack itself had worked."""
-        return self.before[0] >= PASSES
-
-    @property
-    def verdict(self):
-        if not self.has_backdoor:
-            return "no backdoor to begin with"
-        return "stopped" if self.through <= STOPPED else "passes" if self.through >= PASSES else "partly"
-
-
-def through(run, attack):
-    """% of what the defense is to stop that gets through one run: of triggered or poisoned images, or of one model."""
-    method = run.method
-    if run.is_repair:
-        return 100 * run.share("asr")
-    if "far" in method:
-        return 100 * run.share("far", method)
-    if "recall" in method:
-        return 100 - 100 * run.share("recall", method)
-    return 0 if attack.arguments.get("poison_target") in (method.get("targets") or []) else 100
 
 
 def figures(tried):
@@ -108,69 +60,6 @@ def figures(tried):
     if count > 1:
         return f"target named in {named} of {count}"
     return "target named" if named else "another class named" if first.method.get("targets") else "target not named"
-
-
-def attack_under(run, groups):
-    """The attack's run that `run` defends: the nearest above, or else as reporting.groups finds it; None if unsure."""
-    above = run.above
-    while above and not above.is_attack:
-        above = above.above
-    return above or attack_behind(run, groups)
-
-
-def has_own_aim(attack):
-    """Whether an attack's run aims as the attack does by itself: at all other classes, or as a trigger made of classes
-    has to."""
-    return has_usual_aim(attack) or bool(attack.method.get("sources"))
-
-
-def tried_cells(runs):
-    """{(attack, defense): [Tried, one for each setting and poisoned share]} of finished `runs`. Of several in a place
-    those with the shortest path are taken, which is the one without a suffix for its flags."""
-    groups, found = attacks(runs), {}
-    for run in runs:
-        attack = attack_under(run, groups) if run.state == FINISHED and not run.is_attack else None
-        if attack and cell_name(run) and has_own_aim(attack):
-            share = round(share_behind(run, attack), 3)
-            own = found.setdefault((cell_name(attack), cell_name(run)), {})
-            place = own.setdefault((attack.setting, str(share)), {})  # as a text, since nan is not equal to nan
-            place.setdefault(without_seed(run.name), []).append((run, attack))
-    return {key: [Tried(key[0], float(share), *zip(*named[min(named, key=lambda name: (len(name), name))], strict=True))
-                  for (_, share), named in places.items()] for key, places in found.items()}
-
-
-def at_share(cells, attack, poisoned):
-    """The Tried of an attack, only those with a share of its training images poisoned where `poisoned` names one."""
-    return [tried for tried in cells.get(attack, []) if poisoned is None or abs(tried.poisoned - poisoned) < APART]
-
-
-def ranked_settings(cells, named):
-    """The settings of a defense's cells, {attack: [Tried]}, the best first: with the attack that keeps to the
-    assumption, the first of `named`, [(attack, share poisoned or None)], with most of those named, with most attacks
-    that worked, the published network, the widest."""
-    having = [{tried.setting for tried in at_share(cells, *one)} for one in named]
-    worked = {}  # {setting: the attacks that had worked there}
-    for attack, own in cells.items():
-        for tried in own:
-            worked.setdefault(tried.setting, set()).update({attack} if tried.has_backdoor else ())
-    return sorted(worked, key=lambda setting: (
-        setting in having[0], sum(setting in own for own in having), len(worked[setting]), setting[1] == ARCH,
-        setting[2] or 0, str(setting)), reverse=True)
-
-
-def best(tried, settings):
-    """Of a list of Tried the one in the first of `settings` that has one, with the poisoned share nearest to the
-    published; None if there is none."""
-    return min(tried, default=None, key=lambda one: (
-        settings.index(one.setting), math.isnan(one.poisoned), abs(one.poisoned - POISONED)))
-
-
-def least_stopped(cells, keeper, settings):
-    """[the Tried of the attack that gets through most, each in the first setting in which it had worked], but for the
-    one that keeps to the assumption; [] for none."""
-    working = {attack: [tried for tried in own if tried.has_backdoor] for attack, own in cells.items()}
-    tried = [best(own, settings) for attack, own in working.items() if own and attack != keeper]
-    return [max(tried, key=lambda one: (one.through, one.attack))] if tried else []
 
 
 def in_words(tried, folder):
@@ -221,13 +110,25 @@ class Row:
                         for named in (keepers, breakers))
         if all(tried and not tried.has_backdoor for tried in broken.values()):
             broken |= {one.attack: one for one in least_stopped(cells, keepers[0][0], settings)}
+        if not any(tried and tried.verdict == "stopped" for tried in kept.values()):
+            kept |= {f"{one.attack}, {place(one)}": one
+                     for one in most_stopped(cells, [attack for attack, _ in keepers], settings)}
         return cls(defense, entry["assumes"], kept, broken, cells)
 
     def text(self, folder):
         """The row of the table on a page in `folder`."""
-        columns = ["<br>".join(in_words(tried, folder) if tried else f"{attack}: {NOT_RUN}" for attack, tried in
-                               column.items()) or NOT_RUN for column in (self.kept, self.broken)]
-        return f"| {self.defense} | {self.assumes} | {columns[0]} | {columns[1]} |"
+        kept, broken = ([in_words(tried, folder) if tried else f"{attack}: {NOT_RUN}" for attack, tried in
+                         column.items()] for column in (self.kept, self.broken))
+        return f"| {self.defense} | {self.assumes} | {'<br>'.join(kept + self.failure())} | " + (
+            f"{'<br>'.join(broken) or NOT_RUN} |")
+
+    def failure(self):
+        """[a sentence that says so] if the defense stopped no attack that it was run on and that had worked."""
+        worked = {attack: own for attack, own in self.cells.items() if any(tried.has_backdoor for tried in own)}
+        if not worked or any(tried.verdict == "stopped" for own in worked.values() for tried in own):
+            return []
+        return [f"*It stopped none of the attacks that it was run on: {', '.join(sorted(worked))}.* So no figure here "
+                "shows its assumption hold."]
 
     def surprises(self):
         """What was measured and is not as the row has it, in words."""

@@ -157,6 +157,50 @@ def test_the_detectors_assumption_is_shown_to_hold_at_one_percent_and_to_break_a
         assert (kept.verdict, broken.verdict) == ("stopped", "passes") and kept.setting == broken.setting
 
 
+def test_where_no_keeper_is_stopped_it_stays_and_what_was_stopped_elsewhere_stands_beside_it(tree, rows):
+    for name, after, spec in (("wrn/badnets", 1.0, WRN), ("wrn/sig", 0.0, WRN), ("wide/badnets", 0.04, {}),
+                              ("wide/trojan", 0.01, {})):
+        attack(tree, f"{name}/seed-0", name.partition("/")[2], **spec)
+        tree.run(f"{name}/seed-0/clp", "defenses.clp", asr=after, method={"name": "CLP"}, **spec)
+    row = rows("clp", broken_by=["latent"])
+    assert [(one.attack, one.setting[1], one.verdict) for one in row.kept.values()] == [
+        ("badnets", "wrn16-1", "passes"), ("badnets", "resnet18", "stopped")]
+    assert list(row.surprises()) == ["clp on badnets (passes)"]
+    other, = (one for one in rows("clp", kept_by=["blend"]).kept.values() if one)  # never run, so any attack will do
+    assert (other.attack, other.through) == ("sig", 0)
+    assert len(rows("clp", kept_by=["badnets", "sig"]).kept) == 2  # one of them is stopped
+    assert row.failure() == []
+
+
+def test_a_defense_that_stopped_nothing_says_so(tree, rows):
+    for name, before, after in (("badnets", 1.0, 1.0), ("trojan", 0.9, 0.2), ("sig", 0.1, 0.0)):
+        attack(tree, name, name, before)
+        tree.run(f"{name}/rnp", "defenses.rnp", asr=after, method={"name": "RNP"})
+    said = "stopped none of the attacks that it was run on: badnets, trojan."  # SIG had left no backdoor to stop
+    row = rows("rnp")
+    assert said in row.text(tree.root) and list(row.kept) == ["badnets"]
+    assert rows("clp").failure() == []  # never run
+
+
+def test_the_first_stage_of_fine_pruning_is_a_cell_of_pruning(tree, rows):
+    attack(tree, "sig", "sig")
+    tree.run("sig/fine-prune", "defenses.fine_prune", {"mode": "fine-prune"}, asr=0.07, acc=0.9, method={
+        "name": "Fine-Pruning", "chosen": {"pruned": 9, "acc": share(0.8), "asr": share(0.0)}})
+    text = rows("pruning", kept_by=["sig"]).text(tree.root)
+    assert "sig: ASR 100.0 to 0.0, ACC 93.0 to 80.0: *stopped*" in text and "(sig/fine-prune)" in text
+    assert "sig: ASR 100.0 to 7.0, ACC 93.0 to 90.0" in rows("fine-pruning", kept_by=["sig"]).text(tree.root)
+
+
+def test_on_the_page_every_assumption_is_shown_to_hold_or_is_said_to_have_no_figure():
+    cells = tried_cells(find_runs(ROOT / "results"))
+    without = set()
+    for defense, entry in read_yaml(TABLE)["pairs"].items():
+        row = Row.of(defense, entry, {attack: own for (attack, name), own in cells.items() if name == defense})
+        assert any(tried and tried.verdict == "stopped" for tried in row.kept.values()) != bool(row.failure()), defense
+        without |= {defense} if row.failure() else set()
+    assert without == {"rnp"}
+
+
 @pytest.mark.parametrize("aim", [{"all_to_all": True}, {"sources": [1, 2]}])
 def test_a_trigger_with_another_aim_is_no_cell(tree, aim):
     folder = tree.run("badnets", arguments={"poison_type": "badnets", **aim}, **aim)
