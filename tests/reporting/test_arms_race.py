@@ -201,6 +201,15 @@ def test_on_the_page_every_assumption_is_shown_to_hold_or_is_said_to_have_no_fig
     assert without == {"rnp"}
 
 
+def test_unlearning_what_was_reversed_is_a_cell_and_its_controls_are_not(tree, rows):
+    attack(tree, "badnets", "badnets")
+    for folder, patch, after in (("a", "clean", 0.99), ("b", "original", 0.0), ("reversed", "reversed", 0.02)):
+        tree.run(f"badnets/{folder}", "defenses.unlearn_trigger", {"patch_with": patch}, asr=after,
+                 method={"name": "unlearning", "patch_with": patch})
+    shown, = rows("nc-unlearning", broken_by=["sig"]).cells["badnets"]
+    assert (len(shown.runs), shown.through) == (1, 2)
+
+
 @pytest.mark.parametrize("aim", [{"all_to_all": True}, {"sources": [1, 2]}])
 def test_a_trigger_with_another_aim_is_no_cell(tree, aim):
     folder = tree.run("badnets", arguments={"poison_type": "badnets", **aim}, **aim)
