@@ -1,5 +1,6 @@
 """The lecture's table beside what was measured."""
 import csv
+from dataclasses import replace
 
 import pytest
 from helpers.reporting import share
@@ -7,7 +8,7 @@ from helpers.reporting import share
 from engine.catalogue import attack_cells, defense_cells
 from reporting.found import find_runs
 from reporting.grade import grade
-from reporting.published import averages, leave_table, measured, published
+from reporting.published import Measured, averages, leave_table, means, measured, published
 from reporting.published_rates import at_rates, published_rates
 from reporting.sections import write_report
 
@@ -130,7 +131,7 @@ def test_a_benign_model_has_no_rate_that_differs(tree):
 
 
 def test_a_training_set_of_abl_s_own_decides_by_its_own_share(tree):
-    for share_poisoned, found in ((0.01, ["none"]), (0.1, ["none", "abl"])):
+    for share_poisoned, in_average in ((0.01, "no: 1 % poisoned, not 10 %"), (0.1, "yes")):
         composite = {"poison_target": 0, "sources": [1, 2]}
         tree.run(f"of-{share_poisoned}/none", "attacks.composite", composite, width=None, spec={"arch": "wrn16-1"},
                  asr=0.9)
@@ -138,7 +139,15 @@ def test_a_training_set_of_abl_s_own_decides_by_its_own_share(tree):
                  spec={"arch": "wrn16-1"}, acc_outside_target=share(0.7, 9000),
                  method={"name": "ABL", "of_training_set": share_poisoned})
         runs = [run for run in find_runs(tree.root) if run.name.startswith(f"of-{share_poisoned}")]
-        assert [one.defense for one in measured(runs)] == found
+        none, abl = measured(runs)
+        assert (none.defense, none.in_average) == ("none", "yes")
+        assert (abl.defense, abl.in_average, abl.poison_rate) == ("abl", in_average, 100 * share_poisoned)
+
+
+def test_a_run_that_is_left_out_is_shown_and_not_in_its_mean():
+    usual = Measured("blend", "abl", 0, 10.0, 80, 79, 10, 12, "a")
+    other = replace(usual, asr=90, left_out="5 % poisoned, not 10 %")
+    assert means([usual, other]) == {("blend", "abl"): (10, 79)} and means([other]) == {("blend", "abl"): (90, 79)}
 
 
 def test_runs_at_the_usual_rates_alone_have_no_table_of_rates(tree):
