@@ -6,7 +6,7 @@ WRN-16-1, 10 % of the training images poisoned. The rows of lecture-abl.csv are 
 import csv
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -114,16 +114,31 @@ def measured(runs):
     """The Measured of all finished `runs` as published and at the published rates, in the published order.
 
     A defense that trains on a set of its own, with another share poisoned than in the attack's, is there and left out
-    of the averages.
+    of the averages; so is a seed that not all of an attack's columns have. A model on which none of the published
+    defenses was run, while they were on one of another seed, was trained for something else and is not there.
     """
     groups, own = attacks(runs), [run for run in runs if is_as_published(run)]
     named = [(run, run, NONE) for run in own if run.is_attack and has_usual_rates(run, run)]
     named += [(run, attack, cell_name(run)) for run in defenses(own) for attack in [attack_behind(run, groups)]
               if attack and is_usual(poisoned_share(attack)) and isolates_as_usual(run)]
     order = list(published())
+    named = [entry for entry in named if (cell_name(entry[1]), entry[2]) in published()]
+    defended = {attack.name: cell_name(attack) for _, attack, defense in named if defense != NONE}
     found = [(order.index((cell_name(attack), defense)), run.name, of_run(run, attack, defense))
-             for run, attack, defense in named if (cell_name(attack), defense) in published()]
-    return [one for *_, one in sorted(found, key=lambda entry: entry[:2])]
+             for run, attack, defense in named
+             if attack.name in defended or cell_name(attack) not in defended.values()]
+    return with_seeds_left_out([one for *_, one in sorted(found, key=lambda entry: entry[:2])])
+
+
+def with_seeds_left_out(found):
+    """The Measured, with those left out whose seed is not in all columns of their attack: a mean over other seeds says
+    nothing about a defense. Where the columns share no seed, all stay."""
+    columns = {}
+    for one in found:
+        columns.setdefault(one.attack, {}).setdefault(one.defense, set()).add(one.seed)
+    shared = {attack: set.intersection(*own.values()) for attack, own in columns.items()}
+    return [replace(one, left_out=one.left_out or f"seed {one.seed} is not in every column")
+            if shared[one.attack] and one.seed not in shared[one.attack] else one for one in found]
 
 
 def of_run(run, attack, defense):

@@ -3,6 +3,7 @@ import csv
 from dataclasses import replace
 
 import pytest
+from helpers.paths import ROOT
 from helpers.reporting import share
 
 from engine.catalogue import attack_cells, defense_cells
@@ -12,6 +13,7 @@ from reporting.published import Measured, averages, leave_table, means, measured
 from reporting.published_rates import at_rates, published_rates
 from reporting.sections import write_report
 
+LECTURE = ROOT / "results/lecture-abl"
 TITLE = "Beside the published table"
 ATTACK = {"poison_type": "badnets", "arch": "wrn16-1"}
 
@@ -148,6 +150,46 @@ def test_a_run_that_is_left_out_is_shown_and_not_in_its_mean():
     usual = Measured("blend", "abl", 0, 10.0, 80, 79, 10, 12, "a")
     other = replace(usual, asr=90, left_out="5 % poisoned, not 10 %")
     assert means([usual, other]) == {("blend", "abl"): (10, 79)} and means([other]) == {("blend", "abl"): (90, 79)}
+
+
+def test_the_committed_table_is_what_the_report_makes_of_the_results(tmp_path):
+    leave_table(tmp_path / "table.csv", find_runs(LECTURE))
+    assert (LECTURE / "table.csv").read_bytes() == (tmp_path / "table.csv").read_bytes(), (
+        "run: python report.py results/lecture-abl --output-dir output/report, and copy its table.csv")
+
+
+def test_the_committed_table_has_one_row_for_each_published_cell():
+    """Benign seed 1, which only other repairs were run on, is not among them; ABL on composite is, and not averaged."""
+    rows = list(csv.DictReader((LECTURE / "table.csv").open()))
+    assert [(row["attack"], row["defense"]) for row in rows] == list(published())
+    assert {row["seed"] for row in rows} == {"0"}
+    out = {(row["attack"], row["defense"]): row["poison_rate"] for row in rows if row["in_average"] != "yes"}
+    assert {key: rate for key, rate in out.items() if key[0] != "benign"} == {("composite", "abl"): "5.0"}
+
+
+def seeds(tree, none, nad=()):
+    """BadNets on WRN-16-1 with these seeds, and NAD on some of them."""
+    wrn = {"width": None, "spec": {"arch": "wrn16-1"}}
+    for seed in none:
+        tree.run(f"badnets/seed-{seed}", arguments=ATTACK, seed=seed, asr=1 - seed / 10, **wrn)
+    for seed in nad:
+        tree.run(f"badnets/seed-{seed}/nad", "defenses.nad", seed=seed, asr=seed / 10, **wrn, method={"name": "NAD"})
+
+
+def test_a_seed_that_a_column_lacks_is_not_in_the_means(tree):
+    seeds(tree, none=[0, 1, 2], nad=[0, 1])
+    tree.run("badnets/seed-1/mcr", "defenses.mcr", seed=1, width=None, spec={"arch": "wrn16-1"}, asr=0.5,
+             method={"name": "MCR"})
+    found = measured(find_runs(tree.root))
+    assert [(one.defense, one.seed, one.in_average) for one in found] == [
+        ("none", 0, "no: seed 0 is not in every column"), ("none", 1, "yes"),  # seed 2 has no defense: not in the table
+        ("mcr", 1, "yes"), ("nad", 0, "no: seed 0 is not in every column"), ("nad", 1, "yes")]
+    assert {key[1]: round(asr) for key, (asr, _) in means(found).items()} == {"none": 90, "nad": 10, "mcr": 50}
+
+
+def test_without_defenses_every_seed_counts(tree):
+    seeds(tree, none=[0, 2])
+    assert means(measured(find_runs(tree.root)))["badnets", "none"][0] == pytest.approx(90)
 
 
 def test_runs_at_the_usual_rates_alone_have_no_table_of_rates(tree):
