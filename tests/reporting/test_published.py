@@ -7,11 +7,14 @@ from helpers.paths import ROOT
 from helpers.reporting import share
 
 from engine.catalogue import attack_cells, defense_cells
+from reporting import charts
 from reporting.found import find_runs
 from reporting.grade import grade
 from reporting.published import Measured, averages, leave_table, means, measured, published
 from reporting.published_rates import at_rates, published_rates
+from reporting.sections import published as section_of_published
 from reporting.sections import write_report
+from reporting.sections.published import AVERAGE
 
 LECTURE = ROOT / "results/lecture-abl"
 TITLE = "Beside the published table"
@@ -76,6 +79,49 @@ def test_the_section_has_the_difference_and_an_average_row(tree):
     row, = section.blocks[-1].rows
     shown = dict(zip(section.blocks[-1].columns, (one.text for one in row), strict=True))
     assert (shown["ASR"], shown["ASR, difference"], shown["CA-9, difference"]) == ("90.00", "-10.00", "-1.43")
+
+
+def at_cell(attack, defense, asr, ca9, **more):
+    return Measured(attack, defense, 0, 10.0, 80.0, ca9, asr, 12, f"{attack}/{defense}", **more)
+
+
+def test_the_average_row_is_over_the_attacks_that_count_and_the_published_one_over_the_same(monkeypatch):
+    """Published are 100 / 85.43 and 100 / 84.51 for BadNets and Blend, under ABL 3.04 / 86.11 and 16.23 / 84.06."""
+    monkeypatch.setattr(section_of_published, "published_map", lambda *given: given)
+    rows, columns, texts, asr = section_of_published.picture([
+        at_cell("benign", "none", 2, 84), at_cell("badnets", "none", 90, 80), at_cell("blend", "none", 70, 85),
+        at_cell("badnets", "abl", 10, 70), at_cell("blend", "abl", 40, 75),
+        at_cell("composite", "abl", 100, 10, left_out="5 % poisoned, not 10 %")])
+    assert columns == ["none", "abl"] and rows == ["benign", "badnets", "blend", "composite", AVERAGE]
+    assert (asr[AVERAGE, "none"], asr[AVERAGE, "abl"]) == (80, 25)  # without benign's 2 and composite's 100
+    assert texts[AVERAGE, "none"] == "80.0 / 82.5\n(100.0 / 85.0)"
+    assert texts[AVERAGE, "abl"] == "25.0 / 72.5\n(9.6 / 85.1)"
+    assert texts["badnets", "abl"] == "10.0 / 70.0\n(3.0 / 86.1)" and asr["badnets", "abl"] == 10
+    assert texts["composite", "abl"] == "100.0 / 10.0\n(29.8 / 84.7)\nnot averaged"
+
+
+def test_a_cell_is_colored_by_its_asr_from_green_to_red_and_says_its_own_text(monkeypatch):
+    monkeypatch.setattr(charts, "drawn", lambda figure, *words, **how: figure)
+    asr = {("sig", "none"): 100, ("blend", "none"): 20, ("sig", "abl"): 0, (AVERAGE, "none"): 60}
+    figure = charts.published_map(["sig", "blend", AVERAGE], ["none", "abl"], {key: str(key) for key in asr}, asr)
+    axis, = figure.axes
+    colors = axis.images[0].to_rgba(axis.images[0].get_array())
+    redness = colors[..., 0] - colors[..., 1]
+    assert redness[0, 0] > 0.5 and redness[0, 1] < -0.3  # ASR 100 and 0
+    assert redness[0, 1] < redness[1, 0] < redness[2, 0] < redness[0, 0]  # by ASR: 0, 20, 60, 100
+    assert colors[1, 1, 3] == 0 and colors[2, 1, 3] == 0  # never run: no color
+    shown = {text.get_text(): text.get_position() for text in axis.texts}
+    assert shown == {str(("sig", "none")): (0, 0), str(("blend", "none")): (0, 1), str(("sig", "abl")): (1, 0),
+                     str((AVERAGE, "none")): (0, 2)}
+
+
+def test_the_colors_do_not_depend_on_what_else_was_measured(monkeypatch):
+    monkeypatch.setattr(charts, "drawn", lambda figure, *words, **how: figure)
+    def color(other):
+        image, = charts.published_map(["sig", "blend"], ["none"], {}, {
+            ("sig", "none"): 30, ("blend", "none"): other}).axes[0].images
+        return tuple(image.to_rgba(image.get_array())[0, 0])
+    assert color(0) == color(40) == color(100)
 
 
 @pytest.mark.parametrize("place, known", [(0, attack_cells), (1, defense_cells)])
