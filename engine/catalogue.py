@@ -122,7 +122,9 @@ SCRIPTS = (
            other={"tolerance": "1000", "p_value": "1"}),
     Script("defenses.unlearn_trigger", "NC unlearning", REPAIR, "--resume",
            reads=f"{SUSPECT} --reversed-trigger {{trigger}}", small="--batch-size 32",
-           cells=(Cell("nc-unlearning", "unlearn-reversed", needs="nc-detect", in_audit="unlearning"),),
+           # its two controls are the same script with another patch, and so no cells
+           cells=(Cell("nc-unlearning", "unlearn-reversed", {"patch_with": "reversed"}, needs="nc-detect",
+                       in_audit="unlearning"),),
            after=(TRAIN_BADNETS, "defenses.neural_cleanse --checkpoint output/badnets/model_last.th"),
            other={"reversed_trigger": "{trigger2}",
                   "patch_with": (f"= --dataset digits {SUSPECT} --patch-with original", "clean")}),

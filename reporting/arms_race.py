@@ -14,73 +14,32 @@ from common.files import atomic_file
 from common.untrusted import read_yaml
 from engine.command_line import flags
 from engine.command_line.command import command
-from reporting.found import FINISHED, find_runs
-from reporting.grade import has_usual_aim
-from reporting.groups import attack_behind, attacks, mean, without_seed
-from reporting.published import ARCH, cell_name
+from reporting.found import find_runs
+from reporting.groups import mean
+from reporting.published import POISONED
+from reporting.tried import PASSES, STOPPED, at_share, best, least_stopped, most_stopped, ranked_settings, tried_cells
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE, PAGE = ROOT / "workflow/matrices/arms-race.yaml", ROOT / "docs/arms-race.md"
-STOPPED, PASSES = 10, 50  # % of triggered images that get through
 NOT_RUN = "not run yet"
 INTRO = f"""# The arms race
 
 An attack passes a defense by breaking what the defense assumes. Each row has the assumption, an attack that keeps to it
 and those that are said to break it, with what was measured here. Where no such attack is known, or none of them took
-hold here, the last column has, of the attacks that the defense was run on, the one that it stopped least.
+hold here, the last column has, of the attacks that the defense was run on, the one that it stopped least. Where the
+defense stopped none of those that keep to it, these stay, and beside them stands where its assumption did hold: the
+same attack on other images or another network, else the attack that it stopped most. Where it stopped none at all, the
+row says so.
 
 *Stopped* means that at most {STOPPED} % of triggered images get through, *passes* that {PASSES} % or more do, and
 *partly* what lies between. For a repair that is the ASR afterwards, for STRIP the FAR, for a detector of poisoned
 images the share of those that it misses, for one of backdoored models the share of models whose target it does not
-name. All figures are in %, means over seeds where there are several; each links to its first run. `make arms-race` runs
-the cells that are missing, on a WRN-16-1, and `python -m reporting.arms_race` writes this page from `results/`.
+name. Pruning's figures are also those of Fine-Pruning before it fine-tunes. All figures are in %, means over seeds
+where there are several; each links to its first run, with the share of the training images that was poisoned where the
+run says it. Of several shares the one nearest to {100 * POISONED:g} % is shown, unless a row names another.
+`make arms-race` runs the cells that are missing, on a WRN-16-1, and `python -m reporting.arms_race` writes this page
+from `results/`.
 """
-
-
-@dataclass(frozen=True)
-class Tried:
-    """Runs of a defense on an attack that differ in their seeds alone, and the attack's run behind each."""
-
-    attack: str
-    runs: tuple
-    attacked: tuple
-
-    @property
-    def before(self):
-        """(ASR, ACC) in % of the attacked models."""
-        return tuple(mean(100 * run.share(name) for run in self.attacked) for name in ("asr", "acc"))
-
-    @property
-    def setting(self):
-        return self.attacked[0].setting
-
-    @property
-    def through(self):
-        """% of what the defense is to stop that gets through."""
-        return mean(through(run, attack) for run, attack in zip(self.runs, self.attacked, strict=True))
-
-    @property
-    def has_backdoor(self):
-        """Whether the attack itself had worked."""
-        return self.before[0] >= PASSES
-
-    @property
-    def verdict(self):
-        if not self.has_backdoor:
-            return "no backdoor to begin with"
-        return "stopped" if self.through <= STOPPED else "passes" if self.through >= PASSES else "partly"
-
-
-def through(run, attack):
-    """% of what the defense is to stop that gets through one run: of triggered or poisoned images, or of one model."""
-    method = run.method
-    if run.is_repair:
-        return 100 * run.share("asr")
-    if "far" in method:
-        return 100 * run.share("far", method)
-    if "recall" in method:
-        return 100 - 100 * run.share("recall", method)
-    return 0 if attack.arguments.get("poison_target") in (method.get("targets") or []) else 100
 
 
 def figures(tried):
@@ -103,60 +62,6 @@ def figures(tried):
     return "target named" if named else "another class named" if first.method.get("targets") else "target not named"
 
 
-def attack_under(run, groups):
-    """The attack's run that `run` defends: the nearest above, or else as reporting.groups finds it; None if unsure."""
-    above = run.above
-    while above and not above.is_attack:
-        above = above.above
-    return above or attack_behind(run, groups)
-
-
-def has_own_aim(attack):
-    """Whether an attack's run aims as the attack does by itself: at all other classes, or as a trigger made of classes
-    has to."""
-    return has_usual_aim(attack) or bool(attack.method.get("sources"))
-
-
-def tried_cells(runs):
-    """{(attack, defense): [Tried, one for each setting]} of finished `runs`. Of several in a setting those with the
-    shortest path are taken, which is the one without a suffix for its flags."""
-    groups, found = attacks(runs), {}
-    for run in runs:
-        attack = attack_under(run, groups) if run.state == FINISHED and not run.is_attack else None
-        if attack and cell_name(run) and has_own_aim(attack):
-            own = found.setdefault((cell_name(attack), cell_name(run)), {}).setdefault(attack.setting, {})
-            own.setdefault(without_seed(run.name), []).append((run, attack))
-    return {key: [Tried(key[0], *zip(*named[min(named, key=lambda name: (len(name), name))], strict=True))
-                  for named in settings.values()] for key, settings in found.items()}
-
-
-def ranked_settings(cells, named):
-    """The settings of a defense's cells, {attack: [Tried]}, the best first: with the attack that keeps to the
-    assumption, the first of `named`, with most of those named, with most attacks that worked, the published network,
-    the widest."""
-    worked = {}  # {setting: {attack: whether it worked there}}
-    for attack, own in cells.items():
-        for tried in own:
-            worked.setdefault(tried.setting, {})[attack] = tried.has_backdoor
-    return sorted(worked, key=lambda setting: (
-        named[0] in worked[setting], len(worked[setting].keys() & named), sum(worked[setting].values()),
-        setting[1] == ARCH, setting[2] or 0, str(setting)), reverse=True)
-
-
-def best(cells, attack, settings):
-    """The Tried of an attack in the first of `settings` that has one; None if it was never run."""
-    own = {tried.setting: tried for tried in cells.get(attack, [])}
-    return next((own[setting] for setting in settings if setting in own), None)
-
-
-def least_stopped(cells, keeper, settings):
-    """[the Tried of the attack that gets through most, each in the first setting in which it had worked], but for the
-    one that keeps to the assumption; [] for none."""
-    working = {attack: [tried for tried in own if tried.has_backdoor] for attack, own in cells.items()}
-    tried = [best(working, attack, settings) for attack, own in working.items() if own and attack != keeper]
-    return [max(tried, key=lambda one: (one.through, one.attack))] if tried else []
-
-
 def in_words(tried, folder):
     """A Tried in a cell of the table, with a link from a page in `folder`."""
     link = Path(os.path.relpath(tried.runs[0].folder.resolve(), folder)).as_posix()
@@ -164,16 +69,30 @@ def in_words(tried, folder):
 
 
 def place(tried):
-    """The data set and the network, in words."""
+    """The data set, the network and the poisoned share, in words."""
     dataset, arch, width = tried.setting
-    return f"{dataset}, {arch}{f' of width {width:g}' if width else ''}"
+    share = "" if math.isnan(tried.poisoned) else f", {100 * tried.poisoned:.3g} % poisoned"
+    return f"{dataset}, {arch}{f' of width {width:g}' if width else ''}{share}"
+
+
+def name_of(attack, poisoned):
+    """An attack in words, with the share of the training images that it is to poison where one is named."""
+    return attack if poisoned is None else f"{attack} at {100 * poisoned:g} %"
+
+
+def named_attacks(entry, key):
+    """[(attack, share poisoned or None)] that a pair of the file has under a key."""
+    named = entry.get(key, ())
+    named = [named] if isinstance(named, str) else named
+    return list(named.items()) if isinstance(named, dict) else [(attack, None) for attack in named]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A defense, and {attack: its Tried, or None} of those that keep to what it assumes and of those that break it.
+    """A defense, and {attack, in words: its Tried, or None} of those that keep to what it assumes and of those that
+    break it.
 
-    cells: {attack: [Tried]} of the defense in all settings.
+    cells: {attack: [Tried]} of the defense in all settings and at all shares.
     """
 
     defense: str
@@ -185,18 +104,31 @@ class Row:
     @classmethod
     def of(cls, defense, entry, cells):
         """entry: what the file of pairs has of the defense. cells: {attack: [Tried]} of it."""
-        keeper = entry["kept_by"]
-        settings = ranked_settings(cells, [keeper, *entry.get("broken_by", ())])
-        broken = {attack: best(cells, attack, settings) for attack in entry.get("broken_by", ())}
+        keepers, breakers = named_attacks(entry, "kept_by"), named_attacks(entry, "broken_by")
+        settings = ranked_settings(cells, [*keepers, *breakers])
+        kept, broken = ({name_of(*one): best(at_share(cells, *one), settings) for one in named}
+                        for named in (keepers, breakers))
         if all(tried and not tried.has_backdoor for tried in broken.values()):
-            broken |= {one.attack: one for one in least_stopped(cells, keeper, settings)}
-        return cls(defense, entry["assumes"], {keeper: best(cells, keeper, settings)}, broken, cells)
+            broken |= {one.attack: one for one in least_stopped(cells, keepers[0][0], settings)}
+        if not any(tried and tried.verdict == "stopped" for tried in kept.values()):
+            kept |= {f"{one.attack}, {place(one)}": one
+                     for one in most_stopped(cells, [attack for attack, _ in keepers], settings)}
+        return cls(defense, entry["assumes"], kept, broken, cells)
 
     def text(self, folder):
         """The row of the table on a page in `folder`."""
-        columns = ["<br>".join(in_words(tried, folder) if tried else f"{attack}: {NOT_RUN}" for attack, tried in
-                               column.items()) or NOT_RUN for column in (self.kept, self.broken)]
-        return f"| {self.defense} | {self.assumes} | {columns[0]} | {columns[1]} |"
+        kept, broken = ([in_words(tried, folder) if tried else f"{attack}: {NOT_RUN}" for attack, tried in
+                         column.items()] for column in (self.kept, self.broken))
+        return f"| {self.defense} | {self.assumes} | {'<br>'.join(kept + self.failure())} | " + (
+            f"{'<br>'.join(broken) or NOT_RUN} |")
+
+    def failure(self):
+        """[a sentence that says so] if the defense stopped no attack that it was run on and that had worked."""
+        worked = {attack: own for attack, own in self.cells.items() if any(tried.has_backdoor for tried in own)}
+        if not worked or any(tried.verdict == "stopped" for own in worked.values() for tried in own):
+            return []
+        return [f"*It stopped none of the attacks that it was run on: {', '.join(sorted(worked))}.* So no figure here "
+                "shows its assumption hold."]
 
     def surprises(self):
         """What was measured and is not as the row has it, in words."""
@@ -206,10 +138,14 @@ class Row:
                     yield f"{self.defense} on {attack} ({tried.verdict})"
 
     def elsewhere(self):
-        """What became of the row's attacks in other settings where that is another verdict, in words."""
-        for attack, shown in (*self.kept.items(), *self.broken.items()):
-            for tried in self.cells.get(attack, []):
-                if shown and tried.has_backdoor and tried.verdict != shown.verdict:
+        """What became of the row's attacks in other settings and at other shares where that is another verdict than any
+        that the row has of them, in words."""
+        verdicts = {}
+        for shown in filter(None, (*self.kept.values(), *self.broken.values())):
+            verdicts.setdefault(shown.attack, set()).add(shown.verdict)
+        for attack, known in verdicts.items():
+            for tried in self.cells[attack]:
+                if tried.has_backdoor and tried.verdict not in known:
                     yield f"{self.defense} on {attack} ({place(tried)}: {tried.verdict})"
 
 
@@ -223,7 +159,8 @@ def page(runs, folder):
     return "\n".join([INTRO, "| defense | it assumes | an attack that keeps to it | an attack that breaks it |",
                       "|---|---|---|---|", *(row.text(folder) for row in rows),
                       *(["", f"Measured otherwise than the columns say: {others}."] if others else []),
-                      *(["", f"Another verdict on another data set or network: {elsewhere}."] if elsewhere else []),
+                      *(["", f"Another verdict on other images or networks, or at another share: {elsewhere}."]
+                        if elsewhere else []),
                       ""])
 
 

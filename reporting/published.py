@@ -6,7 +6,7 @@ WRN-16-1, 10 % of the training images poisoned. The rows of lecture-abl.csv are 
 import csv
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from reporting.groups import NONE, attack_behind, attacks, defenses, mean
 FILE = Path(__file__).with_name("lecture-abl.csv")
 ARCH, BENIGN = "wrn16-1", "benign"
 POISONED, ISOLATED = 0.1, 0.01  # share of the training images, and ABL's isolation rate
-COLUMNS = ("attack", "defense", "seed", "acc", "ca9", "asr", "published_asr", "published_ca", "epochs", "folder")
+COLUMNS = ("attack", "defense", "seed", "poison_rate", "acc", "ca9", "asr", "published_asr", "published_ca", "epochs",
+           "in_average", "folder")
 
 
 @cache
@@ -32,17 +33,20 @@ class Measured:
     """A run beside the published cell that it repeats; shares in %, nan where it did not measure one.
 
     acc: on all clean test images. ca9: on those of the classes that the attacker does not want, which CA stands for in
-    the publication.
+    the publication. poison_rate: of the training images; nan where none are poisoned, or batches are while training.
+    left_out: why it does not count in the averages over the attacks, "" where it does.
     """
 
     attack: str
     defense: str
     seed: int | None
+    poison_rate: float
     acc: float
     ca9: float
     asr: float
     epochs: int | None
     folder: str
+    left_out: str = ""
 
     @property
     def published(self):
@@ -52,9 +56,15 @@ class Measured:
     def row(self):
         """The dict of a CSV's row, with the columns COLUMNS."""
         asr, ca = self.published
-        own = {name: round(getattr(self, name), 2) for name in ("acc", "ca9", "asr")}
+        own = {name: round(getattr(self, name), 2) for name in ("poison_rate", "acc", "ca9", "asr")}
         return {"attack": self.attack, "defense": self.defense, "seed": self.seed, **own, "published_asr": asr,
-                "published_ca": ca, "epochs": self.epochs, "folder": self.folder}
+                "published_ca": ca, "epochs": self.epochs, "in_average": self.in_average, "folder": self.folder}
+
+    @property
+    def in_average(self):
+        """Whether it counts in the averages over the attacks, in words."""
+        why_not = "no attack" if self.attack == BENIGN else self.left_out
+        return f"no: {why_not}" if why_not else "yes"
 
 
 def cell_name(run):
@@ -81,10 +91,18 @@ def share_behind(run, attack):
     return poisoned_share(attack) if math.isnan(own) else own
 
 
+def is_usual(poisoned):
+    """Whether a share of the training images is as in the published table; nan, which no run says, is."""
+    return not abs(poisoned - POISONED) > POISONED / 10 + 1e-9  # 0.09 lies within
+
+
 def has_usual_rates(run, attack):
     """Whether a run poisoned and isolated as many images as in the published table; attack: its own, or itself."""
-    return (not abs(share_behind(run, attack) - POISONED) > POISONED / 10 + 1e-9  # 0.09 lies within
-            and run.arguments.get("isolation_rate") in (None, ISOLATED))
+    return is_usual(share_behind(run, attack)) and isolates_as_usual(run)
+
+
+def isolates_as_usual(run):
+    return run.arguments.get("isolation_rate") in (None, ISOLATED)
 
 
 def is_as_published(run):
@@ -93,23 +111,43 @@ def is_as_published(run):
 
 
 def measured(runs):
-    """The Measured of all finished `runs` as published and at the published rates, in the published order."""
+    """The Measured of all finished `runs` as published and at the published rates, in the published order.
+
+    A defense that trains on a set of its own, with another share poisoned than in the attack's, is there and left out
+    of the averages; so is a seed that not all of an attack's columns have. A model on which none of the published
+    defenses was run, while they were on one of another seed, was trained for something else and is not there.
+    """
     groups, own = attacks(runs), [run for run in runs if is_as_published(run)]
-    named = [(run, cell_name(run), NONE) for run in own if run.is_attack and has_usual_rates(run, run)]
-    for run in defenses(own):
-        attack = attack_behind(run, groups)
-        if attack and has_usual_rates(run, attack):
-            named.append((run, cell_name(attack), cell_name(run)))
+    named = [(run, run, NONE) for run in own if run.is_attack and has_usual_rates(run, run)]
+    named += [(run, attack, cell_name(run)) for run in defenses(own) for attack in [attack_behind(run, groups)]
+              if attack and is_usual(poisoned_share(attack)) and isolates_as_usual(run)]
     order = list(published())
-    found = [(order.index((attack, defense)), run.name, of_run(run, attack, defense))
-             for run, attack, defense in named if (attack, defense) in published()]
-    return [one for *_, one in sorted(found, key=lambda entry: entry[:2])]
+    named = [entry for entry in named if (cell_name(entry[1]), entry[2]) in published()]
+    defended = {attack.name: cell_name(attack) for _, attack, defense in named if defense != NONE}
+    found = [(order.index((cell_name(attack), defense)), run.name, of_run(run, attack, defense))
+             for run, attack, defense in named
+             if attack.name in defended or cell_name(attack) not in defended.values()]
+    return with_seeds_left_out([one for *_, one in sorted(found, key=lambda entry: entry[:2])])
+
+
+def with_seeds_left_out(found):
+    """The Measured, with those left out whose seed is not in all columns of their attack: a mean over other seeds says
+    nothing about a defense. Where the columns share no seed, all stay."""
+    columns = {}
+    for one in found:
+        columns.setdefault(one.attack, {}).setdefault(one.defense, set()).add(one.seed)
+    shared = {attack: set.intersection(*own.values()) for attack, own in columns.items()}
+    return [replace(one, left_out=one.left_out or f"seed {one.seed} is not in every column")
+            if shared[one.attack] and one.seed not in shared[one.attack] else one for one in found]
 
 
 def of_run(run, attack, defense):
-    """The Measured of a FinishedRun that repeats a published cell."""
+    """The Measured of a FinishedRun that repeats a published cell; attack: the attack's run behind it, or itself."""
     acc, ca9, asr = (100 * run.share(name) for name in ("acc", "acc_outside_target", "asr"))
-    return Measured(attack, defense, run.results.get("seed"), acc, ca9, asr, run.results.get("epochs"), run.name)
+    poisoned = share_behind(run, attack)
+    left_out = "" if is_usual(poisoned) else f"{100 * poisoned:.0f} % poisoned, not {100 * POISONED:.0f} %"
+    return Measured(cell_name(attack), defense, run.results.get("seed"), 100 * poisoned, acc, ca9, asr,
+                    run.results.get("epochs"), run.name, left_out)
 
 
 def leave_table(path, runs):
@@ -120,10 +158,13 @@ def leave_table(path, runs):
 
 
 def means(found):
-    """{(attack, defense): (ASR, CA-9) in %, means over seeds}."""
-    cells = dict.fromkeys((one.attack, one.defense) for one in found)
-    return {key: tuple(mean(getattr(one, name) for one in found if (one.attack, one.defense) == key)
-                       for name in ("asr", "ca9")) for key in cells}
+    """{(attack, defense): (ASR, CA-9) in %, means over seeds}; of a cell all of whose runs are left out, of these."""
+    cells = {}
+    for one in found:
+        cells.setdefault((one.attack, one.defense), []).append(one)
+    counted = {key: [one for one in own if not one.left_out] or own for key, own in cells.items()}
+    return {key: tuple(mean(getattr(one, name) for one in own) for name in ("asr", "ca9"))
+            for key, own in counted.items()}
 
 
 def averages(figures):

@@ -1,10 +1,12 @@
 """The pages: every relative link leads somewhere, and every quoted figure is that of its run.
 
 In results/README.md `[ACC / ASR](run)` is one run, `ACC / ASR ([0](run), [1](run))` the mean of several, and
-`low to high / low to high` in the cell after a linked pair its intervals. STRIP's pairs are FRR / FAR.
+`low to high / low to high` in the cell after a linked pair its intervals. STRIP's pairs are FRR / FAR. In the sections
+of WITH_CA9 a linked pair is followed by CA-9, and that by the published `(CA / ASR)`.
 """
 import json
 import re
+from functools import cache
 from statistics import mean, median
 
 import numpy as np
@@ -17,6 +19,8 @@ from methods.calibration import SUSPECT
 from methods.populations import BENIGN, TABLE, missed_of, populations_of, read_rows
 from methods.trust import interval
 from methods.witnesses import CHANNELS, MARGINS, WITNESSES
+from reporting.found import find_runs
+from reporting.published import averages, means, measured, published
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")), "results/README.md",
          "benchmarks/README.md"]
@@ -25,6 +29,10 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 NUMBER = r"(\d+\.\d+)"
 PAIR = rf"{NUMBER} / {NUMBER}"
 ONE = re.compile(rf"\[{PAIR}\]\(([^)\s]+)\)(?: \| {NUMBER} to {NUMBER} / {NUMBER} to {NUMBER})?")
+PUBLISHED = r"\((\d+(?:\.\d+)?) / (\d+(?:\.\d+)?)\)"
+BESIDE = re.compile(rf"\[{PAIR}\]\(([^)\s]+)\)(?:,| \|) {NUMBER}(?: {PUBLISHED})?")
+# {section: how many pairs it has at least with CA-9 beside them}
+WITH_CA9 = {"The lecture's table on WRN-16-1": 55, "Other repairs": 50, "The same repairs on ResNet-18 of width 16": 24}
 MEAN = re.compile(rf"{PAIR} \(((?:\[\d\]\([^)\s]+\)(?:, )?)+)\)")
 
 
@@ -58,6 +66,29 @@ def quoted_pairs(page=FIGURES):
 
 def quoted_means():
     return list(MEAN.finditer(text_of(FIGURES).replace("**", "")))
+
+
+def section_of(heading):
+    """The text of a section of results/README.md without those below it."""
+    return re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#)", text_of(FIGURES), re.DOTALL | re.MULTILINE).group(1)
+
+
+@cache
+def lecture_cells():
+    """{folder in results/: Measured} of the lecture's table."""
+    return {f"lecture-abl/{one.folder}": one for one in measured(find_runs(ROOT / "results/lecture-abl"))}
+
+
+def wrong_beside(text):
+    """[each linked pair of a text beside which is not CA-9 of its run, or not the published pair of its cell]."""
+    wrong = []
+    for match in BESIDE.finditer(text):
+        _, _, folder, ca9, *printed = match.groups()
+        share = json.loads((ROOT / "results" / folder / "results.json").read_text())["acc_outside_target"]
+        asr, ca = lecture_cells()[folder].published if printed[0] else (None, None)
+        if not agrees(ca9, share["value"]) or (printed[0] and [float(one) for one in printed] != [ca, asr]):
+            wrong.append(match.group())
+    return wrong
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -97,6 +128,65 @@ def test_every_mean_is_that_of_the_runs_it_links():
         runs = [shares_of(folder) for folder in LINK.findall(links)]
         assert all(agrees(figure, mean(run[place]["value"] for run in runs))
                    for place, figure in enumerate(printed)), match.group()
+
+
+@pytest.mark.parametrize("heading", WITH_CA9)
+def test_what_stands_beside_a_pair_is_ca9_of_its_run_and_the_published_pair(heading):
+    text = section_of(heading)
+    assert len(BESIDE.findall(text)) >= WITH_CA9[heading]
+    assert wrong_beside(text) == []
+
+
+def test_every_cell_of_the_lecture_s_table_has_its_published_pair():
+    found = {match[3] for match in BESIDE.finditer(section_of("The lecture's table on WRN-16-1")) if match[5]}
+    assert found == lecture_cells().keys()
+
+
+@pytest.mark.parametrize("right, wrong", [("82.93 (85.43 / 100)", "82.94 (85.43 / 100)"),
+                                          ("82.93 (85.43 / 100)", "82.93 (85.44 / 100)"),
+                                          ("78.57 (86.11 / 3.04)", "78.57 (86.11 / 3.4)"),
+                                          ("78.57 (86.11 / 3.04)", "78.57 (3.04 / 86.11)")])
+def test_a_wrong_figure_beside_a_pair_is_found(right, wrong):
+    text = section_of("The lecture's table on WRN-16-1")
+    assert right in text and len(wrong_beside(text.replace(right, wrong))) == 1
+
+
+def rows_of(text):
+    """The cells of each row of a text's tables."""
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def fine_tuned():
+    """(cell without a link, the attack's cell beside or above it, the run and the part of it that has its figures) of
+    the models that MCR and NAD fine-tuned on their way."""
+    for _, none, tuned, *_ in (row for row in rows_of(section_of("Other repairs")) if len(row) == 6):
+        if re.match(NUMBER, tuned):
+            yield tuned, none, "mcr", "at_second"
+    rows = {row[0]: row[1:5] for row in rows_of(section_of("The same repairs on ResNet-18 of width 16"))}
+    for title, run, part in (("fine-tuning, rate 0.01 (MCR's second end)", "mcr", "at_second"),
+                             ("fine-tuning, rate 0.1 (NAD's control)", "nad", "teacher")):
+        yield from ((*cells, run, part) for cells in zip(rows[title], rows["none"], strict=True))
+
+
+def test_the_fine_tuned_models_are_those_that_mcr_and_nad_made():
+    found = list(fine_tuned())
+    assert len(found) >= 16
+    for tuned, none, run, part in found:
+        folder, = LINK.findall(none)
+        end = json.loads((ROOT / "results" / folder / run / "results.json").read_text())["method"][part]
+        shares = [end[name]["value"] for name in ("acc", "asr", "acc_outside_target")]
+        assert all(map(agrees, re.fullmatch(rf"{PAIR}, {NUMBER}", tuned).groups(), shares)), (folder, run)
+
+
+def test_the_means_of_the_lecture_s_table_are_those_of_its_cells_that_count():
+    found = [one for one in lecture_cells().values() if not one.left_out]
+    ours = means(found)
+    theirs = averages({key: published()[key] for key in ours})
+    row, = re.findall(r"^\| mean of the attacks, .*$", section_of("The lecture's table on WRN-16-1"), re.MULTILINE)
+    printed = re.findall(rf"{PAIR} {PUBLISHED}", row)
+    assert [tuple(map(float, cell)) for cell in printed] == [
+        tuple(round(value, 2) for value in (ca9, asr, theirs[name][1], theirs[name][0]))
+        for name, (asr, ca9) in averages(ours).items()]
 
 
 def test_a_figure_that_is_wrong_in_its_last_digit_is_found():

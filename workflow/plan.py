@@ -6,7 +6,9 @@ from engine.command_line.flags import POISON_FLAGS
 from workflow.steps import Plan, check_flags, known_files, short
 
 KEYS = {"output", "seeds", "data", "training", "attacks", "defenses", "prepare", "pairs"}
-PAIR = {"assumes", "kept_by", "broken_by"}  # of a defense under `pairs`: a sentence, an attack, a list of attacks
+# Of a defense under `pairs`: a sentence, and attacks, as a list or as {attack: the share of the training images that it
+# poisoned in the runs to show, None for any}. The share chooses among finished runs; what is run has the matrix's own.
+PAIR = {"assumes", "kept_by", "broken_by"}
 CHOOSING = ("poison_target", "poison_rate")  # flags that say which images a trigger poisons, and as what
 GIVEN = {"output_dir", "overwrite", "resume", "seed"}  # flags that a matrix may not set
 
@@ -90,10 +92,11 @@ def check_pairs(path, content):
     for defense, entry in (pairs or {}).items():
         if not isinstance(entry, dict) or not PAIR >= entry.keys() >= PAIR - {"broken_by"}:
             raise UserError(f"{path}: pairs: {short(defense)}: expected {', '.join(sorted(PAIR))}, got {short(entry)}")
-        broken_by = entry.get("broken_by", [])
-        if not isinstance(entry["assumes"], str) or not isinstance(broken_by, list):
-            raise UserError(f"{path}: pairs: {short(defense)}: expected a sentence, an attack and a list of attacks")
-        for key, name in [("defenses", defense), *(("attacks", name) for name in (entry["kept_by"], *broken_by))]:
+        kept_by, broken_by = entry["kept_by"], entry.get("broken_by", [])
+        if not (isinstance(entry["assumes"], str) and kept_by and isinstance(kept_by, (list, dict))
+                and isinstance(broken_by, (list, dict))):
+            raise UserError(f"{path}: pairs: {short(defense)}: expected a sentence and two lists of attacks")
+        for key, name in [("defenses", defense), *(("attacks", name) for name in (*kept_by, *broken_by))]:
             if name not in list(content[key] or {}):
                 raise UserError(f"{path}: pairs: {short(defense)}: {short(name)} is not under {key}")
 
@@ -104,7 +107,7 @@ def is_asked_for(pairs, defense, attack):
     if not pairs:
         return True
     entry = pairs.get(defense)
-    return entry is not None and ("broken_by" not in entry or attack in (entry["kept_by"], *entry["broken_by"]))
+    return entry is not None and ("broken_by" not in entry or attack in (*entry["kept_by"], *entry["broken_by"]))
 
 
 class Planner:

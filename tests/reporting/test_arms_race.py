@@ -14,7 +14,7 @@ WRN = {"width": None, "spec": {"arch": "wrn16-1"}}
 def rows(tree):
     """Row of a defense of the file of pairs, by the runs in `tree`."""
     def find(defense, **entry):
-        pairs = {"assumes": "so", "kept_by": "badnets", **entry}
+        pairs = {"assumes": "so", "kept_by": ["badnets"], **entry}
         cells = tried_cells(find_runs(tree.root))
         return Row.of(defense, pairs, {attack: own for (attack, name), own in cells.items() if name == defense})
     return find
@@ -33,7 +33,7 @@ def test_the_page_is_what_the_script_makes_of_the_results_as_they_are():
 def test_the_names_of_the_pairs_are_cells_of_the_catalogue():
     for defense, entry in read_yaml(TABLE)["pairs"].items():
         assert defense in defense_cells()
-        assert {entry["kept_by"], *entry.get("broken_by", ())} <= attack_cells().keys() - {"benign"}
+        assert {*entry["kept_by"], *entry.get("broken_by", ())} <= attack_cells().keys() - {"benign"}
 
 
 def test_a_cell_has_the_figures_before_and_after_and_one_without_a_run_says_so(tree, rows):
@@ -68,7 +68,7 @@ def test_without_a_name_the_attack_that_is_stopped_least_is_shown_if_it_had_work
     row = rows("clp")
     assert list(row.broken) == ["blend"] and list(row.kept) == ["badnets"]
     assert list(row.surprises()) == ["clp on badnets (passes)"]
-    assert list(rows("clp", kept_by="sig", broken_by=["trojan"]).surprises()) == [
+    assert list(rows("clp", kept_by=["sig"], broken_by=["trojan"]).surprises()) == [
         "clp on sig (partly)", "clp on trojan (no backdoor to begin with)"]
     attack(tree, "wrn/issba", "issba", **WRN)
     tree.run("wrn/issba/clp", "defenses.clp", asr=0.9, method={"name": "CLP"}, **WRN)
@@ -121,6 +121,93 @@ def test_of_several_runs_those_without_a_suffix_count_and_seeds_are_averaged(tre
     for name, far in (("strip-seed-0", 0.1), ("strip-seed-1", 0.3), ("strip-average", 0.9)):
         tree.run(f"badnets/{name}", "defenses.strip", method={"name": "STRIP", "far": share(far), "frr": share(0.01)})
     assert "FAR 20.0" in rows("strip", broken_by=["sig"]).text(tree.root)
+
+
+def at_shares(tree, recall):
+    """Attacks on WRN-16-1 with {share of the training images poisoned: a detector's recall}, the lower share with the
+    shorter path."""
+    for number, (poisoned, found) in enumerate(sorted(recall.items()), 1):
+        name = f"{'x' * number}/badnets/seed-0"
+        attack(tree, name, "badnets", method={"of_training_set": poisoned}, **WRN)
+        tree.run(f"{name}/detector", "defenses.activation_clustering", method={"recall": share(found)}, **WRN)
+
+
+def test_a_share_that_is_poisoned_is_a_cell_of_its_own_and_a_row_can_name_it(tree, rows):
+    at_shares(tree, {0.00998: 0.99, 0.045: 0.6, 0.1: 0.0})
+    row = rows("activation-clustering", kept_by={"badnets": 0.01}, broken_by={"badnets": 0.1})
+    text = row.text(tree.root)
+    assert "badnets: recall 99.0: *stopped* ([cifar10, wrn16-1, 1 % poisoned](" in text
+    assert "badnets: recall 0.0: *passes* ([cifar10, wrn16-1, 10 % poisoned](" in text
+    assert list(row.surprises()) == []
+    assert list(row.elsewhere()) == ["activation-clustering on badnets (cifar10, wrn16-1, 4.5 % poisoned: partly)"]
+    assert f"badnets at 2 %: {NOT_RUN}" in rows("activation-clustering", broken_by={"badnets": 0.02}).text(tree.root)
+
+
+def test_of_several_shares_the_one_nearest_to_the_published_is_shown_whatever_its_path(tree, rows):
+    at_shares(tree, {0.01: 0.99, 0.09: 0.0, 0.5: 0.3})
+    assert rows("activation-clustering", broken_by=["sig"]).kept["badnets"].poisoned == 0.09
+
+
+def test_the_detectors_assumption_is_shown_to_hold_at_one_percent_and_to_break_at_ten():
+    cells = tried_cells(find_runs(ROOT / "results"))
+    for defense in ("activation-clustering", "spectral-signatures"):
+        entry = read_yaml(TABLE)["pairs"][defense]
+        row = Row.of(defense, entry, {attack: own for (attack, name), own in cells.items() if name == defense})
+        kept, broken = row.kept["badnets at 1 %"], row.broken["badnets at 10 %"]
+        assert (kept.verdict, broken.verdict) == ("stopped", "passes") and kept.setting == broken.setting
+
+
+def test_where_no_keeper_is_stopped_it_stays_and_what_was_stopped_elsewhere_stands_beside_it(tree, rows):
+    for name, after, spec in (("wrn/badnets", 1.0, WRN), ("wrn/sig", 0.0, WRN), ("wide/badnets", 0.04, {}),
+                              ("wide/trojan", 0.01, {})):
+        attack(tree, f"{name}/seed-0", name.partition("/")[2], **spec)
+        tree.run(f"{name}/seed-0/clp", "defenses.clp", asr=after, method={"name": "CLP"}, **spec)
+    row = rows("clp", broken_by=["latent"])
+    assert [(one.attack, one.setting[1], one.verdict) for one in row.kept.values()] == [
+        ("badnets", "wrn16-1", "passes"), ("badnets", "resnet18", "stopped")]
+    assert list(row.surprises()) == ["clp on badnets (passes)"]
+    other, = (one for one in rows("clp", kept_by=["blend"]).kept.values() if one)  # never run, so any attack will do
+    assert (other.attack, other.through) == ("sig", 0)
+    assert len(rows("clp", kept_by=["badnets", "sig"]).kept) == 2  # one of them is stopped
+    assert row.failure() == []
+
+
+def test_a_defense_that_stopped_nothing_says_so(tree, rows):
+    for name, before, after in (("badnets", 1.0, 1.0), ("trojan", 0.9, 0.2), ("sig", 0.1, 0.0)):
+        attack(tree, name, name, before)
+        tree.run(f"{name}/rnp", "defenses.rnp", asr=after, method={"name": "RNP"})
+    said = "stopped none of the attacks that it was run on: badnets, trojan."  # SIG had left no backdoor to stop
+    row = rows("rnp")
+    assert said in row.text(tree.root) and list(row.kept) == ["badnets"]
+    assert rows("clp").failure() == []  # never run
+
+
+def test_the_first_stage_of_fine_pruning_is_a_cell_of_pruning(tree, rows):
+    attack(tree, "sig", "sig")
+    tree.run("sig/fine-prune", "defenses.fine_prune", {"mode": "fine-prune"}, asr=0.07, acc=0.9, method={
+        "name": "Fine-Pruning", "chosen": {"pruned": 9, "acc": share(0.8), "asr": share(0.0)}})
+    text = rows("pruning", kept_by=["sig"]).text(tree.root)
+    assert "sig: ASR 100.0 to 0.0, ACC 93.0 to 80.0: *stopped*" in text and "(sig/fine-prune)" in text
+    assert "sig: ASR 100.0 to 7.0, ACC 93.0 to 90.0" in rows("fine-pruning", kept_by=["sig"]).text(tree.root)
+
+
+def test_on_the_page_every_assumption_is_shown_to_hold_or_is_said_to_have_no_figure():
+    cells = tried_cells(find_runs(ROOT / "results"))
+    without = set()
+    for defense, entry in read_yaml(TABLE)["pairs"].items():
+        row = Row.of(defense, entry, {attack: own for (attack, name), own in cells.items() if name == defense})
+        assert any(tried and tried.verdict == "stopped" for tried in row.kept.values()) != bool(row.failure()), defense
+        without |= {defense} if row.failure() else set()
+    assert without == {"rnp"}
+
+
+def test_unlearning_what_was_reversed_is_a_cell_and_its_controls_are_not(tree, rows):
+    attack(tree, "badnets", "badnets")
+    for folder, patch, after in (("a", "clean", 0.99), ("b", "original", 0.0), ("reversed", "reversed", 0.02)):
+        tree.run(f"badnets/{folder}", "defenses.unlearn_trigger", {"patch_with": patch}, asr=after,
+                 method={"name": "unlearning", "patch_with": patch})
+    shown, = rows("nc-unlearning", broken_by=["sig"]).cells["badnets"]
+    assert (len(shown.runs), shown.through) == (1, 2)
 
 
 @pytest.mark.parametrize("aim", [{"all_to_all": True}, {"sources": [1, 2]}])

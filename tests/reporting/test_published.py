@@ -1,16 +1,22 @@
 """The lecture's table beside what was measured."""
 import csv
+from dataclasses import replace
 
 import pytest
+from helpers.paths import ROOT
 from helpers.reporting import share
 
 from engine.catalogue import attack_cells, defense_cells
+from reporting import charts
 from reporting.found import find_runs
 from reporting.grade import grade
-from reporting.published import averages, leave_table, measured, published
+from reporting.published import Measured, averages, leave_table, means, measured, published
 from reporting.published_rates import at_rates, published_rates
+from reporting.sections import published as section_of_published
 from reporting.sections import write_report
+from reporting.sections.published import AVERAGE
 
+LECTURE = ROOT / "results/lecture-abl"
 TITLE = "Beside the published table"
 ATTACK = {"poison_type": "badnets", "arch": "wrn16-1"}
 
@@ -75,6 +81,49 @@ def test_the_section_has_the_difference_and_an_average_row(tree):
     assert (shown["ASR"], shown["ASR, difference"], shown["CA-9, difference"]) == ("90.00", "-10.00", "-1.43")
 
 
+def at_cell(attack, defense, asr, ca9, **more):
+    return Measured(attack, defense, 0, 10.0, 80.0, ca9, asr, 12, f"{attack}/{defense}", **more)
+
+
+def test_the_average_row_is_over_the_attacks_that_count_and_the_published_one_over_the_same(monkeypatch):
+    """Published are 100 / 85.43 and 100 / 84.51 for BadNets and Blend, under ABL 3.04 / 86.11 and 16.23 / 84.06."""
+    monkeypatch.setattr(section_of_published, "published_map", lambda *given: given)
+    rows, columns, texts, asr = section_of_published.picture([
+        at_cell("benign", "none", 2, 84), at_cell("badnets", "none", 90, 80), at_cell("blend", "none", 70, 85),
+        at_cell("badnets", "abl", 10, 70), at_cell("blend", "abl", 40, 75),
+        at_cell("composite", "abl", 100, 10, left_out="5 % poisoned, not 10 %")])
+    assert columns == ["none", "abl"] and rows == ["benign", "badnets", "blend", "composite", AVERAGE]
+    assert (asr[AVERAGE, "none"], asr[AVERAGE, "abl"]) == (80, 25)  # without benign's 2 and composite's 100
+    assert texts[AVERAGE, "none"] == "80.0 / 82.5\n(100.0 / 85.0)"
+    assert texts[AVERAGE, "abl"] == "25.0 / 72.5\n(9.6 / 85.1)"
+    assert texts["badnets", "abl"] == "10.0 / 70.0\n(3.0 / 86.1)" and asr["badnets", "abl"] == 10
+    assert texts["composite", "abl"] == "100.0 / 10.0\n(29.8 / 84.7)\nnot averaged"
+
+
+def test_a_cell_is_colored_by_its_asr_from_green_to_red_and_says_its_own_text(monkeypatch):
+    monkeypatch.setattr(charts, "drawn", lambda figure, *words, **how: figure)
+    asr = {("sig", "none"): 100, ("blend", "none"): 20, ("sig", "abl"): 0, (AVERAGE, "none"): 60}
+    figure = charts.published_map(["sig", "blend", AVERAGE], ["none", "abl"], {key: str(key) for key in asr}, asr)
+    axis, = figure.axes
+    colors = axis.images[0].to_rgba(axis.images[0].get_array())
+    redness = colors[..., 0] - colors[..., 1]
+    assert redness[0, 0] > 0.5 and redness[0, 1] < -0.3  # ASR 100 and 0
+    assert redness[0, 1] < redness[1, 0] < redness[2, 0] < redness[0, 0]  # by ASR: 0, 20, 60, 100
+    assert colors[1, 1, 3] == 0 and colors[2, 1, 3] == 0  # never run: no color
+    shown = {text.get_text(): text.get_position() for text in axis.texts}
+    assert shown == {str(("sig", "none")): (0, 0), str(("blend", "none")): (0, 1), str(("sig", "abl")): (1, 0),
+                     str((AVERAGE, "none")): (0, 2)}
+
+
+def test_the_colors_do_not_depend_on_what_else_was_measured(monkeypatch):
+    monkeypatch.setattr(charts, "drawn", lambda figure, *words, **how: figure)
+    def color(other):
+        image, = charts.published_map(["sig", "blend"], ["none"], {}, {
+            ("sig", "none"): 30, ("blend", "none"): other}).axes[0].images
+        return tuple(image.to_rgba(image.get_array())[0, 0])
+    assert color(0) == color(40) == color(100)
+
+
 @pytest.mark.parametrize("place, known", [(0, attack_cells), (1, defense_cells)])
 def test_the_published_names_are_those_of_matrices(place, known):
     names = {key[place] for key in published()} - {"none"}
@@ -130,7 +179,7 @@ def test_a_benign_model_has_no_rate_that_differs(tree):
 
 
 def test_a_training_set_of_abl_s_own_decides_by_its_own_share(tree):
-    for share_poisoned, found in ((0.01, ["none"]), (0.1, ["none", "abl"])):
+    for share_poisoned, in_average in ((0.01, "no: 1 % poisoned, not 10 %"), (0.1, "yes")):
         composite = {"poison_target": 0, "sources": [1, 2]}
         tree.run(f"of-{share_poisoned}/none", "attacks.composite", composite, width=None, spec={"arch": "wrn16-1"},
                  asr=0.9)
@@ -138,7 +187,55 @@ def test_a_training_set_of_abl_s_own_decides_by_its_own_share(tree):
                  spec={"arch": "wrn16-1"}, acc_outside_target=share(0.7, 9000),
                  method={"name": "ABL", "of_training_set": share_poisoned})
         runs = [run for run in find_runs(tree.root) if run.name.startswith(f"of-{share_poisoned}")]
-        assert [one.defense for one in measured(runs)] == found
+        none, abl = measured(runs)
+        assert (none.defense, none.in_average) == ("none", "yes")
+        assert (abl.defense, abl.in_average, abl.poison_rate) == ("abl", in_average, 100 * share_poisoned)
+
+
+def test_a_run_that_is_left_out_is_shown_and_not_in_its_mean():
+    usual = Measured("blend", "abl", 0, 10.0, 80, 79, 10, 12, "a")
+    other = replace(usual, asr=90, left_out="5 % poisoned, not 10 %")
+    assert means([usual, other]) == {("blend", "abl"): (10, 79)} and means([other]) == {("blend", "abl"): (90, 79)}
+
+
+def test_the_committed_table_is_what_the_report_makes_of_the_results(tmp_path):
+    leave_table(tmp_path / "table.csv", find_runs(LECTURE))
+    assert (LECTURE / "table.csv").read_bytes() == (tmp_path / "table.csv").read_bytes(), (
+        "run: python report.py results/lecture-abl --output-dir output/report, and copy its table.csv")
+
+
+def test_the_committed_table_has_one_row_for_each_published_cell():
+    """Benign seed 1, which only other repairs were run on, is not among them; ABL on composite is, and not averaged."""
+    rows = list(csv.DictReader((LECTURE / "table.csv").open()))
+    assert [(row["attack"], row["defense"]) for row in rows] == list(published())
+    assert {row["seed"] for row in rows} == {"0"}
+    out = {(row["attack"], row["defense"]): row["poison_rate"] for row in rows if row["in_average"] != "yes"}
+    assert {key: rate for key, rate in out.items() if key[0] != "benign"} == {("composite", "abl"): "5.0"}
+
+
+def seeds(tree, none, nad=()):
+    """BadNets on WRN-16-1 with these seeds, and NAD on some of them."""
+    wrn = {"width": None, "spec": {"arch": "wrn16-1"}}
+    for seed in none:
+        tree.run(f"badnets/seed-{seed}", arguments=ATTACK, seed=seed, asr=1 - seed / 10, **wrn)
+    for seed in nad:
+        tree.run(f"badnets/seed-{seed}/nad", "defenses.nad", seed=seed, asr=seed / 10, **wrn, method={"name": "NAD"})
+
+
+def test_a_seed_that_a_column_lacks_is_not_in_the_means(tree):
+    seeds(tree, none=[0, 1, 2], nad=[0, 1])
+    tree.run("badnets/seed-1/mcr", "defenses.mcr", seed=1, width=None, spec={"arch": "wrn16-1"}, asr=0.5,
+             method={"name": "MCR"})
+    found = measured(find_runs(tree.root))
+    assert [(one.defense, one.seed, one.in_average) for one in found] == [
+        ("none", 0, "no: seed 0 is not in every column"), ("none", 1, "yes"),  # seed 2 has no defense: not in the table
+        ("mcr", 1, "yes"), ("nad", 0, "no: seed 0 is not in every column"), ("nad", 1, "yes")]
+    assert {key[1]: round(asr) for key, (asr, _) in means(found).items()} == {"none": 90, "nad": 10, "mcr": 50}
+
+
+def test_without_defenses_every_seed_counts(tree):
+    seeds(tree, none=[0, 2])
+    assert means(measured(find_runs(tree.root)))["badnets", "none"][0] == pytest.approx(90)
 
 
 def test_runs_at_the_usual_rates_alone_have_no_table_of_rates(tree):

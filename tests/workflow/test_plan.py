@@ -183,9 +183,9 @@ def test_images_elsewhere_take_the_place_of_the_matrixs_own(written):
 
 
 def test_pairs_leave_out_all_but_their_cells_and_a_defense_that_nothing_breaks_is_run_on_every_attack():
-    own = {"assumes": "so", "kept_by": "badnets"}
+    own = {"assumes": "so", "kept_by": ["badnets"]}
     steps = plan({**SMALL, "seeds": [0], "attacks": {"badnets": {}, "blend": {}, "sig": {}}, "defenses": {
-        "clp": {}, "strip": {}, "abl": {}}, "pairs": {"clp": own, "strip": {**own, "broken_by": ["sig"]}}}).steps
+        "clp": {}, "strip": {}, "abl": {}}, "pairs": {"clp": own, "strip": {**own, "broken_by": {"sig": 0.1}}}}).steps
     assert {folder.removeprefix("out/") for folder in steps} == {
         *(f"{attack}/seed-0{end}" for attack in ("badnets", "blend", "sig") for end in ("", "/clp")),
         "badnets/seed-0/strip", "sig/seed-0/strip"}
@@ -194,10 +194,11 @@ def test_pairs_leave_out_all_but_their_cells_and_a_defense_that_nothing_breaks_i
 @pytest.mark.parametrize("pairs, complaint", [
     ([1], "pairs: expected defenses with their attacks"), ({"anp": 3}, "pairs: 'anp': expected assumes, broken_by"),
     ({"anp": {"kept_by": "badnets"}}, "pairs: 'anp': expected assumes, broken_by, kept_by"),
-    ({"clp": {"assumes": "so", "kept_by": "badnets"}}, "pairs: 'clp': 'clp' is not under defenses"),
-    ({"anp": {"assumes": "so", "kept_by": ["badnets"]}}, "pairs: 'anp': ['badnets'] is not under attacks"),
-    ({"anp": {"assumes": "so", "kept_by": "badnets", "broken_by": ["sig"]}}, "'sig' is not under attacks"),
-    ({"anp": {"assumes": "so", "kept_by": "badnets", "broken_by": "issba"}}, "and a list of attacks")])
+    ({"clp": {"assumes": "so", "kept_by": ["badnets"]}}, "pairs: 'clp': 'clp' is not under defenses"),
+    ({"anp": {"assumes": "so", "kept_by": [["badnets"]]}}, "pairs: 'anp': ['badnets'] is not under attacks"),
+    ({"anp": {"assumes": "so", "kept_by": ["badnets"], "broken_by": ["sig"]}}, "'sig' is not under attacks"),
+    ({"anp": {"assumes": "so", "kept_by": "badnets"}}, "and two lists of attacks"),
+    ({"anp": {"assumes": "so", "kept_by": ["badnets"], "broken_by": "issba"}}, "and two lists of attacks")])
 def test_pairs_of_what_the_matrix_does_not_have_are_one_error(written, pairs, complaint):
     with pytest.raises(UserError) as error:
         read_matrix(written(pairs=pairs))
