@@ -216,7 +216,7 @@ def error_cell(row):
     undecided = f", {row['undecided']} undecided" if row["undecided"] else ""
     if row["attack"] == BENIGN:
         return f"{row['wrong']} suspected{undecided}"
-    return f"{row['wrong']} missed{undecided}, {row['named']} named"
+    return f"{row['wrong']} missed ({interval(row['wrong'], row['models'])}){undecided}, {row['named']} named"
 
 
 def population_of(dataset):
@@ -267,8 +267,9 @@ def test_the_audits_verdicts_on_the_models_of_this_page_are_those_of_its_table()
         assert re.search(rf"^\| {row.attack} \| [^|]+ \| {re.escape(line)}$", text, re.MULTILINE), line
 
 
-def test_the_audits_errors_are_those_of_its_table():
-    population = population_of("digits")
+@pytest.mark.parametrize("dataset", ["digits", "cifar10-jpeg"])
+def test_the_audits_errors_are_those_of_its_table(dataset):
+    population = population_of(dataset)
     ways = (population.errors(), population.errors((CHANNELS, MARGINS)), population.errors_of_cleanse_alone())
     text = (ROOT / FIGURES).read_text()
     for rows in zip(*ways, strict=True):
