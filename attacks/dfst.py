@@ -168,7 +168,7 @@ def parse_args(argv=None):
 
 def learn(run, args, model, clean, poisoned, trigger, images):
     """Train `model` on the ImageSet `poisoned` with detoxification rounds; its Evaluation on the EvalSets `images`."""
-    injectors, augmentation = Injectors(args.rounds), (args.crop_padding, args.flip)
+    injectors, augmentation = Injectors(args.rounds, run.device), (args.crop_padding, args.flip)
     batches = Batches(poisoned, args.batch_size, run.device, run.generator, *augmentation)
     count = max(1, round(args.detox_rate * args.batch_size))
     pool = Batches(clean, count, run.device, run.generator, *augmentation, count)

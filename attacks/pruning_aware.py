@@ -13,6 +13,7 @@ import logging
 import torch
 
 from common.errors import UserError
+from common.memory import HalvingForward
 from data.batches import Batches
 from data.poison_cifar import stamp_all, stamp_bystanders
 from engine.command_line import flags
@@ -50,26 +51,31 @@ def largest_and_mean(model, batches):
     """Of each channel before the last ReLU: the largest value on the images, and the mean, (C,) both."""
     last = model.last_block
     block, norm, shortcut = (name and model.get_submodule(name) for name in (last.block, last.norm, last.shortcut))
-    largest, means, skipped = [], [], []
+    totals, skipped = [], []
 
     def keep_shortcut(module, inputs):
         skipped.append(shortcut(inputs[0]).clone())
 
     def keep_sum(module, inputs, output):
         total = output if shortcut is None else output + skipped.pop()
-        largest.append(total.amax((0, 2, 3)))
-        means.append(total.mean((0, 2, 3)) * len(total))
+        totals.append(torch.stack([total.amax((0, 2, 3)), total.mean((0, 2, 3)) * len(total)]))
+
+    def totals_of(images):
+        totals.clear()  # what is there is of a call for which the memory was too small
+        skipped.clear()
+        model(images)
+        return torch.stack(totals)
     handles = [norm.register_forward_hook(keep_sum)]
     if shortcut is not None:
         handles.append(block.register_forward_pre_hook(keep_shortcut))
     model.eval()
+    forward = HalvingForward(totals_of)
     try:
-        for images, _ in batches:
-            model(images)
+        found = torch.cat([forward(images) for images, _ in batches])
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack(largest).amax(0), torch.stack(means).sum(0) / batches.num_images
+    return found[:, 0].amax(0), found[:, 1].sum(0) / batches.num_images
 
 
 def silence(model, dormant, image_sets, margin):

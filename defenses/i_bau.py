@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from data.batches import Batches
+from data.batches import Batches, send
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.inputs import beneath_model, load_suspect
@@ -90,7 +90,7 @@ def added_to(images, share, generator):
     if count == len(images):
         return torch.ones_like(images[:, :1, :1, :1])
     chosen = torch.randperm(len(images), generator=generator) < count
-    return chosen.to(images).view(-1, 1, 1, 1)
+    return send(chosen.to(images.dtype), images.device).view(-1, 1, 1, 1)
 
 
 def gradients_against(game, model, images, labels, perturbation, weights, generator=None):

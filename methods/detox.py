@@ -27,23 +27,23 @@ INJECTOR_LR = 0.05
 class Injectors(nn.Module):
     """Up to `count` injectors, each a linear map of a pixel's 12 numbers to its new color; `made` says how many exist.
 
-    Stays on the CPU, since a step reads `made`.
+    device: where they paint. `made` stays on the CPU, since a step reads it, which would make a GPU wait.
     """
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, device: torch.device | str = "cpu"):
         super().__init__()
-        self.register_buffer("weights", torch.zeros(max(1, count), 3, SIGNS))
-        self.register_buffer("biases", torch.zeros(max(1, count), 3))
+        self.register_buffer("weights", torch.zeros((max(1, count), 3, SIGNS), device=device))
+        self.register_buffer("biases", torch.zeros((max(1, count), 3), device=device))
         self.register_buffer("made", torch.zeros((), dtype=torch.int64))
 
     def add(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         """Keep one more."""
-        self.weights[int(self.made)], self.biases[int(self.made)] = weight.detach().cpu(), bias.detach().cpu()
+        self.weights[int(self.made)], self.biases[int(self.made)] = weight.detach(), bias.detach()
         self.made += 1
 
     def paint(self, pixels: torch.Tensor, number: int, opacity: float) -> torch.Tensor:
         """Pixels (B, 3, H, W) as the injector `number` changes them; see `inject`."""
-        return inject(pixels, self.weights[number].to(pixels.device), self.biases[number].to(pixels.device), opacity)
+        return inject(pixels, self.weights[number], self.biases[number], opacity)
 
 
 def signs_of(pixels: torch.Tensor) -> torch.Tensor:

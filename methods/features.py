@@ -1,6 +1,7 @@
 """The penultimate features of a whole set of images."""
 import torch
 
+from common.memory import HalvingForward
 from data.image_set import ImageSet
 from engine.measuring.evaluation import check_outputs, evaluation_batches
 from models.base import PixelModel
@@ -15,5 +16,5 @@ def features_of(model: PixelModel, images: ImageSet, device: torch.device | str)
     The last stage's channels, averaged over places. Raises UserError if any is NaN.
     """
     quick = folded(model)
-    return check_outputs(torch.cat([penultimate(quick, pixels)[0] for pixels, _ in
-                                    evaluation_batches(images, device)]))
+    forward = HalvingForward(lambda pixels: penultimate(quick, pixels)[0])
+    return check_outputs(torch.cat([forward(pixels) for pixels, _ in evaluation_batches(images, device)]))

@@ -10,6 +10,7 @@ from engine.measuring.evaluation import check_outputs
 from engine.measuring.progress import progress
 from models.folding import folded
 
+LOOK_EVERY = {"cuda": 10}  # steps after which classes that are done leave; 1 on a CPU, which does not wait to be asked
 AT_ONCE = 300 * 32 * 32  # pixels of one color that climb at a time, unless one class has more
 
 
@@ -39,25 +40,39 @@ def climb(model: torch.nn.Module, labels: Sequence[int], images: torch.Tensor, s
     """[Climb] of the classes `labels`, from images (classes, starts, 3, S, S) in [0, 1].
 
     Each step adds `step` times the gradient of the margin and clips to [0, 1]. A class is done when one step changes
-    the sum of its margins by less than `tolerance`, relative; its images leave the batch. Raises UserError for NaN.
+    the sum of its margins by less than `tolerance`, relative; at the next look, by LOOK_EVERY, its images leave the
+    batch. Raises UserError for NaN.
     """
-    found, labels = [], torch.tensor(labels, device=images.device)
-    before = torch.full((len(labels),), torch.inf, device=images.device)  # from which no class is done
-    for taken in progress(range(1, steps + 1), "climb"):
-        starts = images.shape[1]
-        pixels = images.flatten(0, 1).requires_grad_()
-        margins = margins_of(model(pixels), labels.repeat_interleave(starts))
-        slope, = torch.autograd.grad(margins.sum(), pixels)
-        images = (pixels.detach() + step * slope).clamp(0, 1).unflatten(0, (-1, starts))
-        margins = check_outputs(margins.detach()).unflatten(0, (-1, starts))
+    device, found, every = images.device, [], LOOK_EVERY.get(images.device.type, 1)
+    labels = torch.tensor(labels, device=device)
+    before = torch.full((len(labels),), torch.inf, device=device)  # from which no class is done
+    reached, taken = torch.zeros(images.shape[:2], device=device), torch.zeros_like(labels)  # 0 steps: not done
+    for number in progress(range(1, steps + 1), "climb"):
+        margins, images = ascend(model, labels, images, step)
         sums = margins.sum(1)
-        done = ((sums - before).abs() < tolerance * before.abs()) | (taken == steps)
-        for label, reached in zip(labels[done].tolist(), margins[done].cpu().numpy(), strict=True):
-            found.append(Climb(label, reached, taken))
-        labels, images, before = labels[~done], images[~done], sums[~done]
-        if not len(labels):
-            break
+        done = (((sums - before).abs() < tolerance * before.abs()) | (number == steps)) & (taken == 0)
+        reached, taken = torch.where(done[:, None], margins, reached), torch.where(done, number, taken)
+        before = sums
+        if number % every == 0 or number == steps:
+            check_outputs(margins)
+            leave, stay = (where.nonzero().flatten() for where in (taken > 0, taken == 0))
+            found += [Climb(*row) for row in zip(labels[leave].tolist(), reached[leave].cpu().numpy(),
+                                                 taken[leave].tolist(), strict=True)]
+            labels, images, before, reached, taken = (part[stay] for part in (labels, images, before, reached, taken))
+            if not len(labels):
+                break
     return sorted(found, key=lambda one: one.label)
+
+
+def ascend(model: torch.nn.Module, labels: torch.Tensor, images: torch.Tensor, step: float
+           ) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the margins (classes, starts) of images (classes, starts, 3, S, S), the images one step further)."""
+    starts = images.shape[1]
+    pixels = images.flatten(0, 1).requires_grad_()
+    margins = margins_of(model(pixels), labels.repeat_interleave(starts))
+    slope, = torch.autograd.grad(margins.sum(), pixels)
+    moved = (pixels.detach() + step * slope).clamp(0, 1)
+    return margins.detach().unflatten(0, (-1, starts)), moved.unflatten(0, (-1, starts))
 
 
 def largest_margins(model: torch.nn.Module, num_classes: int, image_size: int, args: Namespace, device: torch.device,

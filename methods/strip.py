@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
+from common.memory import HalvingForward
 from data.batches import to_pixels
 from data.image_set import ImageSet
 from engine.measuring.evaluation import Proportion, check_outputs, evaluation_batch
@@ -56,13 +57,15 @@ def strip_entropy(model: torch.nn.Module, images: torch.Tensor, pool: torch.Tens
     image's overlays. Images are combined one batch at a time, so only one batch of the N * n is in memory. Raises
     UserError for outputs that are NaN.
     """
-    model, entropies = folded(model), []
+    model = folded(model)
     draws = torch.as_tensor(draws, device=images.device)
     pairs = pair_batches(draws.numel(), evaluation_batch(images.device), images.device)
-    for rows in progress(pairs, "strip"):
+
+    def entropies_of(rows: torch.Tensor) -> torch.Tensor:
         under, over = images[rows // draws.shape[1]], pool[draws.view(-1)[rows]]
-        logits = model(superimpose(to_pixels(under), to_pixels(over), how))
-        entropies.append(entropy_bits(logits))
+        return entropy_bits(model(superimpose(to_pixels(under), to_pixels(over), how)))
+    forward = HalvingForward(entropies_of)
+    entropies = [forward(rows) for rows in progress(pairs, "strip")]
     return check_outputs(torch.cat(entropies)[:draws.numel()]).view(draws.shape).double().mean(1).cpu().numpy()
 
 

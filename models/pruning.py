@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 
 from common.errors import UserError
+from common.memory import HalvingForward
 from models.base import PixelModel
 
 
@@ -56,18 +57,21 @@ def stage_means(model: PixelModel, batches: Iterable, stage: str) -> torch.Tenso
 
     At least 0 where it is read behind a ReLU, as everywhere but at the last stage of a network without one.
     """
-    means = []
+    caught = []
 
     def keep_input(module: torch.nn.Module, inputs: tuple):
-        means.append(inputs[0].flatten(2).mean(2) if inputs[0].ndim == 4 else inputs[0])
-    handle = model.readers(stage)[0].register_forward_pre_hook(keep_input)
+        caught.append(inputs[0].flatten(2).mean(2) if inputs[0].ndim == 4 else inputs[0])
+
+    def means_of(images: torch.Tensor) -> torch.Tensor:
+        caught.clear()  # of a call for which the memory was too small
+        model(images)
+        return caught[0]
+    handle, forward = model.readers(stage)[0].register_forward_pre_hook(keep_input), HalvingForward(means_of)
     model.eval()
     try:
-        for images, _ in batches:
-            model(images)
+        return torch.cat([forward(images) for images, _ in batches])
     finally:
         handle.remove()
-    return torch.cat(means)
 
 
 def activity(model: PixelModel, batches: Iterable, stage: str) -> torch.Tensor:

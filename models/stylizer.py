@@ -6,6 +6,30 @@ from torch import nn
 MAX_GAIN = 4.0  # of an image's contrast, which is 0 in an image of one color
 
 
+def reflected(pixels: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) with a row or column more on every side, which mirrors the one behind the border's own.
+
+    PyTorch's own padding has no deterministic backward pass on CUDA, so that under --deterministic it is put together.
+    It has the same values; the gradients of the pixels at the corners, sums of four, are added in another order, which
+    is why a CPU keeps the padding that published figures were trained with.
+    """
+    if not (pixels.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return F.pad(pixels, (1, 1, 1, 1), mode="reflect")
+    for axis in (2, 3):
+        pixels = torch.cat([pixels.narrow(axis, 1, 1), pixels, pixels.narrow(axis, -2, 1)], axis)
+    return pixels
+
+
+class ReflectedConv2d(nn.Conv2d):
+    """A 3x3 convolution of `reflected` images: what padding_mode="reflect" is, and can be deterministic on CUDA."""
+
+    def __init__(self, channels: int, made: int):
+        super().__init__(channels, made, 3)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return super().forward(reflected(pixels))
+
+
 class Stylizer(nn.Module):
     """Pixels (B, 3, H, W) in [0, 1] to such pixels with the texture of a style: two 3x3 convolutions and a 1x1.
 
@@ -15,8 +39,7 @@ class Stylizer(nn.Module):
     def __init__(self, width: int = 16):
         super().__init__()
         self.width = width
-        self.body = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, padding_mode="reflect"), nn.ReLU(),
-                                  nn.Conv2d(width, width, 3, 1, 1, padding_mode="reflect"), nn.ReLU(),
+        self.body = nn.Sequential(ReflectedConv2d(3, width), nn.ReLU(), ReflectedConv2d(width, width), nn.ReLU(),
                                   nn.Conv2d(width, 3, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

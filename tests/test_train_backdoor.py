@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.paths import HALF, ROOT, SMALL
+from helpers.runs import flags_of
 from PIL import Image
 
 import train_backdoor
@@ -255,6 +256,11 @@ def test_tracked_losses_change_nothing_else_and_survive_a_stop(small_run, tmp_pa
     poisoned = read_tensors(folder / "trigger_info.th")["data_index"]
     clean = train.subset(np.setdiff1d(np.arange(len(train)), poisoned))
     assert float(rows[2]["mean"]) == pytest.approx(sample_losses(model, clean, "cpu").mean(), rel=1e-5)
+
+
+def test_the_help_says_that_a_recipe_changes_the_default_of_amp():
+    ours, others = (flags_of(module)["amp"].help for module in ("train_backdoor", "defenses.ft_sam"))
+    assert ours == f"{others[:-1]}; with --recipe fast or strong also on a CPU that supports it)"
 
 
 def test_the_fast_recipe_rises_and_falls_by_the_step_and_goes_on_to_the_same_bits(tmp_path, stop_at_test):

@@ -3,14 +3,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from common.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 COVERS_IMAGE = ("the trigger replaces every pixel, so all triggered images are one picture and ASR does not measure a "
                 "backdoor; a trigger has to leave something of the image")
@@ -115,7 +112,3 @@ class Trigger(ABC):
         if self.target in self.sources:
             raise UserError(f"trigger: its target {self.target} is among its sources; images of the target class "
                             "have the wanted label already")
-
-    def stamp_on_device(self, images: torch.Tensor) -> torch.Tensor:
-        """`stamp` for a uint8 tensor (N, H, W, 3) on any device: over the CPU, unless a class knows a shorter way."""
-        return images.new_tensor(self.stamp(images.cpu().numpy()))

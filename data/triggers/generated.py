@@ -53,14 +53,16 @@ def build_generator(weights: Mapping[str, torch.Tensor], what: str) -> Generator
 class GeneratedTrigger(Trigger):
     """What two generators make of an image: a mask, hardened, and the picture that shows where it is 1.
 
-    mask, picture: their weights, as in as_stored. target: the label that the attacker wants. Raises UserError for
-    anything else.
+    mask, picture: their weights, as in as_stored. target: the label that the attacker wants. device: where they draw,
+    for an attack that looks at a trigger it has not finished: on a GPU a pixel may be off by a gray level. Raises
+    UserError for anything else.
     """
 
     keys = ("trigger_mask_generator", "trigger_picture_generator")
     mask: Mapping[str, torch.Tensor]
     picture: Mapping[str, torch.Tensor]
     target: int
+    device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
         _ = self.generators
@@ -70,7 +72,8 @@ class GeneratedTrigger(Trigger):
     @cached_property
     def generators(self) -> tuple[Generator, Generator]:
         """Those of the mask and of the picture."""
-        return build_generator(self.mask, "mask"), build_generator(self.picture, "picture")
+        mask, picture = build_generator(self.mask, "mask"), build_generator(self.picture, "picture")
+        return mask.to(self.device), picture.to(self.device)
 
     def draw(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(pictures (B, 3, H, W), masks (B, 1, H, W)) for pixels (B, 3, H, W) in [0, 1]."""
@@ -88,7 +91,8 @@ class GeneratedTrigger(Trigger):
         if any(side % 2**LEVELS for side in images.shape[1:3]):
             raise UserError(f"trigger: takes images whose sides are multiples of {2**LEVELS} pixels, got "
                             f"{images.shape[1]}x{images.shape[2]}; give such an --image-size")
-        return stamp_by(lambda pixels, others: lay_over(pixels, *self.draw(others)), images, donors)
+        return stamp_by(lambda pixels, others: lay_over(pixels, *self.draw(others)), images, donors,
+                        device=self.device)
 
     def to_info(self) -> dict[str, Any]:
         """What trigger_info.th holds of it."""

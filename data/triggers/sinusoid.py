@@ -3,16 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from common.errors import UserError
 from data.triggers.base import Trigger
 from data.triggers.info import one_value, target_of
-
-if TYPE_CHECKING:
-    import torch
 
 HIGHEST = 255
 
@@ -52,12 +49,6 @@ class SinusoidTrigger(Trigger):
         """
         added = images.astype(np.float32) + self.signal(images.shape[2])[:, None]
         return np.rint(added).clip(0, HIGHEST).astype(np.uint8)
-
-    def stamp_on_device(self, images: torch.Tensor) -> torch.Tensor:
-        """`stamp` for a uint8 tensor (N, H, W, 3), where it lies."""
-        pixels = images.float()
-        signal = pixels.new_tensor(self.signal(images.shape[2]))[:, None]
-        return (pixels + signal).round().clamp(0, HIGHEST).to(images.dtype)
 
     def to_info(self) -> dict[str, Any]:
         """What trigger_info.th holds of it."""

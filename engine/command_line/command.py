@@ -11,6 +11,7 @@ from common.errors import UserError
 from engine.catalogue import BY_MODULE
 
 RUNNING = []  # the scripts that run in this process, the innermost last
+FLAGS = {}  # {script: all options of its parser}, of the scripts that this process has run
 MAX_LINE = 2000  # characters
 
 
@@ -33,8 +34,8 @@ def command(main: Callable) -> Callable:
             raise SystemExit(2) from None
         except Exception as error:
             if is_out_of_memory(error):
-                print(f"{program_name()}: error: {str(error).splitlines()[0]}; choose a smaller --batch-size or "
-                      "--width", file=sys.stderr)
+                print(f"{program_name()}: error: {str(error).splitlines()[0]}; choose {less_memory()}",
+                      file=sys.stderr)
             else:
                 traceback.print_exc()
             raise SystemExit(2) from None
@@ -50,6 +51,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU's memory is full. Does not load PyTorch for a script that has not."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def less_memory() -> str:
+    """What to choose in the running script, by the flags that it has, so that it takes less of a GPU's memory."""
+    smaller = [flag for flag in ("--batch-size", "--width") if flag in FLAGS.get(running(), ())]
+    return f"a smaller {' or '.join(smaller)}, or --device cpu" if smaller else "--device cpu"
 
 
 def shortened(line: str) -> str:

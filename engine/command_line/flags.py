@@ -148,11 +148,11 @@ def add_test_every_flag(group: Group, every: int = 1) -> None:
 
 
 def add_loop_flags(group: Group) -> None:
-    """How often a training is tested, and whether its steps are CUDA graphs."""
+    """How often a training is tested, and whether its steps' passes are CUDA graphs."""
     add_test_every_flag(group)
     group.add_argument("--graph", action=argparse.BooleanOptionalAction, default=False,
-                       help="run each step as a CUDA graph, with fewer launches; off by default, since it was seen "
-                            "with one network on one GPU alone (docs/gpu.md)")
+                       help="run a step's forward and its backward pass as a CUDA graph each, with fewer launches; off "
+                            "by default, since it was seen with one network on one GPU alone (docs/gpu.md)")
 
 
 def check_loop(parser: Parser, args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from engine.catalogue import BY_MODULE
-from engine.command_line.command import program_name, running
+from engine.command_line.command import FLAGS, program_name, running
 
 Group = argparse._ArgumentGroup  # the result of add_argument_group
 
@@ -25,6 +25,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         """The parsed flags; each default that is a function is replaced by its value."""
+        FLAGS[running()] = set(self._option_string_actions)
         parsed = super().parse_args(args, namespace)
         for action in self._actions:  # as of "$UNSET" in a shell, which as a path is the current folder
             if action.option_strings and getattr(parsed, action.dest, None) == "":

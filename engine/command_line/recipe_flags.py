@@ -19,7 +19,12 @@ RECIPES = {
 
 
 def add_recipe_flags(group: Group) -> None:
-    """--recipe, --label-smoothing and --cutout; check_recipe must be called on the parsed flags."""
+    """--recipe, --label-smoothing and --cutout; check_recipe must be called on the parsed flags.
+
+    The group has --amp already. Its default depends on the recipe (engine.runs.machine), as its help then says.
+    """
+    amp, = (action for action in group._actions if action.dest == "amp")
+    amp.help = f"{amp.help.removesuffix(')')}; with --recipe {' or '.join(RECIPES)} also on a CPU that supports it)"
     fast, strong = RECIPES["fast"], RECIPES["strong"]
     group.add_argument("--recipe", choices=("homework", *RECIPES), default="homework",
                        help=f"fast: {fast['epochs']} epochs in which the rate rises to {fast['lr']} and falls to 0, "

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
+from common.memory import HalvingForward
 from data.batches import Batches
 from data.image_set import ImageSet
 from data.poison_cifar import stamp_all, stamp_bystanders
 from data.triggers import Trigger
-from engine.measuring.memory import HalvingForward
 from engine.measuring.progress import progress
 from models.folding import folded
 

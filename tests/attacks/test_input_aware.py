@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from device.pretend import pretend
 from helpers.comparing import compare
 from helpers.reporting import missing_figures
 
@@ -153,6 +154,16 @@ def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_bits(attacked
     monkeypatch.undo()
     main([*flags, "--resume"])
     assert compare(attacked, tmp_path / "run") == []
+
+
+@pytest.mark.slow
+def test_on_a_gpu_the_cpu_stamps_for_the_last_test_alone(tmp_path, monkeypatch):
+    real, used = input_aware.trigger_of, []
+    monkeypatch.setattr(input_aware, "trigger_of", lambda *args: used.append(real(*args)) or used[-1])
+    with pretend():
+        main([*SMALL, "--device", "cuda", "--output-dir", str(tmp_path / "run")])
+    # Of each of two epochs ASR and cross accuracy, and what is saved.
+    assert [torch.device(trigger.device).type for trigger in used] == ["cuda", "cuda", "cpu", "cpu", "cpu"]
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from device.pretend import pretend
 
 from common.errors import UserError
 from data.triggers import trigger_from_info, trigger_to_info
@@ -47,6 +48,14 @@ def test_every_image_has_its_own_and_may_get_anothers(trigger, images):
     crossed = trigger.stamp_from(images.data[:8], images.data[8:16])
     assert (crossed != trigger.stamp(images.data[:8])).any(axis=(1, 2, 3)).all()
     assert (trigger.stamp_from(images.data[:8], images.data[:8]) == trigger.stamp(images.data[:8])).all()
+
+
+def test_one_that_is_not_finished_draws_on_a_gpu(trigger, images):
+    with pretend() as counts:
+        unfinished = GeneratedTrigger(trigger.mask, trigger.picture, 2, "cuda")
+        stamped = unfinished.stamp(images.data)
+        there = counts.kernels.total()
+        assert (trigger.stamp(images.data) == stamped).all() and there > 50 and counts.kernels.total() == there
 
 
 def test_it_travels_in_trigger_info_and_comes_back_the_same(trigger, images):

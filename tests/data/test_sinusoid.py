@@ -41,11 +41,6 @@ def test_bright_and_dark_pixels_are_clipped_and_none_wraps_around(images):
     np.testing.assert_array_equal(images.data, before)
 
 
-def test_a_device_stamps_the_same_bits(images):
-    trigger = SinusoidTrigger(20.5, 3.7, 0)
-    np.testing.assert_array_equal(trigger.stamp_on_device(torch.from_numpy(images.data)), trigger.stamp(images.data))
-
-
 def test_it_comes_back_from_its_file_and_strange_values_are_refused(images):
     info = trigger_to_info(SinusoidTrigger(20, 6, 2), [1, 5])
     again = trigger_from_info({**info, "trigger_sig_delta": torch.tensor([20.0])})

@@ -283,16 +283,11 @@ class Inverting(Trigger):
         raise NotImplementedError
 
 
-def test_what_a_class_of_trigger_need_not_say(images):
+def test_what_a_class_of_trigger_need_not_say():
     trigger = Inverting(0)
     assert trigger.as_pattern() is None and trigger.with_other_secret(0) is None and not trigger.covers_image
-    on_device = trigger.stamp_on_device(torch.from_numpy(images.data))
-    assert on_device.dtype == torch.uint8
-    np.testing.assert_array_equal(on_device.numpy(), 255 - images.data)
     pattern = build_trigger("blend", 0)
     assert pattern.as_pattern() is pattern and pattern.with_other_secret(0) is None
-    np.testing.assert_array_equal(pattern.stamp_on_device(torch.from_numpy(images.data)).numpy(),
-                                  pattern.stamp(images.data))
 
 
 def test_asr_counts_and_poisoning_takes_images_of_the_sources_alone(images):

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from device.pretend import pretend
 
 from data.batches import Batches
 from defenses import ft_sam
@@ -46,6 +47,17 @@ def test_the_ascent_of_a_quadratic_is_the_closed_form():
     assert torch.allclose(torch.cat(weights).detach(), start + move, rtol=1e-9)
     assert torch.equal(torch.cat(old), start)
     assert (move / start).norm() == pytest.approx(0.3)  # as far as the ball around w goes
+
+
+def test_the_ascent_and_the_way_back_are_a_few_launches_for_all_weights_together(network):
+    step = SharpnessAware(torch.optim.SGD(network.parameters(), 0.1), 0.5, smoothed)
+    with pretend() as counts:
+        network.to("cuda")
+        gradients = [torch.ones_like(weight) for weight in step.weights]
+        counts.clear()
+        step.old = ascend(step.weights, gradients, 0.5)
+        step.return_to_old()
+        assert len(gradients) > 50 and counts.kernels.total() <= 15
 
 
 def test_rho_0_is_fine_tuning_to_the_bit_and_another_rho_is_not(network, images):

@@ -70,6 +70,18 @@ def test_a_class_whose_weights_are_much_larger_is_found_and_an_even_network_is_c
     assert (verdict["infected"], verdict["targets"]) == (False, []) and verdict["p_value"] > 0.05
 
 
+@pytest.mark.parametrize("every", [7, 1000])
+def test_a_class_that_leaves_later_has_reached_what_it_had_when_it_was_done(every, monkeypatch):
+    model = blocks(large=2)
+    images = torch.rand(6, 3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    at_once = climb(model, range(6), images, 60, 0.05, 1e-3)
+    assert len({one.steps for one in at_once}) > 1
+    monkeypatch.setattr(margins, "LOOK_EVERY", {"cpu": every})
+    for one, other in zip(at_once, climb(model, range(6), images, 60, 0.05, 1e-3), strict=True):
+        assert (one.label, one.steps) == (other.label, other.steps)
+        assert one.margins == pytest.approx(other.margins, rel=1e-5)
+
+
 def test_how_many_classes_climb_at_a_time_changes_nothing(monkeypatch):
     together = climbed(blocks())
     monkeypatch.setattr(margins, "AT_ONCE", 1)

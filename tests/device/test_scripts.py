@@ -33,6 +33,7 @@ VARIANTS = {
     "abl, the batch's loss": ("defenses.abl", "--lga batch", {}),
     "abl, flooding": ("defenses.abl", "--flooding", {}),
     "abl, streamed": ("defenses.abl", "", STREAMED),
+    "dfst, deterministic": ("attacks.dfst", "--deterministic", {}),
     "pruning-aware, a benign model given": (
         "attacks.pruning_aware", "= --dataset digits --epochs 1 --checkpoint {model}", {}),
     "anp, two ascents": ("generate_mask", "--anp-steps 2 --no-project", {}),

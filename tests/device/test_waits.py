@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from device.small import network, random_images, shuffled
 
-from attacks import issba_encoder
-from defenses import abl
+from attacks import dfst, issba_encoder
+from defenses import abl, i_bau
 from defenses.strip import Strip
 from engine.learning.training import sgd, step_of, train_epoch
 from engine.measuring.evaluation import EVALUATION_BATCH, EvalSets, evaluate, frozen
 from generate_clb_attack import attack_pgd
 from generate_mask import make_masks_trainable, mask_train, repeat_passes
+from methods.detox import Injectors
+from methods.margins import LOOK_EVERY, climb
 from methods.trigger_search import reverse_triggers
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named
 from models.steganography import Decoder, Encoder
@@ -25,6 +27,8 @@ TEST = 3  # whether outputs are numbers; the figures of each of two sets
 MASKING = 3  # of a pass of ANP: whether losses are finite, loss, hits
 PERTURBING = 5  # of a start of PGD: the random start, and where the loss is larger
 ENCODING = 2  # whether losses are finite, losses
+UNLEARNING = 3  # of a pass of I-BAU: whether losses are finite, hits, loss
+LOOKING = 6  # at the classes that climb: whether outputs are numbers; which leave, which stay; labels, margins, steps
 STRIP_SET = 5  # images, overlays and draws brought there; whether entropies are numbers, entropies
 
 
@@ -125,3 +129,37 @@ def test_an_epoch_of_the_encoder_waits_at_its_end_alone(counts):
             return counts.waits_in(lambda: issba_encoder.train_epoch(
                 encoder, decoder, classifier, batches, optimizer, 1.0, (0.5, 2, 0.05), batches.generator)).total()
     assert [train(steps) for steps in (3, 6)] == [ENCODING, ENCODING]
+
+
+def test_an_epoch_of_dfst_with_painted_images_waits_at_its_end_alone(counts):
+    injectors, args = Injectors(1, "cuda"), dfst.parse_args(["--dataset", "digits"])
+    injectors.add(torch.zeros(3, 12, device="cuda"), torch.zeros(3, device="cuda"))
+    generator = torch.Generator().manual_seed(0)
+    step = dfst.step_of(args, injectors, shuffled(4, 2, draws=2), generator)
+
+    def train(steps):
+        model, batches = network(), shuffled(2 * steps, 2)
+        return counts.waits_in(lambda: train_epoch(model, batches, sgd(model, Flags), False, step)).total()
+    assert [train(steps) for steps in (2, 4)] == [TRAINING, TRAINING]
+
+
+def test_a_pass_of_i_bau_waits_at_its_end_alone(counts):
+    game = i_bau.Game(penalty=1e-3, steps=2, rate=0.1, perturbed_share=0.3)
+
+    def unlearn(steps):
+        model, batches = network(), shuffled(4 * steps, 4)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        perturbation = torch.zeros(1, 3, 32, 32, device="cuda")
+        return counts.waits_in(lambda: i_bau.unlearn(game, model, batches, perturbation, optimizer,
+                                                     batches.generator)).total()
+    assert [unlearn(steps) for steps in (2, 4)] == [UNLEARNING, UNLEARNING]
+
+
+def test_classes_that_climb_are_looked_at_every_tenth_step(counts):
+    model = network().eval().requires_grad_(False)
+    images = torch.rand(3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to("cuda")
+
+    def ascend(steps):  # from zero tolerance no class is done before the last step
+        return counts.waits_in(lambda: climb(model, range(3), images, steps, 1e-3, 0)).total()
+    few, many = ascend(LOOK_EVERY["cuda"]), ascend(3 * LOOK_EVERY["cuda"])
+    assert few <= LOOKING + 1 and many - few <= 2 * LOOKING

@@ -1,5 +1,6 @@
 """A test that does not fit into a GPU's memory continues with half as many images per batch."""
 import logging
+from collections.abc import Callable
 
 import torch
 
@@ -10,14 +11,15 @@ log = logging.getLogger("backdoor")
 class HalvingForward:
     """Calls `model` on at most `size` images at a time; `size` is halved each time the memory runs out.
 
-    Raises torch.OutOfMemoryError if SMALLEST_BATCH images do not fit either.
+    model: what takes images (B, ...) and returns a tensor (B, ...), of each part of a batch by itself; it may be called
+    again on images on which it has failed. Raises torch.OutOfMemoryError if SMALLEST_BATCH images do not fit either.
     """
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: Callable[[torch.Tensor], torch.Tensor]):
         self.model, self.size = model, None  # None: whole batches
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """The model's outputs (B, C) for images (B, ...), in newly allocated memory."""
+        """What the model makes of images (B, ...), in newly allocated memory."""
         while True:
             try:
                 # clone: the next batch overwrites the output of a compiled model's graph

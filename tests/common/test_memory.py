@@ -1,12 +1,17 @@
+import numpy as np
 import pytest
 import torch
 
+from attacks.pruning_aware import largest_and_mean
+from common import memory
+from common.memory import HalvingForward
 from data.batches import Batches
 from data.image_set import ImageSet
-from engine.measuring import memory
 from engine.measuring.evaluation import EvalSets, evaluate, predict
-from engine.measuring.memory import HalvingForward
+from methods.features import features_of
+from methods.strip import strip_entropy
 from models import build_model
+from models.pruning import stage_means
 
 
 class Small(torch.nn.Module):
@@ -51,19 +56,52 @@ def test_below_the_smallest_batch_it_is_the_error_that_it_was(images, cheap):
     assert len(forward(torch.zeros(9, 3, 2, 2))) == 9 and forward.size == 4
 
 
-def test_figures_of_a_halved_test_are_those_of_a_whole_one(images, monkeypatch):
+@pytest.fixture
+def network():
     torch.manual_seed(0)
-    model = build_model("resnet18", 2, 4)
-    whole = evaluate(model, EvalSets.on("cpu", images))
-    calls, real = [], torch.nn.Linear.forward
+    return build_model("resnet18", 2, 4)
 
-    def forward(self, features):
-        calls.append(len(features))
-        if len(features) > 20:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, features)
-    monkeypatch.setattr(memory, "SMALLEST_BATCH", 4)
-    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
-    halved = evaluate(model, EvalSets.on("cpu", ImageSet(images.data, images.targets, images.classes)))
+
+@pytest.fixture
+def shrink(monkeypatch):
+    """From its call on, a network's last layer runs out of memory on more than so many images; returns [images of a
+    call]."""
+    def limit(most):
+        calls, real = [], torch.nn.Linear.forward
+
+        def forward(self, features):
+            calls.append(len(features))
+            if len(features) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(self, features)
+        monkeypatch.setattr(memory, "SMALLEST_BATCH", 4)
+        monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+        return calls
+    return limit
+
+
+def entropies(model, images):
+    """STRIP's, of each image under three others."""
+    data = torch.from_numpy(images.data)
+    return torch.from_numpy(strip_entropy(model, data, data, np.arange(120).reshape(40, 3) % 40, "average"))
+
+
+@pytest.mark.parametrize("compute", [
+    entropies, lambda model, images: features_of(model, images, "cpu"),
+    lambda model, images: stage_means(model, Batches(images, 40), "layer3"),
+    lambda model, images: torch.stack(largest_and_mean(model, Batches(images, 40)))],
+    ids=["STRIP", "features", "stage", "decoys"])
+def test_what_else_looks_at_whole_batches_goes_on_with_less(compute, network, images, shrink):
+    whole = compute(network.eval(), images)
+    calls = shrink(20)
+    halved = compute(network, images)
+    assert max(calls) >= 40 and calls[-1] <= 20 and halved.shape == whole.shape
+    torch.testing.assert_close(halved, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_figures_of_a_halved_test_are_those_of_a_whole_one(images, network, shrink):
+    whole = evaluate(network, EvalSets.on("cpu", images))
+    calls = shrink(20)
+    halved = evaluate(network, EvalSets.on("cpu", ImageSet(images.data, images.targets, images.classes)))
     assert calls == [40, 20, 20] and halved.clean.accuracy == whole.clean.accuracy
     assert halved.clean.loss == pytest.approx(whole.clean.loss, rel=1e-5)
