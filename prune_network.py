@@ -103,8 +103,7 @@ def evaluate_by_number(model, mask_values, numbers, measure, after_pruning=None)
 
 
 def statistics_batches(images, args, device):
-    """StatisticsBatches of the ImageSet that made the masks, the same for every --seed. Raises UserError for too few
-    images."""
+    """StatisticsBatches of the ImageSet that made the masks. Raises UserError for too few images."""
     if len(images) < FEWEST:
         raise UserError(f"--recalibrate: expected at least {FEWEST} images that made the masks, got {len(images)}")
     return StatisticsBatches(images, STATISTICS_BATCH, device, args.crop_padding, args.flip, seed=0)

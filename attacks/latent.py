@@ -30,7 +30,6 @@ from engine.kinds.start import first_model
 from engine.learning.training import check_finite, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, frozen, log_figures, warn_of_chance
 from engine.measuring.progress import progress
-from engine.measuring.surrogate import check_surrogate
 from engine.runs.figures import training_curves
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger, save_model, save_trigger, saved_image_size
@@ -193,9 +192,7 @@ def parse_args(argv=None):
 
 def train_teacher(run, args, model, batches, clean, test):
     """Stage 1, unless a checkpoint stands in for it: train on clean images, and leave model_clean.th."""
-    if args.checkpoint:
-        check_surrogate(args.checkpoint, model, clean.subset(slice(MEASURED)), run.device)
-    else:
+    if not args.checkpoint:
         train_stage(run, model, batches, test, args.epochs, sgd(model, args), args.milestones)
     keep_clean(run, args, model, clean, args.epochs)
 

@@ -1,4 +1,4 @@
-"""A test that does not fit into a GPU's memory continues with half as many images per batch."""
+"""What does not fit into a GPU's memory continues with half as many images at a time."""
 import logging
 from collections.abc import Callable
 
@@ -11,8 +11,9 @@ log = logging.getLogger("backdoor")
 class HalvingForward:
     """Calls `model` on at most `size` images at a time; `size` is halved each time the memory runs out.
 
-    model: what takes images (B, ...) and returns a tensor (B, ...), of each part of a batch by itself; it may be called
-    again on images on which it has failed. Raises torch.OutOfMemoryError if SMALLEST_BATCH images do not fit either.
+    model: what takes images (B, ...) and returns a tensor, whose rows are joined over the parts of a batch; it may be
+    called again on images on which it has failed. Raises torch.OutOfMemoryError if SMALLEST_BATCH images do not fit
+    either.
     """
 
     def __init__(self, model: Callable[[torch.Tensor], torch.Tensor]):
@@ -31,5 +32,5 @@ class HalvingForward:
                 self.size = size // 2
             # Outside the except clause, so that the error's traceback no longer holds the activations.
             torch.cuda.empty_cache()
-            log.warning("a test of %d images at a time does not fit into the device's memory; continuing with %d", size,
+            log.warning("%d images at a time do not fit into the device's memory; continuing with %d", size,
                         self.size)

@@ -17,6 +17,7 @@ import torch
 from common.files import write_table
 from data.batches import Batches
 from engine.command_line import flags
+from engine.command_line.aim_flags import called
 from engine.command_line.command import command
 from engine.kinds.inputs import asr_of, beneath_model, check_clean_images, load_suspect
 from engine.measuring.evaluation import evaluate
@@ -50,8 +51,8 @@ def record_seed(seed, searches, indices, flagged, classes):
                      "norm": search.norm if found else None, "index": float(index) if np.isfinite(index) else None,
                      "flagged": int(is_flagged), "success": search.success if found else None, "steps": search.steps})
         what = f"norm {search.norm:.2f}, index {index:.2f}" if found else "no trigger found within the budget"
-        log.info("seed %d, label %d (%s): %s, %d steps%s", seed, search.label, classes[search.label], what,
-                 search.steps, ", flagged" if is_flagged else "")
+        log.info("seed %d, label %s: %s, %d steps%s", seed, called(search.label, classes), what, search.steps,
+                 ", flagged" if is_flagged else "")
     bound = flagging_bound([search.norm for search in searches])
     if math.isnan(bound):
         log.info("seed %d: no verdict, triggers were found for fewer than 3 labels; a larger --budget may help", seed)
@@ -68,10 +69,10 @@ def label_summary(rows, label):
             **{name: [min(values), max(values)] if values else None for name, values in ranges.items()}}
 
 
-def log_verdict(targets, infected, labels, best):
+def log_verdict(targets, infected, labels, best, classes):
     """Log the verdict, none where `infected` is None; and how steady it is, for the labels that any seed flagged and
     the one of smallest norm."""
-    named = ", ".join(f"{label['label']} ({label['class']})" for label in labels if label["label"] in targets)
+    named = ", ".join(called(label["label"], classes) for label in labels if label["label"] in targets)
     verdicts = {True: f"infected, target {named}", False: "clean", None: "none, since most searches could flag nothing"}
     log.info("verdict: %s", verdicts[infected])
     closest = min(best, key=lambda label: best[label].norm, default=None)
@@ -79,7 +80,7 @@ def log_verdict(targets, infected, labels, best):
         if label["flagged_in"] or label["label"] == closest:
             norm, index = ("-".join(f"{end:.2f}" for end in label[name]) if label[name] else "nan"
                            for name in ("norm", "index"))
-            log.info("label %d (%s): flagged in %d of %d seeds, norm %s, index %s", label["label"], label["class"],
+            log.info("label %s: flagged in %d of %d seeds, norm %s, index %s", called(label["label"], classes),
                      label["flagged_in"], label["seeds"], norm, index)
 
 
@@ -195,7 +196,7 @@ def main(argv=None):
         bounds = [flagging_bound(own) for own in norms]
         targets, best = majority_labels(flagged), smallest(by_seed)
         infected, labels = verdict(targets, bounds), [label_summary(rows, label) for label in range(len(classes))]
-        log_verdict(targets, infected, labels, best)
+        log_verdict(targets, infected, labels, best, classes)
 
         triggers = leave_triggers(run.folder, best, true, classes)
         norm_bars(run.folder / "norms.png", classes, norms, bounds)

@@ -181,7 +181,7 @@ SCRIPTS = (
     Script("studies.calibrate_audit", "audits' calibration", STUDY, "", leaves_run=False,
            small="--count 1 --width 2 --starts 1 --steps 2 --searches 1 --budget 3 --training=--epochs=1"),
     Script("studies.verdict", "audit", STUDY, is_heavy=False, draws=False, reads="--checkpoint {audited}",
-           after=(TRAIN_BADNETS, "studies.audit output/badnets/model_last.th data/cifar10-jpeg"),
+           after=(TRAIN_BADNETS, "studies.audit output/badnets/model_last.th my/images"),
            other={"checkpoint": "{audited2}"}),
     Script("studies.sweep_anp", "ANP's sweep", STUDY, "", reads=SUSPECT, small=f"{MASK} --alphas 0.2 --seeds 1",
            lasting="--val-frac 0.05 --nb-iter 40 --print-every 5 --batch-size 32 --alphas 0.2 0.8 --seeds 1",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.kinds.aim import called
+from engine.command_line.aim_flags import called
 from methods.witnesses import TITLES
 
 

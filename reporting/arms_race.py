@@ -25,11 +25,11 @@ NOT_RUN = "not run yet"
 INTRO = f"""# The arms race
 
 An attack passes a defense by breaking what the defense assumes. Each row has the assumption, an attack that keeps to it
-and those that are said to break it, with what was measured here. Where no such attack is known, or none of them took
-hold here, the last column has, of the attacks that the defense was run on, the one that it stopped least. Where the
-defense stopped none of those that keep to it, these stay, and beside them stands where its assumption did hold: the
-same attack on other images or another network, else the attack that it stopped most. Where it stopped none at all, the
-row says so.
+and those that are said to break it, with what was measured here. The publications say so, and where they name too few,
+the figures of this suite. Where no such attack is known, or none of them took hold here, the last column has, of the
+attacks that the defense was run on, the one that it stopped least. Where the defense stopped none of those that keep to
+it, these stay, and beside them stands where its assumption did hold: the same attack on other images or another
+network, else the attack that it stopped most. Where it stopped none at all, the row says so.
 
 *Stopped* means that at most {STOPPED} % of triggered images get through, *passes* that {PASSES} % or more do, and
 *partly* what lies between. For a repair that is the ASR afterwards, for STRIP the FAR, for a detector of poisoned
@@ -83,7 +83,6 @@ def name_of(attack, poisoned):
 def named_attacks(entry, key):
     """[(attack, share poisoned or None)] that a pair of the file has under a key."""
     named = entry.get(key, ())
-    named = [named] if isinstance(named, str) else named
     return list(named.items()) if isinstance(named, dict) else [(attack, None) for attack in named]
 
 

@@ -77,9 +77,12 @@ def cell_name(run):
     return max(fitting, key=lambda cell: len(cell.flags)).name if fitting else ""
 
 
-def poisoned_share(attack):
-    """The share of the training images that an attack's run poisoned; nan for none, or where it does not say."""
-    return attack.method.get("of_training_set") or math.nan  # a benign run's 0 is no rate, so none that differs
+def poisoned_share(run):
+    """The share of the training images that a run poisoned; nan for none, or where it does not say."""
+    share, isolated = run.method.get("of_training_set"), run.method.get("isolated")
+    if share is None and isolated:  # ABL's runs once said only how many images they poisoned and isolated
+        return run.method["poisoned"] * run.arguments["isolation_rate"] / isolated or math.nan
+    return share or math.nan  # a benign run's 0 is no rate, so none that differs
 
 
 def share_behind(run, attack):
@@ -114,8 +117,7 @@ def measured(runs):
     """The Measured of all finished `runs` as published and at the published rates, in the published order.
 
     A defense that trains on a set of its own, with another share poisoned than in the attack's, is there and left out
-    of the averages; so is a seed that not all of an attack's columns have. A model on which none of the published
-    defenses was run, while they were on one of another seed, was trained for something else and is not there.
+    of the averages; so is a seed that not all of an attack's columns have.
     """
     groups, own = attacks(runs), [run for run in runs if is_as_published(run)]
     named = [(run, run, NONE) for run in own if run.is_attack and has_usual_rates(run, run)]
@@ -123,10 +125,8 @@ def measured(runs):
               if attack and is_usual(poisoned_share(attack)) and isolates_as_usual(run)]
     order = list(published())
     named = [entry for entry in named if (cell_name(entry[1]), entry[2]) in published()]
-    defended = {attack.name: cell_name(attack) for _, attack, defense in named if defense != NONE}
     found = [(order.index((cell_name(attack), defense)), run.name, of_run(run, attack, defense))
-             for run, attack, defense in named
-             if attack.name in defended or cell_name(attack) not in defended.values()]
+             for run, attack, defense in named]
     return with_seeds_left_out([one for *_, one in sorted(found, key=lambda entry: entry[:2])])
 
 

@@ -23,10 +23,10 @@ import torch
 from common.errors import UserError
 from common.files import write_table
 from engine.command_line import flags
+from engine.command_line.aim_flags import called
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
 from engine.command_line.witness_flags import add_witness_flags
-from engine.kinds.aim import called
 from engine.kinds.inputs import beneath_model, check_clean_images
 from engine.kinds.without_images import Subject, add_optional_data_flags, load_subject
 from engine.runs import machine

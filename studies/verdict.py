@@ -21,9 +21,9 @@ from common.files import hash_file, write_table
 from data.triggers import Trigger
 from engine.catalogue import defense_cells
 from engine.command_line import flags
+from engine.command_line.aim_flags import called
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
-from engine.kinds.aim import called
 from engine.kinds.inputs import asr_of, beneath_model, find_run, load_suspect
 from engine.measuring.evaluation import EvalSets, Proportion, predict
 from engine.rows import REPAIR

@@ -279,6 +279,11 @@ def test_the_workflow_knows_a_finished_pruning_again_by_the_flags_that_were_give
         check_made_alike(step, parse(step))
     check("--threshold", "0.5")
     check("--threshold", "0.5", "--val-frac", "0.05")
+    config = json.loads((tmp_path / "p/config.json").read_text())
+    assert config["seed"] is None and "seed" not in config["arguments"]
+    config["arguments"]["seed"] = 1  # as pruning recorded it while it had the flag
+    (tmp_path / "p/config.json").write_text(json.dumps(config))
+    check("--threshold", "0.5")
     for flags in ((), ("--threshold", "0.4"), ("--threshold", "0.5", "--val-frac", "0.06")):
         with pytest.raises(UserError, match="holds a run made with"):
             check(*flags)

@@ -160,7 +160,7 @@ def test_ctrl_c_ends_in_a_line_not_a_traceback(tmp_path):
 
 @pytest.mark.parametrize("flags, named", [
     (["--poison-rate", "5"], "--poison-rate: expected a fraction in [0, 1], got 5; write 5 % as 0.05"),
-    (["--poison-target", "10"], "--poison-target: expected one of the classes 0 (0) to 9 (9), got 10"),
+    (["--poison-target", "10"], "--poison-target: expected one of the classes 0 to 9, got 10"),
     (["--poison-target", "-1"], "--poison-target"),
     (["--epochs", "0"], "--epochs: expected a whole number of at least 1, got 0"),
     (["--milestones", "3", "2"], "--milestones: expected increasing"),

@@ -54,8 +54,8 @@ class GeneratedTrigger(Trigger):
     """What two generators make of an image: a mask, hardened, and the picture that shows where it is 1.
 
     mask, picture: their weights, as in as_stored. target: the label that the attacker wants. device: where they draw,
-    for an attack that looks at a trigger it has not finished: on a GPU a pixel may be off by a gray level. Raises
-    UserError for anything else.
+    for an attack that looks at a trigger it has not finished: on a GPU some pixels at a mask's edge differ by a few
+    gray levels. Raises UserError for anything else.
     """
 
     keys = ("trigger_mask_generator", "trigger_picture_generator")

@@ -15,11 +15,16 @@ def usual_target(args: argparse.Namespace) -> int | None:
     return None if getattr(args, "all_to_all", None) else 0
 
 
+def called(label: int, classes: Sequence[str]) -> str:
+    """A label with its name, unless that is the number itself, as with digits."""
+    return f"{label} ({classes[label]})" if classes[label] != str(label) else str(label)
+
+
 def check_target(target: int, classes: Sequence[str]) -> None:
     """Raise UserError unless `target` is the number of one of `classes`, names in label order."""
     if target >= len(classes):
-        raise UserError(f"--poison-target: expected one of the classes 0 ({classes[0]}) to {len(classes) - 1} "
-                        f"({classes[-1]}), got {target}")
+        raise UserError(f"--poison-target: expected one of the classes {called(0, classes)} to "
+                        f"{called(len(classes) - 1, classes)}, got {target}")
 
 
 def add_target_flag(group: Group, default: int | Callable[[argparse.Namespace], int | None] = 0) -> None:

@@ -55,7 +55,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def less_memory() -> str:
     """What to choose in the running script, by the flags that it has, so that it takes less of a GPU's memory."""
-    smaller = [flag for flag in ("--batch-size", "--width") if flag in FLAGS.get(running(), ())]
+    smaller = [flag for flag in ("--batch-size", "--starts") if flag in FLAGS.get(running(), ())]
     return f"a smaller {' or '.join(smaller)}, or --device cpu" if smaller else "--device cpu"
 
 

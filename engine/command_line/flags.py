@@ -65,7 +65,6 @@ def add_run_flags(parser: Parser, default: Folder, resumable: bool = False, draw
     if resumable:
         either.add_argument("--resume", action="store_true",
                             help="continue the run in that folder from its last saved epoch")
-    parser.set_defaults(seed=0)
     if draws:
         group.add_argument("--seed", type=integer(0), default=0, help="of all that is drawn at random")
     add_device_flags(group)

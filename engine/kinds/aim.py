@@ -6,16 +6,12 @@ from typing import Any
 from common.errors import UserError
 from data.triggers import Trigger
 from engine.catalogue import BY_MODULE
+from engine.command_line.aim_flags import called
 from engine.command_line.command import running
 from engine.runs.run import Run
 
 IS = {"all_to_all": "all-to-all", "sources": "for images of some classes alone"}
 log = logging.getLogger("backdoor")
-
-
-def called(label: int, classes: Sequence[str]) -> str:
-    """A label with its name, unless that is the number itself, as with digits."""
-    return f"{label} ({classes[label]})" if classes[label] != str(label) else str(label)
 
 
 def aim_in_words(trigger: Trigger, classes: Sequence[str]) -> str:

@@ -18,8 +18,8 @@ from data.sources import comes_alone
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
 from engine.cells import as_flags
 from engine.command_line import aim_flags, flags
-from engine.command_line.aim_flags import check_sources, find_classes
-from engine.kinds.aim import called, note_aim
+from engine.command_line.aim_flags import called, check_sources, find_classes
+from engine.kinds.aim import note_aim
 from engine.missing import check_there
 from engine.runs.figures import enlarge, image_grid
 from engine.runs.run import Run

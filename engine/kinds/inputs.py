@@ -14,6 +14,7 @@ from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.sources import SOURCES
 from data.triggers import Trigger
+from engine.command_line.aim_flags import called
 from engine.command_line.normalization import PixelInput
 from engine.kinds.aim import check_fits, note_aim
 from engine.measuring.doubt import Doubt, find_doubt
@@ -124,7 +125,7 @@ def log_told(found: Checkpoint, trigger: Trigger | None, classes: Sequence[str])
     if target is None:
         log.info("BackdoorBench's file tells no target: %s", why)
     else:
-        log.info("BackdoorBench's file tells the target, class %d (%s): %s", target, classes[target], why)
+        log.info("BackdoorBench's file tells the target, class %s: %s", called(target, classes), why)
         if trigger is not None and trigger.target != target:
             log.warning("the trigger that is given has another target, class %d", trigger.target)
     return target

@@ -10,10 +10,13 @@ from data.image_set import ImageSet
 from engine.command_line.normalization import INPUT_FLAGS, PixelInput, add_input_flags
 from engine.command_line.parser import Group, Parser
 from engine.learning.training import Step, step_of
+from engine.measuring.surrogate import check_surrogate
 from engine.weights.checkpoint import load_model, saved_image_size
 from models import build_model
 from models.base import PixelModel
 from models.penultimate import penultimate
+
+CHECKED = 1000  # images by which a given model is checked
 
 
 def add_start_flags(group: Group) -> None:
@@ -52,11 +55,14 @@ def fresh_model(args: argparse.Namespace, images: ImageSet, device: torch.device
 def first_model(path: str | None, args: argparse.Namespace, images: ImageSet, device: torch.device) -> PixelModel:
     """The network that a training begins with: the model in the file `path`, or for None a fresh_model.
 
-    Raises UserError for a file that is of other classes, or no model.
+    Logs a warning for a model that does not know the ImageSet. Raises UserError for a file that is of other classes, or
+    no model.
     """
-    if path:
-        return load_model(path, device, images.classes, PixelInput.of(args)).model
-    return fresh_model(args, images, device)
+    if not path:
+        return fresh_model(args, images, device)
+    model = load_model(path, device, images.classes, PixelInput.of(args)).model
+    check_surrogate(path, model, images.subset(slice(CHECKED)), device)
+    return model
 
 
 def step_for(args: argparse.Namespace) -> Step:

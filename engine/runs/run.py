@@ -57,9 +57,9 @@ class LogFile(logging.FileHandler):
 class Run:
     """One script's run in `args.output_dir`; a context manager.
 
-    args: the script's parsed flags (output_dir, overwrite, seed, device, and resume if it has one). leaves: the names
-    of the files that the script writes there besides OWN_FILES, which --overwrite removes. other_leaves: the files that
-    only some of its runs write.
+    args: the script's parsed flags (output_dir, overwrite, device, and seed and resume if it has them). leaves: the
+    names of the files that the script writes there besides OWN_FILES, which --overwrite removes. other_leaves: the
+    files that only some of its runs write.
 
     Nothing is written before `begin`, so that a mistake in the input leaves the folder unchanged. `generator` is a
     seeded CPU generator, the same on every device. Raises UserError if the folder already holds a run and the flags do
@@ -75,8 +75,9 @@ class Run:
         self.device = machine.find_device(args.device)
         machine.set_determinism(args.deterministic)
         self.amp = machine.trains_in_bfloat16(args, self.device)
-        torch.manual_seed(args.seed)
-        self.generator = torch.Generator().manual_seed(args.seed)
+        self.seed = getattr(args, "seed", None)  # None: the script draws nothing
+        torch.manual_seed(self.seed or 0)
+        self.generator = torch.Generator().manual_seed(self.seed or 0)
         self.epoch, self.rows, self.seconds, self.saved, self.epoch_started = 0, [], 0.0, None, None
         self.begun, self.lock = False, None
         self.unit = "epoch"  # what a row of the log is of
@@ -171,7 +172,7 @@ class Run:
         called = BY_MODULE[script].words() if script in BY_MODULE else [sys.argv[0]]
         return {"script": script, "arguments": vars(self.args),
                 "command": shlex.join(["python", *called, *sys.argv[1:]]), **self._circumstances(),
-                "seed": self.args.seed, "bfloat16": self.amp, "inputs": inputs}
+                "seed": self.seed, "bfloat16": self.amp, "inputs": inputs}
 
     def _circumstances(self):
         return {"versions": machine.versions(), "device": machine.device_name(self.device),
@@ -276,7 +277,7 @@ class Run:
         if evaluation is not None:
             figures = {**evaluation.figures(), **figures}
         facts = {"dataset": None if data is None else data.name, **self._size_of(model),
-                 "epochs": getattr(self.args, "epochs", None) if epochs is None else epochs, "seed": self.args.seed,
+                 "epochs": getattr(self.args, "epochs", None) if epochs is None else epochs, "seed": self.seed,
                  "method": method}
         known = {name: value for name, value in facts.items() if value is not None}
         write_json(self.folder / "results.json", {

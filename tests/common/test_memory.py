@@ -43,7 +43,7 @@ def test_a_test_that_does_not_fit_goes_on_with_half_the_batch_once_a_halving(ima
     assert torch.equal(found, torch.cat([pixels.flatten(1)[:, :4] for pixels, _ in Batches(images, 40)]))
     assert model.failed == [32, 16] and set(model.done) == {8} and sum(model.done) == 40
     assert [record.getMessage() for record in caplog.records] == [
-        f"a test of {size} images at a time does not fit into the device's memory; continuing with {size // 2}"
+        f"{size} images at a time do not fit into the device's memory; continuing with {size // 2}"
         for size in (32, 16)]
     predict(model, batches)
     assert model.failed == [32, 16] and batches.batch_size == 8  # what did fit is where the next test begins

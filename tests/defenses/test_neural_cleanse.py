@@ -92,8 +92,8 @@ def test_the_verdict_its_target_and_its_spread(detected):
     found, = method["reversed"]
     assert found["norm"] == pytest.approx(4, rel=1e-5) and found["overlap"] == {"iou": 1, "inside": pytest.approx(1)}
     logged = (detected / "output.log").read_text()
-    assert "verdict: infected, target 0 (0)" in logged
-    assert "label 0 (0): flagged in 2 of 3 seeds, norm 4.00-61.00" in logged
+    assert "verdict: infected, target 0" in logged
+    assert "label 0: flagged in 2 of 3 seeds, norm 4.00-61.00" in logged
     rows = list(csv.DictReader((detected / "norms.csv").open()))
     assert [(row["seed"], row["label"]) for row in rows] == [(seed, str(n)) for seed in "012" for n in range(10)]
     assert rows[9]["norm"] == rows[9]["index"] == "" and rows[10]["flagged"] == "1"

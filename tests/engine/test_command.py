@@ -18,8 +18,8 @@ def test_a_name_of_any_length_is_a_short_line(capsys):
 
 
 @pytest.mark.parametrize(("flags", "advice"), [
-    (["--batch-size", "--width"], "a smaller --batch-size or --width, or --device cpu"),
-    (["--batch-size"], "a smaller --batch-size, or --device cpu"), (["--seed"], "--device cpu")])
+    (["--batch-size", "--width"], "a smaller --batch-size, or --device cpu"),
+    (["--starts"], "a smaller --starts, or --device cpu"), (["--seed"], "--device cpu")])
 def test_a_full_gpu_is_one_line_with_what_to_do(flags, advice, capsys):
     @command
     def main(argv=None):

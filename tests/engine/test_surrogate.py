@@ -6,6 +6,7 @@ from helpers.readers import digits
 from torch import nn
 
 import generate_clb_attack
+import train_backdoor
 from attacks import feature_collision, issba_encoder, trojan_patch
 from engine.measuring.surrogate import check_surrogate
 
@@ -29,7 +30,7 @@ def test_a_surrogate_that_is_right_on_none_of_the_images_is_warned_of(caplog, mo
     images = digits()
     zeros = images.subset(images.targets == 0)
     check_surrogate("benign.th", Always(label), zeros, "cpu")
-    assert (f"benign.th: the surrogate is right on 0 of {len(zeros)} training images" in caplog.text) == warned
+    assert (f"benign.th: right on 0 of {len(zeros)} training images" in caplog.text) == warned
     assert {record.levelname for record in caplog.records} == ({"WARNING"} if warned else set())
 
 
@@ -45,5 +46,6 @@ def test_every_script_that_takes_a_surrogate_warns_of_a_useless_one(learned_run,
     with pytest.raises(SystemExit):
         issba_encoder.main([*flags, "--bits", "4", "--width", "2", "--epochs", "1", "--batch-size", "256",
                             "--output-dir", str(tmp_path / "encoder")])
-    for run in ("clb", "patch", "fc", "encoder"):
-        assert "model.th: the surrogate is right on " in (tmp_path / run / "output.log").read_text()
+    train_backdoor.main(["--start-from", *flags[1:], "--epochs", "1", "--output-dir", str(tmp_path / "tuned")])
+    for run in ("clb", "patch", "fc", "encoder", "tuned"):
+        assert "model.th: right on " in (tmp_path / run / "output.log").read_text()

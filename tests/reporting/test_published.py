@@ -10,7 +10,7 @@ from engine.catalogue import attack_cells, defense_cells
 from reporting import charts
 from reporting.found import find_runs
 from reporting.grade import grade
-from reporting.published import Measured, averages, leave_table, means, measured, published
+from reporting.published import Measured, averages, leave_table, means, measured, poisoned_share, published
 from reporting.published_rates import at_rates, published_rates
 from reporting.sections import published as section_of_published
 from reporting.sections import write_report
@@ -192,6 +192,13 @@ def test_a_training_set_of_abl_s_own_decides_by_its_own_share(tree):
         assert (abl.defense, abl.in_average, abl.poison_rate) == ("abl", in_average, 100 * share_poisoned)
 
 
+def test_the_share_of_an_older_run_of_abl_is_what_its_isolation_tells(tree):
+    tree.run("abl", "defenses.abl", {"poison_type": "stored", "isolation_rate": 0.01}, asr=0.5,
+             method={"name": "ABL", "poisoned": 4050, "isolated": 450})
+    run, = find_runs(tree.root)
+    assert poisoned_share(run) == pytest.approx(0.09)
+
+
 def test_a_run_that_is_left_out_is_shown_and_not_in_its_mean():
     usual = Measured("blend", "abl", 0, 10.0, 80, 79, 10, 12, "a")
     other = replace(usual, asr=90, left_out="5 % poisoned, not 10 %")
@@ -205,7 +212,7 @@ def test_the_committed_table_is_what_the_report_makes_of_the_results(tmp_path):
 
 
 def test_the_committed_table_has_one_row_for_each_published_cell():
-    """Benign seed 1, which only other repairs were run on, is not among them; ABL on composite is, and not averaged."""
+    """ABL on composite too, which is not averaged."""
     rows = list(csv.DictReader((LECTURE / "table.csv").open()))
     assert [(row["attack"], row["defense"]) for row in rows] == list(published())
     assert {row["seed"] for row in rows} == {"0"}
@@ -228,7 +235,8 @@ def test_a_seed_that_a_column_lacks_is_not_in_the_means(tree):
              method={"name": "MCR"})
     found = measured(find_runs(tree.root))
     assert [(one.defense, one.seed, one.in_average) for one in found] == [
-        ("none", 0, "no: seed 0 is not in every column"), ("none", 1, "yes"),  # seed 2 has no defense: not in the table
+        ("none", 0, "no: seed 0 is not in every column"), ("none", 1, "yes"),
+        ("none", 2, "no: seed 2 is not in every column"),
         ("mcr", 1, "yes"), ("nad", 0, "no: seed 0 is not in every column"), ("nad", 1, "yes")]
     assert {key[1]: round(asr) for key, (asr, _) in means(found).items()} == {"none": 90, "nad": 10, "mcr": 50}
 
