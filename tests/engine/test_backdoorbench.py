@@ -314,5 +314,5 @@ def test_defenses_run_on_it(known, tmp_path, monkeypatch):
     strip.main([*common, "--overlays", "2", "--calibration", "20", "--inspect", "20", "--output-dir", "strip"])
     neural_cleanse.main([*common, "--seeds", "1", "--budget", "2", "--batches", "1", "--output-dir", "nc"])
     for name in ("strip", "nc"):
-        assert "tells the target, class 3 (3)" in (tmp_path / name / "output.log").read_text()
+        assert "tells the target, class 3: " in (tmp_path / name / "output.log").read_text()
         assert json.loads((tmp_path / name / "results.json").read_text())["asr"] is None
