@@ -28,7 +28,7 @@ from engine.kinds.attack import poison_by, start_attack
 from engine.kinds.indices import against_known, are_indices
 from engine.kinds.start import fresh_model
 from engine.learning.graphs import check_graph
-from engine.learning.training import climb, sgd, step_of, train_epoch, train_stage
+from engine.learning.training import sgd, step_of, train_epoch, train_stage, unlearning_loss
 from engine.measuring.evaluation import (
     UNTESTED,
     EvalSets,
@@ -102,7 +102,7 @@ def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, ma
     floor = score(model, held_out).accuracy.value - max_drop - 1e-9
     for epoch in run.epochs(before + epochs, model=model, optimizer=optimizer):
         kept = copy_weights(model)
-        train_score = train_epoch(model, batches, optimizer, run.amp, step_of(climb))
+        train_score = train_epoch(model, batches, optimizer, run.amp, step_of(unlearning_loss))
         accuracy, tested = score(model, held_out).accuracy.value, UNTESTED
         last = epoch if accuracy < floor else before + epochs
         if run.is_tested(epoch, last):

@@ -20,6 +20,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import write_table
 from engine.command_line import flags
+from engine.command_line.aim_flags import called
 from engine.command_line.command import command
 from engine.kinds.inputs import beneath_model
 from engine.kinds.without_images import add_optional_data_flags, check_data_flags, load_subject
@@ -94,17 +95,16 @@ def judge(climbs, threshold):
     return {"p_value": value, "infected": infected, "targets": [int(np.argmax(margins))] if infected else []}
 
 
-def log_climbs(rows, verdict):
+def log_climbs(rows, verdict, classes):
     """The margin of every class, and the verdict."""
     for row in rows:
-        log.info("label %(label)d (%(class)s): margin %(margin).2f, of all starts %(lowest).2f to %(margin).2f, "
-                 "%(steps)d steps", row)
+        log.info("label %s: margin %.2f, of all starts %.2f to %.2f, %d steps", called(row["label"], classes),
+                 row["margin"], row["lowest"], row["margin"], row["steps"])
     if verdict["p_value"] is None:
         log.info("verdict: none, since %d classes leave too few to compare the largest margin with", len(rows))
         return
-    target = next((row for row in rows if row["label"] in verdict["targets"]), None)
-    log.info("verdict: %s, p-value %.3g", "infected, target {label} ({class})".format(**target) if target else "clean",
-             verdict["p_value"])
+    targets = ", ".join(called(label, classes) for label in verdict["targets"])
+    log.info("verdict: %s, p-value %.3g", f"infected, target {targets}" if targets else "clean", verdict["p_value"])
 
 
 def farthest_of(model):
@@ -133,7 +133,7 @@ def main(argv=None):
         climbs = largest_margins(model, len(classes), subject.image_size, args, run.device, run.generator)
         seconds = time.perf_counter() - started
         rows, verdict = [one.row(classes) for one in climbs], judge(climbs, args.p_value)
-        log_climbs(rows, verdict)
+        log_climbs(rows, verdict, classes)
 
         write_table(run.folder / "margins.csv", COLUMNS, rows)
         margin_bars(run.folder / "margins.png", classes, [one.margins for one in climbs], verdict)

@@ -20,7 +20,7 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.inputs import beneath_model, load_given, load_suspect
 from engine.kinds.repair import Repair, add_share_flag
-from engine.learning.training import climb, step_of, train_epoch
+from engine.learning.training import step_of, train_epoch, unlearning_loss
 from engine.measuring.evaluation import evaluate, evaluation_batches, log_figures, score
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
@@ -53,7 +53,7 @@ def unlearn(run, model, batches, steps, lr, until):
     optimizer = torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [(steps + 1) // 2])
     for step in range(1, steps + 1):
-        seen = train_epoch(model, batches, optimizer, step=step_of(climb))
+        seen = train_epoch(model, batches, optimizer, step=step_of(unlearning_loss))
         scheduler.step()
         is_forgotten = seen.accuracy.value <= until
         tell(run, "unlearning", step, seen, is_forgotten or step == steps)

@@ -51,7 +51,7 @@ def step_of(objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> 
 cross_entropy_step = step_of(F.cross_entropy)
 
 
-def climb(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def unlearning_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The negative mean loss, an objective by which a model unlearns images."""
     return -F.cross_entropy(logits, labels)
 

@@ -9,7 +9,15 @@ from helpers.paths import HALF
 from common.errors import UserError
 from data.batches import Batches
 from defenses import abl
-from defenses.abl import climb, flooding, isolate, isolation_figures, isolation_objective, local_gradient_ascent, main
+from defenses.abl import (
+    flooding,
+    isolate,
+    isolation_figures,
+    isolation_objective,
+    local_gradient_ascent,
+    main,
+    unlearning_loss,
+)
 from engine.learning.training import step_of, train_epoch
 from engine.measuring.evaluation import UNKNOWN, Proportion, Score
 from engine.weights.checkpoint import load_model, save_model
@@ -65,7 +73,7 @@ def test_climbing_raises_the_loss(images):
     torch.manual_seed(0)
     model, batches = build_model("resnet18", 2, 4), Batches(images, 40)
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    losses = [-train_epoch(model, batches, optimizer, step=step_of(climb)).loss for _ in range(4)]
+    losses = [-train_epoch(model, batches, optimizer, step=step_of(unlearning_loss)).loss for _ in range(4)]
     assert losses == sorted(losses) and losses[-1] > losses[0] + 0.05
 
 

@@ -12,7 +12,7 @@ from helpers.reporting import missing_figures
 from data.batches import Batches
 from data.image_set import ImageSet
 from defenses import rnp
-from defenses.rnp import climb, main, recover, unlearn
+from defenses.rnp import main, recover, unlearn, unlearning_loss
 from engine.learning.training import train_epoch
 from engine.weights.checkpoint import load_model
 from models import build_model
@@ -69,7 +69,7 @@ def accuracy(model, images):
 
 def test_unlearning_climbs_the_loss():
     logits, labels = torch.randn(5, 3, requires_grad=True), torch.arange(5) % 3
-    up, down = (torch.autograd.grad(loss(logits, labels), logits)[0] for loss in (climb, F.cross_entropy))
+    up, down = (torch.autograd.grad(loss(logits, labels), logits)[0] for loss in (unlearning_loss, F.cross_entropy))
     assert torch.equal(up, -down)
 
 

@@ -50,7 +50,7 @@ def test_an_epoch_waits_at_its_end_alone(amp, counts):
 @pytest.mark.parametrize("name, options", [
     ("local_gradient_ascent", {"gamma": 0.5, "over": "batch"}),
     ("local_gradient_ascent", {"gamma": 0.5, "over": "sample"}),
-    ("flooding", {"level": 0.5}), ("climb", {})], ids=["batch", "sample", "flooding", "climb"])
+    ("flooding", {"level": 0.5}), ("unlearning_loss", {})], ids=["batch", "sample", "flooding", "unlearning"])
 def test_an_epoch_of_abl_waits_at_its_end_alone(name, options, counts):
     objective = functools.partial(getattr(abl, name), **options)
     assert [epoch_waits(counts, steps, True, objective) for steps in (8, 16)] == [TRAINING, TRAINING]
