@@ -84,23 +84,14 @@ lecture: $(VENV)/workflow-ready
 	$(PY) -m workflow matrix workflow/matrices/lecture-abl.yaml --profile "$$PROFILE" --data-dir "$$DATA_DIR"
 	$(PY) report.py output/lecture-abl --title "The lecture's table"
 
-# ABL's two other tables. Of CIFAR-10's images outside the target class 0.1111, 0.5556 and 0.7778 are 10, 50 and 70 % of
-# the training images.
-SWEEP = $(PY) -m studies.sweep_abl --arch wrn16-1 --epochs 12 --isolation-epochs 4 --test-every 4 --amp \
-	--data-dir "$$DATA_DIR"
-lecture-rates: $(VENV)/ready
-	for attack in badnets blend; do \
-		$(SWEEP) --poison-type $$attack --poison-rates 0.1111 --isolation-rates 0.01 0.05 0.1 0.2 \
-			--output-dir output/lecture-rates/$$attack-isolation && \
-		$(SWEEP) --poison-type $$attack --poison-rates 0.5556 0.7778 --isolation-rates 0.01 \
-			--output-dir output/lecture-rates/$$attack-poison || exit 1; done
+lecture-rates: $(VENV)/workflow-ready
+	$(PY) -m workflow matrix workflow/matrices/lecture-rates.yaml --profile "$$PROFILE" --data-dir "$$DATA_DIR"
 	$(PY) report.py output/lecture-rates --title "ABL over poisoning and isolation rates"
 
-# The models are those of `make lecture`, and one of BadNets at 1 % for ABL. The page in docs/ is made of results/ alone.
+# The models are those of `make lecture`, and one of BadNets at 1 %. The page in docs/ is made of results/ alone.
 arms-race: $(VENV)/workflow-ready
 	$(PY) -m workflow matrix workflow/matrices/arms-race.yaml --profile "$$PROFILE" --data-dir "$$DATA_DIR"
-	$(SWEEP) --poison-type badnets --poison-rates 0.0111 --isolation-rates 0.01 --output-dir output/arms-race-abl
-	$(PY) -m reporting.arms_race output/lecture-abl output/arms-race-abl results --page output/lecture-abl/arms-race.md
+	$(PY) -m reporting.arms_race output/lecture-abl results --page output/lecture-abl/arms-race.md
 
 gpu: $(VENV)/ready
 	$(PY) -m benchmarks.gpu --data-dir "$$DATA_DIR" --limit "$$LIMIT" --pack output/gpu.tar.xz

@@ -2,7 +2,8 @@
 import json
 
 from workflow.audit import ABOUT_MODEL, plan_audit, read_settings
-from workflow.plan import plan, read_matrix
+from workflow.matrix import read_matrix
+from workflow.plan import plan
 
 
 def pack(request):

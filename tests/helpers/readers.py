@@ -13,7 +13,7 @@ from methods.screening import read_calibration
 from reporting.found import find_runs
 from reporting.log import read_log
 from workflow.audit import read_settings
-from workflow.plan import read_matrix
+from workflow.matrix import read_matrix
 
 
 @functools.cache

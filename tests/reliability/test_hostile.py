@@ -29,7 +29,7 @@ from defenses import fine_prune, strip
 from engine.command_line.inherit import inherit
 from engine.weights.checkpoint import load_model
 from reporting.log import read_log
-from workflow.plan import read_matrix
+from workflow.matrix import read_matrix
 
 CANARY = "canary"  # what code that was run would have left in the current folder
 

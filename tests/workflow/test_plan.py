@@ -4,8 +4,10 @@ from helpers.paths import ROOT
 
 from common.errors import UserError
 from reporting.published import published
-from workflow.plan import defense_names, plan, read_matrix
+from workflow.matrix import defense_names, flags_of, read_matrix
+from workflow.plan import plan
 from workflow.request import read_plan
+from workflow.steps import parse
 
 SMALL = {"output": "out", "seeds": [0, 1], "data": {"dataset": "digits"}, "training": {"width": 4, "epochs": 1},
          "attacks": {"badnets": {}, "issba": {}}, "defenses": {"anp": {"val_frac": 0.05}, "abl": {}}}
@@ -191,6 +193,62 @@ def test_pairs_leave_out_all_but_their_cells_and_a_defense_that_nothing_breaks_i
         "badnets/seed-0/strip", "sig/seed-0/strip"}
 
 
+VARIANTS = {**SMALL, "seeds": [0], "attacks": {"badnets": {}, "badnets-half": {"of": "badnets", "poison_rate": 0.5}},
+            "defenses": {"abl": {}, "abl-5": {"of": "abl", "against": ["badnets-half"], "isolation_rate": 0.05},
+                         "clp": {"against": ["badnets"]}}}
+
+
+def test_a_variant_is_what_it_is_of_with_flags_and_a_folder_of_its_own(written):
+    steps = plan(read_matrix(written(**VARIANTS))).steps
+    assert {folder.removeprefix("out/") for folder in steps} == {
+        "badnets/seed-0", "badnets-half/seed-0", "badnets/seed-0/abl", "badnets-half/seed-0/abl",
+        "badnets-half/seed-0/abl-5", "badnets/seed-0/clp"}
+    alone, both = (" ".join(steps[f"out/badnets-half/seed-0{end}"].flags) for end in ("", "/abl-5"))
+    for words in (alone, both):
+        assert "--poison-type badnets" in words and "--poison-rate 0.5" in words
+    assert "--isolation-rate 0.05" in both and "--against" not in both and "--of" not in both
+    assert "--poison-rate" not in " ".join(steps["out/badnets/seed-0"].flags)
+
+
+def test_variants_of_an_attack_share_what_was_made_for_it_and_one_that_controls_training_has_its_data_poisoned():
+    steps = plan({**SMALL, "seeds": [0], "attacks": {
+        "clean-label": {}, "clean-label-b": {"of": "clean-label", "lr": 0.05}, "wanet-b": {"of": "wanet"}},
+        "defenses": {"abl": {}}, "prepare": {"clean-label": {"poison_rate": 0.7}, "wanet": {"poison_rate": 0.4}}}).steps
+    crafted = [folder for folder, step in steps.items() if step.script.module == "generate_clb_attack"]
+    assert crafted == ["out/crafted/seed-0"] and "out/clean-label-b/seed-0" in steps
+    words = " ".join(steps["out/wanet-b/seed-0/abl"].flags)
+    assert "--trigger-file out/wanet-b/seed-0/trigger_info.th" in words and "--poison-rate 0.4" in words
+
+
+@pytest.mark.parametrize("key, own, complaint", [
+    ("attacks", {"badnets-b": {"of": "badnet"}}, "no such attack: 'badnet'; there are"),
+    ("attacks", {"badnets-b": {"of": ["badnets"]}}, "no such attack: ['badnets']; there are"),
+    ("attacks", {"blend": {"of": "badnets"}}, "'blend': a variant needs a name of its own"),
+    ("attacks", {"issba-encoder": {"of": "issba"}}, "'issba-encoder': a variant needs a name of its own"),
+    ("defenses", {"fine-prune": {"of": "fine-pruning"}}, "'fine-prune': a variant needs a name of its own"),
+    ("defenses", {"../abl": {"of": "abl"}}, "'../abl': a variant needs a name of its own"),
+    ("defenses", {"abl_5": {"of": "abl"}}, "'abl_5': a variant needs a name of its own"),
+    ("defenses", {3: {"of": "abl"}}, "3: a variant needs a name of its own"),
+    ("defenses", {"masks": {"of": "anp-masks"}}, "no such defense: 'anp-masks'"),
+    ("attacks", {"badnets": {"against": ["abl"]}}, "attacks: badnets: against: only a defense is against attacks"),
+    ("defenses", {"abl": {"against": "badnets"}}, "abl: against: expected a list of attacks, got 'badnets'"),
+    ("defenses", {"abl": {"against": [["badnets"]]}}, "abl: against: ['badnets'] is not under attacks"),
+    ("defenses", {"abl": {"against": ["blend"]}}, "abl: against: 'blend' is not under attacks"),
+    ("prepare", {"anp-masks": {"of": "anp-masks"}}, None)])
+def test_a_variant_that_cannot_be_is_named_before_anything_starts(written, key, own, complaint):
+    with pytest.raises(UserError) as error:
+        plan(read_matrix(written(**{key: own})))
+    assert (complaint or "unrecognized arguments: --of") in str(error.value)
+
+
+def test_the_matrix_of_rates_has_the_twelve_cells_of_the_lectures_two_tables():
+    steps = plan(read_matrix(ROOT / "workflow/matrices/lecture-rates.yaml")).steps
+    flags = [parse(step) for step in steps.values() if step.script.module == "defenses.abl"]
+    cells = {(own.poison_type, own.poison_rate, own.isolation_rate) for own in flags}
+    rates = [(0.1111, 0.01), (0.1111, 0.05), (0.1111, 0.1), (0.1111, 0.2), (0.5556, 0.01), (0.7778, 0.01)]
+    assert cells == {(attack, *pair) for attack in ("badnets", "blend") for pair in rates} and len(flags) == 12
+
+
 @pytest.mark.parametrize("pairs, complaint", [
     ([1], "pairs: expected defenses with their attacks"), ({"anp": 3}, "pairs: 'anp': expected assumes, broken_by"),
     ({"anp": {"kept_by": "badnets"}}, "pairs: 'anp': expected assumes, broken_by, kept_by"),
@@ -213,5 +271,6 @@ def test_the_matrices_on_the_lectures_models_make_them_with_the_same_flags(name)
         assert first[key] == other[key]
     for key in ("attacks", "defenses"):
         shared = first[key].keys() & other[key].keys()
-        assert {one: first[key][one] for one in shared} == {one: other[key][one] for one in shared}
+        for one in shared:
+            assert flags_of(first, key, one) == flags_of(other, key, one)
     assert first["attacks"].keys() <= other["attacks"].keys()
