@@ -11,7 +11,7 @@ from common.untrusted.images import read_picture
 from engine.runs.figures import entropy_bars, known_shares, save_png
 from reporting.document import Picture
 from reporting.found import FINISHED
-from reporting.groups import NONE
+from reporting.groups import NONE, mean
 
 MAX_PICTURE, MAX_SIDE = 16 * 2**20, 6000  # bytes and pixels that a page has room for
 
@@ -99,6 +99,30 @@ def published_map(rows, columns, texts, asr):
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
     axis.tick_params(length=0)
     return drawn(figure, "ASR / CA-9 in %, colored by ASR; in brackets the published ASR / CA", wide=True)
+
+
+def isolation_curves(panels):
+    """ASR and ACC over ABL's isolation rate, for {title: [run]}, side by side: a list of one Picture, or of none."""
+    if not panels:
+        return []
+    figure = Figure(figsize=(3 * len(panels) + 1.4, 3), layout="constrained")
+    for axis, (title, runs) in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(),
+                                   strict=True):
+        for label, style, name, part in (("ACC", "o-", "acc", None), ("ASR", "s-", "asr", None),
+                                         ("ASR, isolated images left out alone", "^--", "asr", "filtered")):
+            points = {}
+            for run in runs:
+                value = run.share(name, run.method.get(part, {}) if part else None)
+                points.setdefault(100 * run.arguments["isolation_rate"], []).append(100 * value)
+            axis.plot(sorted(points), [mean(points[rate]) for rate in sorted(points)], style, markersize=3, label=label)
+        axis.set(ylim=(-2, 102), xlim=(0, None))
+        axis.set_title(title, fontsize=8, parse_math=False)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.25)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=7)
+    figure.supxlabel("isolated, % of the training images", fontsize=8)
+    figure.supylabel("% of test images", fontsize=8)
+    return [drawn(figure, "ACC and ASR after ABL over the share of the training images that it isolates", wide=True)]
 
 
 def attack_map(effects):

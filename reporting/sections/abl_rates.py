@@ -1,4 +1,5 @@
 """ABL over poisoning and isolation rates, beside what the lecture prints."""
+from reporting.charts import isolation_curves
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.published_rates import at_rates
 from reporting.tables import PERCENT, conditions, share_cell, shares
@@ -16,7 +17,17 @@ def section(report):
         Text("Rows without an isolation rate are the models without a defense. The lecture prints figures for 10, 50 "
              "and 70 % poisoned, all with 1 % isolated. "
              f"{conditions([one.run for one in found])}"),
-        Table(COLUMNS, tuple(map(row, found)))))
+        Table(COLUMNS, tuple(map(row, found))), *isolation_curves(panels(found))))
+
+
+def panels(found):
+    """{attack and share poisoned, in words: [run]} of those that ABL ran on at more than one isolation rate."""
+    groups = {}
+    for one in found:
+        if one.isolated is not None:
+            groups.setdefault(f"{one.attack}, {100 * one.poisoned:.3g} % poisoned", []).append(one)
+    return {title: [one.run for one in own] for title, own in groups.items()
+            if len({one.isolated for one in own}) > 1}
 
 
 def row(one):

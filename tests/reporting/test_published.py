@@ -14,6 +14,7 @@ from reporting.published import Measured, averages, leave_table, means, measured
 from reporting.published_rates import at_rates, published_rates
 from reporting.sections import published as section_of_published
 from reporting.sections import write_report
+from reporting.sections.abl_rates import panels
 from reporting.sections.published import AVERAGE
 
 LECTURE = ROOT / "results/lecture-abl"
@@ -144,7 +145,7 @@ def at(tree, share_poisoned, isolated):
 def rates_table(tree):
     runs = find_runs(tree.root)
     section, = (one for one in write_report(runs, (), tree.root) if one.title.startswith("ABL over"))
-    table = section.blocks[-1]
+    table = section.blocks[1]
     return [dict(zip(table.columns, (one.text for one in row), strict=True)) for row in table.rows]
 
 
@@ -165,6 +166,14 @@ def test_at_a_tenth_the_figures_beside_are_those_of_the_main_table(tree):
         ("none", (100, 85.43)), ("abl", (3.04, 86.11))]
     assert [(row["isolated, %"], row["published ASR"]) for row in rates_table(tree)] == [
         ("–", "100.00"), ("1", "3.04"), ("20", "–")]
+
+
+def test_isolation_rates_of_one_poisoned_share_are_a_curve_and_a_single_one_is_not(tree):
+    at(tree, 0.1, [0.01, 0.2])
+    at(tree, 0.5, [0.01])
+    section, = (one for one in write_report(find_runs(tree.root), (), tree.root) if one.title.startswith("ABL over"))
+    assert len(section.blocks) == 3 and "isolates" in section.blocks[2].caption
+    assert list(panels(at_rates(find_runs(tree.root)))) == ["badnets, 10 % poisoned"]
 
 
 def test_a_tenth_of_the_images_outside_the_target_class_is_as_published(tree):
