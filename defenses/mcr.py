@@ -10,7 +10,7 @@ curve.csv and curve.png (ACC and ASR along the curve), output.log, metrics.jsonl
 """
 import copy
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,8 @@ from common.files import hash_file, write_table
 from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.command_line.normalization import PixelInput
 from engine.kinds.control import log_control
-from engine.kinds.inputs import beneath_model, load_suspect
+from engine.kinds.inputs import beneath_model, load_second, load_suspect
 from engine.kinds.repair import Repair, add_share_flag
 from engine.learning.training import fine_tune, train_epoch
 from engine.measuring.evaluation import (
@@ -39,7 +38,7 @@ from engine.measuring.evaluation import (
 from engine.measuring.progress import progress
 from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
-from engine.weights.checkpoint import load_model, load_weights, save_model
+from engine.weights.checkpoint import load_weights, save_model
 from methods.batch_statistics import StatisticsBatches, recalibrated
 from models.base import PixelModel
 
@@ -178,20 +177,16 @@ def choose(rows, floor, wanted):
 
 
 def load_other_end(path, args, suspect, device):
-    """The other end in `path`, None for no path; weights that do not say how pixels enter them are fed as the suspect.
-    Raises UserError unless it is another model than the suspect's, of the same network."""
+    """The other end in `path`, None for no path. Raises UserError unless it is another model than the suspect's, of the
+    same network."""
     if path is None:
         return None
     if hash_file(path) == hash_file(args.checkpoint):
         raise UserError(f"--second {path}: the same weights as --checkpoint; without --second the other end is those, "
                         "fine-tuned")
-    found, spec = load_model(path, device, suspect.defender.classes), suspect.model.spec
-    if not found.has_spec:
-        given = replace(PixelInput.of(args), mean=tuple(spec["mean"]), std=tuple(spec["std"]))
-        found = load_model(path, device, suspect.defender.classes, given)
-    second = found.model
-    if second.spec != spec:
-        raise UserError(f"--second {path}: expected the network of --checkpoint, {spec}, got {second.spec}")
+    second, own = load_second(path, args, suspect, device), suspect.model.spec
+    if second.spec != own:
+        raise UserError(f"--second {path}: expected the network of --checkpoint, {own}, got {second.spec}")
     return second
 
 

@@ -122,7 +122,7 @@ def main(argv=None):
         suspect = load_suspect(args, run, norm_layer=NoisyBatchNorm2d)
         models = {"suspect": suspect.model}
         if args.benign:
-            models["benign"] = load_second(args.benign, args, "benign_", suspect, run.device,
+            models["benign"] = load_second(args.benign, args, suspect, run.device, "benign_",
                                            norm_layer=NoisyBatchNorm2d)
         clean, _ = split_defender(suspect.defender, args.val_frac)
         target = None if suspect.trigger is None else suspect.trigger.target

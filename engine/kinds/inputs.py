@@ -2,7 +2,7 @@
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -136,17 +136,19 @@ def load_given(args: Namespace, device: torch.device | str = "cpu", **options) -
     return load_model(args.checkpoint, device, given=PixelInput.of(args), **options)
 
 
-def load_second(path: str, args: Namespace, prefix: str, suspect: Suspect, device: torch.device, **options
+def load_second(path: str, args: Namespace, suspect: Suspect, device: torch.device, prefix: str | None = None, **options
                 ) -> torch.nn.Module:
-    """The model in `path`, that is looked at beside the Suspect, fed as the flags with `prefix` say.
+    """The model in `path`, that is looked at beside the Suspect, fed as the flags with `prefix` say, if it has any.
 
-    Without those, as the suspect's own flags say, if the file says nothing. Logs a warning for one whose accuracy
-    cannot be right. Raises UserError. `options` are as for load_model.
+    Without those, as the suspect is, if the file says nothing. Logs a warning for one whose accuracy cannot be right.
+    Raises UserError. `options` are as for load_model.
     """
-    given = PixelInput.of(args, prefix)
+    given = PixelInput() if prefix is None else PixelInput.of(args, prefix)
     found = load_model(path, device, suspect.defender.classes, given, **options)
     if not found.has_spec and not given.flags():
-        found = load_model(path, device, suspect.defender.classes, PixelInput.of(args), **options)
+        spec = suspect.model.spec
+        alike = replace(PixelInput.of(args), mean=tuple(spec["mean"]), std=tuple(spec["std"]))
+        found = load_model(path, device, suspect.defender.classes, alike, **options)
     find_doubt(found.model, suspect.defender, device, found.has_spec, path)
     return found.model
 
