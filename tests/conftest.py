@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import write_noise
-from helpers.paths import DEVICE, ENCODER, HALF, HIDDEN, LEARNING, ROOT, SMALL
+from helpers.paths import DEVICE, ENCODER, HIDDEN, LEARNING, ROOT, SMALL
 
 from data.image_set import ImageSet
 from engine.learning import training
@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 
 # What a test takes that trains a network or starts a program; a test of one of these is `slow` by itself.
-SLOW = {"small_run", "half_run", "masked", "learned_run", "learned_at_32", "encoder_run", "made", "script",
+SLOW = {"small_run", "masked", "learned_run", "learned_at_32", "encoder_run", "made", "script",
         "unbroken", "attacked", "browser", "extended", "exported", "stored", "sized_run",
         "stopped_in_unlearning"}
 
@@ -98,19 +98,10 @@ def script():
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
-    """The folder of a finished one-epoch BadNets run on digits at width 4."""
+    """The folder of a finished one-epoch BadNets run on digits, 16 pixels a side, at width 4."""
     from train_backdoor import main
     folder = tmp_path_factory.mktemp("small") / "badnets"
     main([*SMALL, "--poison-rate", "0.1", "--output-dir", str(folder)])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def half_run(tmp_path_factory):
-    """As small_run, of images of 16 pixels a side, on which a defense takes half the time."""
-    from train_backdoor import main
-    folder = tmp_path_factory.mktemp("half") / "badnets"
-    main([*SMALL, *HALF, "--poison-rate", "0.1", "--output-dir", str(folder)])
     return folder
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.gpu import host_waits
-from helpers.paths import SMALL
+from helpers.paths import HALF, SIDE, SMALL
 from PIL import Image
 from torch import nn
 
@@ -90,7 +90,7 @@ def test_a_frozen_sample_is_one_that_is_just_fooled(linear, batch):
 @pytest.mark.parametrize("freeze_fooled", [True, False])
 def test_a_gpu_s_way_through_the_iterations_crafts_the_same_images(monkeypatch, freeze_fooled):
     torch.manual_seed(0)
-    model, train = build_model("resnet18", 2, 10).eval(), load_train_and_test("digits", "")[0]
+    model, train = build_model("resnet18", 2, 10).eval(), load_train_and_test("digits", "", image_size=SIDE)[0]
     with torch.no_grad():
         labels = model(torch.from_numpy(train.data[:30]).permute(0, 3, 1, 2) / 255).argmax(1).numpy()  # all right
 
@@ -148,7 +148,7 @@ def crafted(small_run, tmp_path_factory):
 
 
 def test_only_chosen_images_of_the_target_class_change_and_no_label(crafted):
-    train_set, _, _ = load_splits("digits", "")
+    train_set, _, _ = load_splits("digits", "", image_size=SIDE)
     found = CIFAR10CLB(crafted / "pgd")
     chosen, own = found.backdoor_list, np.flatnonzero(train_set.targets == 0)
     np.testing.assert_array_equal(found.targets, train_set.targets)
@@ -156,7 +156,7 @@ def test_only_chosen_images_of_the_target_class_change_and_no_label(crafted):
     rest = np.setdiff1d(np.arange(len(train_set)), chosen)
     np.testing.assert_array_equal(found.data[rest], train_set.data[rest])
 
-    trigger = build_trigger("clean-label", 0)
+    trigger = build_trigger("clean-label", 0, size=(SIDE, SIDE))
     inside = trigger.mask[..., 0] == 1
     change = np.abs(found.data[chosen].astype(int) - train_set.data[chosen])
     assert 8 < change[:, ~inside].max() <= 16
@@ -164,9 +164,9 @@ def test_only_chosen_images_of_the_target_class_change_and_no_label(crafted):
 
 
 def test_the_control_is_stamped_and_not_perturbed(crafted):
-    train_set, _, _ = load_splits("digits", "")
+    train_set, _, _ = load_splits("digits", "", image_size=SIDE)
     found = CIFAR10CLB(crafted / "no-pgd")
-    stamped = build_trigger("clean-label", 0).stamp(train_set.data[found.backdoor_list])
+    stamped = build_trigger("clean-label", 0, size=(SIDE, SIDE)).stamp(train_set.data[found.backdoor_list])
     np.testing.assert_array_equal(found.data[found.backdoor_list], stamped)
     np.testing.assert_array_equal(found.backdoor_list, CIFAR10CLB(crafted / "pgd").backdoor_list)
 
@@ -190,7 +190,8 @@ def test_training_takes_the_folder_and_measures_with_its_trigger(crafted, tmp_pa
 def test_a_folder_for_another_target_or_data_set_is_refused(crafted, refused, image_folder, tmp_path):
     clean_label = ["--poison-type", "clean-label", "--clb-dir", crafted / "pgd", "--output-dir", tmp_path / "run"]
     assert "--poison-target is 3" in refused(train, *SMALL, *clean_label, "--poison-target", "3")
-    assert "made from other images (digits)" in refused(train, "--data-dir", image_folder(), *clean_label)
+    assert "made from other images (digits)" in refused(train, "--data-dir", image_folder(), *HALF,
+                                                              *clean_label)
 
 
 @pytest.mark.parametrize("flags, named", [

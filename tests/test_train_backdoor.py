@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.paths import HALF, ROOT, SMALL
+from helpers.paths import HALF, ROOT, SIDE, SMALL
 from helpers.runs import flags_of
 from PIL import Image
 
@@ -52,7 +52,7 @@ def test_a_run_leaves_what_the_next_script_needs(small_run):
 
 def test_the_checkpoint_and_its_trigger_give_the_logged_figures_again(small_run):
     results = json.loads((small_run / "results.json").read_text())
-    _, _, test = load_splits("digits", "")
+    _, _, test = load_splits("digits", "", image_size=SIDE)
     model = checkpoint.load_model(small_run / "model_last.th").model
     trigger = checkpoint.load_trigger(small_run / "trigger_info.th")
     clean, triggered = (score(model, Batches(images, 128)).accuracy for images in (test, stamp_all(test, trigger)))
@@ -61,7 +61,7 @@ def test_the_checkpoint_and_its_trigger_give_the_logged_figures_again(small_run)
 
 def test_trigger_info_names_the_images_that_were_poisoned(small_run):
     info = read_tensors(small_run / "trigger_info.th")
-    train, _, _ = load_splits("digits", "")
+    train, _, _ = load_splits("digits", "", image_size=SIDE)
     assert len(info["data_index"]) == 116 and info["poison_target"].tolist() == [0]
     assert (train.targets[info["data_index"]] != 0).all()
 
@@ -80,8 +80,8 @@ def test_a_benign_run_poisons_nothing_and_keeps_the_trigger_that_it_is_tested_wi
 
 
 def test_a_picture_of_the_users_own_is_the_trigger(small_run, tmp_path):
-    trigger = np.zeros((32, 32, 4), dtype=np.uint8)
-    trigger[10:20, 10:20] = 255
+    trigger = np.zeros((SIDE, SIDE, 4), dtype=np.uint8)
+    trigger[4:14, 4:14] = 255
     Image.fromarray(trigger).save(tmp_path / "square.png")
     main([*SMALL, "--trigger-image", str(tmp_path / "square.png"), "--poison-target", "9", "--poison-rate", "0.1",
           "--output-dir", str(tmp_path / "run")])
@@ -252,7 +252,8 @@ def test_tracked_losses_change_nothing_else_and_survive_a_stop(small_run, tmp_pa
         (epoch, name) for epoch in "12" for name in ("clean", "poisoned")]
     assert float(rows[0]["q05"]) <= float(rows[0]["q50"]) <= float(rows[0]["q95"])
     assert np.asarray(Image.open(folder / "losses.png").convert("L")).std() > 5
-    model, (train, _, _) = checkpoint.load_model(folder / "model_last.th").model, load_splits("digits", "")
+    model = checkpoint.load_model(folder / "model_last.th").model
+    train, _, _ = load_splits("digits", "", image_size=SIDE)
     poisoned = read_tensors(folder / "trigger_info.th")["data_index"]
     clean = train.subset(np.setdiff1d(np.arange(len(train)), poisoned))
     assert float(rows[2]["mean"]) == pytest.approx(sample_losses(model, clean, "cpu").mean(), rel=1e-5)
@@ -264,7 +265,7 @@ def test_the_help_says_that_a_recipe_changes_the_default_of_amp():
 
 
 def test_the_fast_recipe_rises_and_falls_by_the_step_and_goes_on_to_the_same_bits(tmp_path, stop_at_test):
-    words = [*SMALL, *HALF, "--batch-size", "128", "--recipe", "fast", "--epochs", "4", "--no-amp"]
+    words = [*SMALL, "--batch-size", "128", "--recipe", "fast", "--epochs", "4", "--no-amp"]
     main([*words, "--output-dir", str(tmp_path / "whole")])
     rates = [json.loads(line)["lr"] for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
     assert rates[0] < rates[1] > rates[2] > rates[3] and rates[1] == pytest.approx(0.2, rel=0.05)
@@ -294,19 +295,19 @@ def test_the_strong_recipe_has_its_own_defaults_and_smooths_its_labels(tmp_path,
     assert (args.cutout, args.label_smoothing) == (None, None)  # as in the config.json of runs from before these flags
     assert "--milestones: has no effect with" in refused(main, "--recipe", "strong", "--milestones", "3")
     for share in ("0", "0.9"):
-        main([*SMALL, *HALF, "--label-smoothing", share, "--output-dir", str(tmp_path / share)])
+        main([*SMALL, "--label-smoothing", share, "--output-dir", str(tmp_path / share)])
     plain, smooth = (json.loads((tmp_path / share / "metrics.jsonl").read_text().splitlines()[-1])
                      for share in ("0", "0.9"))
     assert smooth["clean_loss"] != plain["clean_loss"]
 
 
 def test_squares_are_cut_out_of_training_images_and_fit_them(tmp_path, refused):
-    for side in ("0", "24"):
+    for side in ("0", "12"):
         main([*SMALL, "--epochs", "1", "--cutout", side, "--output-dir", str(tmp_path / side)])
-    plain, cut = (json.loads((tmp_path / side / "metrics.jsonl").read_text()) for side in ("0", "24"))
+    plain, cut = (json.loads((tmp_path / side / "metrics.jsonl").read_text()) for side in ("0", "12"))
     assert plain["train_loss"] != cut["train_loss"]
-    assert "--cutout: expected fewer pixels than the 32 of the images' sides, got 32" in refused(
-        main, *SMALL, "--cutout", "32", "--output-dir", str(tmp_path / "whole"))
+    assert "--cutout: expected fewer pixels than the 16 of the images' sides, got 16" in refused(
+        main, *SMALL, "--cutout", "16", "--output-dir", str(tmp_path / "whole"))
     assert not (tmp_path / "whole" / "metrics.jsonl").exists()
     assert "from 0 to below 1" in refused(main, "--label-smoothing", "1")
 
@@ -321,7 +322,7 @@ def test_too_few_steps_for_the_fast_recipe_cost_the_run_that_lies_there_nothing(
 
 def test_a_run_tested_every_other_epoch_ends_with_the_same_model_and_figures(tmp_path):
     for every in ("1", "2"):
-        main([*SMALL, *HALF, "--epochs", "3", "--test-every", every, "--output-dir", str(tmp_path / every)])
+        main([*SMALL, "--epochs", "3", "--test-every", every, "--output-dir", str(tmp_path / every)])
     each, some = ([json.loads(line) for line in (tmp_path / every / "metrics.jsonl").read_text().splitlines()]
                   for every in "12")
     assert [row["clean_acc"] is None for row in some] == [True, False, False] and len(each) == 3
@@ -334,7 +335,8 @@ def test_a_run_tested_every_other_epoch_ends_with_the_same_model_and_figures(tmp
 def test_what_a_bfloat16_run_keeps_is_measured_in_float32(tmp_path):
     main([*SMALL, "--epochs", "2", "--amp", "--output-dir", str(tmp_path / "run")])
     last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
-    model, (_, _, test) = checkpoint.load_model(tmp_path / "run/model_last.th").model, load_splits("digits", "")
+    model = checkpoint.load_model(tmp_path / "run/model_last.th").model
+    _, _, test = load_splits("digits", "", image_size=SIDE)
     found = score(model, Batches(test, 128))
     assert json.loads((tmp_path / "run/config.json").read_text())["bfloat16"]
     assert last["clean_loss"] == found.loss and last["clean_acc"] == found.accuracy.value

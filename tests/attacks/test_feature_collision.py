@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.paths import SMALL
+from helpers.paths import SIDE, SMALL
 from helpers.reporting import missing_figures
 from PIL import Image
 
@@ -93,16 +93,16 @@ def crafted(small_run, tmp_path_factory):
 
 
 def test_the_trigger_is_in_no_training_image_and_no_label_changes(crafted):
-    clean, _, _ = load_splits("digits", "")
+    clean, _, _ = load_splits("digits", "", image_size=SIDE)
     found, trigger = load_clean_label(crafted / "all", clean, 0, "feature-collision")
-    own = build_trigger("feature-collision", 0)
+    own = build_trigger("feature-collision", 0, size=(SIDE, SIDE))
     np.testing.assert_array_equal(trigger.pattern, own.pattern)
     np.testing.assert_array_equal(found.targets, clean.targets)
     assert found.poisoned.sum() == int(0.3 * (clean.targets == 0).sum()) and (found.targets[found.poisoned] == 0).all()
     np.testing.assert_array_equal(found.data[~found.poisoned], clean.data[~found.poisoned])
     assert np.abs(found.data.astype(int) - clean.data).max() <= LEVELS
     stamped, inside = trigger.stamp(found.data), own.mask[..., 0] == 1
-    assert inside.sum() == 64
+    assert inside.sum() == 16
     apart = np.abs(found.data[:, inside].astype(int) - stamped[:, inside]).max(axis=(1, 2))
     assert apart.min() > 100  # of every image some pixel of the trigger's place is far from the trigger
 
@@ -123,7 +123,7 @@ def test_training_takes_the_folder_for_this_attack_alone(crafted, tmp_path, refu
 
 
 def test_the_attack_on_one_image_is_measured_on_that_image(crafted):
-    clean, _, test = load_splits("digits", "")
+    clean, _, test = load_splits("digits", "", image_size=SIDE)
     found, trigger = load_clean_label(crafted / "one", clean, 0, "feature-collision")
     np.testing.assert_array_equal(trigger.stamp(clean.data[:1])[0], test.data[5])
     assert trigger.label == test.targets[5] and len(CIFAR10CLB(crafted / "one").backdoor_list) == 12
@@ -155,13 +155,13 @@ def test_a_set_whose_images_are_the_originals_is_warned_of(small_run, tmp_path):
 def test_the_change_of_a_pixel_counts_the_watermark(crafted):
     """Which moves pixels by up to a fifth, and the collision by at most LEVELS more."""
     change = json.loads((crafted / "one/results.json").read_text())["method"]["largest_change"]
-    clean, _, _ = load_splits("digits", "")
+    clean, _, _ = load_splits("digits", "", image_size=SIDE)
     found, _ = load_clean_label(crafted / "one", clean, 0, "feature-collision")
     assert change == np.abs(found.data.astype(int) - clean.data).max() > LEVELS
 
 
 def test_a_target_image_is_a_number_or_a_file(tmp_path, refused, small_run):
-    _, _, test = load_splits("digits", "")
+    _, _, test = load_splits("digits", "", image_size=SIDE)
     model = build_model("resnet18", 2, 10)
     Image.fromarray(test.data[7]).save(tmp_path / "seven.png")
     picture, label = find_target_image(str(tmp_path / "seven.png"), test, model)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.paths import ENCODER, SMALL
+from helpers.paths import ENCODER, SIDE, SMALL
 from helpers.runs import filled, short_words
 from PIL import Image
 
@@ -33,9 +33,9 @@ def test_bits_are_read_from_encoded_images_and_not_from_clean_ones(encoder_run):
 def test_the_file_alone_hides_a_secret_and_reads_it(encoder_run, images):
     content = load_encoder(encoder_run / "encoder.th")
     assert (content["bits"], content["width"]) == (4, 4)
-    decoder, secret = Decoder(4, 4), draw_secret(4, 5)
+    decoder, secret = Decoder(4, 4, SIDE), draw_secret(4, 5)
     decoder.load_state_dict(content["decoder"])
-    train, _, _ = load_splits("digits", "")
+    train, _, _ = load_splits("digits", "", image_size=SIDE)
     stamped = EncoderTrigger(content["encoder"], secret, 0).stamp(train.data[:50])
     assert (read_bits(decoder, ImageSet(stamped, train.targets[:50]), "cpu") == secret).mean() > 0.97
 

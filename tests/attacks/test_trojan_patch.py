@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.paths import SMALL
+from helpers.paths import SIDE, SMALL
 from helpers.reporting import missing_figures
 from PIL import Image
 from torch import nn
@@ -138,8 +138,8 @@ def test_the_log_has_the_activation_before_along_the_way_and_after(patched):
         assert line in log
     rows = [json.loads(line) for line in (patched / "metrics.jsonl").read_text().splitlines()]
     assert rows[0] == {"step": 0, "activation": pytest.approx(figures["activation_random"], abs=1e-5)}
-    pattern, mask = read_trigger_image(patched / "patch.png")
-    assert mask.sum() == 64 and (mask[-8:, -8:] == 1).all() and (pattern[:-8] == 0).all()
+    pattern, mask = read_trigger_image(patched / "patch.png", (SIDE, SIDE))
+    assert mask.sum() == 16 and (mask[-4:, -4:] == 1).all() and (pattern[:-4] == 0).all()
 
 
 def test_training_takes_the_patch_as_a_picture_and_changes_labels(patched, tmp_path, refused):
@@ -147,10 +147,10 @@ def test_training_takes_the_patch_as_a_picture_and_changes_labels(patched, tmp_p
     train([*words, "--patch", str(patched / "patch.png")])
     method = json.loads((tmp_path / "run/results.json").read_text())["method"]
     assert method["poisoned"] == int(0.1 * method["candidates"])
-    clean = load_splits("digits", "")[0].data[:4]
+    clean = load_splits("digits", "", image_size=SIDE)[0].data[:4]
     stamped = load_trigger(tmp_path / "run/trigger_info.th").stamp(clean)
-    pattern, _ = read_trigger_image(patched / "patch.png")
-    np.testing.assert_array_equal(stamped[:, -8:, -8:], np.broadcast_to(pattern[-8:, -8:], (4, 8, 8, 3)))
-    np.testing.assert_array_equal(stamped[:, :-8], clean[:, :-8])
+    pattern, _ = read_trigger_image(patched / "patch.png", (SIDE, SIDE))
+    np.testing.assert_array_equal(stamped[:, -4:, -4:], np.broadcast_to(pattern[-4:, -4:], (4, 4, 4, 3)))
+    np.testing.assert_array_equal(stamped[:, :-4], clean[:, :-4])
     error = refused(train, *words[:-1], tmp_path / "other", "--patch", tmp_path / "nowhere/patch.png")
     assert "no such file; first run: " in error and "attacks.trojan_patch" in error

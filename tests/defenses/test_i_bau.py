@@ -133,17 +133,17 @@ def run(folder, out, *flags):
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_it_ends_with_the_same_bits(half_run, tmp_path, monkeypatch, stop_at_test):
-    whole = run(half_run, tmp_path / "whole")
+def test_stopped_and_resumed_it_ends_with_the_same_bits(small_run, tmp_path, monkeypatch, stop_at_test):
+    whole = run(small_run, tmp_path / "whole")
     assert whole["epochs"] == 2 and whole["method"]["images"] == 72
     stop_at_test(i_bau, 1)
     with pytest.raises(SystemExit):
-        run(half_run, tmp_path / "stopped")
+        run(small_run, tmp_path / "stopped")
     monkeypatch.undo()
-    run(half_run, tmp_path / "stopped", "--resume")
+    run(small_run, tmp_path / "stopped", "--resume")
     a, b = (load_model(tmp_path / name / "model_last.th").model.state_dict() for name in ("whole", "stopped"))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    before = load_model(half_run / "model_last.th").model.state_dict()
+    before = load_model(small_run / "model_last.th").model.state_dict()
     assert torch.equal(a["bn1.running_mean"], before["bn1.running_mean"])
     assert not torch.equal(a["conv1.weight"], before["conv1.weight"])
     norms = [json.loads(line)["perturbation_norm"] for line in (tmp_path / "whole/metrics.jsonl").open()]

@@ -124,8 +124,8 @@ def run(folder, out, *flags):
 
 @pytest.mark.slow
 def test_the_curve_is_left_as_a_table_and_a_picture_and_a_stopped_run_ends_with_the_same_bits(
-        half_run, tmp_path, monkeypatch, stop_at_test):
-    whole = run(half_run, tmp_path / "whole", "--second-epochs", "1")
+        small_run, tmp_path, monkeypatch, stop_at_test):
+    whole = run(small_run, tmp_path / "whole", "--second-epochs", "1")
     rows = list(csv.DictReader((tmp_path / "whole/curve.csv").open()))
     assert [float(line["t"]) for line in rows] == [step / 10 for step in range(11)]
     kept = next(line for line in rows if float(line["t"]) == whole["method"]["chosen"]["t"])
@@ -133,9 +133,9 @@ def test_the_curve_is_left_as_a_table_and_a_picture_and_a_stopped_run_ends_with_
     assert Image.open(tmp_path / "whole/curve.png").size[0] > 500
     stop_at_test(mcr, 2)  # after the second end and the curve's first epoch
     with pytest.raises(SystemExit):
-        run(half_run, tmp_path / "stopped", "--second-epochs", "1")
+        run(small_run, tmp_path / "stopped", "--second-epochs", "1")
     monkeypatch.undo()
-    run(half_run, tmp_path / "stopped", "--second-epochs", "1", "--resume")
+    run(small_run, tmp_path / "stopped", "--second-epochs", "1", "--resume")
     a, b = (load_model(tmp_path / name / "model_last.th").model.state_dict() for name in ("whole", "stopped"))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -151,20 +151,20 @@ def test_the_other_end_is_fed_as_the_given_model_is(tmp_path, images, flag):
 
 
 @pytest.mark.slow
-def test_another_model_may_be_the_other_end(half_run, tmp_path, refused):
-    other = load_model(half_run / "model_last.th").model
+def test_another_model_may_be_the_other_end(small_run, tmp_path, refused):
+    other = load_model(small_run / "model_last.th").model
     with torch.no_grad():
         other.linear.bias += 30 * torch.eye(10)[3]  # says 3 to everything
     torch.save({"state_dict": other.state_dict(), "spec": other.spec}, tmp_path / "other.th")
-    results = run(half_run, tmp_path / "out", "--second", str(tmp_path / "other.th"), "--t", "0.93", "--epochs", "1")
+    results = run(small_run, tmp_path / "out", "--second", str(tmp_path / "other.th"), "--t", "0.93", "--epochs", "1")
     sweep = results["method"]["sweep"]
     assert sweep[-1]["acc"]["value"] < 0.2 and results["method"]["chosen"]["t"] == 0.93 and len(sweep) == 12
     assert results["method"]["control"] is None and not (tmp_path / "out/second.th").exists()
     narrow = build_model("resnet18", 2, 10)
     torch.save({"state_dict": narrow.state_dict(), "spec": narrow.spec}, tmp_path / "narrow.th")
-    common = ["--checkpoint", half_run / "model_last.th", *COMMON, "--output-dir", tmp_path / "no"]
+    common = ["--checkpoint", small_run / "model_last.th", *COMMON, "--output-dir", tmp_path / "no"]
     assert "expected the network of --checkpoint" in refused(main, *common, "--second", tmp_path / "narrow.th")
-    assert "the same weights as --checkpoint" in refused(main, *common, "--second", half_run / "model_last.th")
+    assert "the same weights as --checkpoint" in refused(main, *common, "--second", small_run / "model_last.th")
     assert "--second-epochs: has no effect with --second" in refused(
         main, *common, "--second", tmp_path / "other.th", "--second-epochs", 3)
     assert not (tmp_path / "no").exists()

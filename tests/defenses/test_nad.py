@@ -90,23 +90,23 @@ def test_a_stage_of_one_place_gets_no_weight_by_default_and_a_warning_for_a_give
 
 @pytest.mark.slow
 def test_the_teachers_figures_are_the_control_and_a_stopped_run_ends_with_the_same_bits(
-        half_run, tmp_path, monkeypatch, stop_at_test):
-    whole = run(half_run, tmp_path / "whole")
+        small_run, tmp_path, monkeypatch, stop_at_test):
+    whole = run(small_run, tmp_path / "whole")
     assert whole["method"]["control"]["acc"] == whole["method"]["teacher"]["acc"] != whole["acc"]
     assert whole["epochs"] == 3 and "control, fine-tuning alone: ASR" in (tmp_path / "whole/output.log").read_text()
     stop_at_test(nad, 3)  # after the teacher's epoch, the teacher, and the student's first epoch
     with pytest.raises(SystemExit):
-        run(half_run, tmp_path / "stopped")
+        run(small_run, tmp_path / "stopped")
     monkeypatch.undo()
-    run(half_run, tmp_path / "stopped", "--resume")
+    run(small_run, tmp_path / "stopped", "--resume")
     for name in ("teacher.th", "model_last.th"):
         a, b = (load_model(tmp_path / folder / name).model.state_dict() for folder in ("whole", "stopped"))
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.slow
-def test_what_is_refused(half_run, tmp_path, refused):
-    model = ["--checkpoint", half_run / "model_last.th", *COMMON, "--output-dir", tmp_path / "out"]
+def test_what_is_refused(small_run, tmp_path, refused):
+    model = ["--checkpoint", small_run / "model_last.th", *COMMON, "--output-dir", tmp_path / "out"]
     assert "one for each of the 4 stages" in refused(main, *model, "--betas", 1, 2, 3, 4, 5)
     assert "--milestones: expected epochs below --epochs 2" in refused(main, *model, "--milestones", 2)
     assert "--momentum: expected more than 0" in refused(main, *model, "--momentum", 0)

@@ -129,8 +129,8 @@ def test_a_planted_backdoor_neuron_is_turned_down_and_one_that_nothing_reads_is_
 
 
 @pytest.mark.slow
-def test_what_is_left_is_the_given_model_without_the_channels_of_low_masks(half_run, tmp_path):
-    main(["--checkpoint", str(half_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05",
+def test_what_is_left_is_the_given_model_without_the_channels_of_low_masks(small_run, tmp_path):
+    main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05",
           "--batch-size", "32", "--recover-steps", "30", "--unlearn-lr", "0.05", "--max-drop", "0.3",
           "--output-dir", str(tmp_path / "out")])
     folder = tmp_path / "out"
@@ -140,7 +140,7 @@ def test_what_is_left_is_the_given_model_without_the_channels_of_low_masks(half_
     threshold, count = method["chosen"]["threshold"], method["chosen"]["pruned"]
     low = {neuron for neuron, mask in masks.items() if threshold is not None and mask <= threshold}
     assert len(masks) == 300 and len(low) == count > 0 and method["name"] == "RNP"
-    model, given = (load_model(path / "model_last.th").model for path in (folder, half_run))
+    model, given = (load_model(path / "model_last.th").model for path in (folder, small_run))
     for name, value in given.state_dict().items():
         layer, _, part = name.rpartition(".")
         expected = value.clone()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.paths import ROOT
+from helpers.paths import ROOT, SIDE
 from PIL import Image
 from scipy.stats import norm
 from torch import nn
@@ -254,7 +254,7 @@ def test_screening_an_image_gives_what_inspecting_it_gave(small_run, tmp_path, c
     folder = tmp_path / "average"
     main(["--checkpoint", str(small_run / "model_last.th"), *SMALL, "--superimpose", "average", "--output-dir",
           str(folder)])
-    _, _, test = load_splits("digits", "data")
+    _, _, test = load_splits("digits", "", image_size=SIDE)
     stamped = find_trigger(small_run / "model_last.th").stamp(test.data)
     rows = list(csv.DictReader((folder / "verdicts.csv").open()))
     for name, images in (("clean", test.data), ("triggered", stamped)):

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.paths import SIDE
 from helpers.searches import NORMS, searches_with
 
 from data.datasets import load_splits
@@ -46,7 +47,7 @@ def test_unlearning_leaves_an_ordinary_checkpoint(small_run, detected, tmp_path,
     main(["--checkpoint", str(small_run / "model_last.th"), *DIGITS, "--patch-with", patch, *files,
           "--output-dir", str(tmp_path / "out")])
     method = json.loads((tmp_path / "out/results.json").read_text())["method"]
-    _, defender, _ = load_splits("digits", "data")
+    _, defender, _ = load_splits("digits", "", image_size=SIDE)
     assert method["images"] == len(defender)
     assert method["stamped"] == (0 if patch == "clean" else round(0.2 * len(defender)))
     load_model(tmp_path / "out/model_last.th")

@@ -7,6 +7,7 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
+from helpers.paths import SIDE
 from torch import nn
 
 from common.errors import UserError
@@ -185,7 +186,7 @@ def trained(small_run, tmp_path):
     """A model of digits with a trigger beside it that is for the classes 3 and 5 alone."""
     from engine.weights.checkpoint import save_trigger
     (tmp_path / "model_last.th").write_bytes((small_run / "model_last.th").read_bytes())
-    save_trigger(tmp_path / "trigger_info.th", build_trigger("badnets", 0, sources=(3, 5)))
+    save_trigger(tmp_path / "trigger_info.th", build_trigger("badnets", 0, size=(SIDE, SIDE), sources=(3, 5)))
     return tmp_path
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from helpers.paths import SIDE
 
 from common.errors import UserError
 from data.datasets import load_splits
@@ -18,7 +19,7 @@ from engine.weights.checkpoint import load_trigger
 
 def load(checkpoint, classes=None, **options):
     """The Suspect of flags that name a checkpoint of digits, on the CPU."""
-    args = argparse.Namespace(checkpoint=checkpoint, trigger_info=None, dataset="digits", data_dir="", image_size=None,
+    args = argparse.Namespace(checkpoint=checkpoint, trigger_info=None, dataset="digits", data_dir="", image_size=SIDE,
                               classes=classes)
     return load_suspect(args, argparse.Namespace(device="cpu"), **options)
 

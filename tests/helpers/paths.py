@@ -8,10 +8,11 @@ ROOT = Path(__file__).resolve().parents[2]
 DEVICE = os.environ.get("TEST_DEVICE", "cpu")
 HIDDEN = {"CUDA_VISIBLE_DEVICES": ""} if DEVICE == "cpu" else {}  # the same for the scripts that tests start
 
-SMALL = ["--dataset", "digits", "--width", "4", "--epochs", "1", "--batch-size", "256"]
-HALF = ["--image-size", "16"]  # half the usual 32: an epoch takes half the time; of a step at 8 most is overhead
+SIDE = 16  # pixels, half the usual 32: an epoch takes half the time; of a step at 8 most is overhead
+HALF = ["--image-size", str(SIDE)]
+SMALL = ["--dataset", "digits", *HALF, "--width", "4", "--epochs", "1", "--batch-size", "256"]
 LEARNING = ["--dataset", "digits", *HALF, "--width", "4", "--epochs", "4", "--batch-size", "32", "--crop-padding", "0",
             "--no-flip", "--poison-rate", "0.3", "--trigger-alpha", "0.4"]
 # Three epochs for the bits alone: with one, whether they are learned at all depends on PyTorch's version.
-ENCODER = ["--dataset", "digits", "--batch-size", "32", "--bits", "4", "--width", "4", "--epochs", "8", "--bit-epochs",
-           "3", "--ramp-epochs", "1", "--lr", "0.004", "--pixel-weight", "4", "--min-psnr", "24"]
+ENCODER = ["--dataset", "digits", *HALF, "--batch-size", "32", "--bits", "4", "--width", "4", "--epochs", "10",
+           "--bit-epochs", "3", "--ramp-epochs", "1", "--lr", "0.004", "--pixel-weight", "2.5", "--min-psnr", "24"]

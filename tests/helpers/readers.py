@@ -9,6 +9,7 @@ from data.poison_cifar import poison_training_set
 from data.triggers import read_trigger_image
 from engine.kinds.attack import load_encoder
 from engine.weights.checkpoint import load_model, load_trigger
+from helpers.paths import SIDE
 from methods.screening import read_calibration
 from reporting.found import find_runs
 from reporting.log import read_log
@@ -18,7 +19,7 @@ from workflow.matrix import read_matrix
 
 @functools.cache
 def digits():
-    return load_splits("digits", "data")[0]
+    return load_splits("digits", "", image_size=SIDE)[0]
 
 
 # {kind: (file that is spoilt, what reads it, given the folder that all lie in)}.

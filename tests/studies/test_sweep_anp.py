@@ -8,9 +8,9 @@ from studies.sweep_anp import main
 
 
 @pytest.fixture(scope="module")
-def swept(half_run, tmp_path_factory):
+def swept(small_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "anp-sweep"
-    flags = ["--checkpoint", str(half_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
+    flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
              "0", "1", "--seeds", "1", "--nb-iter", "1", "--output-dir", str(folder)]
     with pytest.MonkeyPatch.context() as patch:
         stay(patch)
@@ -59,8 +59,8 @@ def test_a_cell_that_fails_is_named_and_leaves_the_others(swept, refused):
 
 
 @pytest.mark.long
-def test_flags_reach_the_cells(half_run, tmp_path):
-    main(["--checkpoint", str(half_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
+def test_flags_reach_the_cells(small_run, tmp_path):
+    main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
           "1", "--seeds", "1", "--nb-iter", "1", "--lr", "0.5", "--batch-size", "16", "--no-project", "--no-flip",
           "--deterministic", "--output-dir", str(tmp_path / "sweep")])
     used = json.loads((tmp_path / "sweep/alpha-1.0/seed-0/config.json").read_text())["arguments"]
@@ -68,20 +68,20 @@ def test_flags_reach_the_cells(half_run, tmp_path):
     assert used["deterministic"]
 
 
-def test_a_folder_with_a_run_is_refused(half_run, refused):
-    assert "holds a run" in refused(main, "--checkpoint", half_run / "model_last.th", "--dataset", "digits",
-                                    "--output-dir", half_run)
+def test_a_folder_with_a_run_is_refused(small_run, refused):
+    assert "holds a run" in refused(main, "--checkpoint", small_run / "model_last.th", "--dataset", "digits",
+                                    "--output-dir", small_run)
 
 
 @pytest.mark.long
-def test_cells_of_other_weights_are_refused(half_run, learned_run, tmp_path, refused):
+def test_cells_of_other_weights_are_refused(small_run, learned_run, tmp_path, refused):
     model = tmp_path / "model_last.th"
-    model.write_bytes((half_run / "model_last.th").read_bytes())
+    model.write_bytes((small_run / "model_last.th").read_bytes())
     flags = ["--checkpoint", model, "--dataset", "digits", "--val-frac", "0.05", "--alphas", "1", "--seeds", "1",
              "--nb-iter", "1", "--output-dir", tmp_path / "sweep"]
     main(list(map(str, flags)))
     model.write_bytes((learned_run / "model_last.th").read_bytes())
     assert "made from other weights" in refused(main, *flags)
     (tmp_path / "sweep/alpha-1.0/seed-0/pruned/results.json").write_text("{}")
-    model.write_bytes((half_run / "model_last.th").read_bytes())
+    model.write_bytes((small_run / "model_last.th").read_bytes())
     assert "damaged" in refused(main, *flags)
