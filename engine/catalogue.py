@@ -8,7 +8,7 @@ from engine.rows import ATTACK, INGREDIENT, REPAIR, REPORT, STUDY, VERDICT, Cell
 
 POISON_TYPES = tuple(ATTACKS)
 
-TRAIN = "--width 4 --epochs 2 --batch-size 192 --crop-padding 2"
+TRAIN = "--image-size 16 --width 4 --epochs 2 --batch-size 192 --crop-padding 2"
 ABL = f"{TRAIN} --isolation-epochs 2 --unlearn-epochs 2 --max-drop 1"
 MASK = "--val-frac 0.05 --nb-iter 8 --print-every 4 --batch-size 32"
 SUSPECT = "--checkpoint {model}"
@@ -190,7 +190,8 @@ SCRIPTS = (
            lasting="--width 4 --batch-size 32 --crop-padding 2 --poison-rates 0.2 --isolation-rates 0.05 0.1 "
                    "--isolation-epochs 3 --epochs 2 --unlearn-epochs 1 --max-drop 1 --seeds 1",
            other={"poison_rates": "0.3"}),
-    Script("studies.export_images", "images as files", STUDY, "", is_heavy=False, leaves_run=False),
+    Script("studies.export_images", "images as files", STUDY, "", is_heavy=False, leaves_run=False,
+           small="--image-size 16"),
     Script("report", "report", REPORT, "", is_heavy=False, leaves_run=False, reads="{runs}", after=(TRAIN_BADNETS,)),
 )
 BY_MODULE = {script.module: script for script in SCRIPTS}
