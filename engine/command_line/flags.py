@@ -6,7 +6,14 @@ from data import sources
 from data.triggers import ATTACKS, Flag
 from engine.command_line.aim_flags import AIM_FLAGS, STATIC, add_aim_flags, add_target_flag, check_aim, usual_target
 from engine.command_line.arch_flags import ModelFlag, architecture
-from engine.command_line.inherit import NamedDataset, dataset_of_model, flip_of_model, folder_of_model
+from engine.command_line.inherit import (
+    CROP_PADDING,
+    NamedDataset,
+    crop_of_model,
+    dataset_of_model,
+    flip_of_model,
+    folder_of_model,
+)
 from engine.command_line.normalization import add_input_flags
 from engine.command_line.parser import (  # noqa: F401 -- Parser, number and ratio are for the scripts
     Group,
@@ -92,16 +99,17 @@ def add_model_flags(parser: Parser) -> None:
 
 def add_augmentation_flags(parser: Parser, default: str = "") -> None:
     """--crop-padding and --flip. default: in words, for a script that fills both in itself; they are None till then."""
-    if not default:
-        parser.set_defaults(flip=flip_of_model)
     has_model = any(action.dest == "checkpoint" for action in parser._actions)
-    usual = "as the model was trained, where its run says so, otherwise --flip" if has_model else "--flip"
+    padding, flip = (f"as the model was trained, where its run says so, otherwise {usual}" if has_model else usual
+                     for usual in (CROP_PADDING, "--flip"))
+    if not default:
+        parser.set_defaults(flip=flip_of_model, crop_padding=crop_of_model if has_model else CROP_PADDING)
     group = parser.add_argument_group("augmentation")
-    group.add_argument("--crop-padding", type=integer(0, 32), default=None if default else 4,
-                       help="pixels of padding for random crops; 0 for none" + f" (default: {default})" * bool(default))
+    group.add_argument("--crop-padding", type=integer(0, 32),
+                       help=f"pixels of padding for random crops; 0 for none (default: {default or padding})")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction,
                        help=f"mirror images at random; --no-flip suits {in_words(sources.NOT_MIRRORED)}, where a "
-                            f"mirrored image is of another class or of none (default: {default or usual})")
+                            f"mirrored image is of another class or of none (default: {default or flip})")
 
 
 SGD_FLAGS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "amp")

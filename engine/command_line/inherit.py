@@ -13,6 +13,7 @@ from data.sources import DATASETS, DEFAULT, SOURCES
 from data.triggers.table import ATTACKS
 from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
 
+CROP_PADDING = 4  # pixels, where neither a flag nor a model says it
 MODELS_BEHIND = 5  # runs that a model went through, one on what the other left
 
 
@@ -28,7 +29,8 @@ def inherit(args: Namespace) -> Namespace:
     of_model = Namespace(checkpoint=args.checkpoint or model, data_dir=args.data_dir)
     usual = {"checkpoint": model, "val_frac": 0.01, "dataset": dataset_of_model(of_model),
              "data_dir": folder_of_model(of_model) if args.dataset is None else "data", "trigger_info": None,
-             "classes": None, "image_size": None, "crop_padding": 4, "flip": flip_of_model(of_model),
+             "classes": None, "image_size": None, "crop_padding": crop_of_model(of_model),
+             "flip": flip_of_model(of_model),
              **dict.fromkeys(INPUT_FLAGS)}
     taken = {name: made_with.get(name, default) for name, default in usual.items() if getattr(args, name) is None}
     filled = Namespace(**{**vars(args), **taken})
@@ -65,17 +67,27 @@ def folder_of_model(args: Namespace) -> str:
 
 
 def flip_of_model(args: Namespace) -> bool:
-    """The default of --flip: as the model of --checkpoint was trained, as config.json beside it says; True without.
+    """The default of --flip: as the model of --checkpoint was trained, as config.json beside it says; True without."""
+    return behind_model(args, "flip", True)
+
+
+def crop_of_model(args: Namespace) -> int:
+    """The default of --crop-padding: in the same way; 4 without."""
+    return behind_model(args, "crop_padding", CROP_PADDING)
+
+
+def behind_model(args: Namespace, name: str, usual: Any) -> Any:
+    """What the model of --checkpoint was trained with, `usual` where none says it.
 
     A script that trains on no images, such as CLP, says which model it was given.
     """
     path = model_of(args)
     for _ in range(MODELS_BEHIND):
         made_with = read_arguments(Path(path).parent) if path else {}
-        if "flip" in made_with:
-            return made_with["flip"]
+        if name in made_with:
+            return made_with[name]
         path = made_with.get("checkpoint")
-    return True
+    return usual
 
 
 def model_of(args: Namespace) -> str | None:

@@ -168,5 +168,18 @@ def test_a_defense_mirrors_images_if_the_models_training_did(made_on, script, sa
     assert script.parse_args([*model, "--no-flip"]).flip is False
 
 
-def test_without_a_model_images_are_mirrored():
-    assert train_backdoor.parse_args([]).flip is True and nad.parse_args(["--checkpoint", "none/model.th"]).flip is True
+@pytest.mark.parametrize(("said", "taken"), [({"crop_padding": 1}, 1), ({"crop_padding": 0}, 0), ({}, 4),
+                                             ({"crop_padding": "1"}, 4), ({"crop_padding": -1}, 4)])
+def test_a_defense_crops_images_as_the_models_training_did(made_on, said, taken):
+    model = made_on(**said)
+    for script in (nad, generate_mask):
+        assert script.parse_args(model).crop_padding == taken
+        assert script.parse_args([*model, "--crop-padding", "2"]).crop_padding == 2
+    masks = ["--mask-file", "elsewhere/mask_values.txt", *model]
+    assert inherit(prune_network.parse_args(masks)).crop_padding == taken
+
+
+def test_without_a_model_images_are_mirrored_and_cropped_by_four_pixels():
+    for args in (train_backdoor.parse_args([]), nad.parse_args(["--checkpoint", "none/model.th"])):
+        assert args.flip is True and args.crop_padding == 4
+    assert train_backdoor.parse_args(["--recipe", "fast"]).crop_padding == 1
