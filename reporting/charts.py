@@ -102,24 +102,28 @@ def published_map(rows, columns, texts, asr):
 
 
 def isolation_curves(panels):
-    """ASR and ACC over ABL's isolation rate, for {title: [run]}, side by side: a list of one Picture, or of none."""
+    """ASR and ACC over ABL's isolation rate, for [(title, [run])], side by side: a list of one Picture, or of none."""
     if not panels:
         return []
-    figure = Figure(figsize=(3 * len(panels) + 1.4, 3), layout="constrained")
-    for axis, (title, runs) in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels.items(),
-                                   strict=True):
+    columns = min(3, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3 * columns + 1.4, 2.5 * lines + 0.5), layout="constrained")
+    axes = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    for axis, (title, runs) in zip(axes, panels, strict=False):
         for label, style, name, part in (("ACC", "o-", "acc", None), ("ASR", "s-", "asr", None),
                                          ("ASR, isolated images left out alone", "^--", "asr", "filtered")):
             points = {}
             for run in runs:
-                value = run.share(name, run.method.get(part, {}) if part else None)
+                value = run.share(name, (run.method.get(part) or {}) if part else None)
                 points.setdefault(100 * run.arguments["isolation_rate"], []).append(100 * value)
             axis.plot(sorted(points), [mean(points[rate]) for rate in sorted(points)], style, markersize=3, label=label)
         axis.set(ylim=(-2, 102), xlim=(0, None))
         axis.set_title(title, fontsize=8, parse_math=False)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.25)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=7)
+    for axis in axes[len(panels):]:
+        axis.set_axis_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=7)
     figure.supxlabel("isolated, % of the training images", fontsize=8)
     figure.supylabel("% of test images", fontsize=8)
     return [drawn(figure, "ACC and ASR after ABL over the share of the training images that it isolates", wide=True)]

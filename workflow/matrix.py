@@ -1,6 +1,7 @@
 """The YAML file of a matrix: what it may hold, and the cells that it names."""
 import re
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from common.errors import UserError
 from common.untrusted import read_yaml
@@ -14,6 +15,7 @@ PAIR = {"assumes", "kept_by", "broken_by"}
 # What a name under attacks or defenses may have besides flags. `of`: it is a variant of that name, with flags and a
 # folder of its own. `against`: the only attacks that a defense is run on.
 OF, AGAINST = "of", "against"
+NAME, LONGEST = r"[a-z0-9]+(-[a-z0-9]+)*", 60  # of a variant
 CHOOSING = ("poison_target", "poison_rate")  # flags that say which images a trigger poisons, and as what
 GIVEN = {"output_dir", "overwrite", "resume", "seed"}  # flags that a matrix may not set
 
@@ -39,9 +41,13 @@ def stored_names() -> list[str]:
 def cells_of(matrix, key):
     """{name: (Script, Cell)} of what a matrix may name under `key`, attacks or defenses, and of its own variants."""
     known = attack_cells() if key == "attacks" else defense_cells()
-    named = {name: about(matrix, key, name, OF) for name in matrix[key] or {}}
-    own = {name: (known[base][0], replace(known[base][1], folder=name)) for name, base in named.items() if base}
-    return known | own
+    named = {name: said_of(matrix, key, name, OF) for name in matrix[key] or {}}
+    return known | {name: variant(*known[base], name) for name, base in named.items() if base}
+
+
+def variant(script, cell, name):
+    """(Script, Cell) of the variant `name` of a cell: its runs lie where the cell's would, in a folder of that name."""
+    return script, replace(cell, folder=str(PurePosixPath(cell.folder).with_name(name)) if cell.folder else name)
 
 
 def flags_of(matrix, key, name):
@@ -50,7 +56,7 @@ def flags_of(matrix, key, name):
     return own if key == "prepare" else {flag: value for flag, value in own.items() if flag not in (OF, AGAINST)}
 
 
-def about(matrix, key, name, word):
+def said_of(matrix, key, name, word):
     """What a matrix says with OF or AGAINST of a name under attacks or defenses; None for nothing."""
     return ((matrix[key] or {}).get(name) or {}).get(word)
 
@@ -103,13 +109,12 @@ def check_part(path, key, own, known):
         raise UserError(f"{path}: {key}: expected names with their flags, got {short(own)}")
     for name, flags in (own or {}).items():
         where, word = f"{path}: {key}: {short(name)}", key.rstrip("s")
+        base = name
         if isinstance(flags, dict) and key != "prepare":
+            if OF in flags:
+                check_variant(where, name)
             base = flags.get(OF, name)
             flags = {flag: value for flag, value in flags.items() if flag not in (OF, AGAINST)}
-            if base != name:
-                check_variant(where, name)
-        else:
-            base = name
         if base not in known:
             raise UserError(f"{path}: {key}: no such {word}: {short(base)}; there are {', '.join(known)}")
         check_flags(f"{path}: {key}: {name}", flags, GIVEN)
@@ -119,18 +124,18 @@ def check_variant(where, name):
     """Raise UserError unless a variant's name can be that of a folder which nothing else has."""
     taken = {*attack_cells(), *defense_cells(), *(part for _, cell in defense_cells().values() for part in (
         cell.folder.split("/"))), *(part for _, gift in gifts().values() for part in (gift.name, gift.folder))}
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or name in taken:
+    if not isinstance(name, str) or not re.fullmatch(NAME, name) or len(name) > LONGEST or name in taken:
         raise UserError(f"{where}: a variant needs a name of its own, of small letters, digits and single dashes")
 
 
 def check_against(path, content):
     """Raise UserError unless what defenses are `against` are lists of the matrix's attacks."""
     for name in content["attacks"]:
-        if about(content, "attacks", name, AGAINST) is not None:
+        if said_of(content, "attacks", name, AGAINST) is not None:
             raise UserError(f"{path}: attacks: {name}: {AGAINST}: only a defense is against attacks")
     for name in content["defenses"] or {}:
-        attacks = about(content, "defenses", name, AGAINST)
-        if not isinstance(attacks, (list, type(None))):
+        attacks = said_of(content, "defenses", name, AGAINST)
+        if attacks is not None and (not isinstance(attacks, list) or not attacks):
             raise UserError(f"{path}: defenses: {name}: {AGAINST}: expected a list of attacks, got {short(attacks)}")
         for attack in attacks or ():
             if attack not in list(content["attacks"]):

@@ -1,20 +1,23 @@
 """A matrix of attacks, defenses and seeds as a Plan."""
+from common.errors import UserError
 from engine.catalogue import gifts
 from engine.command_line.flags import POISON_FLAGS
-from workflow.matrix import AGAINST, CHOOSING, about, cells_of, flags_of
+from workflow.matrix import AGAINST, CHOOSING, OF, cells_of, flags_of, said_of
 from workflow.steps import Plan
 
 
 def is_asked_for(matrix, defense, attack):
     """Whether a matrix wants a defense on an attack: those that it is `against`, or else those of its pair. Without
-    pairs, and for a defense whose pair names no attack that breaks it, on all."""
-    chosen, pairs = about(matrix, "defenses", defense, AGAINST), matrix.get("pairs")
+    pairs on all, and for a defense whose pair names no attack that breaks it on all but variants."""
+    chosen, pairs = said_of(matrix, "defenses", defense, AGAINST), matrix.get("pairs")
     if chosen is not None:
         return attack in chosen
     if not pairs:
         return True
     entry = pairs.get(defense)
-    return entry is not None and ("broken_by" not in entry or attack in (*entry["kept_by"], *entry["broken_by"]))
+    if entry is None or "broken_by" in entry:
+        return entry is not None and attack in (*entry["kept_by"], *entry["broken_by"])
+    return said_of(matrix, "attacks", attack, OF) is None or attack in entry["kept_by"]
 
 
 class Planner:
@@ -75,7 +78,7 @@ class Planner:
     def defense(self, name, attack, seed):
         """Plan a defense on an attack, and before it whatever it needs; returns its Step."""
         script, cell = self.defenses[name]
-        own = {**cell.flags, **self.flags_of("prepare", name), **self.flags_of("defenses", name)}
+        own = {**cell.flags, **self.flags_of("prepare", cell.name), **self.flags_of("defenses", name)}
         title, needs = f"{name} on {attack}, seed {seed}", []
         folder = f"{self.matrix['output']}/{attack}/seed-{seed}/{cell.folder}"
         if script.trains:  # on the attack's data, without a model of it
@@ -118,7 +121,12 @@ def plan(matrix):
         for attack in matrix["attacks"] or {}:
             planner.attack(attack, seed)
             for defense in matrix["defenses"] or {}:
-                if planner.is_possible(defense, attack) and is_asked_for(matrix, defense, attack):
+                if not is_asked_for(matrix, defense, attack):
+                    continue
+                if planner.is_possible(defense, attack):
                     planner.defense(defense, attack, seed)
+                elif said_of(matrix, "defenses", defense, AGAINST):
+                    raise UserError(f"defenses: {defense}: {AGAINST}: it cannot be run on {attack}, whose training "
+                                    "set it would need")
     planner.plan.check()
     return planner.plan

@@ -112,6 +112,15 @@ def check_made_alike(step, args):
         raise UserError(f"{step.folder}: holds a run made with {', '.join(other)}; remove it, or name another output")
 
 
+def rule_name(path, output):
+    """The name of the Snakemake rule that makes `path` beneath the folder `output`.
+
+    A slash becomes two lines, so that a-b/c and a/b-c are two rules; no script and no variant has two in its name.
+    """
+    inner = path.removeprefix(output).strip("/").replace("/", "__")
+    return "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in inner)
+
+
 def short(value):
     """A value as code, in a line: a few lines of YAML can stand for more text than memory holds."""
     shown = Repr()

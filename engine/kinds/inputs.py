@@ -145,7 +145,7 @@ def load_second(path: str, args: Namespace, suspect: Suspect, device: torch.devi
     """
     given = PixelInput() if prefix is None else PixelInput.of(args, prefix)
     found = load_model(path, device, suspect.defender.classes, given, **options)
-    if not found.has_spec and not given.flags():
+    if not found.says_input and not given.flags():
         spec = suspect.model.spec
         alike = replace(PixelInput.of(args), mean=tuple(spec["mean"]), std=tuple(spec["std"]))
         found = load_model(path, device, suspect.defender.classes, alike, **options)

@@ -53,8 +53,9 @@ def save_model(path: str | Path, model: PixelModel, args: dict, metrics: dict, c
 class Checkpoint:
     """A model as loaded, and what its file says about it (empty for a bare state_dict).
 
-    has_spec: whether the file says how pixels enter the network; otherwise that is as given, or ours. result: what
-    BackdoorBench's attack_result.pt says; None for another file.
+    has_spec: whether the file is one of ours, which says all of its network. says_input: whether it says how pixels
+    enter it, as some other programs' do too; otherwise that is as given, or ours. result: what BackdoorBench's
+    attack_result.pt says; None for another file.
     """
 
     model: PixelModel
@@ -62,6 +63,7 @@ class Checkpoint:
     metrics: dict
     classes: tuple
     has_spec: bool = False
+    says_input: bool = False
     result: AttackResult | None = None
 
 
@@ -98,7 +100,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
     model.load_state_dict(weights, strict=False)
     if given.as_bgr:
         swap_channels(model)
-    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own, "spec" in meta, result)
+    found = Checkpoint(model.to(device), meta.get("args", {}), meta.get("metrics", {}), own, "spec" in meta,
+                       says_input, result)
     if classes is not None:
         check_classes(path, found, classes)
     return found

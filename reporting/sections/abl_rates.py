@@ -1,6 +1,8 @@
 """ABL over poisoning and isolation rates, beside what the lecture prints."""
 from reporting.charts import isolation_curves
 from reporting.document import Cell, Section, Table, Text, cell
+from reporting.groups import name_apart
+from reporting.groups import settings as settings_of
 from reporting.published_rates import at_rates
 from reporting.tables import PERCENT, conditions, share_cell, shares
 
@@ -21,13 +23,18 @@ def section(report):
 
 
 def panels(found):
-    """{attack and share poisoned, in words: [run]} of those that ABL ran on at more than one isolation rate."""
+    """[(attack and share poisoned, in words, [run])] of ABL's runs that differ in the isolation rate, and at most in
+    the seed besides."""
     groups = {}
     for one in found:
         if one.isolated is not None:
-            groups.setdefault(f"{one.attack}, {100 * one.poisoned:.3g} % poisoned", []).append(one)
-    return {title: [one.run for one in own] for title, own in groups.items()
-            if len({one.isolated for one in own}) > 1}
+            settings = {name: value for name, value in settings_of(one.run).items() if name != "isolation_rate"}
+            title = f"{one.attack}, {100 * one.poisoned:.3g} % poisoned"
+            groups.setdefault((title, repr(sorted(settings.items()))), (settings, []))[1].append(one)
+    several = [(title, settings, own) for (title, _), (settings, own) in groups.items()
+               if len({one.isolated for one in own}) > 1]
+    names = name_apart([(title, settings) for title, settings, _ in several])
+    return [(name, [one.run for one in own]) for name, (_, _, own) in zip(names, several, strict=True)]
 
 
 def row(one):

@@ -1,6 +1,7 @@
 import argparse
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,18 @@ from common.errors import UserError
 from data.datasets import load_splits
 from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
-from engine.kinds.inputs import asr_of, beneath_model, default_folder, find_trigger, load_suspect, split_defender
+from engine.kinds.inputs import (
+    asr_of,
+    beneath_model,
+    default_folder,
+    find_trigger,
+    load_second,
+    load_suspect,
+    split_defender,
+)
 from engine.measuring.evaluation import evaluate
 from engine.weights.checkpoint import load_trigger
+from models import build_model
 
 
 def load(checkpoint, classes=None, **options):
@@ -116,6 +126,19 @@ def test_the_defenders_images_are_split_without_overlap(images):
     for val_frac in (0, 0.1, 0.5):
         with pytest.raises(UserError, match="--val-frac"):
             split_defender(ImageSet(images.data, images.targets), val_frac)
+
+
+def test_a_second_model_that_says_how_it_is_fed_is_fed_so_and_one_that_does_not_as_the_suspect(images, tmp_path):
+    suspect = SimpleNamespace(model=build_model("resnet18", 2, 4, mean=(0.0,) * 3, std=(1.0,) * 3), defender=images)
+    bare = build_model("resnet18", 2, 4).state_dict()
+    says = {**{f"1.{name}": value for name, value in bare.items()}, "0.mean": torch.full((3,), 0.5),
+            "0.std": torch.full((3,), 0.25)}
+    torch.save(bare, tmp_path / "bare.th")
+    torch.save(says, tmp_path / "says.th")
+    for prefix in (None, "benign_"):
+        fed = [load_second(tmp_path / name, argparse.Namespace(), suspect, torch.device("cpu"), prefix).spec
+               for name in ("bare.th", "says.th")]
+        assert [(spec["mean"][0], spec["std"][0]) for spec in fed] == [(0, 1), (0.5, 0.25)]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The lecture's table beside what was measured."""
 import csv
+import math
 from dataclasses import replace
 
 import pytest
@@ -173,7 +174,33 @@ def test_isolation_rates_of_one_poisoned_share_are_a_curve_and_a_single_one_is_n
     at(tree, 0.5, [0.01])
     section, = (one for one in write_report(find_runs(tree.root), (), tree.root) if one.title.startswith("ABL over"))
     assert len(section.blocks) == 3 and "isolates" in section.blocks[2].caption
-    assert list(panels(at_rates(find_runs(tree.root)))) == ["badnets, 10 % poisoned"]
+    assert [title for title, _ in panels(at_rates(find_runs(tree.root)))] == ["badnets, 10 % poisoned"]
+
+
+def abl_at(tree, name, isolated, asr, filtered, **more):
+    tree.run(f"poison-0.1/{name}", "defenses.abl", {**ATTACK, "poison_rate": 0.1 / 0.9, "isolation_rate": isolated,
+             **more}, acc=0.8, asr=asr, width=None, spec={"arch": "wrn16-1"}, method={"name": "ABL", **filtered})
+
+
+def test_a_curve_is_the_mean_over_seeds_of_runs_that_differ_in_nothing_else(tree, monkeypatch):
+    monkeypatch.setattr(charts, "drawn", lambda figure, *words, **how: figure)
+    at(tree, 0.1, [])
+    left_out = {"filtered": {"asr": share(0.9, 9000), "acc": share(0.8, 9000)}}
+    abl_at(tree, "a", 0.01, 0.3, left_out, seed=0)
+    abl_at(tree, "b", 0.01, 0.5, left_out, seed=1)
+    abl_at(tree, "c", 0.2, 0.1, {"filtered": None})
+    for name, rate in (("d", 0.01), ("e", 0.05)):
+        abl_at(tree, name, rate, 0.7, left_out, isolation_epochs=7)
+    figure, = charts.isolation_curves(panels(at_rates(find_runs(tree.root))))
+    axes = {axis.get_title(): {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+            for axis in figure.axes}
+    usual, longer = (next(own for title, own in axes.items() if (" 7)" in title) is is_longer)
+                     for is_longer in (False, True))
+    assert usual["ASR"] == [pytest.approx([1, 40]), pytest.approx([20, 10])]
+    assert usual["ACC"] == [pytest.approx([1, 80]), pytest.approx([20, 80])]
+    apart = usual["ASR, isolated images left out alone"]
+    assert apart[0] == pytest.approx([1, 90]) and apart[1] == pytest.approx([20, math.nan], nan_ok=True)
+    assert longer["ASR"] == [pytest.approx([1, 70]), pytest.approx([5, 70])]
 
 
 def test_a_tenth_of_the_images_outside_the_target_class_is_as_published(tree):

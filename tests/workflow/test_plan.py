@@ -4,10 +4,10 @@ from helpers.paths import ROOT
 
 from common.errors import UserError
 from reporting.published import published
-from workflow.matrix import defense_names, flags_of, read_matrix
+from workflow.matrix import OF, defense_names, flags_of, read_matrix, said_of
 from workflow.plan import plan
 from workflow.request import read_plan
-from workflow.steps import parse
+from workflow.steps import parse, rule_name
 
 SMALL = {"output": "out", "seeds": [0, 1], "data": {"dataset": "digits"}, "training": {"width": 4, "epochs": 1},
          "attacks": {"badnets": {}, "issba": {}}, "defenses": {"anp": {"val_frac": 0.05}, "abl": {}}}
@@ -234,6 +234,10 @@ def test_variants_of_an_attack_share_what_was_made_for_it_and_one_that_controls_
     ("defenses", {"abl": {"against": "badnets"}}, "abl: against: expected a list of attacks, got 'badnets'"),
     ("defenses", {"abl": {"against": [["badnets"]]}}, "abl: against: ['badnets'] is not under attacks"),
     ("defenses", {"abl": {"against": ["blend"]}}, "abl: against: 'blend' is not under attacks"),
+    ("defenses", {"anp": {"of": "anp"}}, "'anp': a variant needs a name of its own"),
+    ("attacks", {"badnets": {"of": None}}, "'badnets': a variant needs a name of its own"),
+    ("defenses", {"a" * 999: {"of": "anp"}}, "a variant needs a name of its own"),
+    ("defenses", {"abl": {"against": []}}, "abl: against: expected a list of attacks, got []"),
     ("prepare", {"anp-masks": {"of": "anp-masks"}}, None)])
 def test_a_variant_that_cannot_be_is_named_before_anything_starts(written, key, own, complaint):
     with pytest.raises(UserError) as error:
@@ -241,11 +245,46 @@ def test_a_variant_that_cannot_be_is_named_before_anything_starts(written, key, 
     assert (complaint or "unrecognized arguments: --of") in str(error.value)
 
 
+def test_a_defense_against_an_attack_that_it_cannot_be_run_on_is_one_error(written):
+    path = written(attacks={"pruning-aware-badnets": {}}, defenses={"abl": {"against": ["pruning-aware-badnets"]}})
+    with pytest.raises(UserError, match="abl: against: it cannot be run on pruning-aware-badnets"):
+        plan(read_matrix(path))
+
+
+def test_no_two_steps_are_one_rule():
+    """Their folders may differ in nothing but where a slash and where a dash stands."""
+    steps = plan({**SMALL, "seeds": [0], "attacks": {"badnets": {}, "badnets-seed-0": {"of": "badnets"}}, "defenses": {
+        "anp": {}, "anp-anp-pruned": {"of": "anp"}, "seed-0": {"of": "clp"}, "anp-masks-b": {"of": "clp"},
+        "activation-clustering": {}, "activation-clustering-b": {"of": "activation-clustering-retraining"},
+        "activation-clustering-activation-clustering-b": {"of": "clp"}}}).steps
+    names = {rule_name(folder, "out") for folder in steps}
+    assert len(names) == len(steps) and all(name.isidentifier() for name in names)
+
+
+def test_what_is_prepared_for_a_defense_holds_for_its_variants_which_lie_beside_it():
+    steps = plan({**SMALL, "seeds": [0], "attacks": {"badnets": {}}, "defenses": {
+        "anp": {}, "anp-pruned": {"of": "anp", "max_drop": 0.3}, "clustering-b": {"of": "activation-clustering"}},
+        "prepare": {"activation-clustering": {"reduce": "pca"}}}).steps
+    assert {"out/badnets/seed-0/anp/pruned", "out/badnets/seed-0/anp/anp-pruned"} < set(steps)
+    assert steps["out/badnets/seed-0/anp/anp-pruned"].needs == ("out/badnets/seed-0/anp/results.json",)
+    assert "--reduce pca" in " ".join(steps["out/badnets/seed-0/clustering-b"].flags)
+
+
+def test_pairs_run_no_defense_on_a_variant_that_they_do_not_name():
+    own = {"assumes": "so", "kept_by": ["badnets"]}
+    steps = plan({**SMALL, "seeds": [0], "attacks": {"badnets": {}, "badnets-b": {"of": "badnets"}}, "defenses": {
+        "clp": {}, "rnp": {}}, "pairs": {"clp": own, "rnp": {**own, "kept_by": ["badnets", "badnets-b"]}}}).steps
+    assert {folder for folder in steps if "badnets-b" in folder} == {"out/badnets-b/seed-0", "out/badnets-b/seed-0/rnp"}
+
+
 def test_the_matrix_of_rates_has_the_twelve_cells_of_the_lectures_two_tables(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     steps = plan(read_matrix(ROOT / "workflow/matrices/lecture-rates.yaml")).steps
     flags = [parse(step) for step in steps.values() if step.script.module == "defenses.abl"]
     cells = {(own.poison_type, own.poison_rate, own.isolation_rate) for own in flags}
+    models = [parse(step) for step in steps.values() if step.script.module == "train_backdoor"]
+    assert {own.isolation_epochs for own in flags} == {4} and {own.epochs for own in (*flags, *models)} == {12}
+    assert {(own.poison_type, own.poison_rate) for own in models} == {cell[:2] for cell in cells} and len(models) == 6
     rates = [(0.1111, 0.01), (0.1111, 0.05), (0.1111, 0.1), (0.1111, 0.2), (0.5556, 0.01), (0.7778, 0.01)]
     assert cells == {(attack, *pair) for attack in ("badnets", "blend") for pair in rates} and len(flags) == 12
 
@@ -275,4 +314,5 @@ def test_the_matrices_on_the_lectures_models_make_them_with_the_same_flags(name)
         shared = first[key].keys() & other[key].keys()
         for one in shared:
             assert flags_of(first, key, one) == flags_of(other, key, one)
+            assert said_of(first, key, one, OF) == said_of(other, key, one, OF)
     assert first["attacks"].keys() <= other["attacks"].keys()
