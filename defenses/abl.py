@@ -4,13 +4,15 @@
 
 ABL (Li et al., 2021). Stage 1 trains on all images and holds the loss at gamma; backdoored images still fall below it.
 The images with the lowest losses are isolated. Stage 2 trains on the rest. Stage 3 climbs the loss of the isolated
-images, as long as accuracy on a few clean images holds (--max-drop). Reads a data set, which it poisons as
+images, as long as accuracy on a few clean images holds (--max-drop). --stages-of tries another stage 3 on the first two
+stages of a finished run. Reads a data set, which it poisons as
 train_backdoor.py does. Writes into output/badnets-abl/: isolated.npy (indices into the training images),
 model_filtered.th (after stage 2), model_last.th, trigger_info.th, curves.png, output.log, metrics.jsonl, config.json
 and results.json.
 """
 import logging
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from common.files import write_array
-from common.untrusted import read_array
+from common.untrusted import read_array, read_json
 from data.batches import Batches
 from data.datasets import load_splits
 from engine.command_line import abl_flags, flags
@@ -42,7 +44,11 @@ from engine.measuring.evaluation import (
 from engine.runs.figures import training_curves
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_weights, save_model
+from methods.even_steps import even_steps, held_step_of
 
+# What decides the first two stages.
+FIRST_STAGES = (*flags.POISON_FLAGS, "dataset", "image_size", "arch", "width", *flags.SGD_FLAGS, "milestones",
+                "crop_padding", "flip", "gamma", "lga", "flooding", "isolation_epochs", "isolation_rate", "seed")
 LEAVES = ("isolated.npy", "model_filtered.th", "model_last.th", "trigger_info.th", "curves.png")
 log = logging.getLogger("backdoor")
 
@@ -93,16 +99,17 @@ def copy_weights(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, max_drop):
+def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, step, max_drop):
     """Climb the loss of `batches` for `epochs` after the `before` that the run has made, while clean accuracy holds.
 
-    Once it falls by more than `max_drop` on `held_out` (Batches), the last epoch that kept to it is what is left.
+    step: of train_epoch, which descends the negative loss. Once accuracy falls by more than `max_drop` on `held_out`
+    (Batches), the last epoch that kept to it is what is left.
     Tested as a stage of train_stage is. Returns the number of epochs that count.
     """
     floor = score(model, held_out).accuracy.value - max_drop - 1e-9
     for epoch in run.epochs(before + epochs, model=model, optimizer=optimizer):
         kept = copy_weights(model)
-        train_score = train_epoch(model, batches, optimizer, run.amp, step_of(unlearning_loss))
+        train_score = train_epoch(model, batches, optimizer, run.amp, step)
         accuracy, tested = score(model, held_out).accuracy.value, UNTESTED
         last = epoch if accuracy < floor else before + epochs
         if run.is_tested(epoch, last):
@@ -133,6 +140,8 @@ def parse_args(argv=None):
     flags.add_loop_flags(flags.add_training_flags(parser, 60))
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, output_dir, resumable=True)
+    group.add_argument("--stages-of", metavar="FOLDER",
+                       help="take stages 1 and 2 from this finished run with the same flags, and make stage 3 alone")
     args = parser.parse_args(argv)
     abl_flags.check_abl(parser, args, argv)
     flags.check_milestones(parser, args)
@@ -180,13 +189,50 @@ def train_on_rest(run, args, model, poisoned, isolated, test):
     return filtered
 
 
+def first_stages(run, args, model, poisoned, test):
+    """Stages 1 and 2: (isolated indices, Evaluation of the model without them)."""
+    isolated = isolate_images(run, args, model, poisoned, test)
+    return isolated, train_on_rest(run, args, model, poisoned, isolated, test)
+
+
+def taken_stages(run, args, model, poisoned, test):
+    """Stages 1 and 2 of the finished run --stages-of: (isolated indices, Evaluation), as these leave them; `model` gets
+    the weights. Raises UserError for a run that differs in more than stage 3."""
+    folder = Path(args.stages_of)
+    isolated = read_isolated(folder / "isolated.npy", len(poisoned), args.isolation_rate)
+    load_weights(folder / "model_filtered.th", model)
+    write_array(run.folder / "isolated.npy", isolated)
+    filtered = evaluate(model, test)
+    save_model(run.folder / "model_filtered.th", model, vars(args), filtered.figures(), poisoned.classes)
+    return isolated, filtered
+
+
+def check_stages(args, poisoned):
+    """Raise UserError if --stages-of is given and is no run whose first two stages are those that the flags ask for."""
+    if not args.stages_of:
+        return
+    try:
+        made = read_json(Path(args.stages_of) / "config.json")
+        before, inputs = dict(made["arguments"]), made["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"--stages-of {args.stages_of}: no run of defenses.abl") from None
+    other = [f"--{name.replace('_', '-')} {before.get(name)}, not {getattr(args, name)}" for name in FIRST_STAGES
+             if before.get(name) != getattr(args, name)]
+    if other:
+        raise UserError(f"--stages-of {args.stages_of}: made with {', '.join(other)}")
+    if inputs != poisoned.fingerprint():
+        raise UserError(f"--stages-of {args.stages_of}: made on other images")
+
+
 def unlearn_isolated(run, args, model, poisoned, isolated, test, held_out):
     """Stage 3, where there is anything to unlearn; returns the number of its epochs that count."""
     if not args.unlearn_epochs or not len(isolated):
         return 0
-    return unlearn(run, model, batches_of(poisoned.subset(isolated), args, run), test, held_out,
-                   args.isolation_epochs + args.epochs, args.unlearn_epochs, sgd(model, args, args.unlearn_lr),
-                   args.max_drop)
+    before = 0 if args.stages_of else args.isolation_epochs + args.epochs
+    optimizer, step = (even_steps(model, args.unlearn_step), held_step_of(unlearning_loss)) if args.even_steps else (
+        sgd(model, args, args.unlearn_lr), step_of(unlearning_loss))
+    return unlearn(run, model, batches_of(poisoned.subset(isolated), args, run), test, held_out, before,
+                   args.unlearn_epochs, optimizer, step, args.max_drop)
 
 
 @command
@@ -202,13 +248,13 @@ def main(argv=None):
             check_graph(run.device, len(poisoned) - round(args.isolation_rate * len(poisoned)), args.batch_size)
         model = fresh_model(args, train, run.device)
 
+        check_stages(args, poisoned)
         run.begin(poisoned)
         shares = start_attack(run, poisoned, trigger)
-        isolated = isolate_images(run, args, model, poisoned, images)
+        isolated, filtered = (taken_stages if args.stages_of else first_stages)(run, args, model, poisoned, images)
         log.info("isolated %d images, %d of them poisoned (of %d)", len(isolated), poisoned.poisoned[isolated].sum(),
                  shares["poisoned"])
 
-        filtered = train_on_rest(run, args, model, poisoned, isolated, images)
         log_figures("without the isolated images", filtered)
         climbed = unlearn_isolated(run, args, model, poisoned, isolated, images, held_out)
         final = evaluate(model, images)

@@ -15,7 +15,7 @@ FINISHED, UNFINISHED, BROKEN, LOG_ONLY = "finished", "unfinished", "broken", "lo
 OUTDATED = "outdated"  # finished, on a model that has since been made anew
 # Where a run read and wrote, on what machine, and how often it was looked at: no part of what it did.
 PLACES = {"output_dir", "data_dir", "overwrite", "resume", "device", "seed", "checkpoint", "trigger_info", "mask_file",
-          "encoder", "trigger_file", "compile", "graph", "test_every"}
+          "encoder", "trigger_file", "stages_of", "compile", "graph", "test_every"}
 USUAL_ARCH = "resnet18"  # of runs from before there was a choice
 
 

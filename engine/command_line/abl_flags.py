@@ -15,9 +15,15 @@ def add_abl_flags(parser: Parser) -> Group:
     group.add_argument("--flooding", action="store_true",
                        help="use flooding instead of local gradient ascent; the same update as --lga batch")
     unlearning = parser.add_argument_group("unlearning")
-    unlearning.add_argument("--unlearn-epochs", type=integer(0), default=5,
-                            help="epochs of stage 3; 0 leaves out the isolated images without unlearning them")
+    unlearning.add_argument("--unlearn-epochs", type=integer(0), default=lambda args: 30 if args.even_steps else 5,
+                            help="epochs of stage 3; 0 leaves out the isolated images without unlearning them "
+                                 "(default: 5; with --even-steps 30)")
     unlearning.add_argument("--unlearn-lr", type=positive, default=5e-4, help="learning rate of stage 3")
+    unlearning.add_argument("--even-steps", action="store_true", default=None,
+                            help="climb in steps of one length and hold the batch norms' statistics, in place of the "
+                                 "authors' SGD at --unlearn-lr in training mode")
+    unlearning.add_argument("--unlearn-step", type=positive, default=5e-4, metavar="SHARE",
+                            help="with --even-steps, length of a step as a share of the weights' norm")
     unlearning.add_argument("--max-drop", type=fraction, default=0.05,
                             help="drop of accuracy on the defender's clean images at which unlearning stops")
     return group
@@ -28,8 +34,12 @@ def check_abl(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
     unused = {}
     if args.flooding:
         unused["with --flooding"] = ("lga",)
+    if args.even_steps:
+        unused["with --even-steps"] = ("unlearn_lr",)
+    else:
+        unused["without --even-steps"] = ("unlearn_step",)
     if not args.unlearn_epochs:
-        unused["with --unlearn-epochs 0"] = ("unlearn_lr", "max_drop")
+        unused["with --unlearn-epochs 0"] = ("unlearn_lr", "even_steps", "unlearn_step", "max_drop")
     for why, names in unused.items():
         parser.refuse(argv, names, why)
         for name in names:

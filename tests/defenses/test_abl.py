@@ -210,7 +210,50 @@ def test_what_is_refused(tmp_path, refused):
     assert "--lga: has no effect with --flooding" in refused(main, *flags, "--flooding", "--lga", "sample")
     assert "--max-drop: has no effect with --unlearn-epochs 0" in refused(main, *flags, "--unlearn-epochs", "0",
                                                                          "--max-drop", "0.1")
+    for wrong in (["--even-steps", "--unlearn-lr", "0.1"], ["--unlearn-step", "0.1"],
+                  ["--even-steps", "--unlearn-epochs", "0"]):
+        assert "has no effect with" in refused(main, *flags, *wrong)
     assert "since training continues with the rest" in refused(main, *flags, "--isolation-rate", "1")
+
+
+EVEN = [*SMALL, "--even-steps", "--unlearn-epochs", "2", "--max-drop", "1"]
+
+
+def again(of, folder, *words):
+    """results.json of another stage 3 on the stages of a finished run."""
+    main([*EVEN, *words, "--stages-of", str(of), "--output-dir", str(folder)])
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.slow
+def test_another_third_stage_begins_with_what_the_first_two_of_a_run_left(unbroken, tmp_path, monkeypatch,
+                                                                         stop_at_test):
+    of, results = json.loads((unbroken / "results.json").read_text()), again(unbroken, tmp_path / "run")
+    for name in ("filtered", "isolated", "precision", "recall", "poisoned"):
+        assert results["method"][name] == of["method"][name]
+    assert len(epochs_tested(tmp_path / "run")) == 2  # no epoch of stages 1 and 2
+    for name in ("isolated.npy", "model_filtered.th"):
+        assert (tmp_path / "run" / name).exists()
+    before, after = (load_model(tmp_path / "run" / name).model.state_dict() for name in (
+        "model_filtered.th", "model_last.th"))
+    assert all(torch.equal(before[name], after[name]) for name in before if "running" in name)
+    assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
+    stop_at_test(abl, 2)  # the filtered model's, and the first epoch's
+    with pytest.raises(SystemExit):
+        again(unbroken, tmp_path / "stopped")
+    monkeypatch.undo()
+    again(unbroken, tmp_path / "stopped", "--resume")
+    resumed = load_model(tmp_path / "stopped/model_last.th").model.state_dict()
+    assert all(torch.equal(after[name], resumed[name]) for name in after)
+
+
+@pytest.mark.slow
+def test_stages_of_another_run_are_refused(unbroken, tmp_path, refused):
+    words = [*SMALL, "--stages-of", unbroken, "--output-dir", tmp_path / "run"]
+    said = refused(main, *words, "--gamma", "0.3", "--poison-rate", "0.2")
+    assert f"--stages-of {unbroken}: made with --poison-rate 0.1, not 0.2, --gamma 0.5, not 0.3" in said
+    assert "no run of defenses.abl" in refused(main, *words, "--stages-of", tmp_path)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from data.datasets import load_splits
 from engine.catalogue import BY_MODULE, SCRIPTS
 from engine.command_line import flags
 from engine.rows import REPORT
+from helpers.paths import HALF, SIDE
 
 DIGITS = ["--dataset", "digits"]
 FOLDER = ["--dataset", "cifar10", "--data-dir", "{pictures}"]
@@ -38,7 +39,7 @@ def flags_of(module):
     return {action.dest: action for action in seen[0]._actions}
 
 
-def make_inputs(root, network=("--width", 4)):
+def make_inputs(root, network=("--width", 4, *HALF)):
     """Make in `root` what the runs read, as two that differ; returns {name: path}, the second of each as name2.
 
     network: flags of the training of the models.
@@ -51,8 +52,8 @@ def make_inputs(root, network=("--width", 4)):
     paths["bare-masks"] = root / "bare/mask_values.txt"
     paths["bare-masks"].write_bytes(paths["masks"].read_bytes())
     paths["png"] = root / "own.png"
-    picture = np.zeros((32, 32, 4), np.uint8)
-    picture[20:26, 4:12] = (0, 200, 90, 255)
+    picture = np.zeros((SIDE, SIDE, 4), np.uint8)
+    picture[10:13, 2:6] = (0, 200, 90, 255)
     Image.fromarray(picture).save(paths["png"])
     return paths
 
