@@ -229,10 +229,12 @@ def unlearn_isolated(run, args, model, poisoned, isolated, test, held_out):
     if not args.unlearn_epochs or not len(isolated):
         return 0
     before = 0 if args.stages_of else args.isolation_epochs + args.epochs
-    optimizer, step = (even_steps(model, args.unlearn_step), held_step_of(unlearning_loss)) if args.even_steps else (
-        sgd(model, args, args.unlearn_lr), step_of(unlearning_loss))
-    return unlearn(run, model, batches_of(poisoned.subset(isolated), args, run), test, held_out, before,
-                   args.unlearn_epochs, optimizer, step, args.max_drop)
+    batches = batches_of(poisoned.subset(isolated), args, run)
+    if args.even_steps:
+        optimizer, step = even_steps(model, args.unlearn_length / len(batches)), held_step_of(unlearning_loss)
+    else:
+        optimizer, step = sgd(model, args, args.unlearn_lr), step_of(unlearning_loss)
+    return unlearn(run, model, batches, test, held_out, before, args.unlearn_epochs, optimizer, step, args.max_drop)
 
 
 @command

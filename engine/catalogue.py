@@ -142,7 +142,7 @@ SCRIPTS = (
            supposes={"all_to_all": "poisoned images that share one label and are learned before all others"},
            other={"gamma": "5", "flooding": ("--gamma 5", ""), "unlearn_epochs": "1",
                   "max_drop": ("--unlearn-lr 1", "0"), "even_steps": (EVEN, ""),
-                  "unlearn_step": (f"{EVEN} --even-steps", "0.1"), "stages_of": None}),
+                  "unlearn_length": (f"{EVEN} --even-steps", "0.1"), "stages_of": None}),
     Script("defenses.activation_clustering", "activation clustering", VERDICT, inspects=True,
            cells=(Cell(DETECTORS[0], DETECTORS[0]),), reads=SUSPECT, after=(TRAIN_BADNETS,),
            other={"reduce": "ica", "components": "2", "max_share": "0.05", "min_silhouette": "0.9"}),
@@ -191,7 +191,7 @@ SCRIPTS = (
     Script("studies.sweep_abl", "ABL's sweep", STUDY, "", trains=True, small=f"{ABL} --isolation-rates 0.05 --seeds 1",
            lasting="--width 4 --batch-size 32 --crop-padding 2 --poison-rates 0.2 --isolation-rates 0.05 0.1 "
                    "--isolation-epochs 3 --epochs 2 --unlearn-epochs 1 --max-drop 1 --seeds 1",
-           other={"poison_rates": "0.3", "unlearn_step": ("--even-steps", "0.1")}),
+           other={"poison_rates": "0.3", "unlearn_length": ("--even-steps", "0.1")}),
     Script("studies.export_images", "images as files", STUDY, "", is_heavy=False, leaves_run=False,
            small="--image-size 16"),
     Script("report", "report", REPORT, "", is_heavy=False, leaves_run=False, reads="{runs}", after=(TRAIN_BADNETS,)),

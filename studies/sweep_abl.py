@@ -23,7 +23,7 @@ from engine.runs.figures import spread_curves
 
 TRAINING = (*(name for name in flags.POISON_FLAGS if name != "poison_rate"), "dataset", "data_dir", "image_size",
             "arch", "width", *flags.SGD_FLAGS, "milestones", "crop_padding", "flip")
-ABL = ("gamma", "lga", "flooding", "unlearn_epochs", "unlearn_lr", "even_steps", "unlearn_step", "max_drop")
+ABL = ("gamma", "lga", "flooding", "unlearn_epochs", "unlearn_lr", "even_steps", "unlearn_length", "max_drop")
 MACHINE = ("device", "deterministic", "test_every")  # which a cell that is finished need not share
 AXES = {"poison_rate": "poisoning rate", "isolation_epochs": "epochs of isolation", "isolation_rate": "isolation rate"}
 COLUMNS = (*AXES, "seed", "precision", "recall", "none_acc", "none_asr", "filtered_acc", "filtered_asr", "acc", "asr",

@@ -22,8 +22,8 @@ def add_abl_flags(parser: Parser) -> Group:
     unlearning.add_argument("--even-steps", action="store_true", default=None,
                             help="climb in steps of one length and hold the batch norms' statistics, in place of the "
                                  "authors' SGD at --unlearn-lr in training mode")
-    unlearning.add_argument("--unlearn-step", type=positive, default=5e-4, metavar="SHARE",
-                            help="with --even-steps, length of a step as a share of the weights' norm")
+    unlearning.add_argument("--unlearn-length", type=positive, default=2e-3, metavar="SHARE",
+                            help="with --even-steps, how far the weights move in an epoch, as a share of their norm")
     unlearning.add_argument("--max-drop", type=fraction, default=0.05,
                             help="drop of accuracy on the defender's clean images at which unlearning stops")
     return group
@@ -37,9 +37,9 @@ def check_abl(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | No
     if args.even_steps:
         unused["with --even-steps"] = ("unlearn_lr",)
     else:
-        unused["without --even-steps"] = ("unlearn_step",)
+        unused["without --even-steps"] = ("unlearn_length",)
     if not args.unlearn_epochs:
-        unused["with --unlearn-epochs 0"] = ("unlearn_lr", "even_steps", "unlearn_step", "max_drop")
+        unused["with --unlearn-epochs 0"] = ("unlearn_lr", "even_steps", "unlearn_length", "max_drop")
     for why, names in unused.items():
         parser.refuse(argv, names, why)
         for name in names:

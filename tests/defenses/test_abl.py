@@ -210,7 +210,7 @@ def test_what_is_refused(tmp_path, refused):
     assert "--lga: has no effect with --flooding" in refused(main, *flags, "--flooding", "--lga", "sample")
     assert "--max-drop: has no effect with --unlearn-epochs 0" in refused(main, *flags, "--unlearn-epochs", "0",
                                                                          "--max-drop", "0.1")
-    for wrong in (["--even-steps", "--unlearn-lr", "0.1"], ["--unlearn-step", "0.1"],
+    for wrong in (["--even-steps", "--unlearn-lr", "0.1"], ["--unlearn-length", "0.1"],
                   ["--even-steps", "--unlearn-epochs", "0"]):
         assert "has no effect with" in refused(main, *flags, *wrong)
     assert "since training continues with the rest" in refused(main, *flags, "--isolation-rate", "1")
