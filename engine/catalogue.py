@@ -135,7 +135,9 @@ SCRIPTS = (
                   Cell("fine-pruning", "fine-prune", {"mode": "fine-prune"}, in_audit="fine-pruning")),
            lasting="--val-frac 0.05 --epochs 12 --batch-size 8", after=(TRAIN_BADNETS,),
            other={"prune_fraction": "0.9", "max_drop": "0.9", "mode": "fine-tune", "layer": "layer2"}),
-    Script("defenses.abl", "ABL", REPAIR, "--resume", trains=True, cells=(Cell("abl", "abl"),),
+    Script("defenses.abl", "ABL", REPAIR, "--resume", trains=True,
+           cells=(Cell("abl", "abl"),
+                  Cell("abl-even", "abl-even", {"even_steps": True}, needs="abl", takes={"stages_of": ""})),
            small=f"{ABL} --isolation-rate 0.05 --unlearn-lr 0.01",
            lasting="--width 4 --batch-size 32 --poison-rate 0.2 --crop-padding 2 --isolation-epochs 4 --epochs 4 "
                    "--unlearn-epochs 3 --isolation-rate 0.05 --max-drop 1",

@@ -60,7 +60,12 @@ class AtRates:
 
     @property
     def order(self):
-        return self.attack, round(self.poisoned, 2), self.isolated or 0, self.run.name
+        return self.attack, round(self.poisoned, 2), self.isolated or 0, self.has_even_steps, self.run.name
+
+    @property
+    def has_even_steps(self):
+        """Whether its third stage climbs in steps of one length."""
+        return bool(self.run.arguments.get("even_steps"))
 
 
 def at_rates(runs):

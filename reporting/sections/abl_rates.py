@@ -7,8 +7,8 @@ from reporting.published_rates import at_rates
 from reporting.tables import PERCENT, conditions, share_cell, shares
 
 ORDER = 102
-COLUMNS = ("attack", "poisoned, %", "isolated, %", "seed", "of them poisoned", "of the poisoned isolated", "ASR", "ACC",
-           "CA-9", "published ASR", "published CA", "epochs")
+COLUMNS = ("attack", "poisoned, %", "isolated, %", "unlearned in", "seed", "of them poisoned",
+           "of the poisoned isolated", "ASR", "ACC", "CA-9", "published ASR", "published CA", "epochs")
 
 
 def section(report):
@@ -42,7 +42,9 @@ def row(one):
     asr, ca = one.published or (None, None)
     method, results = one.run.method, one.run.results
     return (Cell(one.attack), cell(100 * one.poisoned, "{:.1f}"),
-            cell(None if one.isolated is None else 100 * one.isolated, "{:g}"), cell(results.get("seed")),
+            cell(None if one.isolated is None else 100 * one.isolated, "{:g}"),
+            cell(None if one.isolated is None else "even steps" if one.has_even_steps else "SGD"),
+            cell(results.get("seed")),
             share_cell(method.get("precision")), share_cell(method.get("recall")),
             *shares(one.run, "asr", "acc", "acc_outside_target"), cell(asr, PERCENT), cell(ca, PERCENT),
             cell(results.get("epochs"), "{:.0f}"))

@@ -177,9 +177,16 @@ def test_isolation_rates_of_one_poisoned_share_are_a_curve_and_a_single_one_is_n
     assert [title for title, _ in panels(at_rates(find_runs(tree.root)))] == ["badnets, 10 % poisoned"]
 
 
+def test_a_third_stage_in_even_steps_is_a_row_that_says_so(tree):
+    at(tree, 0.5, [0.01])
+    abl_at(tree, "even", 0.01, 0.02, {}, poison_rate=0.5 / 0.9, even_steps=True)
+    assert [row["unlearned in"] for row in rates_table(tree)] == ["–", "SGD", "even steps"]
+
+
 def abl_at(tree, name, isolated, asr, filtered, **more):
-    tree.run(f"poison-0.1/{name}", "defenses.abl", {**ATTACK, "poison_rate": 0.1 / 0.9, "isolation_rate": isolated,
-             **more}, acc=0.8, asr=asr, width=None, spec={"arch": "wrn16-1"}, method={"name": "ABL", **filtered})
+    arguments = {**ATTACK, "poison_rate": 0.1 / 0.9, "isolation_rate": isolated, **more}
+    tree.run(f"poison-{0.9 * arguments['poison_rate']:g}/{name}", "defenses.abl", arguments, acc=0.8, asr=asr, width=None,
+             spec={"arch": "wrn16-1"}, method={"name": "ABL", **filtered})
 
 
 def test_a_curve_is_the_mean_over_seeds_of_runs_that_differ_in_nothing_else(tree, monkeypatch):

@@ -281,6 +281,9 @@ def test_the_matrix_of_rates_has_the_twelve_cells_of_the_lectures_two_tables(tmp
     monkeypatch.chdir(tmp_path)
     steps = plan(read_matrix(ROOT / "workflow/matrices/lecture-rates.yaml")).steps
     flags = [parse(step) for step in steps.values() if step.script.module == "defenses.abl"]
+    again = [own for own in flags if own.even_steps]
+    flags = [own for own in flags if not own.even_steps]
+    assert len(again) == 6 and {own.stages_of for own in again} < {f"{own.output_dir}/" for own in flags}
     cells = {(own.poison_type, own.poison_rate, own.isolation_rate) for own in flags}
     models = [parse(step) for step in steps.values() if step.script.module == "train_backdoor"]
     assert {own.isolation_epochs for own in flags} == {4} and {own.epochs for own in (*flags, *models)} == {12}
