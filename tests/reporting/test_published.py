@@ -186,7 +186,8 @@ def test_a_third_stage_in_even_steps_is_a_row_that_says_so(tree):
 def abl_at(tree, name, isolated, asr, filtered, **more):
     arguments = {**ATTACK, "poison_rate": 0.1 / 0.9, "isolation_rate": isolated, **more}
     folder = f"poison-{0.9 * arguments['poison_rate']:g}/{name}"
-    tree.run(folder, "defenses.abl", arguments, acc=0.8, asr=asr, width=None, spec={"arch": "wrn16-1"}, method={"name": "ABL", **filtered})
+    tree.run(folder, "defenses.abl", arguments, acc=0.8, asr=asr, width=None, spec={"arch": "wrn16-1"},
+             method={"name": "ABL", **filtered})
 
 
 def test_a_curve_is_the_mean_over_seeds_of_runs_that_differ_in_nothing_else(tree, monkeypatch):
