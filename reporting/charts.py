@@ -2,6 +2,7 @@
 import io
 import math
 from dataclasses import replace
+from textwrap import fill
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -107,7 +108,7 @@ def isolation_curves(panels):
         return []
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3 * columns + 1.4, 2.5 * lines + 0.5), layout="constrained")
+    figure = Figure(figsize=(3 * columns + 1.4, 2.7 * lines + 0.5), layout="constrained")
     axes = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
     for axis, (title, runs) in zip(axes, panels, strict=False):
         for label, style, name, part in (("ACC", "o-", "acc", None), ("ASR", "s-", "asr", None),
@@ -118,7 +119,7 @@ def isolation_curves(panels):
                 points.setdefault(100 * run.arguments["isolation_rate"], []).append(100 * value)
             axis.plot(sorted(points), [mean(points[rate]) for rate in sorted(points)], style, markersize=3, label=label)
         axis.set(ylim=(-2, 102), xlim=(0, None))
-        axis.set_title(title, fontsize=8, parse_math=False)
+        axis.set_title(fill(title, 40), fontsize=8, parse_math=False)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.25)
     for axis in axes[len(panels):]:

@@ -202,7 +202,7 @@ def test_a_curve_is_the_mean_over_seeds_of_runs_that_differ_in_nothing_else(tree
     figure, = charts.isolation_curves(panels(at_rates(find_runs(tree.root))))
     axes = {axis.get_title(): {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
             for axis in figure.axes}
-    usual, longer = (next(own for title, own in axes.items() if (" 7)" in title) is is_longer)
+    usual, longer = (next(own for title, own in axes.items() if title.endswith("7)") is is_longer)
                      for is_longer in (False, True))
     assert usual["ASR"] == [pytest.approx([1, 40]), pytest.approx([20, 10])]
     assert usual["ACC"] == [pytest.approx([1, 80]), pytest.approx([20, 80])]
