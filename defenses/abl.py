@@ -5,10 +5,9 @@
 ABL (Li et al., 2021). Stage 1 trains on all images and holds the loss at gamma; backdoored images still fall below it.
 The images with the lowest losses are isolated. Stage 2 trains on the rest. Stage 3 climbs the loss of the isolated
 images, as long as accuracy on a few clean images holds (--max-drop). --stages-of tries another stage 3 on the first two
-stages of a finished run. Reads a data set, which it poisons as
-train_backdoor.py does. Writes into output/badnets-abl/: isolated.npy (indices into the training images),
-model_filtered.th (after stage 2), model_last.th, trigger_info.th, curves.png, output.log, metrics.jsonl, config.json
-and results.json.
+stages of a finished run. Reads a data set, which it poisons as train_backdoor.py does. Writes into output/badnets-abl/:
+isolated.npy (indices into the training images), model_filtered.th (after stage 2), model_last.th, trigger_info.th,
+curves.png, output.log, metrics.jsonl, config.json and results.json.
 """
 import logging
 import math
@@ -44,7 +43,7 @@ from engine.measuring.evaluation import (
 from engine.runs.figures import training_curves
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_weights, save_model
-from methods.even_steps import even_steps, held_step_of
+from methods.even_steps import even_steps, with_statistics_held
 
 # What decides the first two stages.
 FIRST_STAGES = (*flags.POISON_FLAGS, "dataset", "image_size", "arch", "width", *flags.SGD_FLAGS, "milestones",
@@ -103,8 +102,8 @@ def unlearn(run, model, batches, images, held_out, before, epochs, optimizer, st
     """Climb the loss of `batches` for `epochs` after the `before` that the run has made, while clean accuracy holds.
 
     step: of train_epoch, which descends the negative loss. Once accuracy falls by more than `max_drop` on `held_out`
-    (Batches), the last epoch that kept to it is what is left.
-    Tested as a stage of train_stage is. Returns the number of epochs that count.
+    (Batches), the last epoch that kept to it is what is left. Tested as a stage of train_stage is. Returns the
+    number of epochs that count.
     """
     floor = score(model, held_out).accuracy.value - max_drop - 1e-9
     for epoch in run.epochs(before + epochs, model=model, optimizer=optimizer):
@@ -230,10 +229,11 @@ def unlearn_isolated(run, args, model, poisoned, isolated, test, held_out):
         return 0
     before = 0 if args.stages_of else args.isolation_epochs + args.epochs
     batches = batches_of(poisoned.subset(isolated), args, run)
+    step = step_of(unlearning_loss)
     if args.even_steps:
-        optimizer, step = even_steps(model, args.unlearn_length / len(batches)), held_step_of(unlearning_loss)
+        optimizer, step = even_steps(model, args.unlearn_length / len(batches)), with_statistics_held(step)
     else:
-        optimizer, step = sgd(model, args, args.unlearn_lr), step_of(unlearning_loss)
+        optimizer = sgd(model, args, args.unlearn_lr)
     return unlearn(run, model, batches, test, held_out, before, args.unlearn_epochs, optimizer, step, args.max_drop)
 
 

@@ -4,8 +4,6 @@ Their gradient is nearly nothing at first and grows by orders of magnitude as th
 rate does nothing for many steps and then too much in one. And in training mode batches of triggered images alone shift
 the batch norms' running statistics, which costs accuracy on clean images and leaves the backdoor as it is.
 """
-from collections.abc import Callable
-
 import torch
 
 from engine.learning.training import Step
@@ -27,12 +25,11 @@ def even_steps(model: torch.nn.Module, share: float) -> torch.optim.SGD:
     return optimizer
 
 
-def held_step_of(objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Step:
-    """As training.step_of, with the batch norms in eval mode: they use their running statistics, and keep them."""
-    def step(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor):
+def with_statistics_held(step: Step) -> Step:
+    """A step for train_epoch with the batch norms in eval mode: they use their running statistics, and keep them."""
+    def held(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor):
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()
-        logits = model(images)
-        return objective(logits, labels), logits
-    return step
+        return step(model, images, labels)
+    return held

@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from data.batches import Batches
-from engine.learning.training import train_epoch, unlearning_loss
-from methods.even_steps import even_steps, held_step_of
+from engine.learning.training import step_of, train_epoch, unlearning_loss
+from methods.even_steps import even_steps, with_statistics_held
 from models import build_model
+
+HELD = with_statistics_held(step_of(unlearning_loss))
 
 
 def norm_of(values):
@@ -41,7 +43,7 @@ def test_the_statistics_are_held_and_used_while_the_weights_learn(images):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seen = []
     model.bn1.register_forward_hook(lambda module, given, _: seen.append(module.training))
-    train_epoch(model, Batches(images, 8), even_steps(model, 1e-3), step=held_step_of(unlearning_loss))
+    train_epoch(model, Batches(images, 8), even_steps(model, 1e-3), step=HELD)
     assert seen == [False] * 5
     for name, value in model.state_dict().items():
         held = "running" in name or "num_batches" in name or name in ("mean", "std")
@@ -52,5 +54,5 @@ def test_images_are_unlearned(images):
     torch.manual_seed(0)
     model, batches = build_model("resnet18", 2, 4), Batches(images, 40)
     optimizer = even_steps(model, 1e-3)
-    losses = [-train_epoch(model, batches, optimizer, step=held_step_of(unlearning_loss)).loss for _ in range(4)]
+    losses = [-train_epoch(model, batches, optimizer, step=HELD).loss for _ in range(4)]
     assert losses == sorted(losses) and losses[-1] > losses[0]
