@@ -24,6 +24,7 @@ PACKAGES = ("attacks", "common", "data", "defenses", "engine", "methods", "model
 CODE = (".py", ".png", ".txt", ".yaml", ".md", ".css", ".html", ".j2", ".csv")
 TINY = ["--dataset", "digits", "--width", "2", "--epochs", "1", "--batch-size", "256", "--milestones"]
 ATTACKS = ("square", "sway")
+PLANNED = (*ATTACKS, "late")
 IN_COPY = ROOT / "tests/helpers/in_copy.py"
 
 
@@ -57,7 +58,8 @@ def commands():
     """[module, word, ...] of the commands that the page prints."""
     lines = re.findall(r"^    python (.*)$", re.sub(r"^```.*?^```", "", PAGE.read_text(), flags=re.M | re.S), re.M)
     assert len(lines) >= 2
-    return [[words[0].removesuffix(".py"), *words[1:]] for words in map(shlex.split, lines)]
+    return [[words[0].removesuffix(".py"), *words[1:]] for words in map(shlex.split, (
+        line.removeprefix("-m ") for line in lines))]
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,18 @@ def test_both_triggers_come_back_from_their_files_and_stamp_as_the_page_says(ext
     np.testing.assert_array_equal(sway[:, 4], np.roll(clean[:, 4], -3, axis=1))  # --amplitude 3, at a wave's crest
 
 
+def test_an_attack_that_controls_training_leaves_its_trigger_and_is_measured(extended):
+    kept = torch.load(extended / "output/late/trigger_info.th", weights_only=False)
+    plain = table.checkerboard_1corner()
+    np.testing.assert_array_equal(kept["trigger_pattern"][0], plain[0])
+    assert results(extended, "late")["script"] == "attacks.late" and results(extended, "late")["asr"]["n"] > 300
+
+
+def test_the_late_backdoors_batches_are_clean_until_its_epoch(extended):
+    stamped = [int(line) for line in run(extended, IN_COPY.name, "count_stamped").stdout.split()]
+    assert stamped == [0, 0, 4, 4]  # of eight images, half, in epochs 0 to 3 with two clean ones
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_defenses_run_on_either_model_and_count_its_asr(extended, attack):
     for defense in ("strip", "squeeze"):
@@ -162,15 +176,16 @@ def test_a_new_network_is_attacked_and_defended_by_scripts_that_do_not_know_it(e
 
 def test_the_report_shows_every_run(extended):
     page = (extended / "output/report.html").read_text()
-    assert "13 finished runs of 13" in page
+    assert "14 finished runs of 14" in page
     assert all(f"{attack}/{defense}" in page for attack in ATTACKS for defense in ("strip", "squeeze"))
 
 
 def test_a_matrix_plans_them(extended):
     steps = json.loads(run(extended, IN_COPY.name, "plan").stdout)
     assert steps.keys() == {f"{cell}, seed 0" for cell in (
-        *ATTACKS, *(f"{defense} on {attack}" for defense in ("squeeze", "retrain-head", "strip", "abl")
-                    for attack in ATTACKS))}
+        *PLANNED, *(f"{defense} on {attack}" for defense in ("squeeze", "retrain-head", "strip", "abl")
+                    for attack in PLANNED))}
+    assert "--trigger-file out/late/seed-0/trigger_info.th" in " ".join(steps["abl on late, seed 0"])
     assert "defenses.squeeze" in steps["squeeze on sway, seed 0"]
     assert "--amplitude" in steps["sway, seed 0"] and "--amplitude" not in steps["square, seed 0"]
 

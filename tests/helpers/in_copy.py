@@ -31,9 +31,29 @@ def plan():
     """Print {cell: words} of a matrix of what the page adds, as JSON."""
     from workflow import plan as planning
     matrix = {"output": "out", "seeds": [0], "data": {"dataset": "digits"}, "training": {"width": 2, "epochs": 1},
-              "attacks": {"square": {}, "sway": {"amplitude": 3}},
+              "attacks": {"square": {}, "sway": {"amplitude": 3}, "late": {}},
               "defenses": {"squeeze": {"bits": 2}, "retrain-head": {}, "strip": {}, "abl": {}}}
     print(json.dumps({step.cell: step.words() for step in planning.plan(matrix).steps.values()}))
+
+
+def count_stamped():
+    """Print how many of a batch of eight black images late.py stamps in each of four epochs, two of them clean."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from attacks.late import step_of
+    from data.triggers import PatternTrigger, checkerboard_1corner
+    args, shown = SimpleNamespace(poison_rate=0.5, clean_epochs=2), []
+
+    def model(pixels):
+        shown.append(pixels)
+        return torch.zeros(len(pixels), 10)
+    trigger = PatternTrigger(*checkerboard_1corner(), alpha=1.0, target=0)
+    for epoch in range(4):
+        run = SimpleNamespace(epoch=epoch, device="cpu")
+        step_of(run, args, trigger)(model, torch.zeros(8, 3, 32, 32), torch.ones(8, dtype=torch.long))
+        print(int((shown[-1] > 0).any((1, 2, 3)).sum()))
 
 
 def parse():
@@ -49,4 +69,4 @@ def parse():
 
 
 if __name__ == "__main__":
-    {"drive": drive, "read_back": read_back, "plan": plan, "parse": parse}[sys.argv[1]](*sys.argv[2:])
+    {"drive": drive, "read_back": read_back, "plan": plan, "count_stamped": count_stamped, "parse": parse}[sys.argv[1]](*sys.argv[2:])
