@@ -226,7 +226,7 @@ def main(argv=None):
         learn_masks(run, args, masks, batches)
         tested, trigger = learn(run, args, model, masks, pictures, batches, images)
         warn_of_chance(tested, clean.num_classes, is_attacked=True)
-        seen = look_at(trigger, test.subset(slice(1000)))
+        seen = look_at(trigger, test.spread(1000))
 
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
         save_trigger(run.folder / "trigger_info.th", trigger)

@@ -40,7 +40,7 @@ from models.penultimate import penultimate
 LEAVES = (LEFT, "model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
 STUDENT_LEAVES = ("model_student.th",)
 PATCH_RATE, PATCH_BETAS, PATCH_BATCH = 0.1, (0.5, 0.9), 64  # Adam's, as published
-MEASURED = 2000  # test images at most, by which features are compared
+MEASURED = 2000  # test images at most, patched ones and the target's own, by which features are compared
 STUDENT_STEPS, STUDENT_DECAY = 100, 1e-4  # of L-BFGS, and of the weights of the new last layer
 log = logging.getLogger("backdoor")
 
@@ -112,9 +112,10 @@ def closeness(model, test, trigger, device):
     distance: mean squared distance of their features to the class's mean. spread: that of the class's own images. In
     units of the square of the mean; below 1 for distance / spread, patched images lie among those of the class.
     """
-    own = features_of(model, test.subset(test.targets == trigger.target), device)
-    wanted = own.mean(0)
-    found = {"distance": float(away(features_of(model, stamp_all(test, trigger), device), wanted)),
+    is_target = test.targets == trigger.target
+    own = features_of(model, test.subset(is_target).spread(MEASURED), device)
+    wanted, others = own.mean(0), test.subset(~is_target).spread(MEASURED)
+    found = {"distance": float(away(features_of(model, stamp_all(others, trigger), device), wanted)),
              "spread": float(away(own, wanted))}
     log.info("features of patched images lie %.4f from the target's mean, those of its own images %.4f",
              found["distance"], found["spread"])
@@ -230,6 +231,9 @@ def main(argv=None):
     with Run(args, LEAVES if not args.student else LEAVES + STUDENT_LEAVES, STUDENT_LEAVES) as run:
         clean, defender, test = load_unpoisoned(args, args.image_size or saved_image_size(args.checkpoint))
         check_patch(args, clean)
+        if args.poison_target not in test.targets:
+            raise UserError(f"--poison-target {args.poison_target}: expected test images of that class, with whose "
+                            "features those of patched ones are compared; there are none")
         batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         model = first_model(args.checkpoint, args, clean, run.device)
 
@@ -238,13 +242,13 @@ def main(argv=None):
         train_teacher(run, args, model, batches, clean, EvalSets.on(run.device, test))
         trigger = find_trigger(run, args, model, clean)
         draw_examples(run.folder / "poisoned_examples.png", test, trigger)
-        images, shown = EvalSets.stamped(run.device, test, trigger), test.subset(slice(MEASURED))
+        images = EvalSets.stamped(run.device, test, trigger)
 
         stages = [log_stage(2, "the benign teacher with the patch", evaluate(model, images))]
-        before = closeness(model, shown, trigger, run.device)
+        before = closeness(model, test, trigger, run.device)
         final = inject(run, args, model, batches, trigger, images)
         stages.append(log_stage(3, "the infected teacher", final))
-        after = closeness(model, shown, trigger, run.device)
+        after = closeness(model, test, trigger, run.device)
         warn_of_chance(final, clean.num_classes, is_attacked=True)
 
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)

@@ -54,6 +54,11 @@ class ImageSet:
         return replace(self, data=self.data[indices], targets=self.targets[indices],
                        poisoned=self.poisoned[indices], original=self.original[indices])
 
+    def spread(self, count: int) -> "ImageSet":
+        """At most `count` of the images, evenly over the set: the first ones of an image folder are of one class."""
+        rows = np.arange(len(self))
+        return self.subset(rows if len(rows) <= count else rows[np.arange(count) * len(rows) // count])
+
 
 def take(data_set: DataSet, indices: np.ndarray) -> DataSet:
     """The rows at `indices` (ints (n,) or a bool mask (N,)) of an ImageSet or of a torchvision-like data set, as a new

@@ -48,8 +48,11 @@ def part(points, seed=0):
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
     clusters = KMeans(2, n_init=10, random_state=seed).fit_predict(points)
-    silhouette = silhouette_score(points, clusters, sample_size=min(SCORED, len(points)), random_state=seed)
-    return clusters == np.argmin(np.bincount(clusters)), float(silhouette)
+    smaller = clusters == np.argmin(np.bincount(clusters))
+    scored = np.random.RandomState(seed).permutation(len(points))[:SCORED]  # a silhouette takes all distances
+    if len(np.unique(clusters[scored])) < 2:  # so few that the sample has none of them
+        scored = np.concatenate([scored, np.flatnonzero(smaller)])
+    return smaller, float(silhouette_score(points[scored], clusters[scored]))
 
 
 def cluster(features, args):

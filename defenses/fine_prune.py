@@ -22,6 +22,7 @@ from engine.measuring.evaluation import (
     UNKNOWN,
     Evaluation,
     Score,
+    evaluate,
     evaluation_batches,
     plain_values,
     score,
@@ -204,10 +205,10 @@ def main(argv=None):
         chosen = choose(rows, args.max_drop, args.prune_fraction, len(order))
         leave_pruning(run.folder, rows, chosen, args.mode)
 
-        mask, after = mask_of(order, chosen.count), chosen.test
-        if args.mode != "prune":
-            with output_masked(model, layer, mask):
-                after = fine_tune(run, args, model, own, test, args.epochs)
+        mask = mask_of(order, chosen.count)
+        with output_masked(model, layer, mask):
+            after = evaluate(model, test) if args.mode == "prune" else fine_tune(
+                run, args, model, own, test, args.epochs)
         fold_mask(model, layer, mask)
         log_row("after", Row(chosen.count, None, None, after, score(model, choosing)))
         # Fine-tuning is the control of both halves together.

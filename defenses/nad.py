@@ -21,7 +21,7 @@ from engine.kinds.control import log_control
 from engine.kinds.inputs import beneath_model, load_suspect
 from engine.kinds.repair import Repair, add_share_flag
 from engine.learning.training import fine_tune, sgd
-from engine.measuring.evaluation import evaluate
+from engine.measuring.evaluation import evaluate, frozen
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_weights, save_model
 
@@ -79,9 +79,9 @@ def distillation_step(teacher, betas):
 
 
 def count_places(model, size):
-    """{stage: places H * W of its output} for images of `size` pixels a side."""
+    """{stage: places H * W of its output} for images of `size` pixels a side; the model stays as it is."""
     weight = next(model.parameters())
-    with torch.no_grad():
+    with frozen(model), torch.no_grad():  # in train mode batch norms would count the black image
         outputs = model.stage_outputs(weight.new_zeros(1, 3, size, size), len(model.stages))
     return {stage: output[0, 0].numel() for stage, output in zip(model.stages, outputs, strict=True)}
 

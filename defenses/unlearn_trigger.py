@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_json
 from data.poison_cifar import stamp_share
+from data.triggers.one_image import OneImageTrigger
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.control import find_control
@@ -46,19 +47,26 @@ def flagged_triggers(checkpoint):
     return [str(folder / name) for name in names]
 
 
-def triggers_to_unlearn(patch_with, files, checkpoint, true):
+def triggers_to_unlearn(patch_with, files, checkpoint, true, num_classes):
     """(the files of reversed triggers, the triggers to stamp): what the flags name, or what Neural Cleanse flagged.
 
-    true: the trigger that is known, None where none is. Raises UserError where it is asked for and not known.
+    true: the trigger that is known, None where none is. Raises UserError where it is asked for and not known or of no
+    use, and for a trigger of other classes than the model's.
     """
     if patch_with == "clean":
         return [], []
     if patch_with == "original":
         if true is None:
             raise UserError("--patch-with original: no trigger is known; name one with --trigger-info")
+        if true.covers_image or isinstance(true, OneImageTrigger):
+            raise UserError("--patch-with original: the trigger replaces the whole image, so the labels that the "
+                            "stamped images keep say nothing of it")
         return [], [true]
     files = files or flagged_triggers(checkpoint)
-    return files, [load_trigger(file) for file in files]
+    triggers = [load_trigger(file) for file in files]
+    for trigger, file in zip(triggers, files, strict=True):
+        trigger.check_classes(num_classes, file)
+    return files, triggers
 
 
 def log_own_asr(triggers, before, after):
@@ -101,7 +109,8 @@ def main(argv=None):
     with Run(args, ("model_last.th",)) as run:
         suspect = load_suspect(args, run)
         model, test = suspect.model, suspect.test
-        files, triggers = triggers_to_unlearn(args.patch_with, args.reversed_trigger, args.checkpoint, suspect.trigger)
+        files, triggers = triggers_to_unlearn(args.patch_with, args.reversed_trigger, args.checkpoint, suspect.trigger,
+                                              len(suspect.classes))
         patched = stamp_share(suspect.defender, triggers, args.stamp_share, args.seed)
 
         run.begin(inputs_of(args.checkpoint, patched))

@@ -141,6 +141,9 @@ class Strip:
     device: torch.device
 
     def __post_init__(self):
+        if len(self.pool) < 2:
+            raise UserError("expected at least two different clean images that do not calibrate, since they are laid "
+                            f"over the inputs; got {len(self.pool)}")
         if self.overlays >= len(self.pool):
             raise UserError(f"--overlays {self.overlays}: expected fewer than the {len(self.pool)} different clean "
                             "images that do not calibrate; a smaller --calibration leaves more")

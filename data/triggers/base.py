@@ -100,6 +100,16 @@ class Trigger(ABC):
                 "" if self.num_classes is None else " in an all-to-all trigger"))
         self.check_sources()
 
+    def check_classes(self, count: int, file: str) -> None:
+        """Raise UserError, which names `file`, unless its labels are those of `count` classes."""
+        if self.target is None and self.num_classes != count:
+            raise UserError(f"{file}: is all-to-all among {self.num_classes} classes, and there are {count}")
+        if self.target is not None and self.target >= count:
+            raise UserError(f"{file}: its target {self.target} is none of the {count} classes")
+        beyond = [label for label in self.sources or () if label >= count]
+        if beyond:
+            raise UserError(f"{file}: its source {beyond[0]} is none of the {count} classes")
+
     def check_sources(self) -> None:
         """Raise UserError for sources that are no labels, or of which no image could be a victim."""
         if self.sources is None:

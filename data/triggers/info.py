@@ -17,7 +17,7 @@ LARGEST = 2**53  # from which floats skip whole numbers
 MAX_DIGITS = 40  # of a number that is written as a string
 MAX_NESTING = 8  # of lists that hold one thing each
 WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
-MAX_ITEMS = 2**20  # of an array in a trigger_info file; a picture of 512x512 has 786,432
+MAX_ITEMS = 3 * 2**20  # of an array in a trigger_info file: a picture of 1024x1024, the largest --image-size
 
 
 def trigger_to_info(trigger: Trigger, data_index: Sequence[int] | np.ndarray = ()) -> dict[str, Any]:

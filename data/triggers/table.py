@@ -130,8 +130,9 @@ def take_stored(train: ImageSet, target: int, seed: int, trigger_file: Trigger) 
     """Stored: the trigger that another run left, for a set like the one that it would have poisoned.
 
     An attack that controls training has no poisoned set of its own; this is the one that others can train on. Raises
-    UserError for another target than the trigger's.
+    UserError for another target than the trigger's, and for a trigger of other classes.
     """
+    trigger_file.check_classes(train.num_classes, "--trigger-file")
     if trigger_file.target not in (target, None):
         raise UserError(f"--poison-target {target}: the stored trigger's target is {trigger_file.target}; give "
                         f"--poison-target {trigger_file.target}")

@@ -3,7 +3,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.errors import UserError
 from data.triggers import Trigger
 from engine.catalogue import BY_MODULE
 from engine.command_line.aim_flags import called
@@ -21,18 +20,6 @@ def aim_in_words(trigger: Trigger, classes: Sequence[str]) -> str:
     if trigger.sources is not None:
         words += f"; source classes {', '.join(called(label, classes) for label in trigger.sources)}"
     return words
-
-
-def check_fits(trigger: Trigger, classes: Sequence[str], file: str) -> None:
-    """UserError for a trigger from `file` whose labels are not those of `classes`, names in label order."""
-    count = len(classes)
-    if trigger.target is None and trigger.num_classes != count:
-        raise UserError(f"{file}: is all-to-all among {trigger.num_classes} classes, and there are {count}")
-    if trigger.target is not None and trigger.target >= count:
-        raise UserError(f"{file}: its target {trigger.target} is none of the {count} classes")
-    beyond = [label for label in trigger.sources or () if label >= count]
-    if beyond:
-        raise UserError(f"{file}: its source {beyond[0]} is none of the {count} classes")
 
 
 def facts_of(trigger: Trigger) -> dict[str, Any]:

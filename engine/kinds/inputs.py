@@ -16,7 +16,7 @@ from data.sources import SOURCES
 from data.triggers import Trigger
 from engine.command_line.aim_flags import called
 from engine.command_line.normalization import PixelInput
-from engine.kinds.aim import check_fits, note_aim
+from engine.kinds.aim import note_aim
 from engine.measuring.doubt import Doubt, find_doubt
 from engine.measuring.evaluation import EvalSets, evaluation_batches, score
 from engine.runs.machine import spare_narrow
@@ -103,7 +103,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
     else:
-        check_fits(trigger, test.classes, args.trigger_info or "trigger_info.th beside the checkpoint")
+        trigger.check_classes(len(test.classes), args.trigger_info or "trigger_info.th beside the checkpoint")
         note_aim(run, trigger, test.classes)
     told = log_told(found, trigger, test.classes) if find else None
     sets = EvalSets.stamped(run.device, test, trigger)

@@ -1,7 +1,8 @@
 """Training: one epoch, and a stage of epochs with tests."""
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,18 @@ def unlearning_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return -F.cross_entropy(logits, labels)
 
 
+@contextmanager
+def told_of_lone_image(count: int) -> Iterator[None]:
+    """UserError in place of PyTorch's ValueError for a batch of `count` = 1 image of which a batch norm sees one pixel."""
+    try:
+        yield
+    except ValueError as error:
+        if count > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError("a batch of one image, which this network makes one pixel of, leaves batch norm nothing to "
+                        "average; give another --batch-size") from None
+
+
 def train_epoch(model: torch.nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, amp: bool = False,
                 step: Step = cross_entropy_step, after_step: Callable[[], object] | None = None,
                 call: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -74,7 +87,7 @@ def train_epoch(model: torch.nn.Module, batches: Batches, optimizer: torch.optim
     for number, (images, labels) in enumerate(progress(batches, "train"), 1):
         for each in (optimizer, *others):
             each.zero_grad()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp), told_of_lone_image(len(labels)):
             loss, logits = step(call or model, images, labels)
         loss.backward()
         for each in (optimizer, *others):

@@ -110,6 +110,19 @@ def test_closeness_compares_patched_images_with_the_targets_own(network, images,
     assert found["distance"] > 0
 
 
+def test_closeness_takes_images_of_every_class_of_a_folder_sorted_by_class(network, images, trigger, monkeypatch):
+    rows = np.argsort(images.targets, kind="stable")
+    plain, by_class = closeness(network, images, trigger, CPU), closeness(network, images.subset(rows), trigger, CPU)
+    assert by_class == pytest.approx(plain, rel=1e-4)
+    monkeypatch.setattr(latent, "MEASURED", 6)
+    seen = []
+    monkeypatch.setattr(latent, "features_of", lambda model, found, device: seen.append(found) or features_of(
+        model, found, device))
+    closeness(network, images.subset(rows), trigger, CPU)
+    assert np.unique(seen[0].original).tolist() == [2] and len(seen[0]) == 6
+    assert np.unique(seen[1].original).tolist() == [0, 1, 3] and len(seen[1]) == 6
+
+
 @pytest.mark.long
 def test_a_run_with_a_student_resumes_to_the_same_bits(tmp_path, monkeypatch, stop_at_test):
     main([*SMALL, "--student", "--output-dir", str(tmp_path / "whole")])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.errors import UserError
 from data.make_fixed_files import noise_picture
-from data.poison_cifar import poison, stamp_all
+from data.poison_cifar import poison, poison_training_set, stamp_all
 from data.triggers import (
     PatternTrigger,
     Trigger,
@@ -307,3 +307,23 @@ def test_two_kinds_of_trigger_cannot_have_the_same_key():
 def test_the_table_waits_for_no_pytorch():
     code = "import sys, data.triggers, data.poison_cifar; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+
+
+def test_the_picture_of_the_largest_images_is_read_back():
+    trigger = build_trigger("blend", 0, size=(1024, 1024))
+    again = trigger_from_info(trigger_to_info(trigger))
+    np.testing.assert_array_equal(again.pattern, trigger.pattern)
+
+
+def test_a_stored_trigger_of_other_classes_poisons_nothing(images):
+    many = build_trigger("badnets", None, num_classes=12)
+    with pytest.raises(UserError, match="--trigger-file: is all-to-all among 12 classes, and there are 4"):
+        poison_training_set(images, "stored", 0, 0.5, trigger_file=many)
+    poisoned, _ = poison_training_set(images, "stored", 2, 0.5, trigger_file=build_trigger("badnets", 2))
+    assert poisoned.poisoned.sum() == 15
+
+
+def test_images_are_spread_evenly_over_a_set_that_is_sorted_by_class(images):
+    by_class = images.subset(np.argsort(images.targets, kind="stable"))
+    assert by_class.spread(8).targets.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len(by_class.spread(40)) == len(by_class.spread(99)) == 40

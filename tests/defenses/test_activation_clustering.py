@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data.image_set import ImageSet
+from defenses import activation_clustering
 from defenses.activation_clustering import cluster, inspect, is_suspicious, main, part, reduce_features
 
 ARGS = Namespace(reduce="ica", components=5, max_share=0.35, min_silhouette=0.1, seed=0)
@@ -54,6 +55,13 @@ def test_the_silhouette_is_that_of_its_definition():
     assert smaller.tolist() == [True, True, False, False, False]
     own, other = [1, 1, 1.5, 1, 1.5], [11, 10, 9.5, 10.5, 11.5]
     assert silhouette == pytest.approx(np.mean([1 - a / b for a, b in zip(own, other, strict=True)]))
+
+
+def test_a_cluster_that_the_silhouettes_sample_misses_is_scored_too(monkeypatch):
+    monkeypatch.setattr(activation_clustering, "SCORED", 8)
+    points = np.concatenate([np.random.default_rng(0).normal(size=(60, 2)), [[90.0, 90.0]]])
+    smaller, silhouette = part(points)
+    assert np.flatnonzero(smaller).tolist() == [60] and 0.8 < silhouette < 1
 
 
 def test_independent_components_have_one_variance_and_principal_ones_their_own():

@@ -125,6 +125,7 @@ def test_the_whole_curve_is_written_and_its_choice_is_within_the_limit(small_run
     held_out = [float(row["held_out_acc"]) for row in rows]
     assert results["method"]["chosen"]["pruned"] == max(i for i, acc in enumerate(held_out) if acc >= held_out[0] - 0.1)
     assert Image.open(tmp_path / "out/pruning_curve.png").size[0] > 500
+    assert results["acc"] == results["method"]["chosen"]["acc"] and results["acc_outside_target"]["n"] < 500
 
 
 def test_fine_tuning_alone_prunes_nothing_and_changes_the_weights(small_run, tmp_path):

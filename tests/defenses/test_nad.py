@@ -77,6 +77,12 @@ def test_the_weights_are_those_of_the_last_stages():
         betas_of({"a": 4, "b": 4}, [1.0, 2.0, 3.0])
 
 
+def test_counting_places_leaves_a_model_as_it_was_and_takes_a_last_stage_of_one_pixel(network):
+    before = copy.deepcopy(network.train().state_dict())
+    assert list(count_places(network, 8).values()) == [64, 16, 4, 1]
+    assert network.training and all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
 def test_a_stage_of_one_place_gets_no_weight_by_default_and_a_warning_for_a_given_one(caplog):
     network = build_model("vgg19_bn", 4, 10)
     assert list(count_places(network, 64).values()) == [1024, 256, 64, 16, 4]

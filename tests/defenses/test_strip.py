@@ -158,6 +158,8 @@ def test_a_planted_trigger_is_caught_with_far_0(noise):
 
 
 def test_too_few_clean_images_are_an_error(noise):
+    with pytest.raises(UserError, match="expected at least two different clean images"):
+        strip(None, noise[:1], 0)
     with pytest.raises(UserError, match="--overlays 20: expected fewer than the 20 different clean images"):
         strip(Planted(), noise[:20])
 

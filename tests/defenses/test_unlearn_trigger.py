@@ -6,12 +6,14 @@ import torch
 from helpers.paths import SIDE
 from helpers.searches import NORMS, searches_with
 
+from common.errors import UserError
 from data.datasets import load_splits
 from data.poison_cifar import stamp_share
 from data.triggers import build_trigger
+from data.triggers.one_image import OneImageTrigger
 from defenses import neural_cleanse
-from defenses.unlearn_trigger import main
-from engine.weights.checkpoint import load_model
+from defenses.unlearn_trigger import main, triggers_to_unlearn
+from engine.weights.checkpoint import load_model, save_trigger
 
 DIGITS = ["--dataset", "digits"]
 
@@ -39,6 +41,22 @@ def test_unlearning_the_trigger_lowers_asr_more_than_clean_images_alone(learned_
     assert original["method"]["control"]["asr"] == clean["asr"]
     own = original["method"]["asr_of_stamped_triggers"]
     assert own["before"][0]["value"] > 0.8 and own["after"][0] == original["asr"]
+
+
+@pytest.mark.parametrize("trigger, named", [
+    (build_trigger("blend", 0, alpha=1.0), "replaces the whole image"),
+    (OneImageTrigger(np.zeros((32, 32, 3), np.uint8), 3, 0), "replaces the whole image")])
+def test_a_trigger_that_is_the_whole_image_is_not_stamped_under_many_labels(trigger, named):
+    with pytest.raises(UserError, match=named):
+        triggers_to_unlearn("original", None, "model_last.th", trigger, 10)
+
+
+def test_a_reversed_trigger_of_other_classes_is_refused(tmp_path):
+    file = str(tmp_path / "nine.th")
+    save_trigger(file, build_trigger("badnets", 9))
+    assert len(triggers_to_unlearn("reversed", [file], "model_last.th", None, 10)[1]) == 1
+    with pytest.raises(UserError, match=r"nine\.th: its target 9 is none of the 9 classes"):
+        triggers_to_unlearn("reversed", [file], "model_last.th", None, 9)
 
 
 @pytest.mark.parametrize("patch", ["original", "clean", "reversed"])

@@ -96,8 +96,8 @@ def test_a_target_among_the_sources_is_refused(images):
     (build_trigger("badnets", 4), 4, "its target 4 is none of the 4 classes")])
 def test_a_trigger_of_other_classes_is_refused(trigger, classes, named):
     with pytest.raises(UserError, match=f"^x.th: .*{named}"):
-        aim.check_fits(trigger, "abcdefgh"[:classes], "x.th")
-    aim.check_fits(trigger, "abcdefgh"[:max(trigger.num_classes or 8, 4)], "x.th")
+        trigger.check_classes(classes, "x.th")
+    trigger.check_classes(max(trigger.num_classes or 8, 4), "x.th")
 
 
 def test_the_shares_are_of_the_images_that_the_attack_may_take(images):

@@ -116,6 +116,13 @@ def test_a_loss_that_is_no_number_names_its_step(images):
         train_epoch(model, Batches(images, 16), torch.optim.SGD(model.parameters(), 0.1))
 
 
+def test_a_batch_of_one_image_that_becomes_one_pixel_is_an_error_in_words(images):
+    model = build_model("resnet18", 2, 4, image_size=8)
+    small = Batches(ImageSet(images.data[:3, :8, :8], images.targets[:3]), 2)
+    with pytest.raises(UserError, match=r"a batch of one image.*--batch-size"):
+        train_epoch(model, small, torch.optim.SGD(model.parameters(), 0.1))
+
+
 def test_outputs_that_are_no_numbers_are_not_counted(images):
     model = build_model("resnet18", 2, 4)
     model.linear.bias.data.fill_(float("nan"))

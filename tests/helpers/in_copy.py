@@ -69,4 +69,5 @@ def parse():
 
 
 if __name__ == "__main__":
-    {"drive": drive, "read_back": read_back, "plan": plan, "count_stamped": count_stamped, "parse": parse}[sys.argv[1]](*sys.argv[2:])
+    tasks = {task.__name__: task for task in (drive, read_back, plan, count_stamped, parse)}
+    tasks[sys.argv[1]](*sys.argv[2:])
