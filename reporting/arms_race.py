@@ -153,13 +153,13 @@ def page(runs, folder):
     tried = tried_cells(runs)
     rows = [Row.of(defense, entry, {attack: own for (attack, name), own in tried.items() if name == defense})
             for defense, entry in read_yaml(TABLE)["pairs"].items()]
-    others = "; ".join(said for row in rows for said in row.surprises())
-    elsewhere = "; ".join(said for row in rows for said in row.elsewhere())
+    lists = (("Measured otherwise than the columns say:", [said for row in rows for said in row.surprises()]),
+             ("Another verdict on other images or networks, or at another share:",
+              [said for row in rows for said in row.elsewhere()]))
     return "\n".join([INTRO, "| defense | it assumes | an attack that keeps to it | an attack that breaks it |",
                       "|---|---|---|---|", *(row.text(folder) for row in rows),
-                      *(["", f"Measured otherwise than the columns say: {others}."] if others else []),
-                      *(["", f"Another verdict on other images or networks, or at another share: {elsewhere}."]
-                        if elsewhere else []),
+                      *(line for title, found in lists if found for line in ("", title, "", *(
+                          f"- {said}" for said in found))),
                       ""])
 
 

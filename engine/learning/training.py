@@ -59,7 +59,7 @@ def unlearning_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def told_of_lone_image(count: int) -> Iterator[None]:
-    """UserError in place of PyTorch's ValueError for a batch of `count` = 1 image of which a batch norm sees one pixel."""
+    """UserError for PyTorch's ValueError at a batch of `count` = 1 image, of which a batch norm sees one pixel."""
     try:
         yield
     except ValueError as error:
