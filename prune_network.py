@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.files import atomic_file
+from common.files import atomic_file, hash_file
 from common.untrusted import read_text
 from engine.command_line import flags
 from engine.command_line.command import command
@@ -238,8 +238,8 @@ def main(argv=None):
         pruning_curve(run.folder / f"{table}.png", [as_dict(row) for row in rows], as_dict(chosen),
                       *AXES[args.pruning_by])
         run.finish(chosen.test, model=pruned, parent=args.checkpoint, data=suspect.defender, method={
-            "name": "ANP", "max_drop": args.max_drop, "recalibrated": args.recalibrate, "chosen": as_dict(chosen),
-            "before": as_dict(rows[0]),
+            "name": "ANP", "masks": hash_file(args.mask_file), "max_drop": args.max_drop,
+            "recalibrated": args.recalibrate, "chosen": as_dict(chosen), "before": as_dict(rows[0]),
             "oracle": None if best is None else as_dict(best), "sweep": [as_dict(row) for row in rows]})
 
 

@@ -173,6 +173,16 @@ def read_foreign(folder, name):
                        ) if trainings else None
 
 
+def against_masks(run, hash_once):
+    """The run itself, or a pruned model as OUTDATED where the masks in the folder above are others by now."""
+    made, file = run.method.get("masks"), run.arguments.get("mask_file")
+    masks = run.above.folder / PurePosixPath(str(file)).name if made and file and run.above else None
+    if run.state != FINISHED or masks is None or not masks.is_file() or hash_once(masks) == made:
+        return run
+    return replace(run, state=OUTDATED, why=f"{run.above.name}/{masks.name} holds other masks than those that it was "
+                                            "pruned by; run it again")
+
+
 def against_model(run, hash_once):
     """The run itself, or as OUTDATED where the model that it worked on is another by now: figures of both would stand
     side by side. Unknown, and so taken for sound, where the model does not lie in a folder above. hash_once: hash_file
@@ -214,7 +224,7 @@ def find_runs(root):
         run = read_run(path, name)
         if run:
             above = next((runs[parent] for parent in path.parents if parent in runs), None)
-            runs[path] = against_model(replace(run, above=above), hash_once)
+            runs[path] = against_masks(against_model(replace(run, above=above), hash_once), hash_once)
     if not runs:
         raise UserError(f"{root}: no run lies here (no folder with results.json, config.json or a training's log)")
     return list(runs.values())

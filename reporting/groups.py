@@ -4,11 +4,12 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from common.files import hash_file
 from engine.catalogue import gifts
 from engine.command_line.flags import POISON_FLAGS
 from engine.measuring.doubt import IMPLAUSIBLE
 from reporting.found import USUAL_ARCH
-from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name
+from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name, trains_attack
 
 SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
 # Unlearning's two controls, by what they patch with.
@@ -86,14 +87,19 @@ def settings(run):
         own = {**{name: value for name, value in run.above.did.items() if name not in HIDDEN}, **own}
     if run.leaves_out:  # by the folder of the detector that left the file
         own["leave_out"] = PurePosixPath(str(own["leave_out"])).parent.name
-    made = {"start_from", *(gift.flag for _, gift in gifts().values())} & own.keys()  # for each seed anew
-    return {**own, **{flag: without_seed(str(own[flag])) for flag in made}}
+    made = {"start_from", "second", "reversed_trigger", *(gift.flag for _, gift in gifts().values())} & own.keys()
+    return {**own, **{flag: of_no_seed(own[flag]) for flag in made}}
+
+
+def of_no_seed(made):
+    """A path, or a list of them, of what was made for each seed anew, without its seed."""
+    return [without_seed(str(one)) for one in made] if isinstance(made, list) else without_seed(str(made))
 
 
 def say(value):
     """A setting's value in few letters."""
     if isinstance(value, list):
-        return " ".join(map(str, value))
+        return " ".join(map(say, value))
     return str(value).rstrip("/").rsplit("/", 1)[-1]
 
 
@@ -143,13 +149,19 @@ def defenses(runs):
 
 
 def shared_end(one, other):
-    """How many parts two paths have in common at their ends."""
+    """How many parts two paths have in common at their ends; 0 where these are the seed alone."""
     count = 0
     for a, b in zip(reversed(one.parts), reversed(other.parts), strict=False):
         if a != b:
             break
         count += 1
-    return count
+    return count if any(SEED_PART.sub("", part) for part in one.parts[len(one.parts) - count:]) else 0
+
+
+def may_have_made(attack, run):
+    """Whether an attack's run can have made the model which `run` defends: unless its weights are there, and others."""
+    model, inputs = attack.folder / PurePosixPath(run.results.get("parent") or "none").name, run.config.get("inputs")
+    return not (isinstance(inputs, str) and model.is_file()) or inputs.startswith(hash_file(model))
 
 
 def all_above(run):
@@ -185,11 +197,12 @@ def attack_behind(run, groups):
         if found or run.arguments.get("poison_type") != "stored":  # whose trigger is that of a run with no such set
             epochs = run.arguments.get("epochs") or 0
             return min(found, key=lambda one: abs((one.results.get("epochs") or 0) - epochs), default=None)
-    above = next((one for one in all_above(run) if one in members), None)
+    above = next((one for one in all_above(run) if one in members or trains_attack(one.script)), None)
     if above:
-        return above
+        return above if above in members else None  # a training that is not finished, so it made no other's model
     parent = PurePosixPath(str(run.results.get("parent") or "")).parent
-    likeness = {one.name: shared_end(parent, PurePosixPath(one.name)) for one in members if one.setting == run.setting}
+    likeness = {one.name: shared_end(parent, PurePosixPath(one.name)) for one in members
+                if one.setting == run.setting and may_have_made(one, run)}
     best = max(likeness.values(), default=0)
     nearest = [one for one in members if best and likeness.get(one.name) == best]
     return nearest[0] if len(nearest) == 1 else None

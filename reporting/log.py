@@ -9,6 +9,10 @@ from common.untrusted import read_text
 
 HOMEWORK = ("Epoch", "lr", "Time", "TrainLoss", "TrainACC", "PoisonLoss", "PoisonACC", "CleanLoss", "CleanACC")
 COLUMNS = ("epoch", "lr", "time", "train_loss", "train_acc", "poison_loss", "poison_acc", "clean_loss", "clean_acc")
+# The names that a column goes by in lower case, without what is no letter.
+NAMES = dict(zip(COLUMNS, (
+    "epochs?", "lr|learningrate", "times?", "trainloss", "trainacc(?:uracy)?", "poison(?:ed)?loss",
+    "poison(?:ed)?acc(?:uracy)?|asr", "(?:clean|test)loss", "(?:clean|test)acc(?:uracy)?"), strict=True))
 ACCURACIES = ("train_acc", "poison_acc", "clean_acc")
 HEADINGS = ("Epoch", "EPOCHS", "Iter", "No")  # what a line of column names begins with
 # What a logger puts before the line: [2026/11/24 15:09:40] -, 2026-11-24 15:09:40,123 - INFO -, INFO:root:
@@ -36,17 +40,29 @@ class Log:
         return next(reversed(tested or self.rows), None)
 
 
-def columns_of(words: list[str]) -> tuple[str, ...]:
-    """COLUMNS in the order of a line of column names: the homework's own, or where that has the same ones in another.
-    """
-    order = [word.lower() for word in words]
-    names = dict(zip(map(str.lower, HOMEWORK), COLUMNS, strict=True))
-    return tuple(names[word] for word in order) if sorted(order) == sorted(names) else COLUMNS
+def columns_of(words: list[str]) -> tuple[str, ...] | None:
+    """COLUMNS in the order of a line of column names, by NAMES; None for a line that has others. A line that is cut off
+    stands for the homework's own."""
+    if len(words) < len(COLUMNS):
+        return COLUMNS
+    rest, order = re.sub(r"[^a-z]", "", " ".join(words).lower()), []
+    while rest:
+        known = [(name, match.end()) for name, pattern in NAMES.items() if (match := re.match(pattern, rest))]
+        if not known:
+            return None
+        name, end = max(known, key=lambda one: one[1])
+        order, rest = [*order, name], rest[end:]
+    return tuple(order) if sorted(order) == sorted(COLUMNS) else None
 
 
-def row_of(words: list[str], line: int, columns: tuple[str, ...] = COLUMNS) -> dict | None:
+def is_lower_heading(words: list[str]) -> bool:
+    """Whether a line that begins with "epoch" has the names of all columns: others are sentences."""
+    return words[0].lower() == "epoch" and len(words) >= len(COLUMNS) and columns_of(words) is not None
+
+
+def row_of(words: list[str], line: int, columns: tuple[str, ...] | None = COLUMNS) -> dict | None:
     """A row of the log from its words, in the order of `columns`; None for other lines. Its epoch counts from 1 up."""
-    if len(words) != len(COLUMNS):
+    if len(words) != len(COLUMNS) or columns is None:
         return None
     try:
         row = {name: float(word) for name, word in zip(columns, words, strict=True)}
@@ -86,6 +102,7 @@ class Reading:
     poison_type: str | None = None
     rows: list = field(default_factory=list)
     wrong: list = field(default_factory=list)
+    unknown: int | None = None  # the line of column names beneath which rows stand that cannot be told apart
 
     def goes_on_with(self, row: dict, poison_type: str | None) -> bool:
         """Whether a row is this training's: of the same attack, with a greater epoch."""
@@ -95,6 +112,8 @@ class Reading:
         complaint = (f"line {self.wrong[0]}: expected numbers, and accuracies as fractions in [0, 1]; write 99.9 % as "
                      "0.999"
                      if self.wrong else "")
+        if self.unknown:
+            complaint = f"line {self.unknown}: expected the columns {', '.join(HOMEWORK)}, got others"
         return Log(Path(path), tuple(self.rows), self.poison_type, complaint)
 
 
@@ -105,17 +124,19 @@ def read_trainings(path: str | Path) -> list[Log]:
     arguments before a row name another attack. Tables of other columns are passed over. At least one Log, which may
     have no rows.
     """
-    found, poison_type, reading, columns = [Reading()], None, True, COLUMNS
+    found, poison_type, reading, columns, heading = [Reading()], None, True, COLUMNS, None
     for number, text in enumerate(read_lines(path), 1):
         named = POISON_TYPE.search(text)
         poison_type = named.group(1) if named else poison_type
         words = PREFIX.sub("", text).split()
-        if words and words[0] in HEADINGS:
-            reading = words[0] == "Epoch"
+        if words and (words[0] in HEADINGS or is_lower_heading(words)):
+            reading = words[0].lower() == "epoch"
             found += [Reading(poison_type)] if reading else []
-            columns = columns_of(words)
+            columns, heading = columns_of(words), number
         row = row_of(words, number, columns) if reading else None
-        if reading and (not are_shares(row) if row else is_damaged_row(words)):
+        if reading and columns is None and len(words) == len(COLUMNS) and words[0].isdecimal():
+            found[-1].unknown = heading
+        elif reading and (not are_shares(row) if row else is_damaged_row(words)):
             found[-1].wrong.append(number)
         elif row:
             found += [] if found[-1].goes_on_with(row, poison_type) else [Reading()]

@@ -46,6 +46,8 @@ class Tried:
     def verdict(self):
         if not self.has_backdoor:
             return "no backdoor to begin with"
+        if math.isnan(self.through):
+            return "not known"
         return "stopped" if self.through <= STOPPED else "passes" if self.through >= PASSES else "partly"
 
 

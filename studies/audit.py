@@ -25,6 +25,7 @@ from common.files import write_table
 from engine.command_line import flags
 from engine.command_line.aim_flags import called
 from engine.command_line.command import command
+from engine.command_line.inherit import behind_model
 from engine.command_line.normalization import add_input_flags
 from engine.command_line.witness_flags import add_witness_flags
 from engine.kinds.inputs import beneath_model, check_clean_images
@@ -79,7 +80,7 @@ def find_reference(populations: Sequence[Population], kind: Kind, has_names: boo
     nearest = max(alike, key=lambda one: (has_names and one.kind.classes == kind.classes, len(one.reference)))
     if dataset or (has_names and nearest.kind.classes == kind.classes):
         return Reference(nearest)
-    why = "are of other classes" if has_names else "may be of other classes, since the model does not name its own"
+    why = "are of other classes" if has_names else "may be of other classes, since no names tell what this model's are"
     return Reference(nearest, f"the nearest benign models that have been measured ({nearest.dataset}) {why}; "
                               f"--population {nearest.dataset} takes them for the same")
 
@@ -176,12 +177,27 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def is_measured_so(population: Population, args: Namespace) -> bool:
+    """Whether the witnesses' settings of the flags are those of the population."""
+    measured = Settings.from_words(population.settings)
+    return measured.changed(vars(args)) == measured
+
+
 def choose(args: Namespace, subject: Subject) -> tuple[Reference, Settings]:
     """The Reference for a model, and the Settings that it was measured with, or those of the flags."""
     kind = Kind.of(subject.model.spec, subject.image_size, subject.classes)
     if args.rates and not Path(args.rates).is_file():
         raise UserError(f"{args.rates}: no such file; studies.calibrate_audit makes one")
-    reference = find_reference(populations_of(read_rows(args.rates or TABLE)), kind, subject.has_names, args.population)
+    populations = populations_of(read_rows(args.rates or TABLE))
+    has_names = subject.has_names and not all(map(str.isdecimal, subject.classes))  # digits of which data set?
+    dataset = args.population
+    if not dataset and not has_names:
+        said = (subject.images and subject.images.name, behind_model(args, "dataset", None))
+        dataset = next((name for name in said if name in {one.dataset for one in populations}), None)
+    fitting = [one for one in populations if is_measured_so(one, args)]
+    reference = find_reference(fitting, kind, has_names, dataset)
+    if not reference.population:
+        reference = find_reference(populations, kind, has_names, dataset)
     measured = Settings.from_words(reference.population.settings) if reference.population else Settings()
     settings = measured.changed(vars(args))
     if settings != measured and reference.population:

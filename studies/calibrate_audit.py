@@ -129,6 +129,18 @@ def is_made(rows: list[Measured], args: Namespace, seed: int, target: int | None
                and target in (None, row.target) for row in rows)
 
 
+def check_untwinned(rows: list[Measured], args: Namespace, seed: int, dataset: str) -> None:
+    """Raise UserError for a benign model that stands in the table as one of the other population: held against itself,
+    no model looks suspicious."""
+    twins = [row for row in rows if row.attack == args.attack == BENIGN and row.population != args.population
+             and (row.dataset, row.kind.arch, row.kind.width, row.training, row.seed)
+             == (dataset, args.arch, args.width, args.training, seed)
+             and args.image_size in (None, row.kind.image_size)]
+    if twins:
+        raise UserError(f"seed {seed}: that benign model is of --population {twins[0].population} already; give "
+                        "another --first-seed")
+
+
 def make_all(args: Namespace) -> None:
     """Train and measure the models that the table lacks, one after another. Raises UserError."""
     folder = Path(args.output_dir)
@@ -137,8 +149,10 @@ def make_all(args: Namespace) -> None:
     for number in range(args.count):
         seed = args.first_seed + number
         target = args.targets[number % len(args.targets)] if args.targets else None
-        if is_made(read_rows(folder / TABLE), args, seed, target, images.name):
+        rows = read_rows(folder / TABLE)
+        if is_made(rows, args, seed, target, images.name):
             continue
+        check_untwinned(rows, args, seed, images.name)
         own = folder_of(args, seed, target)
         row = make_row(args, seed, target, own, images)
         add_row(folder, row)

@@ -84,6 +84,9 @@ def main(argv=None):
         if trigger is None:
             raise UserError(f"{args.checkpoint}: no trigger lies beside it; name one with --trigger-info")
         victims = test.clean_images.subset(test.victims)
+        if len(victims) < 2:
+            raise UserError("expected at least two images that the trigger is meant for, since each gets another one's "
+                            f"residual; got {len(victims)}")
         images, residuals = variants(victims.data, test.triggered_images.data, trigger, args.seed)
 
         run.begin(suspect)

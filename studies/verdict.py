@@ -11,7 +11,6 @@ import logging
 import math
 from argparse import Namespace
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -57,12 +56,8 @@ def finished_run(args: Namespace, name: str) -> FinishedRun | None:
     run = read_run(find_run(args.checkpoint, name), name)
     if not run or run.state != FINISHED:
         return None
-    try:
-        is_its_own = Path(run.results.get("parent") or "").samefile(args.checkpoint)
-    except OSError:
-        is_its_own = False
-    inputs = run.config.get("inputs")
-    if not is_its_own or (inputs and not inputs.startswith(hash_file(args.checkpoint))):
+    if not (run.config.get("inputs") or "").startswith(hash_file(args.checkpoint)):
+        log.warning("%s: left out, made from other weights than those in %s now", run.folder, args.checkpoint)
         return None
     other = [name for name in INPUT_FLAGS if run.arguments.get(name) != getattr(args, name)]
     if other:

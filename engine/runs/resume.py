@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
-from common.files import atomic_file
+from common.files import atomic_file, hash_file
 from common.untrusted import read_json
 from common.untrusted.weights import read_tensors
 from engine.command_line.command import running
@@ -40,6 +40,7 @@ def check_folder(folder: Path, args: Namespace, leaves: Sequence[str], other_lea
         refuse_to_replace(folder, args, present[0])
     check_same_arguments(folder, args, read_config(folder)["arguments"])
     if "results.json" in present:
+        check_same_weights(folder, args)
         end_if_whole(folder, [name for name in leaves if name not in present])
 
 
@@ -90,6 +91,15 @@ def check_same_arguments(folder: Path, args: Namespace, before: dict) -> None:
                if name not in MAY_CHANGE and name in before and before[name] != now[name]]
     if changed:
         raise UserError(f"{folder}: --resume needs the arguments that the run began with: {'; '.join(changed)}")
+
+
+def check_same_weights(folder: Path, args: Namespace) -> None:
+    """Raise UserError if a finished run was made from other weights than --checkpoint has now."""
+    inputs, checkpoint = read_config(folder).get("inputs"), getattr(args, "checkpoint", None)
+    if isinstance(inputs, str) and isinstance(checkpoint, str) and Path(checkpoint).is_file() and (
+            not inputs.startswith(hash_file(checkpoint))):
+        raise UserError(f"{folder}: the run is finished, from other weights than {checkpoint} has now; --overwrite "
+                        "makes it anew")
 
 
 def end_if_whole(folder: Path, missing: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.files import hash_file
 from common.untrusted.weights import read_tensors
 from engine.command_line import command
 from engine.measuring.evaluation import Evaluation, Proportion, Score
@@ -186,6 +187,19 @@ def test_a_run_that_lies_there_is_left_alone(arguments, tmp_path):
     with pytest.raises(SystemExit) as done:
         go(arguments(resume=True))
     assert done.value.code == 0
+
+
+def test_a_finished_run_from_weights_that_were_replaced_is_not_called_finished(arguments, tmp_path):
+    model = tmp_path / "given.th"
+    model.write_bytes(b"weights")
+    words = {"checkpoint": str(model)}
+    go(arguments(**words), inputs=f"{hash_file(model)} these images")
+    with pytest.raises(SystemExit) as done, Run(arguments(resume=True, **words)):
+        pass
+    assert done.value.code == 0
+    model.write_bytes(b"trained anew")
+    with pytest.raises(UserError, match=r"finished, from other weights than .* --overwrite makes it anew"):
+        Run(arguments(resume=True, **words)).__enter__()
 
 
 def test_overwrite_removes_what_the_run_left_and_nothing_else(arguments, tmp_path):

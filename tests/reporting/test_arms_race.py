@@ -1,4 +1,6 @@
 """docs/arms-race.md, and how its cells are chosen among runs."""
+import json
+
 import pytest
 from helpers.reporting import share
 
@@ -227,3 +229,11 @@ def test_the_command_takes_several_folders_and_links_from_where_the_page_lies(tr
     text = (tmp_path / "pages/race.md").read_text()
     assert "(../output/here/badnets/clp)" in text and "(../output/there/sig/clp)" in text
     assert "cells are not run yet" in capsys.readouterr().out
+
+
+def test_an_asr_that_nobody_measured_is_no_verdict(tree, rows):
+    attack(tree, "badnets", "badnets")
+    tree.run("badnets/clp", "defenses.clp", method={"name": "CLP"}, asr=0.5)
+    results = json.loads((tree.root / "badnets/clp/results.json").read_text())
+    (tree.root / "badnets/clp/results.json").write_text(json.dumps({**results, "asr": None}))
+    assert rows("clp").kept["badnets"].verdict == "not known"

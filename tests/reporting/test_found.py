@@ -111,3 +111,17 @@ def test_names_cannot_forge_lines_or_break_fonts(tree):
     tree.attack("evil\n\x1b[32mpass\udcff", "blend", 0.9, 1.0)
     name = find_runs(tree.root)[0].name
     assert name.isprintable() and name.encode() and "pass" in name
+
+
+def test_a_pruned_model_whose_masks_were_made_anew_since_is_outdated(tree):
+    folder = tree.pruned("badnets/anp", 0.01, 0.92)
+    masks = folder.parent / "mask_values.txt"
+    masks.write_text("first")
+    for name in ("results.json", "config.json"):
+        content = json.loads((folder / name).read_text())
+        content.setdefault("arguments", {})["mask_file"] = "output/badnets/anp/mask_values.txt"
+        content.setdefault("method", {})["masks"] = hash_file(masks)
+        (folder / name).write_text(json.dumps(content))
+    assert states(tree)["badnets/anp/pruned"] == "finished"
+    masks.write_text("second")
+    assert states(tree)["badnets/anp/pruned"] == "outdated"

@@ -272,3 +272,32 @@ def test_an_attack_of_a_new_script_is_an_attack_and_an_ingredient_is_none(tree, 
 def test_a_network_of_one_size_is_named_without_a_width(tree, own, said):
     tree.run("nad", "defenses.nad", **own)
     assert groups.run_setting(find_runs(tree.root)[0]) == said
+
+
+def test_a_repair_of_an_attack_that_is_being_trained_anew_is_no_other_attacks(tree):
+    tree.attack("badnets/seed-0", "badnets", 0.93, 1.0)
+    tree.begin("blend/seed-0", arguments={"poison_type": "blend"})
+    defended(tree, "blend/seed-0/fine-tune", "defenses.fine_prune", "fine-tuning", 0.9, 0.5,
+             parent="output/blend/seed-0/model_last.th")
+    assert {attack for attack, _ in found(tree)} == {"badnets", "model in output/blend/seed-0"}
+
+
+def test_a_seeds_folder_alone_matches_nothing_and_other_weights_of_the_same_name_neither(tree):
+    tree.attack("badnets/seed-0", "badnets", 0.93, 1.0)
+    defended(tree, "x/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, parent="output/sig/seed-0/model_last.th")
+    blend = tree.attack("blend", "blend", 0.93, 1.0)
+    (blend / "model_last.th").write_bytes(b"mine")
+    folder = defended(tree, "y/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.2, parent="zoo/blend/model_last.th")
+    assert {attack for attack, name in found(tree) if name == "Fine-Pruning"} == {"model in output/sig/seed-0", "blend"}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "inputs": "of other weights"}))
+    assert {attack for attack, name in found(tree) if name == "Fine-Pruning"} == {
+        "model in output/sig/seed-0", "model in zoo/blend"}
+
+
+def test_seeds_whose_second_model_is_of_their_own_seed_are_seeds_of_one_thing(tree):
+    for seed in range(2):
+        tree.attack(f"badnets/seed-{seed}", "badnets", 0.93, 1.0, seed=seed)
+        defended(tree, f"badnets/seed-{seed}/mcr", "defenses.mcr", "MCR", 0.9, 0.1, arguments={
+            "second": f"output/blend/seed-{seed}/model_last.th"}, seed=seed)
+    assert [len(effect.runs) for (_, name), effect in found(tree).items() if "MCR" in name] == [2]

@@ -107,6 +107,22 @@ def test_a_training_that_was_resumed_is_one(tmp_path):
 PAIR = "1 \t 0.100 \t 4.0 \t 0.1 \t 0.98 \t 0.01 \t {} \t 0.3 \t {}\n"
 
 
+@pytest.mark.parametrize("names", [
+    "Epoch lr Time TrainLoss TrainACC TestLoss TestACC PoisonLoss PoisonACC",
+    "epoch learning_rate time train_loss train_acc clean_loss clean_acc poison_loss poison_acc",
+    "Epoch LR Time(s) Train-Loss Train-Accuracy Test-Loss Test-Accuracy Poisoned-Loss ASR"])
+def test_columns_are_read_by_other_names_too(tmp_path, names):
+    (tmp_path / "output.log").write_text(f"{names}\nepoch 3 begins\n{ROW}\n")
+    row, = read_log(tmp_path / "output.log").rows
+    assert (row["clean_acc"], row["poison_acc"]) == (0.9912, 0.9001)
+
+
+def test_columns_that_are_not_known_are_a_complaint(tmp_path):
+    (tmp_path / "output.log").write_text(f"Epoch lr Time A B C D E F\n{ROW}\n")
+    log = read_log(tmp_path / "output.log")
+    assert log.rows == () and "line 1: expected the columns Epoch, lr, Time, TrainLoss" in log.complaint
+
+
 def test_columns_are_read_by_their_names(tmp_path):
     """Another implementation may have clean before poisoned: read by place, its ACC would be its ASR."""
     swapped = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t CleanLoss \t CleanACC \t PoisonLoss \t PoisonACC\n"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.files import write_json
 from data.datasets import load_clean
 from engine.kinds.without_images import Subject
 from engine.weights.checkpoint import load_model, load_trigger, save_model
@@ -87,7 +88,7 @@ def test_without_models_of_its_kind_the_verdict_is_undecided_and_says_so(strange
     wide = reference(Kind.of({"arch": "resnet18", "width": 64}, 32, DIGITS))
     method = audited(tmp_path, stranger, "--dataset", "digits", *table(tmp_path, *wide))["method"]
     assert method["verdict"] == "undecided" and method["population"] is None and seeds == [0]
-    assert "fewer than 5 benign models of this kind (resnet18, width 2, 10 classes, 32 pixels)" in method["doubt"]
+    assert "fewer than 5 benign models of digits of this kind (resnet18, width 2, 10 cla" in method["doubt"]
     assert method["trust"] == "Nothing is known of how often this verdict would be wrong."
     assert "no verdict can be given" in capsys.readouterr().out
 
@@ -108,15 +109,32 @@ def test_the_false_alarm_rate_is_the_callers(stranger, tmp_path):
     channels, margins = audited(tmp_path, stranger, "--starts", 1, "--steps", 3)["method"]["witnesses"][:2]
     rows = [replace(row, channels=channels["statistic"] / 2 * row.channels**4, margins=2 * margins["statistic"])
             for row in reference()]
-    words = [stranger, *table(tmp_path, *rows)]
+    words = [stranger, *table(tmp_path, *rows), "--population", "digits"]
     value = audited(tmp_path, *words)["method"]["combined"]
     assert 0.01 < value < 0.4
     verdicts = [audited(tmp_path, *words, "--alpha", value * share)["method"]["verdict"] for share in (1.2, 0.7, 0.1)]
     assert verdicts == ["suspect", "undecided", "no sign of a backdoor"]
 
 
+def test_classes_that_are_numbers_do_not_say_of_which_data_set(stranger, tmp_path):
+    rows = table(tmp_path, *reference())
+    method = audited(tmp_path, stranger, *rows, "--starts", 1, "--steps", 3)["method"]
+    assert method["verdict"] == "undecided" and "no names tell what this model's are" in method["doubt"]
+    write_json(tmp_path / "config.json", {"script": "train_backdoor", "arguments": {"dataset": "digits"}})
+    assert audited(tmp_path, stranger, *rows, "--starts", 1, "--steps", 3)["method"]["doubt"] is None
+
+
+def test_models_measured_with_the_asked_settings_are_taken_before_others(stranger, tmp_path):
+    more = reference(settings=replace(SETTINGS, steps=4), count=7)
+    for steps, count in (("3", 10), ("4", 7)):
+        args = parse_args([str(stranger), *table(tmp_path, *reference(), *more), "--steps", steps,
+                           "--population", "digits"])
+        subject = Subject(str(stranger), build_model("resnet18", 2, 10), DIGITS, 32, None)
+        assert len(audit.choose(args, subject)[0].population.reference) == count
+
+
 def test_the_table_is_the_suites_own_unless_one_is_named(stranger, tmp_path, capsys):
-    args = parse_args([str(stranger)])
+    args = parse_args([str(stranger), "--population", "digits"])
     assert args.rates is None  # so that no path of this machine is in config.json
     subject = Subject("model.th", build_model("resnet18", 16, 10), DIGITS, 32, None)
     assert len(audit.choose(args, subject)[0].population.reference) == 20

@@ -69,11 +69,20 @@ def test_the_same_command_makes_only_what_the_table_lacks(trainings, tmp_path):
     main([*words, "--count", "3"])
     assert len(trainings) == 3 and [row["seed"] for row in rows_of(tmp_path)] == ["0", "1", "2"]
     main([*words[:-4], "--training", "--epochs 4", "--count", "1", "--output-dir", str(tmp_path)])  # other models
-    main([*words, "--population", "test", "--count", "1"])
+    main([*words, "--population", "test", "--count", "1", "--first-seed", "9"])
     attack = [*words, "--population", "test", "--attack", "badnets", "--count", "1", "--targets"]
     for target in ("3", "5", "3"):
         main([*attack, target])
     assert len(trainings) == 7
+
+
+def test_a_benign_model_is_not_of_both_populations(trainings, tmp_path, refused):
+    words = [*SMALL, "--count", "1", "--output-dir", str(tmp_path)]
+    main([*words, "--first-seed", "4"])
+    assert "seed 4: that benign model is of --population calibrate already" in refused(
+        main, *words, "--first-seed", "4", "--population", "test")
+    main([*words, "--first-seed", "4", "--population", "test", "--attack", "badnets"])
+    assert len(trainings) == 2
 
 
 def test_a_line_waits_for_another_process_that_is_writing(trainings, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data.triggers import build_trigger
+from engine.measuring.evaluation import EvalSets
 from methods.residuals import paste, shared_energy, swapped
 from studies.specificity import main, variants
 
@@ -51,3 +53,11 @@ def test_without_a_trigger_there_is_nothing_to_swap(small_run, tmp_path, refused
     model.write_bytes((small_run / "model_last.th").read_bytes())
     assert "no trigger lies beside it" in refused(main, "--checkpoint", model, "--dataset", "digits", "--output-dir",
                                                   tmp_path / "run")
+
+
+def test_one_image_has_no_other_ones_residual(small_run, tmp_path, refused, monkeypatch):
+    real = EvalSets.stamped.__func__
+    monkeypatch.setattr(EvalSets, "stamped", classmethod(lambda cls, device, clean, trigger: replace(
+        real(cls, device, clean, trigger), victims=np.array([3]))))
+    assert "expected at least two images that the trigger is meant for" in refused(
+        main, "--checkpoint", small_run / "model_last.th", "--dataset", "digits", "--output-dir", tmp_path / "run")
