@@ -47,6 +47,14 @@ def read_cell(folder, alpha, seed):
         raise UserError(f"{folder / 'pruned'}: damaged; remove it to have it made again") from None
 
 
+def inputs_of_cell(folder):
+    """What a finished cell's masks were made from: hashes of weights and images. Raises UserError if it is damaged."""
+    try:
+        return read_json(folder / "config.json")["inputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder}: damaged; remove it to have it made again") from None
+
+
 def _rows(method, chosen, alpha, seed):
     return [{"alpha": alpha, "seed": seed, "threshold": row["threshold"], "pruned": row["pruned"],
              **{name: row[name] and row[name]["value"] for name in ("acc", "asr", "robust_acc", "held_out_acc")},
@@ -97,12 +105,16 @@ def plan_cells(args, folder):
                **{name: getattr(args, name) for name in INPUT_FLAGS}}
     shared = as_flags({**data, **suspect, "device": args.device, "deterministic": args.deterministic},
                       ("deterministic",))
+    known = set()
     mask_flags, prune_flags = [*shared, *as_flags(mask)], [*shared, "--max-drop", args.max_drop]
 
     def make(alpha, seed):
         cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
         run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, **suspect},
                  args.max_drop, mask_flags, prune_flags)
+        known.add(inputs_of_cell(cell))
+        if len(known) > 1:  # the images in --data-dir have changed since
+            raise UserError(f"{cell}: made from other images than the cells before it; name another --output-dir")
         return read_cell(cell, alpha, seed)
 
     return {f"alpha {alpha:g}, seed {seed}": partial(make, alpha, seed)

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import pytest
 from helpers.in_process import stay
@@ -41,6 +42,16 @@ def test_a_second_call_runs_only_what_is_not_there(swept, capfd, monkeypatch):
     assert (folder / "alpha-0.0/seed-0/mask_values.txt").stat().st_mtime_ns == before
     assert (folder / "alpha-1.0/seed-0/pruned/results.json").exists()
     assert capfd.readouterr().out.count("Namespace(") == 1
+
+
+def test_cells_of_other_images_are_not_put_into_one_table(swept, tmp_path, refused):
+    folder, flags = swept
+    shutil.copytree(folder, tmp_path / "moved")
+    path = tmp_path / "moved/alpha-1.0/seed-0/config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "inputs": config["inputs"].split()[0] + " other-images"}))
+    error = refused(main, *flags[:-1], tmp_path / "moved")
+    assert "1 of 2 cells failed: alpha 1, seed 0" in error and "made from other images than the cells before" in error
 
 
 def test_cells_made_with_other_arguments_are_refused(swept, refused):
