@@ -100,7 +100,8 @@ def step_of(args, injectors, pool, generator):
     def step(model, images, labels):
         pixels, wanted, made = images, labels, int(injectors.made)
         if made and args.detox_rate:
-            painted, own = next(iter(pool))
+            count = max(1, round(args.detox_rate * len(labels)))  # the last batch may be smaller
+            painted, own = (part[:count] for part in next(iter(pool)))
             number = int(torch.randint(made, (), generator=generator))
             pixels = torch.cat([images, injectors.paint(painted, number, args.opacity)])
             wanted = torch.cat([labels, own])

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from data.batches import Batches, augment, send
 from data.image_set import ImageSet
 from data.triggers.pixels import rounded
-from data.triggers.warp import CONTROL_POINTS, WarpTrigger, draw_grid, warp, with_noise
+from data.triggers.warp import CONTROL_POINTS, MAX_POINTS, WarpTrigger, draw_grid, warp, with_noise
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.kinds.attack import draw_examples, load_unpoisoned, log_target
@@ -81,7 +81,7 @@ def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     group = parser.add_argument_group("trigger")
     aim_flags.add_target_flag(group)
-    group.add_argument("--control-points", type=flags.integer(2, 32), default=CONTROL_POINTS,
+    group.add_argument("--control-points", type=flags.integer(2, MAX_POINTS), default=CONTROL_POINTS,
                        help="points a side that the field is drawn at")
     group.add_argument("--strength", type=flags.number(0, 8, "a number in [0, 8]"), default=0.5,
                        help="of the warp; 0.5 moves a control point by a quarter of a pixel on average")
@@ -135,7 +135,7 @@ def main(argv=None):
         clean, _, test = load_unpoisoned(args, args.image_size)
         aim_flags.check_target(args.poison_target, clean.classes)
         grid = draw_grid(*clean.data.shape[1:3], args.control_points, args.strength, args.seed)
-        trigger = WarpTrigger(grid, args.poison_target)
+        trigger = WarpTrigger(grid, args.poison_target, args.control_points)
         images = EvalSets.stamped(run.device, test, trigger)
         noisy = noisy_batches(test, trigger, args.seed, run.device)
         if args.graph:

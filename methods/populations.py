@@ -122,6 +122,12 @@ def read_rows(path: str | Path = TABLE) -> list[Measured]:
         raise UserError(f"{path}: not a table of studies.calibrate_audit: {error}") from None
 
 
+def is_same(row: Measured, statistics: Mapping[str, float | None]) -> bool:
+    """Whether a row was measured on the very model with these statistics, {witness: value}."""
+    pairs = [(getattr(row, name), statistics.get(name)) for name in (CHANNELS, MARGINS)]
+    return all(None not in pair and math.isclose(*pair, rel_tol=SAME) for pair in pairs)
+
+
 @dataclass(frozen=True)
 class Weighed:
     """What the population says of a model. p_values: {witness: p-value, or None}. searches: of Neural Cleanse that an
@@ -169,11 +175,12 @@ class Population:
     def other_than(self, statistics: Mapping[str, float | None]) -> Population:
         """The same without the test rows that were measured on the very model with these statistics, {witness: value}:
         how often an audit is wrong on other models says nothing of a model that is one of them."""
-        def is_it(row: Measured):
-            pairs = [(getattr(row, name), statistics.get(name)) for name in (CHANNELS, MARGINS)]
-            return row.population == TEST and all(
-                None not in pair and math.isclose(*pair, rel_tol=SAME) for pair in pairs)
-        return replace(self, rows=tuple(row for row in self.rows if not is_it(row)))
+        return replace(self, rows=tuple(
+            row for row in self.rows if row.population != TEST or not is_same(row, statistics)))
+
+    def reference_of(self, statistics: Mapping[str, float | None]) -> Measured | None:
+        """The benign model of the reference with these statistics, {witness: value}; None where none is that one."""
+        return next((row for row in self.reference if is_same(row, statistics)), None)
 
     def weigh(self, row: Measured, witnesses: Sequence[str] = WITNESSES, alpha: float = ALPHA) -> Weighed:
         """What an audit would have said of a model of the table, by these witnesses alone. A model of the reference is

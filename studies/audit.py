@@ -102,6 +102,16 @@ class Hearing:
         said = "" if value is None else f"; p-value {value:.2g}"
         log.info("%s: %s%s%s", TITLES[witness], finding.words, points, said)
 
+    def leave_itself_out(self) -> None:
+        """Compare a model of the reference with the others of it, as the table does, once the first two have spoken."""
+        population = self.reference.population
+        itself = population and population.reference_of(self.statistics())
+        if itself:
+            log.info("this is a model of the reference (seed %d); it is compared with the others", itself.seed)
+            self.reference = replace(self.reference, population=population.without(itself))
+            self.p_values = {name: self.reference.p_value(name, finding.statistic)
+                             for name, finding in self.findings.items()}
+
     def statistics(self) -> dict[str, float | None]:
         """{witness: its statistic}."""
         return {name: finding.statistic for name, finding in self.findings.items()}
@@ -146,6 +156,7 @@ def hear(hearing: Hearing, subject: Subject, settings: Settings, seed: int, devi
     started, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
     hearing.note(MARGINS, margin_witness(subject.model, len(subject.classes), subject.image_size, settings, device,
                                          generator), started)
+    hearing.leave_itself_out()
     if subject.suspect:
         return hear_cleanse(hearing, subject, settings, seed, device)
     log.info("without images Neural Cleanse says nothing")
@@ -239,7 +250,8 @@ def main(argv=None):
         if subject.suspect and subject.suspect.doubt:
             doubt = subject.suspect.doubt.words()
             judgement = replace(judgement, verdict=UNDECIDED, target=None)
-        trust, errors = in_words(reference.population, tuple(hearing.findings), args.alpha, hearing.statistics())
+        population = hearing.reference.population
+        trust, errors = in_words(population, tuple(hearing.findings), args.alpha, hearing.statistics())
         report(judgement, trust, doubt, subject.classes)
 
         write_table(run.folder / "witnesses.csv", COLUMNS, hearing.rows(judgement))
@@ -250,7 +262,7 @@ def main(argv=None):
             "target_class": None if judgement.target is None else subject.classes[judgement.target],
             "witnesses": hearing.rows(judgement), "seconds": hearing.seconds, "settings": settings.words(),
             "doubt": doubt, "trust": trust, "errors": errors, "reversed_triggers": triggers,
-            "population": reference.population and reference.population.dataset})
+            "population": population and population.dataset})
 
 
 if __name__ == "__main__":

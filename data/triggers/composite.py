@@ -10,12 +10,13 @@ import numpy as np
 
 from common.errors import UserError
 from data.triggers.base import Trigger
-from data.triggers.info import MAX_ITEMS, array_of, target_of
+from data.triggers.info import array_of, target_of
 
 DRAWS = 5  # random numbers that a mixture takes
 BATCH = 500
 JITTER = 3 / 32  # of a side, the most by which the cut is off the middle
 MAX_PARTNERS, MAX_SIDE, MAX_LABEL = 1024, 512, 2**16
+MAX_BANK = 2**20  # values, so that a file stays small
 
 
 class Places(NamedTuple):
@@ -122,4 +123,4 @@ class CompositeTrigger(Trigger):
 def choose_partners(data: np.ndarray, count: int) -> np.ndarray:
     """The first of the images `data` (N, H, W, 3) as a bank: `count`, but at most a fifth of them and what a file may
     hold; at least one."""
-    return data[:max(1, min(count, len(data) // 5, MAX_ITEMS // max(1, data[0].size)))]
+    return data[:max(1, min(count, len(data) // 5, MAX_BANK // max(1, data[0].size)))]

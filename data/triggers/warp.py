@@ -11,11 +11,13 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from data.triggers.base import Trigger
-from data.triggers.info import array_of, target_of
+from data.triggers.info import array_of, one_value, target_of
 from data.triggers.pixels import stamp_by
 
 CONTROL_POINTS = 4  # a side, of the published field
+MAX_POINTS = 32
 MIN_SIDE, MAX_SIDE = 2, 512
+ALIKE = 0.9  # correlation from which two fields are one
 
 
 def identity_grid(height: int, width: int) -> np.ndarray:
@@ -58,14 +60,16 @@ def with_noise(grid: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class WarpTrigger(Trigger):
-    """One grid for all images. grid: float32 (H, W, 2), as draw_grid makes it. target: the label wanted.
+    """One grid for all images. grid: float32 (H, W, 2), as draw_grid makes it. target: the label wanted. points: how
+    many a side it was drawn by; another program's file does not say.
 
     Raises UserError for anything else.
     """
 
-    keys = ("trigger_grid",)
+    keys = ("trigger_grid", "trigger_control_points")
     grid: np.ndarray
     target: int
+    points: int = CONTROL_POINTS
 
     def __post_init__(self) -> None:
         shape = self.grid.shape
@@ -76,6 +80,8 @@ class WarpTrigger(Trigger):
             raise UserError("trigger: expected a grid of fractions in [-1, 1]")
         if self.target < 0:
             raise UserError(f"trigger: expected a target of at least 0, got {self.target}")
+        if not 2 <= self.points <= MAX_POINTS:
+            raise UserError(f"trigger: expected 2 to {MAX_POINTS} control points a side, got {self.points}")
 
     def check_size(self, images: np.ndarray) -> None:
         """UserError for images (N, H, W, 3) of another size than the grid's."""
@@ -103,18 +109,25 @@ class WarpTrigger(Trigger):
         return stamp_by(change, images)
 
     def with_other_secret(self, seed: int) -> WarpTrigger:
-        """Another field of the same strength (mean absolute shift), drawn by `seed`."""
+        """Another field of the same strength (mean absolute shift) and number of points, drawn by `seed`; by the next
+        one if that has drawn its own."""
         identity = identity_grid(*self.grid.shape[:2])
-        field, own = draw_field(*self.grid.shape[:2], CONTROL_POINTS, seed), np.abs(self.grid - identity).mean()
-        return WarpTrigger((identity + own / np.abs(field).mean() * field).clip(-1, 1), self.target)
+        own = self.grid - identity
+        field = draw_field(*own.shape[:2], self.points, seed)
+        if np.corrcoef(own.ravel(), field.ravel())[0, 1] > ALIKE:
+            return self.with_other_secret(seed + 1)
+        grid = (identity + np.abs(own).mean() / np.abs(field).mean() * field).clip(-1, 1)
+        return WarpTrigger(grid, self.target, self.points)
 
     def to_info(self) -> dict[str, Any]:
         """What trigger_info.th holds of it."""
-        return {"trigger_grid": self.grid, "poison_target": np.array([self.target])}
+        return {"trigger_grid": self.grid, "trigger_control_points": self.points,
+                "poison_target": np.array([self.target])}
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> WarpTrigger:
         """The trigger of such a dict. Raises UserError or KeyError for values that it cannot have."""
         grid = array_of(info, "trigger_grid")
         grid = grid[0] if grid.ndim == 4 and len(grid) == 1 else grid  # a batch of one, as the authors save it
-        return cls(grid.astype(np.float32) if grid.dtype.kind == "f" else grid, target_of(info))
+        points = int(one_value(info, cls.keys[1])[0]) if cls.keys[1] in info else CONTROL_POINTS
+        return cls(grid.astype(np.float32) if grid.dtype.kind == "f" else grid, target_of(info), points)

@@ -94,7 +94,7 @@ def test_a_step_adds_painted_images_with_their_own_labels_once_there_is_an_injec
         def forward(self, pixels):
             self.pixels = pixels
             return pixels.mean((1, 2, 3))[:, None] * torch.arange(4)
-    args, injectors, model = parse_args(["--opacity", "1"]), Injectors(1), Model()
+    args, injectors, model = parse_args(["--opacity", "1", "--detox-rate", "0.3"]), Injectors(1), Model()
     generator = torch.Generator().manual_seed(0)
     class_3 = images.subset(images.targets == 3)
     step = step_of(args, injectors, Batches(class_3, 5, CPU, generator, draws=5), generator)
@@ -107,6 +107,8 @@ def test_a_step_adds_painted_images_with_their_own_labels_once_there_is_an_injec
     assert len(logits) == 16 and len(model.pixels) == 21 and (model.pixels[16:] > 0.999).all()
     wanted = torch.cat([labels, torch.full((5,), 3)])
     torch.testing.assert_close(loss, F.cross_entropy(model(model.pixels), wanted))
+    step(model, batch[:8], labels[:8])  # a smaller last batch gets as large a share
+    assert len(model.pixels) == 8 + 2
 
 
 def test_the_stylizer_brings_the_texture_closer_to_the_pictures(images, monkeypatch):

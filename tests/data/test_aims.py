@@ -97,7 +97,7 @@ def test_what_says_an_aim_in_another_programs_form_is_read(key, value, aim):
     ({"sources": [-1]}, "expected sources that are labels of at least 0, got -1"), ({"sources": []}, "got none"),
     ({"sources": [0.5]}, "sources is float64"), ({"sources": [1, 2]}, "its target 2 is among its sources"),
     ({"sources": [4], "poison_target": [1, 2, 3, 0]}, "at least 0 and below 4, got 4"),
-    ({"sources": {"a": 1}}, "sources: dict in place of an array"), ({"sources": np.zeros(2**21)}, "2097152 values"),
+    ({"sources": {"a": 1}}, "sources: dict in place of an array"), ({"sources": np.zeros(2**22)}, "4194304 values"),
     ({"poison_source": [3]}, "has no poison_source")])
 def test_an_aim_that_cannot_be_one_is_refused_by_name(change, named):
     with pytest.raises(UserError, match=named):

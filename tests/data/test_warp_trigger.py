@@ -73,6 +73,24 @@ def test_another_secret_is_another_warp_of_the_same_strength(trigger):
     assert np.corrcoef(shifts(trigger.grid).ravel(), shifts(other.grid).ravel())[0, 1] < 0.5
 
 
+def test_another_secret_is_not_its_own_whatever_seed_drew_it_and_as_rough(trigger):
+    for points in (4, 8):
+        own = WarpTrigger(draw_grid(32, 32, points, 0.5, 7), 2, points)
+        other = own.with_other_secret(7)
+        assert np.corrcoef(shifts(own.grid).ravel(), shifts(other.grid).ravel())[0, 1] < 0.5
+        rough = [np.abs(np.diff(shifts(one.grid), axis=0)).mean() for one in (own, other)]
+        assert rough[1] == pytest.approx(rough[0], rel=0.4)
+
+
+def test_the_number_of_points_travels_and_is_the_usual_one_of_a_file_that_does_not_say(trigger):
+    info = trigger_to_info(WarpTrigger(trigger.grid, 2, 8))
+    assert trigger_from_info(info).points == 8
+    del info["trigger_control_points"]
+    assert trigger_from_info(info).points == 4
+    with pytest.raises(UserError, match="2 to 32 control points a side, got 99"):
+        trigger_from_info({**info, "trigger_control_points": 99})
+
+
 def test_it_travels_in_trigger_info_and_comes_back_the_same(trigger, images):
     info = trigger_to_info(trigger, [3, 1])
     for grid in (info["trigger_grid"], torch.from_numpy(info["trigger_grid"])[None]):  # as the authors' file has it
@@ -85,7 +103,7 @@ def test_it_travels_in_trigger_info_and_comes_back_the_same(trigger, images):
     (np.zeros((32, 32)), r"expected a grid \(H, W, 2\)"), (np.zeros((32, 32, 3)), "expected a grid"),
     (np.zeros((1, 32, 2)), "2 to 512 pixels"), (np.zeros((600, 32, 2)), "2 to 512 pixels"),
     (np.full((32, 32, 2), np.nan), "fractions"), (np.full((32, 32, 2), 1.5), "fractions"),
-    (np.zeros((32, 32, 2), int), "fractions"), (torch.zeros(1).expand(1024, 1024, 2), "2097152 values"),
+    (np.zeros((32, 32, 2), int), "fractions"), (torch.zeros(1).expand(1024, 1024, 4), "4194304 values"),
     ("grid", "'grid' in place of a number"), (None, "NoneType")])
 def test_what_is_no_grid_is_refused(trigger, grid, message):
     with pytest.raises(UserError, match=message):

@@ -124,6 +124,16 @@ def test_classes_that_are_numbers_do_not_say_of_which_data_set(stranger, tmp_pat
     assert audited(tmp_path, stranger, *rows, "--starts", 1, "--steps", 3)["method"]["doubt"] is None
 
 
+def test_a_model_of_the_reference_is_compared_with_the_others(stranger, tmp_path):
+    words = [stranger, "--population", "digits", "--starts", 1, "--steps", 3]
+    channels, margins = audited(tmp_path, *words, *table(tmp_path, *reference()))["method"]["witnesses"][:2]
+    itself = replace(reference()[0], channels=channels["statistic"], margins=margins["statistic"], seed=77)
+    alone = audited(tmp_path, *words, *table(tmp_path, *reference()))["method"]
+    method = audited(tmp_path, *words, *table(tmp_path, *reference(), itself))["method"]
+    assert "this is a model of the reference (seed 77)" in (tmp_path / "out/output.log").read_text()
+    assert method["witnesses"] == alone["witnesses"] and method["combined"] == alone["combined"]
+
+
 def test_models_measured_with_the_asked_settings_are_taken_before_others(stranger, tmp_path):
     more = reference(settings=replace(SETTINGS, steps=4), count=7)
     for steps, count in (("3", 10), ("4", 7)):
