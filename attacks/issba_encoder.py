@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
+from common.memory import HalvingForward
 from data.batches import Batches, send
 from data.triggers.encoder import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret
 from engine.command_line import flags
@@ -117,8 +118,8 @@ def train_epoch(encoder, decoder, classifier, batches, optimizer, weight, weight
 @torch.inference_mode()
 def read_bits(decoder, image_set, device):
     """uint8 (N, bits) as `decoder` reads them from an ImageSet's images."""
-    decoder.eval()
-    return torch.cat([(decoder(pixels) > 0).cpu() for pixels, _ in evaluation_batches(image_set, device)]).numpy()
+    forward = HalvingForward(decoder.eval())
+    return torch.cat([(forward(pixels) > 0).cpu() for pixels, _ in evaluation_batches(image_set, device)]).numpy()
 
 
 def weights_of(net):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.memory import HalvingForward
 from data.batches import Batches
 from engine.learning.training import check_finite
 from engine.measuring.evaluation import frozen
@@ -73,8 +74,8 @@ def last_stage(model: PixelModel, pixels: torch.Tensor) -> tuple[torch.Tensor, t
 @torch.no_grad()
 def mean_activations(model: PixelModel, batches: Batches) -> torch.Tensor:
     """Of each neuron of the last stage the mean over all images of Batches: (neurons,)."""
-    total = sum(last_stage(model, pixels)[0].float().sum(0) for pixels, _ in batches)
-    return total / batches.num_images
+    forward = HalvingForward(lambda pixels: last_stage(model, pixels)[0].float().sum(0, keepdim=True))
+    return torch.cat([forward(pixels) for pixels, _ in batches]).sum(0) / batches.num_images
 
 
 @dataclass(frozen=True)
@@ -131,13 +132,15 @@ def judge_injector(model: PixelModel, injectors: Injectors, number: int, found: 
     reach: how far it brings the compromised neurons, where 1 is the level of stylized images. fooled: the share of
     painted images that the model calls `target`.
     """
-    sums, fooled = torch.zeros_like(found.clean), 0
-    for pixels, _ in batches:
+    def count(pixels: torch.Tensor) -> torch.Tensor:
+        """(1, n + 1): the sums of the activations, and how many images are fooled."""
         activations, logits = last_stage(model, injectors.paint(pixels, number, opacity))
-        sums += activations[:, found.neurons].float().sum(0)
-        fooled += int((logits.argmax(1) == target).sum())
-    unit = (found.level - found.clean).mean().clamp(min=1e-6)
-    return float((sums / batches.num_images - found.clean).mean() / unit), fooled / batches.num_images
+        fooled = (logits.argmax(1) == target).sum(0, keepdim=True)
+        return torch.cat([activations[:, found.neurons].float().sum(0), fooled])[None]
+
+    forward, unit = HalvingForward(count), (found.level - found.clean).mean().clamp(min=1e-6)
+    means = torch.cat([forward(pixels) for pixels, _ in batches]).sum(0) / batches.num_images
+    return float((means[:-1] - found.clean).mean() / unit), float(means[-1])
 
 
 def examine(model: PixelModel, injectors: Injectors, clean: Batches, stylized: Batches, opacity: float, target: int,

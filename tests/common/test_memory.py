@@ -8,6 +8,7 @@ from common.memory import HalvingForward
 from data.batches import Batches
 from data.image_set import ImageSet
 from engine.measuring.evaluation import EvalSets, evaluate, predict
+from methods.detox import Compromised, Injectors, judge_injector, mean_activations
 from methods.features import features_of
 from methods.strip import strip_entropy
 from models import build_model
@@ -86,11 +87,20 @@ def entropies(model, images):
     return torch.from_numpy(strip_entropy(model, data, data, np.arange(120).reshape(40, 3) % 40, "average"))
 
 
+def activations(model, images):
+    """DFST's, and how far an injector reaches and how many images it fools."""
+    batches, injectors = Batches(images, 40), Injectors(1)
+    injectors.add(torch.eye(3, 12), torch.zeros(3))
+    found = mean_activations(model, batches)
+    hit = Compromised(torch.arange(4), found[:4], found[:4] + 1, 0.0)
+    return torch.cat([found, torch.tensor(judge_injector(model, injectors, 0, hit, batches, 0.5, 1))])
+
+
 @pytest.mark.parametrize("compute", [
-    entropies, lambda model, images: features_of(model, images, "cpu"),
+    activations, entropies, lambda model, images: features_of(model, images, "cpu"),
     lambda model, images: stage_means(model, Batches(images, 40), "layer3"),
     lambda model, images: torch.stack(largest_and_mean(model, Batches(images, 40)))],
-    ids=["STRIP", "features", "stage", "decoys"])
+    ids=["DFST", "STRIP", "features", "stage", "decoys"])
 def test_what_else_looks_at_whole_batches_goes_on_with_less(compute, network, images, shrink):
     whole = compute(network.eval(), images)
     calls = shrink(20)
