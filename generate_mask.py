@@ -20,7 +20,7 @@ from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.inputs import beneath_model, inputs_of, load_suspect, split_defender
-from engine.learning.training import check_finite
+from engine.learning.training import check_finite, told_of_lone_image
 from engine.measuring.evaluation import Proportion, Score, evaluate, log_figures
 from engine.measuring.progress import progress
 from engine.runs.run import HEADER, Run
@@ -105,8 +105,9 @@ def optimize(run, args, model, batches, test):
     for line in run.epochs(lines, HEADER.replace("Epoch", "Iter"), model=model, mask_opt=mask_opt):
         before = (line - 1) * args.print_every
         steps = min(args.print_every, args.nb_iter - before)
-        loss, accuracy = mask_train(model, F.cross_entropy, mask_opt, noise_opt, repeat_passes(batches, steps),
-                                    args.anp_eps, args.anp_steps, args.anp_alpha, args.project, run.generator)
+        with told_of_lone_image(args.batch_size):
+            loss, accuracy = mask_train(model, F.cross_entropy, mask_opt, noise_opt, repeat_passes(batches, steps),
+                                        args.anp_eps, args.anp_steps, args.anp_alpha, args.project, run.generator)
         tested, seen = evaluate(model, test), steps * args.batch_size
         right = Proportion(round(accuracy * seen), seen)
         run.log(before + steps, args.lr, Score(loss, right, right), tested)

@@ -17,6 +17,7 @@ SPLITS = ("train", "test")
 WHOLE = ("",)  # the one split of a folder <class>/*, which is not divided
 CACHE_VERSION = 2
 DARK = 16  # gray level of 255, that a sound folder goes beyond; 12 bits in 16 end there
+LEFT = ("manifest.json", "config.json", "results.json")  # what tells a folder that a script left
 MANY_TWINS = 0.01  # share of test images that are training images too; CIFAR-10 has a few
 Row = tuple[str, int, int, int]  # (path, label, size, modification time in ns) of an image file
 IMAGE_SIZE = 32  # pixels a side, where nothing else is asked for; CIFAR-10's
@@ -82,12 +83,17 @@ def cache_name(image_size: int = IMAGE_SIZE) -> str:
 
 
 def is_sorted_into_classes(data_dir: str | Path) -> bool:
-    """Whether folders with images in them lie in `data_dir` itself, and neither train/ nor test/."""
+    """Whether folders with images in them lie in `data_dir` itself, and neither train/ nor test/.
+
+    One that a script of this suite has left there, with pictures of its own, is none of them.
+    """
     if any((Path(data_dir) / split).is_dir() for split in SPLITS):
         return False
     try:
         folders = [entry.path for entry in os.scandir(data_dir) if entry.is_dir() and not is_hidden(entry.name)]
-        return any(is_image(entry) for folder in folders for entry in os.scandir(folder))
+        listed = [list(os.scandir(folder)) for folder in folders]
+        return any(is_image(entry) for entries in listed for entry in entries
+                   if not any(one.name in LEFT for one in entries))
     except OSError:
         return False
 

@@ -46,8 +46,8 @@ def unlearn(run, model, batches, steps, lr, until):
     """Climb the loss of `batches` with all weights of `model` until one has an accuracy of at most `until`.
 
     batches: Batches of one step a pass. A loss climbs ever faster, so that accuracy is looked at in every step, before
-    the weights move: after a few too many, masks bring nothing back. The rate falls to a tenth after half of the steps. Returns the number of
-    steps, at most `steps`; logs a warning if that accuracy was not reached.
+    the weights move: after a few too many, masks bring nothing back. The rate falls to a tenth after half of the steps.
+    Returns the number of steps, at most `steps`; logs a warning if that accuracy was not reached.
     """
     weights = [weight for name, weight in model.named_parameters() if ".neuron_" not in name]
     optimizer = torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=5e-4)

@@ -110,7 +110,7 @@ def main(argv=None):
         suspect = load_suspect(args, run)
         model, test = suspect.model, suspect.test
         files, triggers = triggers_to_unlearn(args.patch_with, args.reversed_trigger, args.checkpoint, suspect.trigger,
-                                              len(suspect.classes))
+                                              suspect.defender.num_classes)
         patched = stamp_share(suspect.defender, triggers, args.stamp_share, args.seed)
 
         run.begin(inputs_of(args.checkpoint, patched))

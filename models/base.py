@@ -69,6 +69,12 @@ class PixelModel(nn.Module):
             raise UserError(f"{arch}: takes images of at least {cls.smallest} pixels a side, got {image_size}; see "
                             "--image-size")
 
+    def take_size(self, image_size: int) -> None:
+        """From here on the network is one for images of so many pixels a side, and says so where it is saved. Raises
+        UserError as check_size does."""
+        self.check_size(self.spec["arch"], image_size)
+        self.spec["image_size"] = image_size
+
     @property
     def head(self) -> nn.Linear:
         """The linear layer that makes logits of the features."""

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from data.batches import Batches
+from data.triggers import build_trigger
 from engine.runs.run import Run
+from engine.weights.checkpoint import save_trigger
 from generate_mask import main, make_masks_trainable, mask_train, save_mask_scores
 from methods.neuron_noise import ascend_noise, clip, start_noise
 from models import build_model
@@ -203,6 +205,18 @@ def test_resume_on_other_weights_is_refused(small_run, tmp_path, monkeypatch, re
     stop_after_the_first_line(monkeypatch, flags)
     model.write_bytes((small_run / "model_init.th").read_bytes())
     assert "--resume needs the images" in refused(main, *flags, "--resume")
+
+
+def test_batches_of_one_image_that_ends_as_one_pixel_are_one_line(small_run, tmp_path, refused):
+    words = ["--checkpoint", small_run / "model_last.th", "--dataset", "digits", "--image-size", "8", "--batch-size",
+             "1", "--nb-iter", "1", "--val-frac", "0.05", "--trigger-info", small_trigger(tmp_path)]
+    assert "a batch of one image" in refused(main, *words, "--output-dir", tmp_path / "o")
+
+
+def small_trigger(folder):
+    """The file of a trigger for images of 8 pixels a side."""
+    save_trigger(folder / "small.th", build_trigger("badnets", 0, size=(8, 8)))
+    return folder / "small.th"
 
 
 def test_a_stranger_without_a_trigger_gets_everything_but_asr(small_run, tmp_path):

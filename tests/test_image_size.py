@@ -7,9 +7,11 @@ import torch
 from helpers.paths import SMALL
 from PIL import Image
 
+import generate_clb_attack
 import train_backdoor
-from defenses import neural_cleanse, strip
-from engine.weights.checkpoint import load_model, load_trigger
+from defenses import fine_prune, neural_cleanse, strip
+from engine.weights.checkpoint import load_model, load_trigger, save_model
+from models import build_model
 
 
 @pytest.fixture(params=[16, 48])
@@ -50,3 +52,22 @@ def test_a_strangers_model_sees_images_of_the_size_that_the_flag_says(sized_run,
     assert np.load(tmp_path / "strip/overlays.npy").shape[1:] == (size, size, 3)
     assert (json.loads((tmp_path / "strip/results.json").read_text())["acc"]
             == json.loads((folder / "results.json").read_text())["acc"])
+
+
+def test_what_was_retrained_or_repaired_at_another_size_is_a_model_of_that_size(small_run, tmp_path):
+    model = str(small_run / "model_last.th")
+    train_backdoor.main(["--dataset", "digits", "--epochs", "1", "--start-from", model, "--image-size", "24",
+                         "--output-dir", str(tmp_path / "run")])
+    assert load_model(tmp_path / "run/model_last.th").model.spec["image_size"] == 24
+    fine_prune.main(["--checkpoint", model, "--dataset", "digits", "--image-size", "24", "--mode", "fine-tune",
+                     "--epochs", "1", "--trigger-info", str(tmp_path / "run/trigger_info.th"),
+                     "--output-dir", str(tmp_path / "tuned")])
+    assert load_model(tmp_path / "tuned/model_last.th").model.spec["image_size"] == 24
+    assert json.loads((tmp_path / "tuned/results.json").read_text())["spec"]["image_size"] == 24
+
+
+def test_images_too_small_for_a_given_network_are_one_line(tmp_path, refused):
+    save_model(tmp_path / "vgg.th", build_model("vgg19_bn", 2, 10), {}, {}, tuple("0123456789"))
+    words = ["--dataset", "digits", "--image-size", "16", "--output-dir", tmp_path / "out"]
+    for main, flag in ((train_backdoor.main, "--start-from"), (generate_clb_attack.main, "--checkpoint")):
+        assert "at least 32 pixels a side, got 16" in refused(main, flag, tmp_path / "vgg.th", *words)

@@ -94,8 +94,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     """
     found = load_given(args, run.device, **options)  # before the data, whose download a mistake spares
     trigger = find_trigger(args.checkpoint, args.trigger_info) if find else None
-    size = args.image_size or found.model.spec["image_size"]
-    found.model.check_size(found.model.spec["arch"], size)
+    size = found.model.spec["image_size"]
     spare_narrow(found.model, run.device, size)
     defender, test = (in_models_order(images, args, found) for images in load_clean(args.dataset, args.data_dir, size))
     check_classes(args.checkpoint, found, test.classes)
@@ -132,8 +131,12 @@ def log_told(found: Checkpoint, trigger: Trigger | None, classes: Sequence[str])
 
 
 def load_given(args: Namespace, device: torch.device | str = "cpu", **options) -> Checkpoint:
-    """The Checkpoint of --checkpoint, fed as --mean, --std and --channels say. `options` are as for load_model."""
-    return load_model(args.checkpoint, device, given=PixelInput.of(args), **options)
+    """The Checkpoint of --checkpoint, fed as --mean, --std and --channels say, for images of --image-size.
+
+    `options` are as for load_model. Raises UserError."""
+    found = load_model(args.checkpoint, device, given=PixelInput.of(args), **options)
+    found.model.take_size(getattr(args, "image_size", None) or found.model.spec["image_size"])
+    return found
 
 
 def load_second(path: str, args: Namespace, suspect: Suspect, device: torch.device, prefix: str | None = None, **options

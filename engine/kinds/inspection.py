@@ -84,9 +84,7 @@ class Inspected:
 def load_inspected(args: argparse.Namespace, run: Run) -> Inspected:
     """The Inspected that the flags name, on the run's device. Raises UserError."""
     found = load_given(args, run.device)  # before the data, whose download a mistake spares
-    size = args.image_size or found.model.spec["image_size"]
-    found.model.check_size(found.model.spec["arch"], size)
-    train, defender, test = load_splits(args.dataset, args.data_dir, image_size=size)
+    train, defender, test = load_splits(args.dataset, args.data_dir, image_size=found.model.spec["image_size"])
     check_classes(args.checkpoint, found, train.classes)
     images, trigger = poison_by(args, train)
     note_aim(run, trigger, images.classes)

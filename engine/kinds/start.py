@@ -61,6 +61,7 @@ def first_model(path: str | None, args: argparse.Namespace, images: ImageSet, de
     if not path:
         return fresh_model(args, images, device)
     model = load_model(path, device, images.classes, PixelInput.of(args)).model
+    model.take_size(images.image_size)
     check_surrogate(path, model, images.subset(slice(CHECKED)), device)
     return model
 

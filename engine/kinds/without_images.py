@@ -89,6 +89,4 @@ def load_subject(args: Namespace, run: Run, find: bool = True) -> Subject:
         suspect, model = None, found.model
         names = class_names(args, found)
         classes = names or tuple(map(str, range(model.spec["num_classes"])))
-    size = args.image_size or model.spec["image_size"]
-    model.check_size(model.spec["arch"], size)
-    return Subject(args.checkpoint, model, tuple(classes), size, suspect, bool(names))
+    return Subject(args.checkpoint, model, tuple(classes), model.spec["image_size"], suspect, bool(names))

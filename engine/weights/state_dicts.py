@@ -63,14 +63,14 @@ def find_candidates(content: Any) -> list[Candidate]:
 def find_input(content: Any, found: Candidate) -> dict[str, tuple[float, ...]]:
     """{"mean", "std"} of a layer that normalizes pixels before the network `found`; {} if the file holds none.
 
-    Such a layer is a tensor for each, of three values, beside the network's in the same dict and under no name of
-    theirs; of 0 to 255 they are divided by that.
+    Such a layer is a tensor for each, of three values, beside the network's in the same dict, perhaps under the same
+    prefix; of 0 to 255 they are divided by that.
     """
     beside = next((tensors for keys, tensors in _named_tensors(content) if keys == found.keys), {})
     values = {}
     for name, tensor in beside.items():
         key = INPUT_NAMES.get(name.rpartition(".")[2])
-        if key and tensor.numel() == 3 and not (found.prefix and name.startswith(found.prefix)):
+        if key and tensor.numel() == 3:
             values.setdefault(key, []).append(tuple(tensor.double().flatten().tolist()))
     if values.keys() != {"mean", "std"} or any(len(own) > 1 for own in values.values()):
         return {}

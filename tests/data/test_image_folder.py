@@ -227,6 +227,16 @@ def test_every_format_that_is_read_is_read_in_class_folders_too(image_folder, su
     assert reader.is_sorted_into_classes(folder / "train")
 
 
+def test_what_a_script_left_beside_the_data_is_no_class(image_folder, tmp_path):
+    for number, name in enumerate(("manifest.json", "config.json")):
+        made = tmp_path / f"data/made-{number}"
+        made.mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(made / "clean_label_examples.png")
+        assert reader.is_sorted_into_classes(tmp_path / "data")
+        (made / name).write_text("{}")
+        assert not reader.is_sorted_into_classes(tmp_path / "data")
+
+
 def test_a_16_bit_pgm_is_scaled_not_clipped(image_folder):
     ramp = np.linspace(0, 65535, 32 * 32).astype(">u2").reshape(32, 32)
     folder = image_folder()

@@ -16,6 +16,7 @@ from common.errors import UserError
 from data.datasets import load_clean, load_splits, load_train_and_test
 from data.image_folder import cache_name
 from data.sources import DATASETS, DEFAULT, SOURCES, comes_alone
+from data.sources.folders import check_folder
 from data.sources.signs import SIGNS
 from engine.command_line import flags
 from engine.command_line.inherit import holds_images
@@ -245,6 +246,15 @@ def test_nothing_is_downloaded_among_images_that_the_user_may_mean(name, tmp_pat
     monkeypatch.setattr("torchvision.datasets." + {"gtsrb": "GTSRB"}.get(name, name.upper()), None)
     with pytest.raises(UserError, match="found a/"):
         load_splits(name, tmp_path)
+
+
+def test_an_archive_that_lies_in_the_folder_is_taken_whatever_lies_beside_it(tmp_path, monkeypatch):
+    for name in ("cifar-10-python.tar.gz", "cifar-100-python.tar.gz", "README"):
+        (tmp_path / name).write_bytes(b"")
+    check_folder("cifar10", tmp_path)
+    (tmp_path / "cifar-10-python.tar.gz").unlink()
+    with pytest.raises(UserError, match="found README, cifar-100-python"):
+        check_folder("cifar10", tmp_path)
 
 
 def test_another_data_set_that_lies_in_the_folder_is_named(tmp_path):

@@ -123,3 +123,11 @@ def test_unlearning_takes_what_was_flagged_in_this_model(small_run, learned_run,
     for text in ('{"method": {"targets": 5}}', '{"method": {"targets": ["x"]}}', "{}", "["):
         (folder / "neural-cleanse/results.json").write_text(text)
         assert "expected a finished run of defenses.neural_cleanse" in refused(main, *common, "--overwrite")
+
+
+def test_weights_that_name_no_classes_are_unlearned_too(small_run, detected, tmp_path):
+    weights = torch.load(small_run / "model_last.th", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "bare.th")
+    main(["--checkpoint", str(tmp_path / "bare.th"), *DIGITS, "--image-size", str(SIDE), "--reversed-trigger",
+          str(detected / "reversed_trigger_0.th"), "--output-dir", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out/results.json").read_text())["method"]["stamped"] > 0

@@ -175,6 +175,8 @@ def test_a_known_network_that_is_none_of_ours_is_called_by_its_name(tmp_path, we
     lambda own, mean, std: {**{f"1.{name}": value for name, value in own.items()}, "0.mean": mean, "0.std": std},
     lambda own, mean, std: {"net": {**{f"model.{name}": value for name, value in own.items()},
                                     "normalize.mu": mean.view(1, 3, 1, 1), "normalize.sigma": std.view(1, 3, 1, 1)}},
+    lambda own, mean, std: {**{f"module.{name}": value for name, value in own.items()}, "module.normalize.mean": mean,
+                            "module.normalize.std": std},
     lambda own, mean, std: {**own, "mean": 255 * mean, "std": 255 * std}])
 def test_a_layer_that_normalizes_before_the_network_is_read(tmp_path, wrap):
     mean, std = torch.tensor([0.5, 0.25, 0.125]), torch.tensor([0.25, 0.5, 1.0])
