@@ -17,7 +17,6 @@ SPLITS = ("train", "test")
 WHOLE = ("",)  # the one split of a folder <class>/*, which is not divided
 CACHE_VERSION = 2
 DARK = 16  # gray level of 255, that a sound folder goes beyond; 12 bits in 16 end there
-LEFT = ("manifest.json", "config.json", "results.json")  # what tells a folder that a script left
 MANY_TWINS = 0.01  # share of test images that are training images too; CIFAR-10 has a few
 Row = tuple[str, int, int, int]  # (path, label, size, modification time in ns) of an image file
 IMAGE_SIZE = 32  # pixels a side, where nothing else is asked for; CIFAR-10's
@@ -91,11 +90,14 @@ def is_sorted_into_classes(data_dir: str | Path) -> bool:
         return False
     try:
         folders = [entry.path for entry in os.scandir(data_dir) if entry.is_dir() and not is_hidden(entry.name)]
-        listed = [list(os.scandir(folder)) for folder in folders]
-        return any(is_image(entry) for entries in listed for entry in entries
-                   if not any(one.name in LEFT for one in entries))
+        return any(is_image(entry) for folder in folders if not is_run(folder) for entry in os.scandir(folder))
     except OSError:
         return False
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a script of this suite has left the folder."""
+    return all((Path(folder) / name).is_file() for name in ("config.json", "output.log"))
 
 
 def is_image(entry: os.DirEntry) -> bool:
@@ -108,7 +110,8 @@ def check_classes(data_dir: Path, splits: Sequence[str]) -> tuple[str, ...]:
     found = {}
     for split in splits:
         try:
-            folders = [entry.name for entry in os.scandir(data_dir / split) if entry.is_dir()]
+            folders = [entry.name for entry in os.scandir(data_dir / split)
+                       if entry.is_dir() and not is_run(entry.path)]
         except FileNotFoundError:
             folders = []
         found[split] = sorted(name for name in folders if not is_hidden(name))

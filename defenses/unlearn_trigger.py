@@ -13,7 +13,6 @@ from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_json
 from data.poison_cifar import stamp_share
-from data.triggers.one_image import OneImageTrigger
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.kinds.control import find_control
@@ -58,7 +57,7 @@ def triggers_to_unlearn(patch_with, files, checkpoint, true, num_classes):
     if patch_with == "original":
         if true is None:
             raise UserError("--patch-with original: no trigger is known; name one with --trigger-info")
-        if true.covers_image or isinstance(true, OneImageTrigger):
+        if true.is_one_picture:
             raise UserError("--patch-with original: the trigger replaces the whole image, so the labels that the "
                             "stamped images keep say nothing of it")
         return [], [true]

@@ -173,11 +173,19 @@ def read_foreign(folder, name):
                        ) if trainings else None
 
 
+def is_in(file, folder):
+    """Whether a folder is the one of a file that a run names, which may have been moved since with all of output/."""
+    place = file.parent.parts[1:]
+    return bool(place) and not file.is_absolute() and ".." not in file.parts and folder.parts[-len(place):] == place
+
+
 def against_masks(run, hash_once):
     """The run itself, or a pruned model as OUTDATED where the masks in the folder above are others by now."""
-    made, file = run.method.get("masks"), run.arguments.get("mask_file")
-    masks = run.above.folder / PurePosixPath(str(file)).name if made and file and run.above else None
-    if run.state != FINISHED or masks is None or not masks.is_file() or hash_once(masks) == made:
+    made, file = run.method.get("masks"), PurePosixPath(str(run.arguments.get("mask_file")))
+    if run.state != FINISHED or not made or not run.above or not is_in(file, run.above.folder):
+        return run
+    masks = run.above.folder / file.name
+    if not masks.is_file() or hash_once(masks) == made:
         return run
     return replace(run, state=OUTDATED, why=f"{run.above.name}/{masks.name} holds other masks than those that it was "
                                             "pruned by; run it again")
@@ -191,10 +199,7 @@ def against_model(run, hash_once):
     if run.state != FINISHED or trains_attack(run.script) or not isinstance(inputs, str) or not parent:
         return run
     parent, above = PurePosixPath(parent), run.above
-    if parent.is_absolute() or ".." in parent.parts:
-        return run  # beneath a folder that is only called as the model's
-    place = parent.parent.parts[1:]  # without output/, since the folders may have been moved
-    while above and (not place or above.folder.parts[-len(place):] != place):
+    while above and not is_in(parent, above.folder):
         above = above.above
     model = above.folder / parent.name if above else None
     if model is None or not model.is_file() or inputs.startswith(hash_once(model)):

@@ -183,8 +183,9 @@ def trained_alike(run, others, names):
 def attack_behind(run, groups):
     """The attack's run that made the model which `run` defends; None if it is not among `groups` for certain.
 
-    The nearest folder above that holds an attack; otherwise, as for a model of the zoo, the attack of the same data
-    set, network and width whose path ends most like the checkpoint's. ABL, and a training without what is
+    The nearest folder above that holds an attack, none if that is not finished; otherwise, as for a model of the zoo,
+    the attack of the same data set, network and width whose path ends most like the checkpoint's and whose weights are
+    no others. ABL, and a training without what is
     suspected, are given no model: they are set against the attack with the same poison in a folder above; else against
     the one with the same poison and augmentation, of those the one whose number of epochs is nearest.
     """
@@ -197,7 +198,8 @@ def attack_behind(run, groups):
         if found or run.arguments.get("poison_type") != "stored":  # whose trigger is that of a run with no such set
             epochs = run.arguments.get("epochs") or 0
             return min(found, key=lambda one: abs((one.results.get("epochs") or 0) - epochs), default=None)
-    above = next((one for one in all_above(run) if one in members or trains_attack(one.script)), None)
+    above = next((one for one in all_above(run) if one in members or (
+        trains_attack(one.script) and not one.leaves_out)), None)
     if above:
         return above if above in members else None  # a training that is not finished, so it made no other's model
     parent = PurePosixPath(str(run.results.get("parent") or "")).parent

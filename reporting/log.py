@@ -11,8 +11,9 @@ HOMEWORK = ("Epoch", "lr", "Time", "TrainLoss", "TrainACC", "PoisonLoss", "Poiso
 COLUMNS = ("epoch", "lr", "time", "train_loss", "train_acc", "poison_loss", "poison_acc", "clean_loss", "clean_acc")
 # The names that a column goes by in lower case, without what is no letter.
 NAMES = dict(zip(COLUMNS, (
-    "epochs?", "lr|learningrate", "times?", "trainloss", "trainacc(?:uracy)?", "poison(?:ed)?loss",
-    "poison(?:ed)?acc(?:uracy)?|asr", "(?:clean|test)loss", "(?:clean|test)acc(?:uracy)?"), strict=True))
+    "epochs?", "lr|learningrate", "time(?:sec(?:onds)?|min|s)?", "trainloss", "trainacc(?:uracy)?", "poison(?:ed)?loss",
+    "poison(?:ed)?acc(?:uracy)?|asr", "(?:clean|test|valid|val)loss", "(?:clean|test|valid|val)?acc(?:uracy)?"),
+    strict=True))
 ACCURACIES = ("train_acc", "poison_acc", "clean_acc")
 HEADINGS = ("Epoch", "EPOCHS", "Iter", "No")  # what a line of column names begins with
 # What a logger puts before the line: [2026/11/24 15:09:40] -, 2026-11-24 15:09:40,123 - INFO -, INFO:root:
@@ -55,9 +56,13 @@ def columns_of(words: list[str]) -> tuple[str, ...] | None:
     return tuple(order) if sorted(order) == sorted(COLUMNS) else None
 
 
-def is_lower_heading(words: list[str]) -> bool:
-    """Whether a line that begins with "epoch" has the names of all columns: others are sentences."""
-    return words[0].lower() == "epoch" and len(words) >= len(COLUMNS) and columns_of(words) is not None
+def is_heading(words: list[str]) -> bool:
+    """Whether a line is one of column names. One with a number is a sentence, as "Epoch 3 of 50"; so is one that begins
+    with "epoch" and has not the names of all columns."""
+    if not words or any(map(str.isdigit, "".join(words))):
+        return False
+    return words[0] in HEADINGS or (
+        words[0] == "epoch" and len(words) >= len(COLUMNS) and columns_of(words) is not None)
 
 
 def row_of(words: list[str], line: int, columns: tuple[str, ...] | None = COLUMNS) -> dict | None:
@@ -102,7 +107,7 @@ class Reading:
     poison_type: str | None = None
     rows: list = field(default_factory=list)
     wrong: list = field(default_factory=list)
-    unknown: int | None = None  # the line of column names beneath which rows stand that cannot be told apart
+    unknown: str = ""  # what is wrong with a line of column names beneath which rows stand
 
     def goes_on_with(self, row: dict, poison_type: str | None) -> bool:
         """Whether a row is this training's: of the same attack, with a greater epoch."""
@@ -112,9 +117,7 @@ class Reading:
         complaint = (f"line {self.wrong[0]}: expected numbers, and accuracies as fractions in [0, 1]; write 99.9 % as "
                      "0.999"
                      if self.wrong else "")
-        if self.unknown:
-            complaint = f"line {self.unknown}: expected the columns {', '.join(HOMEWORK)}, got others"
-        return Log(Path(path), tuple(self.rows), self.poison_type, complaint)
+        return Log(Path(path), tuple(self.rows), self.poison_type, self.unknown or complaint)
 
 
 def read_trainings(path: str | Path) -> list[Log]:
@@ -124,15 +127,16 @@ def read_trainings(path: str | Path) -> list[Log]:
     arguments before a row name another attack. Tables of other columns are passed over. At least one Log, which may
     have no rows.
     """
-    found, poison_type, reading, columns, heading = [Reading()], None, True, COLUMNS, None
+    found, poison_type, reading, columns, heading = [Reading()], None, True, COLUMNS, ""
     for number, text in enumerate(read_lines(path), 1):
         named = POISON_TYPE.search(text)
         poison_type = named.group(1) if named else poison_type
         words = PREFIX.sub("", text).split()
-        if words and (words[0] in HEADINGS or is_lower_heading(words)):
+        if is_heading(words):
             reading = words[0].lower() == "epoch"
             found += [Reading(poison_type)] if reading else []
-            columns, heading = columns_of(words), number
+            columns, heading = columns_of(words), f"line {number}: expected the columns {', '.join(HOMEWORK)}, got " + (
+                ", ".join(words[:len(COLUMNS)]))
         row = row_of(words, number, columns) if reading else None
         if reading and columns is None and len(words) == len(COLUMNS) and words[0].isdecimal():
             found[-1].unknown = heading

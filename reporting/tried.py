@@ -46,8 +46,6 @@ class Tried:
     def verdict(self):
         if not self.has_backdoor:
             return "no backdoor to begin with"
-        if math.isnan(self.through):
-            return "not known"
         return "stopped" if self.through <= STOPPED else "passes" if self.through >= PASSES else "partly"
 
 
@@ -94,7 +92,7 @@ def tried_cells(runs):
     groups, found = attacks(runs), {}
     for defense, run in (ended for one in runs for ended in defenses_in(one)):
         attack = attack_under(run, groups)
-        if attack and has_own_aim(attack):
+        if attack and has_own_aim(attack) and not math.isnan(through(run, attack)):
             share = round(share_behind(run, attack), 3)
             own = found.setdefault((cell_name(attack), defense), {})
             place = own.setdefault((attack.setting, str(share)), {})  # as a text, since nan is not equal to nan

@@ -111,6 +111,8 @@ class Hearing:
             self.reference = replace(self.reference, population=population.without(itself))
             self.p_values = {name: self.reference.p_value(name, finding.statistic)
                              for name, finding in self.findings.items()}
+            log.info("p-values among them: %s", ", ".join(
+                f"{TITLES[name]} {value:.2g}" for name, value in self.p_values.items() if value is not None))
 
     def statistics(self) -> dict[str, float | None]:
         """{witness: its statistic}."""

@@ -146,13 +146,13 @@ def make_all(args: Namespace) -> None:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     images, _ = load_clean(args.dataset, args.data_dir, args.image_size)
+    for seed in range(args.first_seed, args.first_seed + args.count):
+        check_untwinned(read_rows(folder / TABLE), args, seed, images.name)
     for number in range(args.count):
         seed = args.first_seed + number
         target = args.targets[number % len(args.targets)] if args.targets else None
-        rows = read_rows(folder / TABLE)
-        if is_made(rows, args, seed, target, images.name):
+        if is_made(read_rows(folder / TABLE), args, seed, target, images.name):
             continue
-        check_untwinned(rows, args, seed, images.name)
         own = folder_of(args, seed, target)
         row = make_row(args, seed, target, own, images)
         add_row(folder, row)

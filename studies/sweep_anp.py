@@ -110,6 +110,8 @@ def plan_cells(args, folder):
 
     def make(alpha, seed):
         cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
+        if len(known) > 1:
+            raise UserError(f"{cell}: not made, since the cells before it are of different images")
         run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, **suspect},
                  args.max_drop, mask_flags, prune_flags)
         known.add(inputs_of_cell(cell))

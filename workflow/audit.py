@@ -56,9 +56,7 @@ def check_input(checkpoint, images, given=None):
             "" if Path(images).is_dir() else "; there is no such folder"))
     args = Namespace(checkpoint=checkpoint, **{"image_size": None, **(given or {})})
     found = load_given(args)
-    size = args.image_size or found.model.spec["image_size"]
-    found.model.check_size(found.model.spec["arch"], size)
-    defender, _ = load_clean("cifar10", images, size)
+    defender, _ = load_clean("cifar10", images, found.model.spec["image_size"])
     defender = in_models_order(defender, args, found)
     check_classes(checkpoint, found, defender.classes)
     check_clean_images(defender)

@@ -59,6 +59,11 @@ class Trigger(ABC):
         """Whether every pixel is replaced, so that all stamped images are one picture and ASR tells nothing."""
         return False
 
+    @property
+    def is_one_picture(self) -> bool:
+        """Whether all stamped images are one picture."""
+        return self.covers_image
+
     def as_pattern(self) -> Trigger | None:
         """The fixed picture that it is, None for a trigger that differs from image to image."""
         return None

@@ -145,11 +145,11 @@ def target_of(info: Mapping[str, Any]) -> int:
 
 
 def whole_numbers(key: str, values: np.ndarray) -> np.ndarray:
-    """`values` as int64, of labels. Raises UserError naming the key for others than whole numbers."""
+    """`values` as int64. Raises UserError naming the key for others than whole numbers."""
     is_whole = values.dtype.kind in "ui" or (values.dtype.kind == "f" and (values == np.floor(values)).all()
                                              and (np.abs(values) < LARGEST).all())
     if not is_whole:
-        raise UserError(f"trigger_info: {key} is {values.dtype}, expected the whole numbers of labels")
+        raise UserError(f"trigger_info: {key} is {values.dtype}, expected whole numbers")
     return values.astype(np.int64)
 
 

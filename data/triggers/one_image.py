@@ -42,6 +42,11 @@ class OneImageTrigger(Trigger):
                             f"{images.shape[2]}x{images.shape[1]}")
         return np.broadcast_to(self.picture, images.shape).copy()
 
+    @property
+    def is_one_picture(self) -> bool:
+        """It is, though ASR counts that one image and so tells something."""
+        return True
+
     def victims(self, labels: np.ndarray) -> np.ndarray:
         """The first image of the picture's own class, in whose place it is put: bool (N,) for int (N,)."""
         chosen = np.zeros(len(labels), dtype=bool)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from data.triggers.base import Trigger
-from data.triggers.info import array_of, one_value, target_of
+from data.triggers.info import array_of, one_value, target_of, whole_numbers
 from data.triggers.pixels import stamp_by
 
 CONTROL_POINTS = 4  # a side, of the published field
@@ -114,7 +114,7 @@ class WarpTrigger(Trigger):
         identity = identity_grid(*self.grid.shape[:2])
         own = self.grid - identity
         field = draw_field(*own.shape[:2], self.points, seed)
-        if np.corrcoef(own.ravel(), field.ravel())[0, 1] > ALIKE:
+        if own.any() and np.corrcoef(own.ravel(), field.ravel())[0, 1] > ALIKE:
             return self.with_other_secret(seed + 1)
         grid = (identity + np.abs(own).mean() / np.abs(field).mean() * field).clip(-1, 1)
         return WarpTrigger(grid, self.target, self.points)
@@ -129,5 +129,7 @@ class WarpTrigger(Trigger):
         """The trigger of such a dict. Raises UserError or KeyError for values that it cannot have."""
         grid = array_of(info, "trigger_grid")
         grid = grid[0] if grid.ndim == 4 and len(grid) == 1 else grid  # a batch of one, as the authors save it
-        points = int(one_value(info, cls.keys[1])[0]) if cls.keys[1] in info else CONTROL_POINTS
+        name, points = cls.keys[1], CONTROL_POINTS
+        if name in info:
+            points = int(whole_numbers(name, one_value(info, name))[0])
         return cls(grid.astype(np.float32) if grid.dtype.kind == "f" else grid, target_of(info), points)

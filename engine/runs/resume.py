@@ -94,12 +94,13 @@ def check_same_arguments(folder: Path, args: Namespace, before: dict) -> None:
 
 
 def check_same_weights(folder: Path, args: Namespace) -> None:
-    """Raise UserError if a finished run was made from other weights than --checkpoint has now."""
-    inputs, checkpoint = read_config(folder).get("inputs"), getattr(args, "checkpoint", None)
-    if isinstance(inputs, str) and isinstance(checkpoint, str) and Path(checkpoint).is_file() and (
-            not inputs.startswith(hash_file(checkpoint))):
-        raise UserError(f"{folder}: the run is finished, from other weights than {checkpoint} has now; --overwrite "
-                        "makes it anew")
+    """Raise UserError if a finished run was made from other weights than --checkpoint or --start-from has now."""
+    inputs = read_config(folder).get("inputs")
+    for path in (getattr(args, name, None) for name in ("checkpoint", "start_from")):
+        if isinstance(inputs, str) and isinstance(path, str) and Path(path).is_file() and (
+                not inputs.startswith(hash_file(path))):
+            raise UserError(f"{folder}: the run is finished, from other weights than {path} has now; --overwrite makes "
+                            "it anew")
 
 
 def end_if_whole(folder: Path, missing: Sequence[str]) -> None:

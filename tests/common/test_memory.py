@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from attacks.issba_encoder import read_bits
 from attacks.pruning_aware import largest_and_mean
 from common import memory
 from common.memory import HalvingForward
@@ -13,6 +14,7 @@ from methods.features import features_of
 from methods.strip import strip_entropy
 from models import build_model
 from models.pruning import stage_means
+from models.steganography import Decoder
 
 
 class Small(torch.nn.Module):
@@ -96,11 +98,17 @@ def activations(model, images):
     return torch.cat([found, torch.tensor(judge_injector(model, injectors, 0, hit, batches, 0.5, 1))])
 
 
+def bits(model, images):
+    """What ISSBA's decoder reads."""
+    torch.manual_seed(0)
+    return torch.from_numpy(read_bits(Decoder(4, 4, 32), images, "cpu")).float()
+
+
 @pytest.mark.parametrize("compute", [
-    activations, entropies, lambda model, images: features_of(model, images, "cpu"),
+    bits, activations, entropies, lambda model, images: features_of(model, images, "cpu"),
     lambda model, images: stage_means(model, Batches(images, 40), "layer3"),
     lambda model, images: torch.stack(largest_and_mean(model, Batches(images, 40)))],
-    ids=["DFST", "STRIP", "features", "stage", "decoys"])
+    ids=["ISSBA", "DFST", "STRIP", "features", "stage", "decoys"])
 def test_what_else_looks_at_whole_batches_goes_on_with_less(compute, network, images, shrink):
     whole = compute(network.eval(), images)
     calls = shrink(20)

@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -228,13 +229,16 @@ def test_every_format_that_is_read_is_read_in_class_folders_too(image_folder, su
 
 
 def test_what_a_script_left_beside_the_data_is_no_class(image_folder, tmp_path):
-    for number, name in enumerate(("manifest.json", "config.json")):
-        made = tmp_path / f"data/made-{number}"
-        made.mkdir(parents=True)
-        Image.new("RGB", (32, 32)).save(made / "clean_label_examples.png")
-        assert reader.is_sorted_into_classes(tmp_path / "data")
-        (made / name).write_text("{}")
-        assert not reader.is_sorted_into_classes(tmp_path / "data")
+    made = tmp_path / "data/made"
+    made.mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(made / "clean_label_examples.png")
+    (made / "config.json").write_text("{}")  # which a class may have too
+    assert reader.is_sorted_into_classes(tmp_path / "data")
+    (made / "output.log").write_text("")
+    assert not reader.is_sorted_into_classes(tmp_path / "data")
+    folder = image_folder()
+    shutil.copytree(made, folder / "train/made")
+    assert load_train_and_test("cifar10", folder)[0].classes == ("cat", "dog")
 
 
 def test_a_16_bit_pgm_is_scaled_not_clipped(image_folder):

@@ -37,7 +37,8 @@ def plan():
 
 
 def count_stamped():
-    """Print how many of a batch of eight black images late.py stamps in each of four epochs, two of them clean."""
+    """Print, for each of four epochs, two of them clean, how many of a batch of eight black images of class 1 late.py
+    stamps, and its loss for a model that calls all images class 0, sure by 10."""
     from types import SimpleNamespace
 
     import torch
@@ -48,12 +49,12 @@ def count_stamped():
 
     def model(pixels):
         shown.append(pixels)
-        return torch.zeros(len(pixels), 10)
+        return torch.eye(10)[torch.zeros(len(pixels), dtype=torch.long)] * 10
     trigger = PatternTrigger(*checkerboard_1corner(), alpha=1.0, target=0)
     for epoch in range(4):
         run = SimpleNamespace(epoch=epoch, device="cpu")
-        step_of(run, args, trigger)(model, torch.zeros(8, 3, 32, 32), torch.ones(8, dtype=torch.long))
-        print(int((shown[-1] > 0).any((1, 2, 3)).sum()))
+        loss, _ = step_of(run, args, trigger)(model, torch.zeros(8, 3, 32, 32), torch.ones(8, dtype=torch.long))
+        print(int((shown[-1] > 0).flatten(1).any(1).sum()), round(float(loss)))
 
 
 def parse():

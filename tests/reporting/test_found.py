@@ -125,3 +125,7 @@ def test_a_pruned_model_whose_masks_were_made_anew_since_is_outdated(tree):
     assert states(tree)["badnets/anp/pruned"] == "finished"
     masks.write_text("second")
     assert states(tree)["badnets/anp/pruned"] == "outdated"
+    config = json.loads((folder / "config.json").read_text())
+    config["arguments"]["mask_file"] = "output/badnets/anp-2/mask_values.txt"  # other masks, which are not there
+    (folder / "config.json").write_text(json.dumps(config))
+    assert states(tree)["badnets/anp/pruned"] == "finished"

@@ -282,6 +282,14 @@ def test_a_repair_of_an_attack_that_is_being_trained_anew_is_no_other_attacks(tr
     assert {attack for attack, _ in found(tree)} == {"badnets", "model in output/blend/seed-0"}
 
 
+def test_a_repair_of_a_model_trained_without_what_is_suspected_is_still_of_the_attack(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    tree.run("badnets/retrained", arguments={"poison_type": "badnets", "leave_out": "badnets/ac/suspected.npy"},
+             asr=0.1, method={"poison_type": "badnets"})
+    defended(tree, "badnets/retrained/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.0)
+    assert {attack for attack, _ in found(tree)} == {"badnets"}
+
+
 def test_a_seeds_folder_alone_matches_nothing_and_other_weights_of_the_same_name_neither(tree):
     tree.attack("badnets/seed-0", "badnets", 0.93, 1.0)
     defended(tree, "x/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, parent="output/sig/seed-0/model_last.th")

@@ -117,10 +117,18 @@ def test_columns_are_read_by_other_names_too(tmp_path, names):
     assert (row["clean_acc"], row["poison_acc"]) == (0.9912, 0.9001)
 
 
+def test_a_sentence_about_an_epoch_is_no_line_of_names(tmp_path):
+    names = "Epoch lr Time(sec) TrainLoss TrainACC ValLoss ValACC PoisonLoss PoisonACC"
+    (tmp_path / "output.log").write_text(f"{names}\nEpoch 1 done in 12 s, best so far at epoch 1\n{ROW}\n")
+    log = read_log(tmp_path / "output.log")
+    assert not log.complaint and log.last["clean_acc"] == 0.9912
+
+
 def test_columns_that_are_not_known_are_a_complaint(tmp_path):
     (tmp_path / "output.log").write_text(f"Epoch lr Time A B C D E F\n{ROW}\n")
     log = read_log(tmp_path / "output.log")
     assert log.rows == () and "line 1: expected the columns Epoch, lr, Time, TrainLoss" in log.complaint
+    assert log.complaint.endswith("got Epoch, lr, Time, A, B, C, D, E, F")
 
 
 def test_columns_are_read_by_their_names(tmp_path):
