@@ -50,7 +50,7 @@ def figures(tried):
     if first.is_repair:
         pairs = [(f"{asr:.1f}", f"{after['asr']:.1f}"), (f"{acc:.1f}", f"{after['acc']:.1f}")]
         unchanged = ", unchanged" if all(old == new for old, new in pairs) else ""
-        return "ASR {} to {}, ACC {} to {}".format(*pairs[0], *pairs[1]) + unchanged
+        return "ASR {} to {}, ACC {} to {}".format(*pairs[0], *pairs[1]) + unchanged + on_isolation(tried.runs)
     shares = [name for name in ("far", "frr", "recall", "precision") if name in first.method]
     if shares:
         means = {name: mean(100 * run.share(name, run.method) for run in tried.runs) for name in shares}
@@ -60,6 +60,15 @@ def figures(tried):
     if count > 1:
         return f"target named in {named} of {count}"
     return "target named" if named else "another class named" if first.method.get("targets") else "target not named"
+
+
+def on_isolation(runs):
+    """What ABL's runs had isolated, and what was left before they unlearned it, in words; "" for another defense."""
+    if not runs[0].method.get("filtered"):
+        return ""
+    precision, asr = (mean(100 * run.share(name, of) for run, of in zip(runs, own, strict=True)) for name, own in (
+        ("precision", [run.method for run in runs]), ("asr", [run.method["filtered"] for run in runs])))
+    return f" (of what it isolated {precision:.0f} % was poisoned; ASR {asr:.1f} before it unlearned that)"
 
 
 def in_words(tried, folder):

@@ -231,6 +231,13 @@ def test_the_command_takes_several_folders_and_links_from_where_the_page_lies(tr
     assert "cells are not run yet" in capsys.readouterr().out
 
 
+def test_abls_cells_say_what_it_isolated_and_what_was_left_before_it_unlearned(tree, rows):
+    attack(tree, "badnets", "badnets")
+    tree.run("badnets/abl", "defenses.abl", asr=0.02, method={
+        "name": "ABL", "precision": share(0.25), "filtered": {"acc": share(0.9), "asr": share(0.03)}})
+    assert "(of what it isolated 25 % was poisoned; ASR 3.0 before it unlearned that)" in rows("abl").text(tree.root)
+
+
 def test_an_asr_that_nobody_measured_is_no_cell(tree):
     attack(tree, "badnets", "badnets")
     tree.run("badnets/clp", "defenses.clp", method={"name": "CLP"}, asr=0.5)
