@@ -33,8 +33,10 @@ def variants(clean, own, trigger, seed):
     All images are uint8 (N, 32, 32, 3).
     """
     residuals = own.astype(np.int16) - clean
-    made = {"own": own, "another image's": paste(clean, residuals[swapped(len(clean), seed)]),
-            "the mean": paste(clean, residuals.mean(axis=0))}
+    made = {"own": own}
+    if len(clean) > 1:  # one alone has no other
+        made["another image's"] = paste(clean, residuals[swapped(len(clean), seed)])
+    made["the mean"] = paste(clean, residuals.mean(axis=0))
     other = trigger.with_other_secret(seed)
     if other is not None:
         made["another secret's"] = other.stamp(clean)
@@ -84,9 +86,6 @@ def main(argv=None):
         if trigger is None:
             raise UserError(f"{args.checkpoint}: no trigger lies beside it; name one with --trigger-info")
         victims = test.clean_images.subset(test.victims)
-        if len(victims) < 2:
-            raise UserError("expected at least two images that the trigger is meant for, since each gets another one's "
-                            f"residual; got {len(victims)}")
         images, residuals = variants(victims.data, test.triggered_images.data, trigger, args.seed)
 
         run.begin(suspect)
