@@ -144,6 +144,13 @@ def test_abl_is_set_against_the_attack_above_it_with_the_same_poison_though_it_w
     assert sum(kind == "ABL" for _, kind in found(tree)) == 2  # that of another rate is of no attack here
 
 
+def test_abl_is_set_against_the_training_of_its_own_seed(tree):
+    for seed, acc in enumerate((0.94, 0.92)):
+        tree.attack(f"badnets/seed-{seed}", "badnets", acc, 1.0, seed=seed, poison_rate=0.1, crop_padding=4)
+    abl(tree, "x/abl", seed=1)
+    assert found(tree)["badnets", "ABL"].before[0] == pytest.approx((92, 100))
+
+
 def test_abl_is_not_set_against_other_images_another_recipe_or_a_fine_tuning(tree):
     tree.attack("strong", "badnets", 0.95, 1.0, poison_rate=0.1, crop_padding=4, cutout=8, label_smoothing=0.1)
     tree.attack("tuned", "badnets", 0.9, 0.1, poison_rate=0.1, crop_padding=4, start_from="benign/model_last.th")
