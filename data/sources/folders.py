@@ -26,8 +26,9 @@ def check_folder(dataset: str, data_dir: str | Path) -> None:
     found = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in path.iterdir()
                    if not is_hidden(entry.name) and entry.name not in (*source.places, *source.archives))
     is_meant = any(name.rstrip("/").lower() in LIKE_SPLITS and name.endswith("/") for name in found)
-    is_there = source.is_in(path) or any((path / name).exists() for name in source.archives)
-    if found and (is_meant or not (is_default or is_there)):
+    if any((path / name).exists() for name in source.archives):  # beside which other files, such as archives, may lie
+        found = [name for name in found if name.endswith("/")]
+    if found and (is_meant or not (is_default or source.is_in(path))):
         raise UserError(f"--data-dir {data_dir}: expected {layouts(dataset)}; found {in_short(found)}"
                         f"{hint(dataset, path)}")
 

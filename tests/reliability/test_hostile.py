@@ -206,7 +206,7 @@ def test_an_archive_with_a_second_directory_is_refused(spoilt, whole):
 def test_values_that_stand_for_more_than_memory_holds_are_refused(value, spoilt):
     lists = [0] * 1000
     made = {"lists": [[lists] * 1000] * 1000, "expanded": torch.zeros(1, dtype=torch.int64).expand(10**10),
-            "large": torch.zeros(2**21)}[value]
+            "large": torch.zeros(2**22)}[value]
     for key in ("trigger_pattern", "poison_target", "trigger_mask"):
         content = io.BytesIO()
         torch.save({"trigger_pattern": np.zeros((1, 32, 32, 3), np.uint8), "trigger_mask": np.ones((1, 32, 32, 1)),
