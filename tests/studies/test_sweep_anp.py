@@ -85,7 +85,8 @@ def test_a_folder_with_a_run_is_refused(small_run, refused):
 
 
 @pytest.mark.long
-def test_cells_of_other_weights_are_refused(small_run, learned_run, tmp_path, refused):
+def test_cells_of_other_weights_are_refused(small_run, learned_run, tmp_path, refused, monkeypatch):
+    stay(monkeypatch)
     model = tmp_path / "model_last.th"
     model.write_bytes((small_run / "model_last.th").read_bytes())
     flags = ["--checkpoint", model, "--dataset", "digits", "--val-frac", "0.05", "--alphas", "1", "--seeds", "1",
