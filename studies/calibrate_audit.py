@@ -146,8 +146,9 @@ def make_all(args: Namespace) -> None:
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     images, _ = load_clean(args.dataset, args.data_dir, args.image_size)
+    rows = read_rows(folder / TABLE)
     for seed in range(args.first_seed, args.first_seed + args.count):
-        check_untwinned(read_rows(folder / TABLE), args, seed, images.name)
+        check_untwinned(rows, args, seed, images.name)
     for number in range(args.count):
         seed = args.first_seed + number
         target = args.targets[number % len(args.targets)] if args.targets else None

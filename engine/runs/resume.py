@@ -38,9 +38,10 @@ def check_folder(folder: Path, args: Namespace, leaves: Sequence[str], other_lea
         return
     if not resumes:
         refuse_to_replace(folder, args, present[0])
-    check_same_arguments(folder, args, read_config(folder)["arguments"])
+    config = read_config(folder)
+    check_same_arguments(folder, args, config["arguments"])
     if "results.json" in present:
-        check_same_weights(folder, args)
+        check_same_weights(folder, args, config.get("inputs"))
         end_if_whole(folder, [name for name in leaves if name not in present])
 
 
@@ -93,9 +94,9 @@ def check_same_arguments(folder: Path, args: Namespace, before: dict) -> None:
         raise UserError(f"{folder}: --resume needs the arguments that the run began with: {'; '.join(changed)}")
 
 
-def check_same_weights(folder: Path, args: Namespace) -> None:
-    """Raise UserError if a finished run was made from other weights than --checkpoint or --start-from has now."""
-    inputs = read_config(folder).get("inputs")
+def check_same_weights(folder: Path, args: Namespace, inputs: str | None) -> None:
+    """Raise UserError if a finished run on `inputs` was made from other weights than --checkpoint or --start-from has
+    now."""
     for path in (getattr(args, name, None) for name in ("checkpoint", "start_from")):
         if isinstance(inputs, str) and isinstance(path, str) and Path(path).is_file() and (
                 not inputs.startswith(hash_file(path))):
