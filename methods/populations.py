@@ -20,10 +20,11 @@ from methods.witnesses import CHANNELS, CLEANSE, MARGINS, WITNESSES
 
 TABLE = Path(__file__).resolve().parent.parent / "results/audit/rates.csv"
 CALIBRATE, TEST, BENIGN = "calibrate", "test", "benign"
+SEEN = "yes"  # in the column "seen"
 LEARNED = 0.5  # ASR from which an attack has taken hold
 SAME = 0.005  # relative difference up to which CLP's and MM-BD's statistics, both, are those of one and the same model
 COLUMNS = ("population", "dataset", "arch", "width", "image_size", "classes", "settings", "attack", "target",
-           "training", "seed", "acc", "asr", *WITNESSES, "margins_label", "cleanse_labels", "flagged",
+           "training", "seed", "seen", "acc", "asr", *WITNESSES, "margins_label", "cleanse_labels", "flagged",
            *(f"p_{name}" for name in WITNESSES), "combined", "verdict", "target_named", "searches", "seconds_training",
            "seconds")
 
@@ -64,6 +65,7 @@ class Measured:
     """One model. channels, margins: statistics, None for a witness that had nothing to say. cleanse: the statistic
     after 1, 2, ... searches. margins_label, cleanse_labels: where these point. flagged: the label that Neural Cleanse
     by itself calls the target, by anomaly index and majority; None for none. training: the flags of its training.
+    seen: whether something of the audit was settled after its statistics had been looked at.
     """
 
     population: str
@@ -84,6 +86,7 @@ class Measured:
     flagged: int | None = None
     seconds_training: float = 0.0
     seconds: float = 0.0
+    seen: bool = False
 
     @property
     def is_reference(self) -> bool:
@@ -108,7 +111,7 @@ def parse_row(row: Mapping[str, str]) -> Measured:
         row["population"], row["dataset"], kind, row["settings"], row["attack"], number(row["target"], int),
         row["training"], int(row["seed"]), float(row["acc"]), number(row["asr"]), number(row[CHANNELS]),
         number(row[MARGINS]), lists[CLEANSE], number(row["margins_label"], int), lists["cleanse_labels"],
-        number(row["flagged"], int), float(row["seconds_training"]), float(row["seconds"]))
+        number(row["flagged"], int), float(row["seconds_training"]), float(row["seconds"]), row.get("seen") == SEEN)
 
 
 def read_rows(path: str | Path = TABLE) -> list[Measured]:
@@ -171,6 +174,10 @@ class Population:
     def without(self, row: Measured) -> Population:
         """The same without one of the rows."""
         return replace(self, rows=tuple(other for other in self.rows if other is not row))
+
+    def unseen(self) -> Population:
+        """The same without the test models that had been seen before the audit was settled."""
+        return replace(self, rows=tuple(row for row in self.rows if row.population != TEST or not row.seen))
 
     def other_than(self, statistics: Mapping[str, float | None]) -> Population:
         """The same without the test rows that were measured on the very model with these statistics, {witness: value}:
@@ -245,7 +252,7 @@ def as_row(row: Measured, weighed: Weighed) -> dict:
         return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
     own = {name: getattr(row, name) for name in COLUMNS if hasattr(row, name)}
     own |= {"arch": row.kind.arch, "width": row.kind.width, "image_size": row.kind.image_size,
-            "classes": row.kind.classes, CLEANSE: ";".join(map(text, row.cleanse)),
+            "classes": row.kind.classes, "seen": SEEN if row.seen else "", CLEANSE: ";".join(map(text, row.cleanse)),
             "cleanse_labels": ";".join(map(text, row.cleanse_labels))}
     said = weighed.judgement
     own |= {f"p_{name}": weighed.p_values.get(name) for name in WITNESSES}

@@ -7,6 +7,8 @@ from engine.measuring.evaluation import Proportion
 from methods.calibration import ALPHA
 from methods.populations import BENIGN, Population, missed_of
 
+FEW = 10  # benign models below which their number is called small
+
 
 def interval(count: int, n: int) -> str:
     """The 95 % Wilson interval of a share, in words."""
@@ -25,15 +27,19 @@ def error_in_words(row: dict) -> str:
 
 
 def in_words(population: Population | None, witnesses: Sequence[str], alpha: float = ALPHA,
-             own: Mapping[str, float | None] | None = None) -> tuple[str, list[dict]]:
+             own: Mapping[str, float | None] | None = None, of_its_kind: bool = True) -> tuple[str, list[dict]]:
     """(what the verdict of these witnesses rests on and how often it was wrong; Population.errors of it).
 
     own: {witness: statistic} of the audited model, which does not count where it is itself one of the table.
+    of_its_kind: whether the population is of the model's kind, and not merely the nearest one.
     """
     if population is None:
         return "Nothing is known of how often this verdict would be wrong.", []
     kind = f"{population.dataset}, {population.kind.words()}"
-    opening = (f"Compared with {len(population.reference)} benign models ({kind}), at a false-alarm rate of "
+    benign = len(population.reference)
+    few = ", so few that the p-values are rough" if benign < FEW else ""
+    against = "Compared with" if of_its_kind else "The nearest that have been measured are"
+    opening = (f"{against} {benign} benign models ({kind}){few}, at a false-alarm rate of "
                f"{100 * alpha:g} %")
     others = population.other_than(own or {})
     left_out = "" if others.rows == population.rows else " This model is itself in the table, and not counted."
@@ -45,7 +51,21 @@ def in_words(population: Population | None, witnesses: Sequence[str], alpha: flo
     attacked = errors[1:] if has_benign else errors
     if attacked:
         parts.append(all_in_words(attacked))
-    return f"{opening}. On other models of that kind: {'; '.join(parts)}.{left_out}", errors
+    unseen = "" if others.unseen().rows == others.rows else unseen_in_words(others.unseen().errors(witnesses, alpha))
+    return f"{opening}. On other models of that kind: {'; '.join(parts)}.{unseen}{left_out}", errors
+
+
+def unseen_in_words(errors: Sequence[dict]) -> str:
+    """The entries of Population.errors of the models that were measured after the last choice, as a sentence with a
+    blank before it."""
+    alarms, benign = (sum(row[name] for row in errors if row["attack"] == BENIGN) for name in ("wrong", "models"))
+    missed, backdoored = missed_of(errors)
+    parts = [f"it suspected {alarms} of {benign} benign ones ({interval(alarms, benign)})" if benign else "",
+             f"it missed {missed} of {backdoored} with a backdoor ({interval(missed, backdoored)})" if backdoored
+             else ""]
+    counted = " and ".join(filter(None, parts))
+    return f" Among those measured after the audit was settled {counted}." if counted else (
+        " None of them was measured after the audit was settled.")
 
 
 def all_in_words(errors: Sequence[dict]) -> str:

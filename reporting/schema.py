@@ -161,6 +161,8 @@ class Heard(Method):
     target: Number | None
     target_class: str | None
     combined: Number | None
+    doubt: str | None = None
+    trust: str | None = None
 
 
 class Spec(Checked):

@@ -33,7 +33,7 @@ from engine.kinds.without_images import Subject, add_optional_data_flags, load_s
 from engine.runs import machine
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_trigger
-from methods.calibration import ALPHA, LEAST, UNDECIDED, Judgement, judge, needs_more
+from methods.calibration import ALPHA, GRAY, LEAST, UNDECIDED, Judgement, judge, needs_more
 from methods.populations import TABLE, Kind, Population, populations_of, read_rows
 from methods.trigger_search import Search, as_trigger
 from methods.trust import in_words
@@ -81,8 +81,8 @@ def find_reference(populations: Sequence[Population], kind: Kind, has_names: boo
     if dataset or (has_names and nearest.kind.classes == kind.classes):
         return Reference(nearest)
     why = "are of other classes" if has_names else "may be of other classes, since no names tell what this model's are"
-    return Reference(nearest, f"the nearest benign models that have been measured ({nearest.dataset}) {why}; "
-                              f"--population {nearest.dataset} takes them for the same")
+    return Reference(nearest, f"the nearest benign models that have been measured ({nearest.dataset}) {why}; only if "
+                              f"these are the same under other names, give --population {nearest.dataset}")
 
 
 class Hearing:
@@ -203,10 +203,13 @@ def choose(args: Namespace, subject: Subject) -> tuple[Reference, Settings]:
         raise UserError(f"{args.rates}: no such file; studies.calibrate_audit makes one")
     populations = populations_of(read_rows(args.rates or TABLE))
     has_names = subject.has_names and not all(map(str.isdecimal, subject.classes))  # digits of which data set?
-    dataset = args.population
+    dataset, known = args.population, {one.dataset for one in populations}
+    if dataset and dataset not in known:
+        raise UserError(f"--population {dataset}: no models of it in the table, which has "
+                        f"{', '.join(sorted(known)) or 'none'}")
     if not dataset and not has_names:
         said = (subject.images and subject.images.name, behind_model(args, "dataset", None))
-        dataset = next((name for name in said if name in {one.dataset for one in populations}), None)
+        dataset = next((name for name in said if name in known), None)
     fitting = [one for one in populations if is_measured_so(one, args)]
     reference = find_reference(fitting, kind, has_names, dataset)
     if not reference.population:
@@ -218,13 +221,17 @@ def choose(args: Namespace, subject: Subject) -> tuple[Reference, Settings]:
     return reference, settings
 
 
-def report(judgement: Judgement, trust: str, doubt: str | None, classes: Sequence[str]) -> None:
+def report(judgement: Judgement, trust: str, doubt: str | None, args: Namespace, classes: Sequence[str]) -> None:
     """The verdict as lines of the log."""
     if doubt:
         log.info("no verdict can be given: %s", doubt)
     log.info("%s", trust)
     target = f", target {called(judgement.target, classes)}" if judgement.target is not None else ""
     combined = "" if judgement.combined is None else f", combined p-value {judgement.combined:.2g}"
+    if combined and doubt:
+        combined = f" ({combined.removeprefix(', ')} if that did not matter)"
+    elif combined and judgement.verdict == UNDECIDED:
+        combined += f", between {args.alpha:g} and {GRAY * args.alpha:g}: rare among benign models, but not rare enough"
     log.info("verdict: %s%s%s", judgement.verdict, target, combined)
 
 
@@ -253,8 +260,9 @@ def main(argv=None):
             doubt = subject.suspect.doubt.words()
             judgement = replace(judgement, verdict=UNDECIDED, target=None)
         population = hearing.reference.population
-        trust, errors = in_words(population, tuple(hearing.findings), args.alpha, hearing.statistics())
-        report(judgement, trust, doubt, subject.classes)
+        trust, errors = in_words(population, tuple(hearing.findings), args.alpha, hearing.statistics(),
+                                 of_its_kind=not reference.doubt)
+        report(judgement, trust, doubt, args, subject.classes)
 
         write_table(run.folder / "witnesses.csv", COLUMNS, hearing.rows(judgement))
         cleanse = hearing.findings.get(CLEANSE)

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -45,7 +46,17 @@ from methods.populations import (
     write_rows,
 )
 from methods.trust import error_in_words, interval
-from methods.witnesses import Settings, channel_witness, cleanse_witness, margin_witness, search_triggers
+from methods.witnesses import (
+    CHANNELS,
+    MARGINS,
+    TITLES,
+    WITNESSES,
+    Settings,
+    channel_witness,
+    cleanse_witness,
+    margin_witness,
+    search_triggers,
+)
 
 TABLE = "rates.csv"
 MODELS = "models"  # folder of the models that are being made
@@ -171,15 +182,28 @@ def show(table: Path, alpha: float) -> None:
     for population in populations:
         print(f"{population.dataset}, {population.kind.words()}, {len(population.reference)} benign models to compare "
               f"with ({population.settings})")
-        for title, errors in ((f"audit at a false-alarm rate of {100 * alpha:g} %", population.errors(alpha=alpha)),
-                              ("without images", population.errors(("channels", "margins"), alpha)),
+        audit, unseen = f"audit at a false-alarm rate of {100 * alpha:g} %", population.unseen()
+        for title, errors in ((audit, population.errors(alpha=alpha)),
+                              ("without images", population.errors((CHANNELS, MARGINS), alpha)),
                               ("Neural Cleanse alone, by anomaly index and majority",
                                population.errors_of_cleanse_alone())):
             for row in errors:
                 print(f"  {title}: {error_in_words(row)}")
-            wrong, models = missed_of(errors)
-            if models:
-                print(f"  {title}: of all {models} backdoored ones it missed {wrong} ({interval(wrong, models)})")
+            show_sum(title, errors)
+        for witness in WITNESSES:
+            show_sum(f"{TITLES[witness]} alone, calibrated", population.errors((witness,), alpha), with_benign=True)
+        if unseen.rows != population.rows:
+            show_sum(f"{audit}, models measured after it was settled", unseen.errors(alpha=alpha), with_benign=True)
+
+
+def show_sum(title: str, errors: Sequence[dict], with_benign: bool = False) -> None:
+    """Print an entry of Population.errors for all attacks together, and that of benign models too."""
+    for row in errors:
+        if with_benign and row["attack"] == BENIGN:
+            print(f"  {title}: {error_in_words(row)}")
+    wrong, models = missed_of(errors)
+    if models:
+        print(f"  {title}: of all {models} backdoored ones it missed {wrong} ({interval(wrong, models)})")
 
 
 def parse_args(argv=None):

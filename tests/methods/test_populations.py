@@ -123,6 +123,25 @@ def test_trust_says_what_it_is_compared_with_and_the_intervals():
     assert len(errors) == 2
 
 
+def test_trust_counts_models_apart_that_no_choice_had_seen():
+    seen = [replace(row(50, "test", margins=20.0), seen=True), replace(row(51, "test", "sig"), seen=True)]
+    fresh = [row(52, "test"), row(53, "test", "badnets", margins=20.0)]
+    said, errors = in_words(population(*seen, *fresh), ("margins",))
+    assert errors[0]["models"] == 2 and "it suspected 1 of 2 benign ones" in said
+    assert said.endswith(" Among those measured after the audit was settled it suspected 0 of 1 benign ones (0 to 79 "
+                         "%) and it missed 0 of 1 with a backdoor (0 to 79 %).")
+    assert in_words(population(*seen), ("margins",))[0].endswith(" None of them was measured after the audit was "
+                                                                 "settled.")
+    assert "settled" not in in_words(population(*fresh), ("margins",))[0]
+
+
+def test_few_models_to_compare_with_are_called_few():
+    assert "so few that" not in in_words(population(), ("margins",))[0]
+    few, = populations_of(benign()[:9])
+    said, _ = in_words(few, ("margins",))
+    assert "9 benign models (digits, resnet18, width 16, 10 classes, 32 pixels), so few that the p-values are" in said
+
+
 def test_trust_says_what_has_not_been_counted_and_sums_up_many_attacks():
     attacked = [row(50 + seed, "test", name, margins=20.0 if seed else 1.0)
                 for seed, name in enumerate(("badnets", "blend", "sig"))]

@@ -86,7 +86,13 @@ def test_an_audit_without_repairs_is_listed_with_its_p_value(tree):
     table, = next(section for section in sections(tree, "") if section.title == "Audits").blocks
     assert [[cell.text for cell in row[2:]] for row in table.rows] == [
         ["suspect, target 3 (cat)", "0.00042"], ["undecided", "–"]]
-    tree.run("three/audit", "studies.audit", method={**heard, "combined": "much"})
+    for name in ("three", "four"):
+        tree.run(f"{name}/audit", "studies.audit", method={**heard, "doubt": None, "trust": TRUST})
+    tree.run("five/audit", "studies.audit", method={**heard, "doubt": "of other classes", "trust": TRUST})
+    table, *said = next(section for section in sections(tree, "") if section.title == "Audits").blocks
+    assert [row[3].text for row in table.rows] == ["–", "0.00042", "0.00042", "0.00042", "–"]
+    assert [str(text.words) for text in said] == ["five/audit: of other classes", f"four/audit, three/audit: {TRUST}"]
+    tree.run("six/audit", "studies.audit", method={**heard, "combined": "much"})
     assert [run.state for run in find_runs(tree.root)].count(BROKEN) == 1
 
 

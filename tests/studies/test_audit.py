@@ -116,6 +116,32 @@ def test_the_false_alarm_rate_is_the_callers(stranger, tmp_path):
     assert verdicts == ["suspect", "undecided", "no sign of a backdoor"]
 
 
+def test_the_log_says_why_a_rare_statistic_is_not_rare_enough(stranger, tmp_path):
+    channels, margins = audited(tmp_path, stranger, "--starts", 1, "--steps", 3)["method"]["witnesses"][:2]
+    rows = [replace(row, channels=channels["statistic"] / 2 * row.channels**4, margins=2 * margins["statistic"])
+            for row in reference()]
+    words = [stranger, *table(tmp_path, *rows), "--population", "digits"]
+    value = audited(tmp_path, *words)["method"]["combined"]
+    audited(tmp_path, *words, "--alpha", value * 0.7)
+    assert "rare among benign models, but not rare enough" in (tmp_path / "out/output.log").read_text()
+
+
+def test_a_data_set_without_models_is_an_error_that_names_those_there_are(stranger, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        audited(tmp_path, stranger, *table(tmp_path, *reference()), "--population", "digit")
+    assert "--population digit: no models of it in the table, which has digits" in capsys.readouterr().err
+
+
+def test_beside_a_doubt_the_p_value_is_only_what_it_would_be(stranger, tmp_path):
+    torch.manual_seed(0)
+    names = tuple("abcdefghij")
+    save_model(stranger, build_model("resnet18", 2, 10).eval(), {}, {}, names)
+    method = audited(tmp_path, stranger, *table(tmp_path, *reference()), "--starts", 1, "--steps", 3)["method"]
+    assert method["verdict"] == "undecided" and "are of other classes" in method["doubt"]
+    assert method["trust"].startswith("The nearest that have been measured are 10 benign models (digits")
+    assert "if that did not matter)" in (tmp_path / "out/output.log").read_text()
+
+
 def test_classes_that_are_numbers_do_not_say_of_which_data_set(stranger, tmp_path):
     rows = table(tmp_path, *reference())
     method = audited(tmp_path, stranger, *rows, "--starts", 1, "--steps", 3)["method"]
@@ -187,7 +213,7 @@ def test_the_population_is_that_of_the_same_classes_or_the_one_that_the_caller_n
     assert find_reference(both, kind, True).population.dataset == "digits"
     assert find_reference(both, kind, True).doubt is None
     other = find_reference(both[:1], kind, True)
-    assert other.population.dataset == "pets" and "of other classes; --population pets" in other.doubt
+    assert other.population.dataset == "pets" and "are of other classes; only if" in other.doubt
     assert "may be of other classes" in find_reference(both, kind, False).doubt
     insisted = find_reference(both, kind, False, "pets")
     assert insisted.population.dataset == "pets" and insisted.doubt is None
