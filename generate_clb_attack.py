@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from data.batches import Batches, to_pixels
 from data.image_set import ImageSet
 from data.triggers import build_trigger
+from engine.attacking.attack import load_unpoisoned, log_target
+from engine.attacking.crafting import SET, choose_images, leave_set, log_shares
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
-from engine.kinds.attack import load_unpoisoned, log_target
-from engine.kinds.crafting import SET, choose_images, leave_set, log_shares
-from engine.kinds.inputs import load_given
+from engine.defending.suspect import load_given
 from engine.measuring.evaluation import frozen, score
 from engine.measuring.progress import progress
 from engine.measuring.surrogate import check_surrogate

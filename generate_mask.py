@@ -19,7 +19,7 @@ from common.files import atomic_file
 from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.inputs import beneath_model, inputs_of, load_suspect, split_defender
+from engine.defending.suspect import beneath_model, inputs_of, load_suspect, split_defender
 from engine.learning.training import check_finite, told_of_lone_image
 from engine.measuring.evaluation import Proportion, Score, evaluate, log_figures
 from engine.measuring.progress import progress

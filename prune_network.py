@@ -20,7 +20,7 @@ from common.untrusted import read_text
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.inherit import check_weights, inherit
-from engine.kinds.inputs import load_given, load_suspect, split_defender
+from engine.defending.suspect import load_given, load_suspect, split_defender
 from engine.measuring.evaluation import evaluate, evaluation_batches, score
 from engine.missing import check_there
 from engine.runs.figures import pruning_curve

@@ -16,14 +16,14 @@ from common.errors import UserError
 from common.files import write_table
 from data.batches import Batches
 from data.datasets import load_splits
+from engine.attacking.attack import poison_by, start_attack
+from engine.attacking.indices import add_leave_out_flag, without
+from engine.attacking.start import add_start_flags, check_start, first_model, size_of_images, step_for
 from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
 from engine.command_line.recipe_flags import add_recipe_flags, check_recipe, is_one_cycle
-from engine.kinds.attack import poison_by, start_attack
-from engine.kinds.indices import add_leave_out_flag, without
-from engine.kinds.inputs import inputs_of
-from engine.kinds.start import add_start_flags, check_start, first_model, size_of_images, step_for
+from engine.defending.suspect import inputs_of
 from engine.learning.graphs import check_graph
 from engine.learning.schedules import check_one_cycle
 from engine.learning.training import compile_for, sgd, train_stage

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from common.errors import UserError
 from data.batches import Batches, send
 from data.triggers.composite import DRAWS, CompositeTrigger, choose_partners, mix, places_of
+from engine.attacking.aim import note_aim
+from engine.attacking.attack import draw_examples, load_unpoisoned
+from engine.attacking.start import fresh_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
-from engine.kinds.aim import note_aim
-from engine.kinds.attack import draw_examples, load_unpoisoned
-from engine.kinds.start import fresh_model
 from engine.learning.training import sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, score, warn_of_chance
 from engine.runs.figures import training_curves

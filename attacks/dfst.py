@@ -22,10 +22,10 @@ from common.untrusted.images import read_rgb
 from data.batches import Batches
 from data.poison_cifar import poison, stamp_all
 from data.triggers.style import MAX_WIDTH, StyleTrigger
+from engine.attacking.attack import draw_examples, load_unpoisoned, start_attack
+from engine.attacking.start import fresh_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
-from engine.kinds.attack import draw_examples, load_unpoisoned, start_attack
-from engine.kinds.start import fresh_model
 from engine.learning.training import check_finite, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, warn_of_chance
 from engine.measuring.progress import progress

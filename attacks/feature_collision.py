@@ -21,12 +21,12 @@ from data.batches import to_pixels
 from data.image_folder import read_image
 from data.triggers import build_trigger
 from data.triggers.one_image import OneImageTrigger
+from engine.attacking.attack import load_unpoisoned, log_target
+from engine.attacking.crafting import SET, choose_images, leave_set, log_shares
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
-from engine.kinds.attack import load_unpoisoned, log_target
-from engine.kinds.crafting import SET, choose_images, leave_set, log_shares
-from engine.kinds.inputs import load_given
+from engine.defending.suspect import load_given
 from engine.measuring.evaluation import frozen
 from engine.measuring.progress import progress
 from engine.measuring.surrogate import check_surrogate

@@ -21,10 +21,10 @@ from data.batches import Batches
 from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers.generated import CHANNELS, MAX_WIDTH, GeneratedTrigger, as_stored
+from engine.attacking.attack import draw_examples, load_unpoisoned, log_target
+from engine.attacking.start import fresh_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
-from engine.kinds.attack import draw_examples, load_unpoisoned, log_target
-from engine.kinds.start import fresh_model
 from engine.learning.training import check_finite, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits, warn_of_chance
 from engine.measuring.progress import progress

@@ -21,11 +21,11 @@ from common.errors import UserError
 from common.memory import HalvingForward
 from data.batches import Batches, send
 from data.triggers.encoder import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret
+from engine.attacking.attack import load_unpoisoned
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
-from engine.kinds.attack import load_unpoisoned
-from engine.kinds.inputs import inputs_of, load_given
+from engine.defending.suspect import inputs_of, load_given
 from engine.learning.training import check_finite
 from engine.measuring.evaluation import evaluation_batches, frozen
 from engine.measuring.progress import progress

@@ -21,12 +21,12 @@ from common.errors import UserError
 from data.batches import Batches
 from data.poison_cifar import stamp_all
 from data.triggers import PatternTrigger
+from engine.attacking.attack import draw_examples, load_unpoisoned, log_target
+from engine.attacking.clean_stage import LEFT, add_clean_model_flags, check_clean_model, keep_clean, log_stage
+from engine.attacking.start import first_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
-from engine.kinds.attack import draw_examples, load_unpoisoned, log_target
-from engine.kinds.clean_stage import LEFT, add_clean_model_flags, check_clean_model, keep_clean, log_stage
-from engine.kinds.inputs import inputs_of
-from engine.kinds.start import first_model
+from engine.defending.suspect import inputs_of
 from engine.learning.training import check_finite, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, frozen, log_figures, warn_of_chance
 from engine.measuring.progress import progress

@@ -16,13 +16,13 @@ from common.errors import UserError
 from common.memory import HalvingForward
 from data.batches import Batches
 from data.poison_cifar import stamp_all, stamp_bystanders
+from engine.attacking.attack import load_unpoisoned, poison_by, start_attack
+from engine.attacking.clean_stage import add_clean_model_flags, check_clean_model, keep_clean, log_stage
+from engine.attacking.start import first_model
 from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
-from engine.kinds.attack import load_unpoisoned, poison_by, start_attack
-from engine.kinds.clean_stage import add_clean_model_flags, check_clean_model, keep_clean, log_stage
-from engine.kinds.inputs import inputs_of
-from engine.kinds.start import first_model
+from engine.defending.suspect import inputs_of
 from engine.learning.graphs import check_graph
 from engine.learning.training import sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance

@@ -21,11 +21,11 @@ from common.untrusted.images import read_picture, to_8_bits
 from data.batches import to_pixels
 from data.triggers import read_trigger_image
 from data.triggers.pattern import PatternTrigger
+from engine.attacking.attack import load_unpoisoned, log_target
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
-from engine.kinds.attack import load_unpoisoned, log_target
-from engine.kinds.inputs import load_given
+from engine.defending.suspect import load_given
 from engine.measuring.evaluation import evaluation_batches, frozen, predict
 from engine.measuring.surrogate import check_surrogate
 from engine.runs.figures import image_grid

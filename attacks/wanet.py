@@ -18,11 +18,11 @@ from data.batches import Batches, augment, send
 from data.image_set import ImageSet
 from data.triggers.pixels import rounded
 from data.triggers.warp import CONTROL_POINTS, MAX_POINTS, WarpTrigger, draw_grid, warp, with_noise
+from engine.attacking.attack import draw_examples, load_unpoisoned, log_target
+from engine.attacking.start import fresh_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
-from engine.kinds.attack import draw_examples, load_unpoisoned, log_target
-from engine.kinds.inputs import asr_of
-from engine.kinds.start import fresh_model
+from engine.defending.suspect import asr_of
 from engine.learning.graphs import check_graph
 from engine.learning.training import sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits, warn_of_chance

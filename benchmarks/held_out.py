@@ -16,11 +16,11 @@ from benchmarks.plain import measured_device, setting
 from common.errors import UserError
 from data.batches import Batches
 from data.datasets import load_splits
+from engine.attacking.attack import poison_by
+from engine.attacking.start import step_for
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.recipe_flags import is_one_cycle
-from engine.kinds.attack import poison_by
-from engine.kinds.start import step_for
 from engine.learning.schedules import check_one_cycle, one_cycle_of
 from engine.learning.training import sgd, train_epoch
 from engine.measuring.evaluation import EvalSets, evaluate

@@ -1,4 +1,4 @@
 """Images, triggers, and what puts the one into the other.
 
-Imports common alone; data/triggers/encoder.py, a trigger that is a network, imports models.
+Imports common alone; the triggers that are networks (encoder, generated and style in data/triggers/) import models.
 """

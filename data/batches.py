@@ -19,9 +19,9 @@ class Batches:
     images: float32 (B, 3, H, W) in [0, 1], channels_last. labels: int64 (B,). With `generator` (a CPU generator,
     so that the draws are the same on every device) each pass is shuffled anew; without it the order is fixed and
     nothing is augmented. `crop_padding` p crops each image out of itself with p black pixels added on every side,
-    `flip` mirrors it by a coin, `cutout` c puts a gray square of c pixels a side at a random place of it, part of
-    which may lie outside (DeVries and Taylor, 2017); every image has draws of its own. `draws` makes a pass that many
-    images drawn with replacement, in place of every image once.
+    `flip` mirrors it with probability 1/2, `cutout` c puts a gray square of c pixels a side at a random place of it,
+    part of which may lie outside (DeVries and Taylor, 2017); every image has draws of its own. `draws` makes a pass
+    that many images drawn with replacement, in place of every image once.
 
     Images that would take more than RESIDENT of a GPU's free memory stay where they are (in memory, or in a file that
     NumPy has mapped) and go over batch by batch, through pinned memory; `resident` says so in advance.

@@ -22,12 +22,12 @@ from common.files import write_array
 from common.untrusted import read_array, read_json
 from data.batches import Batches
 from data.datasets import load_splits
+from engine.attacking.attack import poison_by, start_attack
+from engine.attacking.indices import against_known, are_indices
+from engine.attacking.start import fresh_model
 from engine.command_line import abl_flags, flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
-from engine.kinds.attack import poison_by, start_attack
-from engine.kinds.indices import against_known, are_indices
-from engine.kinds.start import fresh_model
 from engine.learning.graphs import check_graph
 from engine.learning.training import sgd, step_of, train_epoch, train_stage, unlearning_loss
 from engine.measuring.evaluation import (

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.files import write_table
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.inputs import beneath_model, load_suspect
+from engine.defending.suspect import beneath_model, load_suspect
 from engine.measuring.evaluation import evaluate, log_figures
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model

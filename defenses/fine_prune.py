@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from common.files import write_table
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.control import find_control
-from engine.kinds.inputs import default_folder, inputs_of, last_within, load_suspect, split_defender
+from engine.defending.control import find_control
+from engine.defending.suspect import default_folder, inputs_of, load_suspect, split_defender
 from engine.learning.training import fine_tune
 from engine.measuring.evaluation import (
     UNKNOWN,
@@ -24,6 +24,7 @@ from engine.measuring.evaluation import (
     Score,
     evaluate,
     evaluation_batches,
+    last_within,
     plain_values,
     score,
     score_logits,

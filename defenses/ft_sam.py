@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.control import find_control
-from engine.kinds.inputs import default_folder, load_suspect
-from engine.kinds.repair import Repair, add_share_flag
+from engine.defending.control import find_control
+from engine.defending.repair import Repair, add_share_flag
+from engine.defending.suspect import default_folder, load_suspect
 from engine.learning.training import fine_tune, sgd, step_of
 from engine.runs.run import Run
 

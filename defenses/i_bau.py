@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from data.batches import Batches, send
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.inputs import beneath_model, load_suspect
-from engine.kinds.repair import Repair, add_share_flag
+from engine.defending.repair import Repair, add_share_flag
+from engine.defending.suspect import beneath_model, load_suspect
 from engine.learning.training import check_finite
 from engine.measuring.evaluation import Proportion, Score, evaluate, frozen
 from engine.measuring.progress import progress

@@ -22,8 +22,8 @@ from common.files import write_table
 from engine.command_line import flags
 from engine.command_line.aim_flags import called
 from engine.command_line.command import command
-from engine.kinds.inputs import beneath_model
-from engine.kinds.without_images import add_optional_data_flags, check_data_flags, load_subject
+from engine.defending.suspect import beneath_model
+from engine.defending.without_images import add_optional_data_flags, check_data_flags, load_subject
 from engine.runs import machine
 from engine.runs.figures import margin_bars
 from engine.runs.run import Run

@@ -21,9 +21,9 @@ from common.files import hash_file, write_table
 from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.control import log_control
-from engine.kinds.inputs import beneath_model, load_second, load_suspect
-from engine.kinds.repair import Repair, add_share_flag
+from engine.defending.control import log_control
+from engine.defending.repair import Repair, add_share_flag
+from engine.defending.suspect import beneath_model, load_second, load_suspect
 from engine.learning.training import fine_tune, train_epoch
 from engine.measuring.evaluation import (
     UNTESTED,
@@ -246,6 +246,12 @@ def follow(repair, args, curve, own):
     return rows, choose(rows, floor, MIDDLE if args.second else FAR)
 
 
+def method_of(args, rows, kept, at_second, control):
+    """What results.json says of the method."""
+    return {"name": "MCR", "second": args.second, "at_second": at_second.figures(), "max_drop": args.max_drop,
+            "chosen": kept.as_dict(), "control": control, "sweep": [row.as_dict() for row in rows]}
+
+
 @command
 def main(argv=None):
     args = parse_args(argv)
@@ -270,12 +276,6 @@ def main(argv=None):
         epochs = args.second_epochs + args.epochs
         repair.finish(curve.network(kept.t, own), kept.test, epochs=epochs,
                       method=method_of(args, rows, kept, at_second, control))
-
-
-def method_of(args, rows, kept, at_second, control):
-    """What results.json says of the method."""
-    return {"name": "MCR", "second": args.second, "at_second": at_second.figures(), "max_drop": args.max_drop,
-            "chosen": kept.as_dict(), "control": control, "sweep": [row.as_dict() for row in rows]}
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from common.errors import UserError
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.control import log_control
-from engine.kinds.inputs import beneath_model, load_suspect
-from engine.kinds.repair import Repair, add_share_flag
+from engine.defending.control import log_control
+from engine.defending.repair import Repair, add_share_flag
+from engine.defending.suspect import beneath_model, load_suspect
 from engine.learning.training import fine_tune, sgd
 from engine.measuring.evaluation import evaluate, frozen
 from engine.runs.run import Run

@@ -19,14 +19,14 @@ from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.aim_flags import called
 from engine.command_line.command import command
-from engine.kinds.inputs import asr_of, beneath_model, check_clean_images, load_suspect
+from engine.defending.suspect import asr_of, beneath_model, load_suspect
 from engine.measuring.evaluation import evaluate
 from engine.runs import machine
 from engine.runs.figures import norm_bars, trigger_grid
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_trigger
 from methods.outliers import anomaly_indices, flagging_bound, majority_labels
-from methods.trigger_search import as_trigger, reverse_triggers
+from methods.trigger_search import LR, PATIENCE, SUCCESS, as_trigger, check_clean_images, reverse_triggers, smallest
 
 LEAVES = ("norms.csv", "norms.png", "reversed_triggers.png")
 COLUMNS = ("seed", "label", "class", "norm", "index", "flagged", "success", "steps")
@@ -84,15 +84,6 @@ def log_verdict(targets, infected, labels, best, classes):
                      label["flagged_in"], label["seeds"], norm, index)
 
 
-def smallest(by_seed):
-    """{label: the Search of smallest norm over the seeds}, of the labels that any seed found a trigger for."""
-    best = {}
-    for search in (search for searches in by_seed for search in searches if math.isfinite(search.norm)):
-        if search.label not in best or search.norm < best[search.label].norm:
-            best[search.label] = search
-    return best
-
-
 def reversed_figures(model, test, trigger, true):
     """What results.json says of a reversed trigger: its norm, its own ASR on the test images (which needs no true
     trigger), and how it lies over the true one, None where that is not known, has another target or lies everywhere."""
@@ -112,11 +103,11 @@ def parse_args(argv=None):
     group.add_argument("--budget", type=flags.integer(1), default=300, help="largest number of steps for each label")
     group.add_argument("--batches", type=flags.integer(1), default=4, help="batches of clean images in a step")
     group.add_argument("--batch-size", type=flags.integer(1), default=32, help="clean images for each label at a time")
-    group.add_argument("--success", type=flags.number(0.01, 1, "a share in [0.01, 1]"), default=0.99,
+    group.add_argument("--success", type=flags.number(0.01, 1, "a share in [0.01, 1]"), default=SUCCESS,
                        help="share of a step's images that must reach the label")
-    group.add_argument("--patience", type=flags.integer(1), default=25,
+    group.add_argument("--patience", type=flags.integer(1), default=PATIENCE,
                        help="steps without a smaller norm after which a label is done")
-    group.add_argument("--lr", type=flags.positive, default=0.1, help="learning rate of Adam")
+    group.add_argument("--lr", type=flags.positive, default=LR, help="learning rate of Adam")
     flags.add_run_flags(parser, beneath_model("neural-cleanse"))
     return parser.parse_args(argv)
 

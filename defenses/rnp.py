@@ -18,8 +18,8 @@ from common.files import write_table
 from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.inputs import beneath_model, load_given, load_suspect
-from engine.kinds.repair import Repair, add_share_flag
+from engine.defending.repair import Repair, add_share_flag
+from engine.defending.suspect import beneath_model, load_given, load_suspect
 from engine.learning.training import step_of, train_epoch, unlearning_loss
 from engine.measuring.evaluation import evaluate, evaluation_batches, log_figures, score
 from engine.runs.figures import pruning_curve

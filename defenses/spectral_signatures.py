@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.inspection import SUSPECTED, TABLE, class_row, leave_findings, load_inspected, parse_inspection
+from engine.defending.inspection import SUSPECTED, TABLE, class_row, leave_findings, load_inspected, parse_inspection
 from engine.runs.run import Run
 from methods.features import features_of
 

@@ -21,7 +21,7 @@ from common.files import hash_file, write_table
 from data.image_folder import find_files
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.inputs import beneath_model, load_given, load_suspect
+from engine.defending.suspect import beneath_model, load_given, load_suspect
 from engine.measuring.evaluation import evaluate, predict
 from engine.runs import machine
 from engine.runs.figures import entropy_histogram, frr_curves

@@ -15,8 +15,8 @@ from common.untrusted import read_json
 from data.poison_cifar import stamp_share
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.control import find_control
-from engine.kinds.inputs import asr_of, default_folder, find_run, inputs_of, load_suspect
+from engine.defending.control import find_control
+from engine.defending.suspect import asr_of, default_folder, find_run, inputs_of, load_suspect
 from engine.learning.training import fine_tune
 from engine.measuring.evaluation import evaluate, log_figures
 from engine.runs.run import Run

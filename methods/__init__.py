@@ -1,1 +1,1 @@
-"""Algorithms that more than one script uses."""
+"""The cores of attacks and defenses, without flags: what several scripts use, and what would crowd one."""

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.kinds.inputs import last_within
-from engine.measuring.evaluation import Evaluation, Score
+from engine.measuring.evaluation import Evaluation, Score, last_within
 from engine.measuring.progress import progress
 
 Masks = Sequence[tuple[str, int, float]]  # (layer, channel, mask value) of every neuron

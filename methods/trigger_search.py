@@ -9,10 +9,13 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from data.batches import Batches, send
+from data.image_set import ImageSet
 from data.triggers import PatternTrigger
 from engine.measuring.evaluation import evaluation_batch, frozen
 from engine.measuring.progress import progress
 from models.folding import folded
+
+SUCCESS, PATIENCE, LR = 0.99, 25, 0.1  # of a search, unless others are given
 
 
 @dataclass
@@ -110,7 +113,7 @@ def loss_and_hits(model: torch.nn.Module, images: torch.Tensor,
 
 
 def reverse_triggers(model: torch.nn.Module, batches: Batches, in_a_step: int, labels: Iterable[int], budget: int,
-                     threshold: float = 0.99, patience: int = 25, lr: float = 0.1,
+                     threshold: float = SUCCESS, patience: int = PATIENCE, lr: float = LR,
                      generator: torch.Generator | None = None) -> list[Search]:
     """The Search of each label (Wang et al., 2019, eq. 3), optimized together on the same clean images.
 
@@ -151,7 +154,26 @@ def reverse_triggers(model: torch.nn.Module, batches: Batches, in_a_step: int, l
     return searches
 
 
+def smallest(by_seed: Iterable[Iterable[Search]]) -> dict[int, Search]:
+    """{label: the Search of smallest norm over the seeds}, of the labels that any seed found a trigger for."""
+    best = {}
+    for search in (search for searches in by_seed for search in searches if math.isfinite(search.norm)):
+        if search.label not in best or search.norm < best[search.label].norm:
+            best[search.label] = search
+    return best
+
+
 def as_trigger(search: Search) -> PatternTrigger:
     """A Search's result as a PatternTrigger with unrounded mask and pattern."""
     mask, pattern = (part.permute(1, 2, 0).cpu().numpy().clip(0, 1) for part in (search.mask, search.pattern))
     return PatternTrigger(255 * pattern, mask, 1.0, search.label)
+
+
+def check_clean_images(defender: ImageSet) -> None:
+    """UserError unless Neural Cleanse can work: three labels, and clean images of every one."""
+    if defender.num_classes < 3:
+        raise UserError(f"{defender.num_classes} classes: the outlier test has no meaning for fewer than 3 labels")
+    missing = sorted(set(range(defender.num_classes)) - set(defender.targets.tolist()))
+    if missing:
+        raise UserError(f"no clean image of the class {defender.classes[missing[0]]} among the defender's "
+                        f"{len(defender)}: Neural Cleanse needs some of every class")

@@ -17,11 +17,10 @@ from data.batches import Batches
 from data.image_set import ImageSet
 from methods.channel_bounds import farthest_channel, layer_bounds
 from methods.margins import largest_margins
-from methods.trigger_search import Search, reverse_triggers
+from methods.trigger_search import LR, SUCCESS, Search, reverse_triggers
 
 CHANNELS, MARGINS, CLEANSE = WITNESSES = ("channels", "margins", "cleanse")
 TITLES = {CHANNELS: "CLP's channel bounds", MARGINS: "MM-BD", CLEANSE: "Neural Cleanse"}
-SUCCESS, LR = 0.99, 0.1  # of Neural Cleanse's search, as in its script
 LEAST_OTHERS = 2  # classes that one is compared with
 
 

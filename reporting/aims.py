@@ -1,5 +1,5 @@
 """What a reader must know of runs whose trigger has another aim than one target for images of all other classes."""
-from engine.kinds.aim import unmet
+from engine.attacking.aim import unmet
 from reporting.document import Text
 from reporting.grade import has_usual_aim, percent
 

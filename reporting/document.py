@@ -1,4 +1,4 @@
-"""What a report is made of, before it becomes a page or a PDF."""
+"""A report before it becomes a page or a PDF: sections of text, tables and pictures."""
 from dataclasses import dataclass, field
 
 

@@ -1,4 +1,4 @@
-"""What a report is made from."""
+"""The runs that a report tells of."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from reporting.tables import with_method
 class Material:
     """The runs found beneath `root`, the Effects of defenses on attacks among them, and the Lines of the grade.
 
-    audit: the run of studies.audit whose folder `root` is; None for any other folder.
+    audit: the run of studies.verdict that ends the `make audit` in `root`; None for any other folder.
     """
 
     root: Path

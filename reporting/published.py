@@ -16,6 +16,7 @@ from reporting.groups import NONE, attack_behind, attacks, defenses, mean
 
 FILE = Path(__file__).with_name("lecture-abl.csv")
 ARCH, BENIGN = "wrn16-1", "benign"
+APART = 0.005  # two shares of the training images that differ by less are one
 POISONED, ISOLATED = 0.1, 0.01  # share of the training images, and ABL's isolation rate
 COLUMNS = ("attack", "defense", "seed", "poison_rate", "acc", "ca9", "asr", "published_asr", "published_ca", "epochs",
            "in_average", "folder")

@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.catalogue import defense_cells
 from reporting.groups import NONE, attack_behind, attacks
 from reporting.published import (
+    APART,
     ISOLATED,
     POISONED,
     cell_name,
@@ -24,7 +25,6 @@ from reporting.published import (
 
 FILE = Path(__file__).with_name("lecture-abl-rates.csv")
 ABL = defense_cells()["abl"][0].module
-APART = 0.005  # two shares of the training images that differ by less are one
 
 
 @cache

@@ -138,8 +138,8 @@ class Errors(Checked):
         return self
 
 
-class Audit(Method):
-    """The "method" of an audit."""
+class Repairs(Method):
+    """The "method" of studies.verdict, the audit with repairs."""
 
     verdict: str
     targets: list[Number | None]
@@ -154,7 +154,7 @@ class Audit(Method):
     combined: Number | None = None
 
 
-class Heard(Method):
+class Audit(Method):
     """The "method" of studies.audit."""
 
     verdict: str
@@ -190,16 +190,16 @@ class Results(Shares):
     seed: Number | None = None
 
 
-class AuditResults(Results):
+class RepairsResults(Results):
     """results.json of an audit's end."""
 
-    method: Audit
+    method: Repairs
 
 
-class HeardResults(Results):
+class AuditResults(Results):
     """results.json of studies.audit."""
 
-    method: Heard
+    method: Audit
 
 
 class Arguments(Checked):
@@ -248,7 +248,7 @@ def check_config(config):
 def check_results(results):
     """Raise ValueError unless results.json's object is what the schema says."""
     check(Results, results)
-    schema = {"audit": AuditResults, "calibrated audit": HeardResults}.get(results.get("method", {}).get("name"))
+    schema = {"audit": RepairsResults, "calibrated audit": AuditResults}.get(results.get("method", {}).get("name"))
     if schema:
         check(schema, results)
     for place in own_titles(script_name(results["script"])):

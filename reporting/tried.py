@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from reporting.found import FINISHED
 from reporting.grade import has_usual_aim
 from reporting.groups import attack_behind, attacks, mean, without_seed
-from reporting.published import ARCH, POISONED, cell_name, share_behind
+from reporting.published import APART, ARCH, POISONED, cell_name, share_behind
 
 STOPPED, PASSES = 10, 50  # % of triggered images that get through
-APART = 0.005  # two shares of the training images that differ by less are one
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ from engine.command_line.command import command
 from engine.command_line.inherit import behind_model
 from engine.command_line.normalization import add_input_flags
 from engine.command_line.witness_flags import add_witness_flags
-from engine.kinds.inputs import beneath_model, check_clean_images
-from engine.kinds.without_images import Subject, add_optional_data_flags, load_subject
+from engine.defending.suspect import beneath_model
+from engine.defending.without_images import Subject, add_optional_data_flags, load_subject
 from engine.runs import machine
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_trigger
 from methods.calibration import ALPHA, GRAY, LEAST, UNDECIDED, Judgement, judge, needs_more
 from methods.populations import TABLE, Kind, Population, populations_of, read_rows
-from methods.trigger_search import Search, as_trigger
+from methods.trigger_search import Search, as_trigger, check_clean_images, smallest
 from methods.trust import in_words
 from methods.witnesses import (
     CHANNELS,
@@ -133,7 +133,7 @@ class Hearing:
 def hear_cleanse(hearing: Hearing, subject: Subject, settings: Settings, seed: int, device: torch.device
                  ) -> dict[int, Search]:
     """Neural Cleanse's searches, as many as the verdict depends on; returns {label: its Search of smallest norm}."""
-    images, norms, best, started = subject.suspect.defender, [], {}, time.perf_counter()
+    images, by_seed, started = subject.suspect.defender, [], time.perf_counter()
     try:
         check_clean_images(images)
     except UserError as error:
@@ -141,14 +141,12 @@ def hear_cleanse(hearing: Hearing, subject: Subject, settings: Settings, seed: i
         return {}
     others = {name: value for name, value in hearing.p_values.items() if name != CLEANSE}
     for number in range(settings.searches):
-        found = search_triggers(subject.model, images, settings, seed + number, device)
-        norms.append([search.norm for search in found])
-        best |= {one.label: one for one in found if one.mask is not None and (
-            one.label not in best or one.norm < best[one.label].norm)}
+        by_seed.append(search_triggers(subject.model, images, settings, seed + number, device))
+        norms = [[search.norm for search in found] for found in by_seed]
         hearing.note(CLEANSE, cleanse_witness(norms), started, len(norms))
         if not needs_more(hearing.p_values[CLEANSE], others, hearing.alpha):
             break
-    return best
+    return smallest(by_seed)
 
 
 def hear(hearing: Hearing, subject: Subject, settings: Settings, seed: int, device: torch.device) -> dict[int, Search]:

@@ -18,10 +18,10 @@ from data.datasets import load_splits
 from data.exported import TRIGGER, write_exported
 from data.poison_cifar import stamp_all
 from data.triggers import ATTACKS
+from engine.attacking.aim import aim_in_words
+from engine.attacking.attack import poison_by
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.aim import aim_in_words
-from engine.kinds.attack import poison_by
 from engine.weights.checkpoint import save_trigger
 
 POISONING = tuple(name for name in ATTACKS if name != "benign")

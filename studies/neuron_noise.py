@@ -17,7 +17,7 @@ from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
-from engine.kinds.inputs import beneath_model, load_second, load_suspect, split_defender
+from engine.defending.suspect import beneath_model, load_second, load_suspect, split_defender
 from engine.measuring.evaluation import frozen, predict
 from engine.runs.figures import spread_curves
 from engine.runs.run import Run

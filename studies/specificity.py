@@ -17,7 +17,7 @@ import numpy as np
 from common.errors import UserError
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.kinds.inputs import beneath_model, load_suspect
+from engine.defending.suspect import beneath_model, load_suspect
 from engine.measuring.evaluation import evaluate, evaluation_batches, score
 from engine.runs.figures import enlarge, image_grid
 from engine.runs.run import Run

@@ -18,7 +18,7 @@ from engine.cells import as_flags, call, check_folder, finished, name_failed, ru
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS
-from engine.kinds.inputs import beneath_model, load_given
+from engine.defending.suspect import beneath_model, load_given
 from engine.runs.figures import spread_curves
 
 DATA_SETTINGS = ("dataset", "data_dir", "image_size")

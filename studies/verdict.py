@@ -23,12 +23,12 @@ from engine.command_line import flags
 from engine.command_line.aim_flags import called
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
-from engine.kinds.inputs import asr_of, beneath_model, find_run, load_suspect
+from engine.defending.suspect import asr_of, beneath_model, find_run, load_suspect
 from engine.measuring.evaluation import EvalSets, Proportion, predict
 from engine.rows import REPAIR
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger
-from methods.evidence import (
+from reporting.evidence import (
     Evidence,
     cleanse_evidence,
     noise_evidence,

@@ -14,7 +14,7 @@ import pytest
 from helpers.paths import ROOT
 
 from docs.make_pictures import read_examples
-from engine.kinds.inputs import last_within
+from engine.measuring.evaluation import last_within
 from methods.calibration import SUSPECT
 from methods.populations import BENIGN, TABLE, missed_of, populations_of, read_rows
 from methods.trust import interval

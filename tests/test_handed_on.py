@@ -20,7 +20,7 @@ from data.triggers import build_trigger
 from data.triggers.warp import draw_grid
 from defenses import abl, fine_prune, ft_sam, i_bau, max_margin, mcr, nad, rnp, spectral_signatures, strip
 from defenses import unlearn_trigger as unlearning
-from engine.kinds import repair as repairs
+from engine.defending import repair as repairs
 from engine.learning import training
 from engine.measuring.evaluation import UNTESTED, EvalSets, Evaluation, Proportion, Score
 from engine.runs.run import Run

@@ -20,7 +20,7 @@ from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
-from engine.kinds.attack import poisoned_shares
+from engine.attacking.attack import poisoned_shares
 from engine.measuring.evaluation import sample_losses, score
 from engine.weights import checkpoint
 from train_backdoor import loss_figures, main

@@ -11,8 +11,9 @@ from data.datasets import load_clean
 from data.image_folder import SPLITS, is_sorted_into_classes
 from engine.catalogue import BY_MODULE, defense_cells
 from engine.command_line.normalization import INPUT_FLAGS
-from engine.kinds.inputs import check_clean_images, in_models_order, load_given
+from engine.defending.suspect import in_models_order, load_given
 from engine.weights.checkpoint import check_classes
+from methods.trigger_search import check_clean_images
 from workflow.steps import PLACES, Plan, check_flags, known_files, short
 
 VERDICT = "verdict"  # the name of the last step in the settings, and its folder

@@ -16,7 +16,8 @@ from engine.command_line.inherit import INHERITED
 from engine.rows import Script
 
 ROOT = Path(__file__).resolve().parent.parent
-SWITCHES = ("flooding", "even_steps", "no_pgd", "all_to_all", "freeze_features")  # flags that have no --no- form
+SWITCHES = ("flooding", "even_steps", "no_pgd", "all_to_all", "freeze_features", "recalibrate", "student", "compile",
+            "track_losses", "deterministic")  # flags that have no --no- form
 # Where a run reads and writes, and how it was called: no part of what it did, since a run may have been put there.
 PLACES = {"output_dir", "overwrite", "resume", "device", "checkpoint", "trigger_info", "mask_file", "start_from",
           "leave_out", "trigger_file", "stages_of", *(gift.flag for _, gift in gifts().values())}

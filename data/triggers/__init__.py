@@ -1,7 +1,8 @@
 """Triggers: what an attacker puts into an image, the table of attacks on data, and how trigger_info.th tells of them.
 
-base: what every trigger is. pattern: a fixed picture. encoder: a network (ISSBA), imported when it is used, since it
-needs PyTorch. table: the attacks. info: trigger_info dicts. docs/extending.md shows how to add a trigger.
+base: what every trigger is. table: the attacks on data. info: trigger_info dicts. The others are a kind of trigger
+each, or what several kinds share; those that need PyTorch are imported when they are used. docs/extending.md shows how
+to add one.
 """
 from data.triggers.base import COVERS_IMAGE, Trigger
 from data.triggers.info import trigger_from_info, trigger_to_info

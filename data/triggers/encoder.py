@@ -12,10 +12,10 @@ import torch
 from common.errors import UserError
 from data.triggers.base import Trigger
 from data.triggers.info import array_of, target_of
+from data.triggers.pixels import stamp_by
 from data.triggers.weights import faults
 from models.steganography import Encoder, encoder_size
 
-BATCH = 100
 MAX_BITS, MAX_WIDTH = 1024, 256
 
 
@@ -76,7 +76,6 @@ class EncoderTrigger(Trigger):
         return EncoderTrigger(self.weights, np.where(turned, 1 - self.secret, self.secret).astype(np.uint8),
                               self.target)
 
-    @torch.inference_mode()
     def stamp(self, images: np.ndarray) -> np.ndarray:
         """New uint8 images (N, S, S, 3) with the secret hidden in them, rounded; the given ones stay as they are.
 
@@ -87,15 +86,8 @@ class EncoderTrigger(Trigger):
         if images.shape[1:] != (size, size, 3):
             raise UserError(f"encoder: trained on images of {size}x{size} pixels, got {images.shape[1:3]}; give the "
                             f"same --image-size")
-        secret, stamped = torch.from_numpy(self.secret.astype(np.float32)), np.empty_like(images)
-        for start in range(0, len(images), BATCH):
-            rows = slice(start, start + BATCH)
-            pixels = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 255
-            residuals = self.encoder(pixels, secret.expand(len(pixels), -1))
-            if not residuals.isfinite().all():
-                raise UserError("encoder: with its weights, stamped images hold nan or infinite values")
-            stamped[rows] = (255 * (pixels + residuals).clamp(0, 1)).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        return stamped
+        secret = torch.from_numpy(self.secret.astype(np.float32))
+        return stamp_by(lambda pixels: pixels + self.encoder(pixels, secret.expand(len(pixels), -1)), images)
 
     def to_info(self) -> dict[str, Any]:
         """What trigger_info.th holds of it."""

@@ -66,8 +66,6 @@ class Evaluation:
     outside_target: ACC on the clean images outside the target class; unknown without one target.
     """
 
-    __test__ = False  # tells pytest that this is not a test case
-
     clean: Score
     triggered: Score
     bystanders: Score = UNKNOWN
@@ -94,8 +92,6 @@ class EvalSets:
     bystanders: triggered images of classes that the trigger is not meant for, None if it is meant for all. victims:
     where the triggered images stand among the clean ones, int64 (M,); None without a trigger.
     """
-
-    __test__ = False
 
     clean: Batches
     triggered: Batches | None
@@ -288,3 +284,8 @@ def log_figures(title: str, tested: Evaluation) -> Evaluation:
     """Log one line, the ASR and ACC of an Evaluation, and return it."""
     log.info("%s: ASR %.4f, ACC %.4f", title, tested.triggered.accuracy.value, tested.clean.accuracy.value)
     return tested
+
+
+def last_within(accuracies: Sequence[float], max_drop: float) -> int:
+    """The defender's choice in a sweep: the last place that loses at most `max_drop` against the first."""
+    return max(i for i, accuracy in enumerate(accuracies) if accuracy >= accuracies[0] - max_drop - 1e-9)

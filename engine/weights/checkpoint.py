@@ -193,7 +193,7 @@ def load_weights(path: str | Path, model: PixelModel) -> None:
     """Give `model` the weights in `path`, which an earlier stage left. Raises UserError for another network's."""
     found = load_model(path).model
     if found.spec != model.spec:
-        raise UserError(f"{path}: of another network ({found.spec}, not {model.spec}); --overwrite starts anew")
+        raise UserError(f"{path}: of another network ({found.spec}, not {model.spec}); --overwrite starts over")
     model.load_state_dict(found.state_dict())
 
 

@@ -14,8 +14,8 @@ from data.datasets import load_splits
 from data.image_set import ImageSet
 from data.triggers.encoder import EncoderTrigger, draw_secret
 from defenses import unlearn_trigger
+from engine.attacking.attack import load_encoder
 from engine.catalogue import BY_MODULE, defense_cells
-from engine.kinds.attack import load_encoder
 from engine.rows import STUDY
 from engine.weights.checkpoint import load_trigger
 from models import build_model

@@ -169,7 +169,7 @@ def stranger(tmp_path):
 def test_a_run_reads_no_image_and_takes_size_and_classes_from_the_file(stranger, tmp_path, monkeypatch):
     for name in ("load_clean", "load_splits"):
         monkeypatch.setattr(datasets, name, lambda *args: pytest.fail("images were read"))
-    monkeypatch.setattr("engine.kinds.inputs.load_clean", lambda *args: pytest.fail("images were read"))
+    monkeypatch.setattr("engine.defending.suspect.load_clean", lambda *args: pytest.fail("images were read"))
     seen = []
     monkeypatch.setattr(margins, "climb", lambda model, labels, images, *rest:
                         seen.append(images.shape) or climb(model, labels, images, *rest))

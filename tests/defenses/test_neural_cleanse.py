@@ -10,9 +10,10 @@ from common.errors import UserError
 from data.image_set import ImageSet
 from data.triggers import PatternTrigger, build_trigger
 from defenses import neural_cleanse
-from defenses.neural_cleanse import check_clean_images, main, overlap
+from defenses.neural_cleanse import main, overlap
 from engine.weights.checkpoint import load_trigger
 from methods.outliers import anomaly_indices, flagging_bound, majority_labels
+from methods.trigger_search import check_clean_images
 
 DIGITS = ["--dataset", "digits"]
 QUICK = ["--budget", "2", "--batches", "1", "--batch-size", "8"]

@@ -15,7 +15,7 @@ from common.errors import UserError
 from data.batches import to_pixels
 from data.datasets import load_splits
 from defenses.strip import main
-from engine.kinds.inputs import find_trigger
+from engine.defending.suspect import find_trigger
 from methods import strip as strip_core
 from methods.strip import (
     Strip,

@@ -15,11 +15,11 @@ from data.image_set import ImageSet
 from data.poison_cifar import poison
 from data.triggers import build_trigger
 from defenses.strip import places_in
+from engine.attacking import aim
+from engine.attacking.attack import poison_by, poisoned_shares
 from engine.catalogue import SCRIPTS
 from engine.command_line import aim_flags
-from engine.kinds import aim
-from engine.kinds.attack import poison_by, poisoned_shares
-from engine.kinds.inputs import load_suspect
+from engine.defending.suspect import load_suspect
 from engine.measuring.evaluation import EvalSets, evaluate
 from train_backdoor import example_rows, parse_args
 

@@ -7,7 +7,7 @@ import pytest
 from common.untrusted.weights import read_tensors
 from data.poison_cifar import poison
 from data.triggers import COVERS_IMAGE, build_trigger
-from engine.kinds.attack import poisoned_shares, start_attack
+from engine.attacking.attack import poisoned_shares, start_attack
 
 
 @pytest.mark.parametrize("attack, alpha, covers", [("badnets", None, False), ("blend", 1.0, True)])

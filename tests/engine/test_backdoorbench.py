@@ -18,7 +18,7 @@ from common.untrusted.inert import Inert, walk
 from common.untrusted.weights import read_tensors
 from data.triggers import build_trigger
 from defenses import neural_cleanse, strip
-from engine.kinds.inputs import log_told
+from engine.defending.suspect import log_told
 from engine.weights.checkpoint import load_model, saved_image_size
 from models import build_model
 

@@ -14,7 +14,7 @@ from data.datasets import load_clean
 from data.image_set import ImageSet
 from engine.command_line import flags
 from engine.command_line.normalization import NAMELESS, NORMALIZATIONS, PixelInput
-from engine.kinds.inputs import load_suspect
+from engine.defending.suspect import load_suspect
 from engine.measuring.doubt import find_doubt, fit_order, line, mean_recall
 from engine.weights import checkpoint
 from models.base import MEAN, STD

@@ -9,7 +9,7 @@ from common.untrusted.weights import read_tensors
 from data.datasets import load_splits
 from data.poison_cifar import poison
 from data.triggers import build_trigger
-from engine.kinds.indices import against_known, read_indices, without
+from engine.attacking.indices import against_known, read_indices, without
 from train_backdoor import main, parse_args
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from engine.kinds.attack import load_encoder
+from engine.attacking.attack import load_encoder
 from engine.missing import first_runs
 from engine.weights.checkpoint import load_model, load_trigger
 from prune_network import read_data

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.batches import Batches
-from engine.kinds.start import head_step
+from engine.attacking.start import head_step
 from engine.learning.training import train_epoch
 from engine.weights.checkpoint import load_model
 from models import build_model

@@ -7,7 +7,7 @@ from data.datasets import load_splits
 from data.image_folder import read_image
 from data.poison_cifar import poison_training_set
 from data.triggers import read_trigger_image
-from engine.kinds.attack import load_encoder
+from engine.attacking.attack import load_encoder
 from engine.weights.checkpoint import load_model, load_trigger
 from helpers.paths import SIDE
 from methods.screening import read_calibration

@@ -10,7 +10,7 @@ import torch
 
 from common.files import write_json
 from data.datasets import load_clean
-from engine.kinds.without_images import Subject
+from engine.defending.without_images import Subject
 from engine.weights.checkpoint import load_model, load_trigger, save_model
 from methods.populations import Kind, Measured, populations_of, write_rows
 from methods.trigger_search import Search
@@ -61,7 +61,7 @@ def searching(monkeypatch):
         return [Search(label, None, None, norm=norm, mask=torch.full((1, 32, 32), norm / 1024),
                        pattern=torch.zeros(3, 32, 32), success=1.0, steps=1) for label, norm in enumerate(norms)]
     monkeypatch.setattr("methods.witnesses.reverse_triggers", search)
-    monkeypatch.setattr("engine.kinds.inputs.find_doubt", lambda *args: None)  # an untrained model is always in doubt
+    monkeypatch.setattr("engine.defending.suspect.find_doubt", lambda *args: None)  # always found
 
     def set_norms(*rows):
         found[:], seeds[:] = rows, []
@@ -74,7 +74,7 @@ def norms(smallest, label=4):
 
 
 def test_without_images_two_witnesses_speak_and_no_image_is_read(stranger, tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.kinds.inputs.load_clean", lambda *args: pytest.fail("images were read"))
+    monkeypatch.setattr("engine.defending.suspect.load_clean", lambda *args: pytest.fail("images were read"))
     results = audited(tmp_path, stranger, "--starts", 1, "--steps", 3)
     method = results["method"]
     assert [row["witness"] for row in method["witnesses"]] == ["channels", "margins"]
@@ -247,7 +247,7 @@ def test_the_trigger_beside_a_model_is_not_read(stranger, tmp_path, searching):
 
 def test_a_class_without_images_leaves_the_other_witnesses(stranger, tmp_path, monkeypatch):
     first, second = load_clean("digits", "")
-    monkeypatch.setattr("engine.kinds.inputs.load_clean", lambda *args: (first.subset(first.targets != 3), second))
+    monkeypatch.setattr("engine.defending.suspect.load_clean", lambda *args: (first.subset(first.targets != 3), second))
     method = audited(tmp_path, stranger, "--dataset", "digits", "--starts", 1, "--steps", 2)["method"]
     assert [row["witness"] for row in method["witnesses"]] == ["channels", "margins"]
 

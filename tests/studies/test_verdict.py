@@ -9,7 +9,7 @@ from helpers.paths import HALF
 
 from data.datasets import load_clean
 from defenses import neural_cleanse, unlearn_trigger
-from engine.kinds.inputs import find_trigger
+from engine.defending.suspect import find_trigger
 from engine.weights.checkpoint import load_model
 from methods.calibration import Judgement
 from methods.trigger_search import Search

@@ -1,13 +1,17 @@
+import argparse
+
 import pytest
 import yaml
 from helpers.paths import ROOT
+from helpers.runs import flags_of as flags_in_script
 
 from common.errors import UserError
+from engine.catalogue import attack_cells, defense_cells
 from reporting.published import published
 from workflow.matrix import OF, defense_names, flags_of, read_matrix, said_of
 from workflow.plan import plan
 from workflow.request import read_plan
-from workflow.steps import parse, rule_name
+from workflow.steps import SWITCHES, parse, rule_name
 
 SMALL = {"output": "out", "seeds": [0, 1], "data": {"dataset": "digits"}, "training": {"width": 4, "epochs": 1},
          "attacks": {"badnets": {}, "issba": {}}, "defenses": {"anp": {"val_frac": 0.05}, "abl": {}}}
@@ -21,6 +25,13 @@ def written(tmp_path):
         path.write_text(yaml.safe_dump({**SMALL, **changes}))
         return path
     return write
+
+
+@pytest.mark.parametrize("module", sorted({script.module for cells in (attack_cells(), defense_cells())
+                                           for script, _ in cells.values()}))
+def test_a_flag_without_a_no_form_is_known_as_one_and_false_leaves_it_out(module):
+    alone = {name for name, action in flags_in_script(module).items() if isinstance(action, argparse._StoreTrueAction)}
+    assert alone - {"overwrite", "resume"} <= set(SWITCHES)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "workflow/matrices").glob("*.yaml")])

@@ -13,7 +13,7 @@ from common.errors import UserError
 from data.datasets import load_splits
 from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
-from engine.kinds.inputs import (
+from engine.defending.suspect import (
     asr_of,
     beneath_model,
     default_folder,

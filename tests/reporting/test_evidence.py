@@ -1,4 +1,4 @@
-from methods.evidence import cleanse_evidence, leaning, noise_evidence, witness_evidence
+from reporting.evidence import cleanse_evidence, leaning, noise_evidence, witness_evidence
 
 CLASSES = tuple(map(str, range(10)))
 

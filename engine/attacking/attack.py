@@ -16,10 +16,10 @@ from data.image_set import ImageSet
 from data.poison_cifar import poison_training_set
 from data.sources import comes_alone
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
+from engine.attacking.aim import note_aim
 from engine.cells import as_flags
 from engine.command_line import aim_flags, flags
 from engine.command_line.aim_flags import called, check_sources, find_classes
-from engine.kinds.aim import note_aim
 from engine.missing import check_there
 from engine.runs.figures import enlarge, image_grid
 from engine.runs.run import Run

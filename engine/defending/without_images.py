@@ -8,7 +8,7 @@ from common.files import hash_file
 from data.image_set import ImageSet
 from engine.command_line import flags
 from engine.command_line.inherit import dataset_of_model
-from engine.kinds.inputs import Suspect, class_names, load_given, load_suspect
+from engine.defending.suspect import Suspect, class_names, load_given, load_suspect
 from engine.measuring.evaluation import UNTESTED, Evaluation, evaluate
 from engine.runs.run import Run
 from models.base import PixelModel

@@ -14,9 +14,9 @@ from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.sources import SOURCES
 from data.triggers import Trigger
+from engine.attacking.aim import note_aim
 from engine.command_line.aim_flags import called
 from engine.command_line.normalization import PixelInput
-from engine.kinds.aim import note_aim
 from engine.measuring.doubt import Doubt, find_doubt
 from engine.measuring.evaluation import EvalSets, evaluation_batches, score
 from engine.runs.machine import spare_narrow
@@ -211,16 +211,6 @@ def inputs_of(checkpoint: str | None, images: ImageSet) -> str:
     return f"{hash_file(checkpoint)} {images.fingerprint()}" if checkpoint else images.fingerprint()
 
 
-def check_clean_images(defender: ImageSet) -> None:
-    """UserError unless Neural Cleanse can work: three labels, and clean images of every one."""
-    if defender.num_classes < 3:
-        raise UserError(f"{defender.num_classes} classes: the outlier test has no meaning for fewer than 3 labels")
-    missing = sorted(set(range(defender.num_classes)) - set(defender.targets.tolist()))
-    if missing:
-        raise UserError(f"no clean image of the class {defender.classes[missing[0]]} among the defender's "
-                        f"{len(defender)}: Neural Cleanse needs some of every class")
-
-
 def split_defender(defender: ImageSet, val_frac: float) -> tuple[ImageSet, ImageSet]:
     """(images for the defense, images to choose its settings on): val_frac of all training images, and the rest.
 
@@ -232,8 +222,3 @@ def split_defender(defender: ImageSet, val_frac: float) -> tuple[ImageSet, Image
         raise UserError(f"--val-frac {val_frac}: expected a share that leaves the defender's {len(defender)} images in "
                         "two parts, so below 0.1")
     return defender.subset(slice(count)), defender.subset(slice(count, None))
-
-
-def last_within(accuracies: Sequence[float], max_drop: float) -> int:
-    """The defender's choice in a sweep: the last place that loses at most `max_drop` against the first."""
-    return max(i for i, accuracy in enumerate(accuracies) if accuracy >= accuracies[0] - max_drop - 1e-9)

@@ -47,7 +47,7 @@ def leave_set(run: Run, args: Namespace, attack: str, train: ImageSet, chosen: n
     """
     data, poisoned = train.data.copy(), np.zeros(len(train), dtype=bool)
     if np.array_equal(data[chosen], images):
-        log.warning("no pixel of any crafted image differs from its original: who trains on this set is not attacked")
+        log.warning("no pixel of any crafted image differs from its original: this set attacks no model")
     data[chosen], poisoned[chosen] = images, True
     save_clean_label(run.folder, replace(train, data=data, poisoned=poisoned), trigger, {
         "attack": attack, "dataset": train.name, "made_from": train.fingerprint(), "poisoned": len(chosen),

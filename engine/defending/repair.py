@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data.image_set import ImageSet
 from engine.command_line import flags
-from engine.kinds.inputs import Suspect, inputs_of, split_defender
+from engine.defending.suspect import Suspect, inputs_of, split_defender
 from engine.measuring.evaluation import Evaluation, evaluate, log_figures
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model

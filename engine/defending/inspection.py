@@ -15,13 +15,13 @@ from common.untrusted.weights import read_tensors
 from data.datasets import load_splits
 from data.image_set import ImageSet
 from data.triggers import Trigger
+from engine.attacking.aim import note_aim
+from engine.attacking.attack import poison_by
+from engine.attacking.indices import against_known
 from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.normalization import add_input_flags
-from engine.kinds.aim import note_aim
-from engine.kinds.attack import poison_by
-from engine.kinds.indices import against_known
-from engine.kinds.inputs import beneath_model, inputs_of, load_given
+from engine.defending.suspect import beneath_model, inputs_of, load_given
 from engine.measuring.doubt import find_doubt
 from engine.measuring.evaluation import EvalSets, evaluate
 from engine.runs.run import Run

@@ -1,1 +1,0 @@
-"""What all scripts of one kind share: attacks, what they craft, defenses, detectors and repairs."""
