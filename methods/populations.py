@@ -16,7 +16,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import write_table
 from methods.calibration import ALPHA, NO_SIGN, SUSPECT, UNDECIDED, Judgement, Null, fit_null, judge, last_round
-from methods.witnesses import CHANNELS, CLEANSE, MARGINS, WITNESSES
+from methods.witnesses import CHANNELS, CLEANSE, MARGINS, WITNESSES, Settings
 
 TABLE = Path(__file__).resolve().parent.parent / "results/audit/rates.csv"
 CALIBRATE, TEST, BENIGN = "calibrate", "test", "benign"
@@ -102,27 +102,47 @@ def number(text: str, kind: type = float) -> float | int | None:
     return kind(text) if text else None
 
 
+def label(text: str) -> int | None:
+    """A cell of a label; None for an empty one."""
+    return number(text, int)
+
+
+def statistic(text: str) -> float | None:
+    """A cell of a witness; None for an empty one. Raises ValueError for anything but a number above 0."""
+    value = number(text)
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"expected a statistic above 0, got {text}")
+    return value
+
+
 def parse_row(row: Mapping[str, str]) -> Measured:
-    """A row of the table. Raises KeyError, TypeError or ValueError for one that is none."""
+    """A row of the table. Raises KeyError, TypeError, ValueError or UserError for one that is none."""
     kind = Kind(row["arch"], number(row["width"], int), int(row["image_size"]), row["classes"])
-    lists = {name: tuple(number(part, to) for part in row[name].split(";")) if row[name] else ()
-             for name, to in ((CLEANSE, float), ("cleanse_labels", int))}
+    lists = {name: tuple(to(part) for part in row[name].split(";")) if row[name] else ()
+             for name, to in ((CLEANSE, statistic), ("cleanse_labels", label))}
+    if row["population"] not in (CALIBRATE, TEST) or len(lists[CLEANSE]) != len(lists["cleanse_labels"]):
+        raise ValueError("expected a population of calibrate or test, and a label for each of Neural Cleanse's values")
+    Settings.from_words(row["settings"])
     return Measured(
         row["population"], row["dataset"], kind, row["settings"], row["attack"], number(row["target"], int),
-        row["training"], int(row["seed"]), float(row["acc"]), number(row["asr"]), number(row[CHANNELS]),
-        number(row[MARGINS]), lists[CLEANSE], number(row["margins_label"], int), lists["cleanse_labels"],
+        row["training"], int(row["seed"]), float(row["acc"]), number(row["asr"]), statistic(row[CHANNELS]),
+        statistic(row[MARGINS]), lists[CLEANSE], number(row["margins_label"], int), lists["cleanse_labels"],
         number(row["flagged"], int), float(row["seconds_training"]), float(row["seconds"]), row.get("seen") == SEEN)
 
 
 def read_rows(path: str | Path = TABLE) -> list[Measured]:
     """The rows of the table; [] if there is no file. Raises UserError for a file that is no such table."""
     try:
-        with open(path, newline="") as file:
-            return [parse_row(row) for row in csv.DictReader(file)]
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader, rows = csv.DictReader(file), []
+            for row in reader:
+                rows.append(parse_row(row))
+            return rows
     except FileNotFoundError:
         return []
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a table of studies.calibrate_audit: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+        raise UserError(f"{path}: line {reader.line_num}: not a row of a table of studies.calibrate_audit: "
+                        f"{error}") from None
 
 
 def is_same(row: Measured, statistics: Mapping[str, float | None]) -> bool:

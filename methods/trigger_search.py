@@ -169,10 +169,12 @@ def as_trigger(search: Search) -> PatternTrigger:
     return PatternTrigger(255 * pattern, mask, 1.0, search.label)
 
 
-def check_clean_images(defender: ImageSet) -> None:
-    """UserError unless Neural Cleanse can work: three labels, and clean images of every one."""
+def check_clean_images(defender: ImageSet, least: int = 0) -> None:
+    """UserError unless Neural Cleanse can work: three labels, clean images of every one, and at least `least`."""
     if defender.num_classes < 3:
         raise UserError(f"{defender.num_classes} classes: the outlier test has no meaning for fewer than 3 labels")
+    if len(defender) < least:
+        raise UserError(f"{len(defender)} clean images to search on, and a step takes {least}")
     missing = sorted(set(range(defender.num_classes)) - set(defender.targets.tolist()))
     if missing:
         raise UserError(f"no clean image of the class {defender.classes[missing[0]]} among the defender's "

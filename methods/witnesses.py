@@ -102,7 +102,7 @@ def channel_witness(model: torch.nn.Module) -> Finding:
     """
     layers = layer_bounds(model)
     found = farthest_channel(layers) if layers else None
-    if found is None or found.deviation <= 0:
+    if found is None or not 0 < found.deviation < math.inf:
         return Finding(None, None, "no batch norm follows a convolution whose channels differ")
     return Finding(found.deviation, None, f"channel {found.channel} of {found.layer} lies farthest above its layer's "
                    f"others, {found.deviation:.1f} robust standard deviations")

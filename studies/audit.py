@@ -22,6 +22,7 @@ import torch
 
 from common.errors import UserError
 from common.files import write_table
+from common.untrusted.images import is_hidden
 from engine.command_line import flags
 from engine.command_line.aim_flags import called
 from engine.command_line.command import command
@@ -33,7 +34,7 @@ from engine.defending.without_images import Subject, add_optional_data_flags, lo
 from engine.runs import machine
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_trigger
-from methods.calibration import ALPHA, GRAY, LEAST, UNDECIDED, Judgement, judge, needs_more
+from methods.calibration import ALPHA, GRAY, LEAST, MOST, UNDECIDED, Judgement, judge, needs_more
 from methods.populations import TABLE, Kind, Population, populations_of, read_rows
 from methods.trigger_search import Search, as_trigger, check_clean_images, smallest
 from methods.trust import in_words
@@ -118,10 +119,18 @@ class Hearing:
         """{witness: its statistic}."""
         return {name: finding.statistic for name, finding in self.findings.items()}
 
-    def judge(self) -> Judgement:
-        """The Judgement; UNDECIDED on a reference that no verdict can rest on."""
+    def judge(self, doubt: str | None = None) -> Judgement:
+        """The Judgement; UNDECIDED with a doubt."""
         found = judge(self.p_values, {name: finding.label for name, finding in self.findings.items()}, self.alpha)
-        return replace(found, verdict=UNDECIDED, target=None) if self.reference.doubt else found
+        return replace(found, verdict=UNDECIDED, target=None) if doubt else found
+
+    def silence(self) -> str | None:
+        """Why there is no p-value at all; None if there is one, or if the reference's doubt says it."""
+        if self.reference.doubt or any(value is not None for value in self.p_values.values()):
+            return None
+        if all(finding.statistic is None for finding in self.findings.values()):
+            return "no witness had anything to say"
+        return f"fewer than {LEAST} other benign models of its kind have been measured by studies.calibrate_audit"
 
     def rows(self, judgement: Judgement) -> list[dict]:
         """The rows of witnesses.csv."""
@@ -135,7 +144,7 @@ def hear_cleanse(hearing: Hearing, subject: Subject, settings: Settings, seed: i
     """Neural Cleanse's searches, as many as the verdict depends on; returns {label: its Search of smallest norm}."""
     images, by_seed, started = subject.suspect.defender, [], time.perf_counter()
     try:
-        check_clean_images(images)
+        check_clean_images(images, settings.batch_size * settings.batches)
     except UserError as error:
         log.warning("Neural Cleanse is left out: %s", error)
         return {}
@@ -163,20 +172,29 @@ def hear(hearing: Hearing, subject: Subject, settings: Settings, seed: int, devi
     return {}
 
 
+class Place(argparse.Action):
+    """Store a word without a flag as --checkpoint, or where that is given, as --data-dir."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Namespace, word: str,
+                 option_string: str | None = None):
+        free = [name for name in ("checkpoint", "data_dir") if getattr(namespace, name) is parser.get_default(name)]
+        if not free:
+            parser.error(f"{word}: a model and a folder of images are given already")
+        setattr(namespace, free[0], word)
+
+
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    places = [parser.add_argument("checkpoint", nargs="?", metavar="MODEL", help="the same as --checkpoint"),
-              parser.add_argument("data_dir", nargs="?", metavar="IMAGES", help="the same as --data-dir")]
+    for name, flag in (("MODEL", "--checkpoint"), ("IMAGES", "--data-dir")):
+        parser.add_argument(name, nargs="?", action=Place, default=argparse.SUPPRESS, help=f"the same as {flag}")
     group = parser.add_argument_group("model under suspicion")
     group.add_argument("--checkpoint", default="output/badnets/model_last.th",
                        help="weights of a known network from anywhere (.th, .safetensors)")
     add_input_flags(group)
     group.add_argument("--classes", **flags.CLASSES)
     add_optional_data_flags(parser, "two of the three witnesses need no images, and Neural Cleanse speaks")
-    for place in places:  # one that is left out leaves the flag of its name as it is
-        place.default = argparse.SUPPRESS
     group = parser.add_argument_group("verdict")
-    group.add_argument("--alpha", type=flags.number(0.001, 0.5, "a rate from 0.001 to 0.5"), default=ALPHA,
+    group.add_argument("--alpha", type=flags.number(0.001, MOST, f"a rate from 0.001 to {MOST}"), default=ALPHA,
                        help="rate of false alarms")
     group.add_argument("--population", metavar="DATASET",
                        help="compare with benign models of this data set, whatever the classes are called (default: "
@@ -185,7 +203,16 @@ def parse_args(argv=None):
                        help="table of studies.calibrate_audit (default: the suite's own, results/audit/rates.csv)")
     add_witness_flags(parser, "Default: as the population was measured. With other values there is no p-value.")
     flags.add_run_flags(parser, beneath_model("audit"))
-    return parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    if isinstance(args.data_dir, str) and not {"dataset"} & parser.given(argv) and not has_entries(args.data_dir):
+        parser.error(f"{args.data_dir}: expected a folder <class>/* of PNG or JPEG files; "
+                     f"{'it is empty' if Path(args.data_dir).is_dir() else 'there is no such folder'}")
+    return args
+
+
+def has_entries(folder: str) -> bool:
+    """Whether anything lies in a folder; an empty one would have a data set downloaded into it."""
+    return Path(folder).is_dir() and not all(is_hidden(entry.name) for entry in Path(folder).iterdir())
 
 
 def is_measured_so(population: Population, args: Namespace) -> bool:
@@ -201,13 +228,14 @@ def choose(args: Namespace, subject: Subject) -> tuple[Reference, Settings]:
         raise UserError(f"{args.rates}: no such file; studies.calibrate_audit makes one")
     populations = populations_of(read_rows(args.rates or TABLE))
     has_names = subject.has_names and not all(map(str.isdecimal, subject.classes))  # digits of which data set?
-    dataset, known = args.population, {one.dataset for one in populations}
+    dataset, known, own = args.population, {one.dataset for one in populations}, subject.images
     if dataset and dataset not in known:
         raise UserError(f"--population {dataset}: no models of it in the table, which has "
                         f"{', '.join(sorted(known)) or 'none'}")
     if not dataset and not has_names:
-        said = (subject.images and subject.images.name, behind_model(args, "dataset", None))
-        dataset = next((name for name in said if name in known), None)
+        # A folder of images is called after itself, which says nothing.
+        said = own.name if own and own.name == args.dataset else behind_model(args, "dataset", None)
+        dataset = said if said in known else None
     fitting = [one for one in populations if is_measured_so(one, args)]
     reference = find_reference(fitting, kind, has_names, dataset)
     if not reference.population:
@@ -233,6 +261,14 @@ def report(judgement: Judgement, trust: str, doubt: str | None, args: Namespace,
     log.info("verdict: %s%s%s", judgement.verdict, target, combined)
 
 
+def find_doubt(hearing: Hearing, subject: Subject) -> str | None:
+    """Why no verdict can rest on what was heard, in words; None if one can."""
+    guess = None if subject.knows_input else ("nothing says how pixels enter this model, and without images the usual "
+                                              "way cannot be tried; give --mean and --std, or images")
+    unsound = subject.suspect and subject.suspect.doubt and subject.suspect.doubt.words()
+    return "; ".join(filter(None, (unsound, guess, hearing.reference.doubt, hearing.silence()))) or None
+
+
 def leave_triggers(folder: Path, best: dict[int, Search], label: int | None) -> list[str]:
     """Write the smallest trigger of `label`, if one was found; returns the file's name in a list."""
     if label not in best:
@@ -253,11 +289,8 @@ def main(argv=None):
 
         run.begin(subject)
         best = hear(hearing, subject, settings, args.seed, run.device)
-        judgement, doubt = hearing.judge(), reference.doubt
-        if subject.suspect and subject.suspect.doubt:
-            doubt = subject.suspect.doubt.words()
-            judgement = replace(judgement, verdict=UNDECIDED, target=None)
-        population = hearing.reference.population
+        doubt = find_doubt(hearing, subject)
+        judgement, population = hearing.judge(doubt), hearing.reference.population
         trust, errors = in_words(population, tuple(hearing.findings), args.alpha, hearing.statistics(),
                                  of_its_kind=not reference.doubt)
         report(judgement, trust, doubt, args, subject.classes)

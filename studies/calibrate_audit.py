@@ -32,7 +32,7 @@ from engine.command_line.command import command
 from engine.command_line.witness_flags import add_witness_flags
 from engine.runs import machine
 from engine.weights.checkpoint import load_model, load_trigger
-from methods.calibration import ALPHA
+from methods.calibration import ALPHA, MOST
 from methods.outliers import anomaly_indices, majority_labels
 from methods.populations import (
     BENIGN,
@@ -40,6 +40,7 @@ from methods.populations import (
     TEST,
     Kind,
     Measured,
+    digest_classes,
     missed_of,
     populations_of,
     read_rows,
@@ -61,6 +62,8 @@ from methods.witnesses import (
 TABLE = "rates.csv"
 MODELS = "models"  # folder of the models that are being made
 IDENTITY = ("dataset", "data_dir", "image_size", "arch", "width", "device")  # what a training is told besides
+OWN = {f"--{name.replace('_', '-')}" for name in IDENTITY}  # which this script takes itself
+FIXED = OWN | {"--seed", "--poison-type", "--poison-target", "--output-dir", "--resume", "--overwrite"}
 WAIT = 0.5  # seconds, for another process that is adding its line
 
 
@@ -131,22 +134,27 @@ def folder_of(args: Namespace, seed: int, target: int | None) -> Path:
     return Path(args.output_dir) / MODELS / f"{name}-{hashlib.sha256(rest).hexdigest()[:6]}-seed-{seed}"
 
 
-def is_made(rows: list[Measured], args: Namespace, seed: int, target: int | None, dataset: str) -> bool:
+def same_training(row: Measured, args: Namespace, seed: int, target: int | None, images: ImageSet) -> bool:
+    """Whether a row's model was trained by the very flags, on images of the same name, size and classes."""
+    kind = Kind(args.arch, args.width, images.image_size, digest_classes(images.classes))
+    if args.attack != BENIGN and target is None:
+        target = 0  # of all attacks without --poison-target
+    return (row.dataset, row.kind, row.attack, row.training, row.seed) == (
+        images.name, kind, args.attack, args.training, seed) and row.target in (None, target)
+
+
+def is_made(rows: list[Measured], args: Namespace, seed: int, target: int | None, images: ImageSet) -> bool:
     """Whether the table has this model already."""
     settings = Settings().changed(vars(args)).words()
-    return any((row.population, row.dataset, row.kind.arch, row.kind.width, row.settings, row.attack, row.training,
-                row.seed) == (args.population, dataset, args.arch, args.width, settings, args.attack, args.training,
-                              seed) and args.image_size in (None, row.kind.image_size)
-               and target in (None, row.target) for row in rows)
+    return any((row.population, row.settings) == (args.population, settings)
+               and same_training(row, args, seed, target, images) for row in rows)
 
 
-def check_untwinned(rows: list[Measured], args: Namespace, seed: int, dataset: str) -> None:
+def check_untwinned(rows: list[Measured], args: Namespace, seed: int, images: ImageSet) -> None:
     """Raise UserError for a benign model that stands in the table as one of the other population: held against itself,
     no model looks suspicious."""
-    twins = [row for row in rows if row.attack == args.attack == BENIGN and row.population != args.population
-             and (row.dataset, row.kind.arch, row.kind.width, row.training, row.seed)
-             == (dataset, args.arch, args.width, args.training, seed)
-             and args.image_size in (None, row.kind.image_size)]
+    twins = [row for row in rows if args.attack == BENIGN and row.population != args.population
+             and same_training(row, args, seed, None, images)]
     if twins:
         raise UserError(f"seed {seed}: that benign model is of --population {twins[0].population} already; give "
                         "another --first-seed")
@@ -159,13 +167,14 @@ def make_all(args: Namespace) -> None:
     images, _ = load_clean(args.dataset, args.data_dir, args.image_size)
     rows = read_rows(folder / TABLE)
     for seed in range(args.first_seed, args.first_seed + args.count):
-        check_untwinned(rows, args, seed, images.name)
+        check_untwinned(rows, args, seed, images)
     for number in range(args.count):
         seed = args.first_seed + number
         target = args.targets[number % len(args.targets)] if args.targets else None
-        if is_made(read_rows(folder / TABLE), args, seed, target, images.name):
-            continue
         own = folder_of(args, seed, target)
+        if is_made(read_rows(folder / TABLE), args, seed, target, images):
+            print(f"{own.name}: in the table already", flush=True)
+            continue
         row = make_row(args, seed, target, own, images)
         add_row(folder, row)
         print(f"{own.name}: trained in {row.seconds_training:.0f} s (ACC {row.acc:.4f}"
@@ -225,7 +234,7 @@ def parse_args(argv=None):
     add_witness_flags(parser, f"Default: {Settings().words()}")
     group = parser.add_argument_group("run")
     group.add_argument("--show", action="store_true", help="train nothing, and print the rates of the table")
-    group.add_argument("--alpha", type=flags.number(0.001, 0.5, "a rate from 0.001 to 0.5"), default=ALPHA,
+    group.add_argument("--alpha", type=flags.number(0.001, MOST, f"a rate from 0.001 to {MOST}"), default=ALPHA,
                        help="false-alarm rate at which --show counts")
     flags.add_folder_flag(group, "results/audit", "folder of the table rates.csv ")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -233,6 +242,14 @@ def parse_args(argv=None):
     if args.population == CALIBRATE and args.attack != BENIGN:
         parser.error(f"--attack {args.attack}: the models to calibrate with are benign; give --population test")
     args.training = args.training or ""
+    try:
+        words = shlex.split(args.training)
+    except ValueError as error:
+        parser.error(f"--training: {error}")
+    taken = sorted({word.partition("=")[0] for word in words} & FIXED)
+    if taken:
+        parser.error(f"--training: {', '.join(taken)} would contradict the table; this script gives these to the "
+                     "training, as its own flags say")
     if args.attack == BENIGN and args.targets:
         parser.error("--targets: has no effect on benign models")
     return args

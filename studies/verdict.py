@@ -23,11 +23,12 @@ from engine.command_line import flags
 from engine.command_line.aim_flags import called
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
-from engine.defending.suspect import asr_of, beneath_model, find_run, load_suspect
+from engine.defending.suspect import Suspect, asr_of, beneath_model, find_run, load_suspect
 from engine.measuring.evaluation import EvalSets, Proportion, predict
 from engine.rows import REPAIR
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger
+from methods.calibration import UNDECIDED
 from reporting.evidence import (
     Evidence,
     cleanse_evidence,
@@ -43,26 +44,34 @@ TESTS = (AUDIT, "neural-cleanse", "neuron-noise", "strip")
 REPAIRED = {script.title: cell.folder for script, cell in defense_cells().values()
             if script.kind == REPAIR and not script.trains and (cell.in_audit or not cell.flags)}
 IN_AUDIT = [script.title for script, cell in defense_cells().values() if script.kind == REPAIR and cell.in_audit]
+USUAL = {"channels": "rgb"}  # what no flag means
 COLUMNS = ("model", "changed", "acc", "lost", "lost_low", "lost_high", "asr_of_reversed_trigger")
 log = logging.getLogger("backdoor")
 
 
-def finished_run(args: Namespace, name: str) -> FinishedRun | None:
+def finished_run(args: Namespace, name: str, worked_on: str | None = None) -> FinishedRun | None:
     """The FinishedRun that a script left under `name` of the very model of the flags `args`; None where none is
     finished.
 
-    The same weights that are fed other pixels are another model.
+    The same weights that are fed other pixels are another model. worked_on: the inputs that the run must have had,
+    where it had images at all; None where those may be other ones.
     """
     run = read_run(find_run(args.checkpoint, name), name)
     if not run or run.state != FINISHED:
         return None
-    if not (run.config.get("inputs") or "").startswith(hash_file(args.checkpoint)):
+    inputs = run.config.get("inputs") or ""
+    if not inputs.startswith(hash_file(args.checkpoint)):
         log.warning("%s: left out, made from other weights than those in %s now", run.folder, args.checkpoint)
         return None
-    other = [name for name in INPUT_FLAGS if run.arguments.get(name) != getattr(args, name)]
+    other = [name for name in INPUT_FLAGS if (run.arguments.get(name) or USUAL.get(name)) != (
+        getattr(args, name) or USUAL.get(name))]
     if other:
         log.warning("%s: left out, made with another --%s than this audit", run.folder, ", --".join(other))
-    return None if other else run
+        return None
+    if worked_on and " " in inputs and inputs != worked_on:
+        log.warning("%s: left out, made with other images, or with other --classes or --image-size", run.folder)
+        return None
+    return run
 
 
 def has_changed(model: nn.Module, repaired: nn.Module) -> bool:
@@ -104,8 +113,11 @@ def compare_repaired(args: Namespace, model: nn.Module, test: EvalSets, triggers
     add("as it is", model)
     for name, folder in REPAIRED.items():
         run = finished_run(args, folder)
-        if run:
-            add(name, load_model(run.folder / "model_last.th", device).model)
+        repaired = run and load_model(run.folder / "model_last.th", device).model
+        if repaired and repaired.spec["image_size"] != model.spec["image_size"]:
+            log.warning("%s: left out, made with another --image-size than this audit", run.folder)
+        elif repaired:
+            add(name, repaired)
     return [{key: value for key, value in row.items() if key != "guesses"} for row in rows]
 
 
@@ -151,15 +163,15 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def find_tests(args: Namespace) -> dict[str, FinishedRun | None]:
+def find_tests(args: Namespace, suspect: Suspect) -> dict[str, FinishedRun | None]:
     """{name: the FinishedRun of a test of this very model, or None}. Raises UserError without that of studies.audit."""
-    tests = {name: finished_run(args, name) for name in TESTS}
+    tests = {name: finished_run(args, name, suspect.fingerprint()) for name in TESTS}
     noise, audit = tests["neuron-noise"], tests[AUDIT]
     if noise and not all("leaning" in row for row in noise.method["rows"]):
         tests["neuron-noise"] = None  # from before leanings were counted
     if audit is None or audit.method.get("name") != "calibrated audit":
         raise UserError(f"{find_run(args.checkpoint, AUDIT)}: no finished run of studies.audit with the same --mean, "
-                        "--std and --channels, without which there is no verdict")
+                        "--std, --channels, --classes and images, without which there is no verdict")
     return tests
 
 
@@ -203,8 +215,10 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, ("repaired.csv",)) as run:
         suspect = load_suspect(args, run, find=False)
-        tests, classes = find_tests(args), suspect.defender.classes
+        tests, classes = find_tests(args, suspect), suspect.defender.classes
         method = tests[AUDIT].method
+        if suspect.doubt:  # of an audit without images, which could not see it
+            method = {**method, "verdict": UNDECIDED, "target": None, "doubt": suspect.doubt.words()}
         targets = [] if method["target"] is None else [int(method["target"])]
 
         run.begin(suspect)

@@ -13,6 +13,7 @@ from engine.catalogue import BY_MODULE, defense_cells
 from engine.command_line.normalization import INPUT_FLAGS
 from engine.defending.suspect import in_models_order, load_given
 from engine.weights.checkpoint import check_classes
+from methods.populations import TABLE
 from methods.trigger_search import check_clean_images
 from workflow.steps import PLACES, Plan, check_flags, known_files, short
 
@@ -113,6 +114,8 @@ def plan_audit(checkpoint, images, settings, output=None, given=None):
             settled = {"data_dir": images, **(taken or suspect), **cell.flags,
                        **(settings.get(cell.in_audit) or {})}
             needs = [done[cell.needs].results] if cell.needs else [model]
+            if script is BY_MODULE["studies.audit"]:  # whose verdict is another one by another table
+                needs.append(settled.get("rates") or str(TABLE))
             done[name] = plan.add(f"{output}/{cell.folder}", script, settled, needs, cell.in_audit, cell.is_heavy)
     plan.add(f"{output}/{VERDICT}", BY_MODULE["studies.verdict"],
              {"data_dir": images, **suspect, **(settings.get(VERDICT) or {})},

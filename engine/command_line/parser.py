@@ -25,8 +25,16 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None,
                    namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         """The parsed flags; each default that is a function is replaced by its value."""
+        return self.settle(super().parse_args(args, namespace))
+
+    def parse_intermixed_args(self, args: Sequence[str] | None = None,
+                              namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        """The same where words without a flag may stand anywhere between the flags."""
+        return self.settle(super().parse_intermixed_args(args, namespace))
+
+    def settle(self, parsed: argparse.Namespace) -> argparse.Namespace:
+        """Refuse empty values, and replace each default that is a function by its value."""
         FLAGS[running()] = set(self._option_string_actions)
-        parsed = super().parse_args(args, namespace)
         for action in self._actions:  # as of "$UNSET" in a shell, which as a path is the current folder
             if action.option_strings and getattr(parsed, action.dest, None) == "":
                 self.error(f"{action.option_strings[-1]}: expected a value, got an empty one")

@@ -48,7 +48,8 @@ class Subject:
 
     checkpoint: the model's file. classes: names in label order, numbers where nothing names them. image_size: pixels a
     side of the images that it takes. suspect: the same with images; None where none are named. has_names: whether the
-    model, --classes or the images name the classes.
+    model, --classes or the images name the classes. knows_input: whether the file, --mean and --std, or images on which
+    it can be tried, say how pixels enter the network; otherwise it is what is usual for the network.
     """
 
     checkpoint: str
@@ -57,6 +58,7 @@ class Subject:
     image_size: int
     suspect: Suspect | None
     has_names: bool = True
+    knows_input: bool = True
 
     def fingerprint(self) -> str:
         """What a run says that it worked on: the weights, and the images if there are any."""
@@ -81,12 +83,13 @@ def load_subject(args: Namespace, run: Run, find: bool = True) -> Subject:
     --classes, --image-size, --mean and --std say them.
     """
     if args.dataset:
-        suspect = load_suspect(args, run, find)
+        suspect, knows_input = load_suspect(args, run, find), True
         model = suspect.model
         names = classes = suspect.defender.classes
     else:
         found = load_given(args, run.device)
-        suspect, model = None, found.model
+        suspect, model, knows_input = None, found.model, found.says_input or args.mean is not None
         names = class_names(args, found)
         classes = names or tuple(map(str, range(model.spec["num_classes"])))
-    return Subject(args.checkpoint, model, tuple(classes), model.spec["image_size"], suspect, bool(names))
+    return Subject(args.checkpoint, model, tuple(classes), model.spec["image_size"], suspect, bool(names),
+                   knows_input)

@@ -84,8 +84,11 @@ def guess(model: torch.nn.Module, images: ImageSet, device: torch.device) -> np.
 def mean_recall(guesses: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """(recall averaged over the classes that occur, upper end of its 95 % interval) of int64 (N,).
 
-    The interval is the normal approximation, with one hit and one miss added to each class for its variance.
+    The interval is the normal approximation, with one hit and one miss added to each class for its variance. (0, 1) of
+    no images.
     """
+    if not len(labels):
+        return 0.0, 1.0
     counts = np.bincount(labels)
     there = counts > 0
     hits, counts = np.bincount(labels, guesses == labels)[there], counts[there]

@@ -59,8 +59,31 @@ def test_a_missing_table_is_empty_and_another_file_is_refused(tmp_path):
     assert read_rows(tmp_path / "nowhere.csv") == []
     for text in ("a,b\n1,2\n", f"{','.join(COLUMNS)}\nx\n", f"{','.join(COLUMNS)}\n{','.join('x' * len(COLUMNS))}\n"):
         (tmp_path / "rates.csv").write_text(text)
-        with pytest.raises(UserError, match="not a table of"):
+        with pytest.raises(UserError, match="line 2: not a row of a table"):
             read_rows(tmp_path / "rates.csv")
+
+
+@pytest.mark.parametrize("column, value", [
+    ("margins", "-1"), ("margins", "nan"), ("channels", "inf"), ("cleanse", "0;2"), ("cleanse", "2"),
+    ("population", "tests"), ("settings", "foo=1")])
+def test_a_line_with_a_value_that_no_model_has_is_named(tmp_path, column, value):
+    path = tmp_path / "rates.csv"
+    write_rows(path, benign(3))
+    lines = list(csv.DictReader(path.open()))
+    lines[1][column] = value
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(lines)
+    with pytest.raises(UserError, match="line 3: not a row"):
+        read_rows(path)
+
+
+def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path):
+    path = tmp_path / "rates.csv"
+    write_rows(path, benign(3))
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(read_rows(path)) == 3
 
 
 def test_models_of_another_network_data_set_or_settings_are_another_population():

@@ -256,10 +256,68 @@ def test_a_class_without_images_leaves_the_other_witnesses(stranger, tmp_path, m
     ((), ("output/badnets/model_last.th", None, None)), (("m.th",), ("m.th", None, None)),
     (("m.th", "pictures"), ("m.th", "cifar10", "pictures")),
     (("m.th", "--dataset", "digits"), ("m.th", "digits", "data")),
-    (("--checkpoint", "m.th", "--data-dir", "pictures"), ("m.th", "cifar10", "pictures"))])
-def test_model_and_images_are_named_by_place_or_by_flag(words, found):
+    (("--checkpoint", "m.th", "--data-dir", "pictures"), ("m.th", "cifar10", "pictures")),
+    (("--checkpoint", "m.th", "pictures"), ("m.th", "cifar10", "pictures")),
+    (("m.th", "--overwrite", "pictures"), ("m.th", "cifar10", "pictures"))])
+def test_model_and_images_are_named_by_place_or_by_flag(words, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures/cat").mkdir(parents=True)
     args = parse_args(words)
-    assert (args.checkpoint, args.dataset, args.data_dir) == found
+    assert (args.checkpoint, args.dataset, args.data_dir) == found and "MODEL" not in args
+
+
+def test_a_third_word_and_a_folder_with_nothing_in_it_are_refused(tmp_path, refused):
+    """An empty folder would have CIFAR-10 downloaded into it."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/.DS_Store").touch()
+    assert "it is empty" in refused(main, "m.th", tmp_path / "empty")
+    assert "there is no such folder" in refused(main, "m.th", tmp_path / "nowhere")
+    assert refused(main, "m.th", "--checkpoint", "n.th", "--data-dir", tmp_path, "pictures")
+
+
+def test_too_few_images_for_a_step_leave_the_other_witnesses(stranger, tmp_path, monkeypatch):
+    first, second = load_clean("digits", "")
+    monkeypatch.setattr("engine.defending.suspect.load_clean", lambda *args: (first.spread(15), second))
+    method = audited(tmp_path, stranger, "--dataset", "digits", "--starts", 1, "--steps", 2)["method"]
+    assert [row["witness"] for row in method["witnesses"]] == ["channels", "margins"]
+    assert "15 clean images to search on, and a step takes 16" in (tmp_path / "out/output.log").read_text()
+
+
+def test_without_images_a_guess_of_how_pixels_enter_is_no_ground_for_a_verdict(stranger, tmp_path):
+    """As a bare state_dict by another program is: the same weights fed otherwise are another model."""
+    torch.save(load_model(stranger).model.state_dict(), tmp_path / "bare.th")
+    words = [tmp_path / "bare.th", *table(tmp_path, *reference()), "--population", "digits"]
+    method = audited(tmp_path, *words)["method"]
+    assert method["verdict"] == "undecided" and "nothing says how pixels enter this model" in method["doubt"]
+    told = audited(tmp_path, *words, "--mean", "none", "--std", "none")["method"]
+    assert told["doubt"] is None and told["combined"] == audited(tmp_path, stranger, *words[1:])["method"]["combined"]
+
+
+def test_a_folders_name_does_not_say_of_which_data_set_it_is(stranger, tmp_path, monkeypatch, searching):
+    """An image folder is called by its name, and may be of any data set."""
+    searching(*[norms(50.0)] * 3)
+    digits = load_clean("digits", "")
+    monkeypatch.setattr("engine.defending.suspect.load_clean", lambda *args: digits)
+    (tmp_path / "digits/0").mkdir(parents=True)
+    method = audited(tmp_path, stranger, tmp_path / "digits", *table(tmp_path, *reference()))["method"]
+    assert method["verdict"] == "undecided" and "no names tell what this model's are" in method["doubt"]
+
+
+def test_a_data_set_that_is_named_says_more_than_the_run_of_the_model(stranger, tmp_path, monkeypatch, searching):
+    searching(*[norms(50.0)] * 3)
+    digits = [replace(part, name="mnist") for part in load_clean("digits", "")]
+    monkeypatch.setattr("engine.defending.suspect.load_clean", lambda *args: digits)
+    write_json(tmp_path / "config.json", {"script": "train_backdoor", "arguments": {"dataset": "digits"}})
+    words = [stranger, *table(tmp_path, *reference()), "--dataset", "mnist", "--data-dir", tmp_path]
+    assert "no names tell what this model's are" in audited(tmp_path, *words)["method"]["doubt"]
+
+
+def test_where_no_witness_has_a_p_value_the_verdict_says_why(stranger, tmp_path):
+    words = [stranger, "--population", "digits", "--starts", 1, "--steps", 3]
+    channels, margins = audited(tmp_path, *words, *table(tmp_path, *reference()))["method"]["witnesses"][:2]
+    itself = replace(reference()[0], channels=channels["statistic"], margins=margins["statistic"], seed=77)
+    method = audited(tmp_path, *words, *table(tmp_path, itself, *reference(count=4)))["method"]
+    assert method["verdict"] == "undecided" and method["doubt"].startswith("fewer than 5 other benign models")
 
 
 def test_the_model_is_left_as_it_was(stranger, tmp_path):

@@ -76,6 +76,26 @@ def test_the_same_command_makes_only_what_the_table_lacks(trainings, tmp_path):
     assert len(trainings) == 7
 
 
+def test_the_attacks_own_target_and_the_usual_size_are_not_any(trainings, tmp_path, capsys):
+    words = [*SMALL, "--population", "test", "--attack", "badnets", "--count", "1", "--output-dir", str(tmp_path)]
+    main([*words, "--targets", "3"])
+    main(words)  # of label 0
+    main([*words, "--image-size", "16"])
+    assert len(trainings) == 3 and "in the table already" not in capsys.readouterr().out
+    main(words)
+    assert len(trainings) == 3 and "badnets" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("flag", ["--width 16", "--seed=7", "--poison-type badnets", "--arch wrn10-1", "--resume"])
+def test_what_the_table_says_of_a_model_is_not_for_the_training_to_change(trainings, tmp_path, refused, flag):
+    said = refused(main, *SMALL, f"--training=--epochs 1 {flag}", "--output-dir", tmp_path)
+    assert f"{flag.partition(' ')[0].partition('=')[0]} would contradict the table" in said and not trainings
+
+
+def test_an_open_quote_in_the_flags_of_the_training_is_refused(tmp_path, refused):
+    assert "--training: No closing quotation" in refused(main, *SMALL, "--training", "--epochs '1")
+
+
 def test_a_benign_model_is_not_of_both_populations(trainings, tmp_path, refused):
     words = [*SMALL, "--count", "1", "--output-dir", str(tmp_path)]
     main([*words, "--first-seed", "4"])

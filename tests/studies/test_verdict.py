@@ -25,7 +25,9 @@ def suspect(*words):
     """Run an audit that suspects label 0, whatever the model is."""
     found = replace(UNSURE, verdict="suspect", target=0, combined=0.001)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audit.Hearing, "judge", lambda self: found)
+        patch.setattr(audit, "judge", lambda *args: found)
+        patch.setattr(audit, "find_doubt", lambda hearing, subject: (
+            subject.suspect.doubt and subject.suspect.doubt.words()))
         audit.main([*words, *DIGITS, *QUICK])
 
 
@@ -129,6 +131,12 @@ def test_runs_of_another_model_are_not_taken(suspected, small_run, tmp_path, ref
     assert "no finished run" in refused(main, "--checkpoint", other / "model_last.th", *DIGITS)
 
 
+def test_an_audit_of_other_images_is_not_taken(suspected, tmp_path, refused):
+    assert "no finished run of studies.audit" in refused(
+        main, "--checkpoint", suspected, "--dataset", "digits", "--image-size", "8", "--output-dir", tmp_path / "v")
+    main(["--checkpoint", str(suspected), *DIGITS, "--channels", "rgb", "--output-dir", str(tmp_path / "v")])
+
+
 def test_without_neural_cleanses_own_run_the_audits_trigger_is_measured(suspected, tmp_path):
     shutil.rmtree(suspected.parent / "neural-cleanse")
     main(["--checkpoint", str(suspected), *DIGITS, "--output-dir", str(tmp_path / "verdict")])
@@ -162,7 +170,7 @@ def test_runs_on_other_pixels_than_the_audits_are_not_taken(suspected, tmp_path,
     given = ["--checkpoint", "output/bare/model_last.th", *DIGITS]
     suspect(*given[:2])
     said = refused(main, *given, "--mean", "none", "--std", "none")
-    assert "no finished run of studies.audit with the same --mean, --std and --channels" in said
+    assert "no finished run of studies.audit with the same --mean, --std, --channels, --classes" in said
     suspect(*given[:2], "--mean", "homework", "--std", "homework", "--overwrite")
     neural_cleanse.main(given)
     unlearn_trigger.main(given)
