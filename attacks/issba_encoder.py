@@ -221,7 +221,7 @@ def parse_args(argv=None):
     group.add_argument("--epochs", type=flags.integer(1), default=8, help="passes over the attacker's images")
     group.add_argument("--bit-epochs", type=flags.integer(0), default=1, help="the first, in which only bits count")
     group.add_argument("--ramp-epochs", type=flags.integer(1), default=3,
-                       help="the next, over which the image comes to count in full")
+                       help="the next, over which the weight of the image's own loss rises to 1")
     group.add_argument("--cross-weight", type=flags.not_negative, default=0.5,
                        help="of the bits read where another image's residual is; 0 is the published loss, whose "
                        "residuals are nearly the same in every image")
