@@ -24,12 +24,14 @@ TABLE, PAGE = ROOT / "workflow/matrices/arms-race.yaml", ROOT / "docs/arms-race.
 NOT_RUN = "not run yet"
 INTRO = f"""# The arms race
 
-An attack passes a defense by breaking what the defense assumes. Each row has the assumption, an attack that keeps to it
-and those that are said to break it, with what was measured here. The publications say so, and where they name too few,
-the figures of this suite. Where no such attack is known, or none of them took hold here, the last column has, of the
-attacks that the defense was run on, the one that it stopped least. Where the defense stopped none of those that keep to
-it, these stay, and beside them stands where its assumption did hold: the same attack on other images or another
-network, else the attack that it stopped most. Where it stopped none at all, the row says so.
+An attack passes a defense by breaking what the defense assumes. Each row has, with what was measured here,
+
+- the assumption;
+- an attack that keeps to it. Where the defense stopped none of these, another one stands beside them that it stopped:
+  the same attack on other images or another network, else the attack that it stopped most. Where it stopped none at
+  all, the row says so;
+- attacks that break it, by the publications or by the figures of this suite. Where none is known, or none took hold
+  here, the one stands there that the defense stopped least.
 
 *Stopped* means that at most {STOPPED} % of triggered images get through, *passes* that {PASSES} % or more do, and
 *partly* what lies between. For a repair that is the ASR afterwards, for STRIP the FAR, for a detector of poisoned
