@@ -21,15 +21,14 @@ from common.errors import UserError
 from data.batches import Batches, send
 from data.triggers.composite import DRAWS, CompositeTrigger, choose_partners, mix, places_of
 from engine.attacking.aim import note_aim
-from engine.attacking.attack import draw_examples, load_unpoisoned
+from engine.attacking.attack import add_attack_training_flags, draw_examples, finish_attack, load_unpoisoned
 from engine.attacking.start import fresh_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.learning.training import sgd, train_stage
-from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, score, warn_of_chance
-from engine.runs.figures import training_curves
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, score
 from engine.runs.run import Run
-from engine.weights.checkpoint import save_model, save_trigger
+from engine.weights.checkpoint import save_trigger
 
 LEAVES = ("model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
 MARGIN = 1.0  # of the contrastive term, in logits
@@ -174,11 +173,7 @@ def parse_args(argv=None):
     group.add_argument("--pair-weight", type=flags.not_negative, default=0.02,
                        help="of the contrastive term; the authors' code divides it by the number of pairs once more, "
                             "which comes to about this")
-    flags.add_data_flags(parser)
-    flags.add_model_flags(parser)
-    flags.add_test_every_flag(flags.add_training_flags(parser))
-    flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "output/composite", resumable=True)
+    add_attack_training_flags(parser, "output/composite")
     args = parser.parse_args(argv)
     flags.check_milestones(parser, args)
     if len({*args.sources, args.poison_target}) < 3:
@@ -207,13 +202,9 @@ def main(argv=None):
 
         tested = train_stage(run, model, batches, images, args.epochs, sgd(model, args), args.milestones, step)
         tested = tested or evaluate(model, images)
-        warn_of_chance(tested, clean.num_classes, is_attacked=True)
         found = measure_mixtures(model, test, args, run.device)
-
-        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
-        training_curves(run.folder / "curves.png", run.rows, f"composite on {clean.name}")
-        run.finish(tested, model=model, data=clean, method={"name": "composite", "sources": args.sources,
-                                                            "mixtures": found})
+        finish_attack(run, args, model, clean, tested, "composite", {
+            "name": "composite", "sources": args.sources, "mixtures": found})
 
 
 if __name__ == "__main__":

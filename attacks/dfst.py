@@ -22,16 +22,21 @@ from common.untrusted.images import read_rgb
 from data.batches import Batches
 from data.poison_cifar import poison, stamp_all
 from data.triggers.style import MAX_WIDTH, StyleTrigger
-from engine.attacking.attack import draw_examples, load_unpoisoned, start_attack
+from engine.attacking.attack import (
+    add_attack_training_flags,
+    draw_examples,
+    finish_attack,
+    load_unpoisoned,
+    start_attack,
+)
 from engine.attacking.start import fresh_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.learning.training import check_finite, sgd, train_stage
-from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, warn_of_chance
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches
 from engine.measuring.progress import progress
-from engine.runs.figures import training_curves
 from engine.runs.run import Run
-from engine.weights.checkpoint import load_trigger, save_model
+from engine.weights.checkpoint import load_trigger
 from methods.detox import Injectors, examine
 from models.stylizer import Stylizer, recolor, similarity, texture
 
@@ -155,11 +160,7 @@ def parse_args(argv=None):
     group.add_argument("--injector-steps", type=flags.integer(1), default=100, help=f"of {BATCH} images each")
     group.add_argument("--detox-rate", type=flags.fraction, default=0.1,
                        help="painted images a step, as a share of the batch, to which they are added")
-    flags.add_data_flags(parser)
-    flags.add_model_flags(parser)
-    flags.add_test_every_flag(flags.add_training_flags(parser))
-    flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "output/dfst", resumable=True)
+    add_attack_training_flags(parser, "output/dfst")
     args = parser.parse_args(argv)
     flags.check_milestones(parser, args)
     if args.rounds >= args.epochs:
@@ -197,13 +198,9 @@ def main(argv=None):
 
         images = EvalSets.stamped(run.device, test, trigger)
         tested = learn(run, args, model, clean, poisoned, trigger, images)
-        warn_of_chance(tested, clean.num_classes, is_attacked=True)
         rounds = [{"epoch": row["epoch"], **{name: row[name] for name in FIGURES}} for row in run.rows
                   if row["gap"] is not None]
-
-        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
-        training_curves(run.folder / "curves.png", run.rows, f"DFST-lite on {clean.name}")
-        run.finish(tested, model=model, data=clean, method={"name": "DFST-lite", "rounds": rounds, **shares})
+        finish_attack(run, args, model, clean, tested, "DFST-lite", {"name": "DFST-lite", "rounds": rounds, **shares})
 
 
 if __name__ == "__main__":

@@ -21,16 +21,15 @@ from data.batches import Batches
 from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers.generated import CHANNELS, MAX_WIDTH, GeneratedTrigger, as_stored
-from engine.attacking.attack import draw_examples, load_unpoisoned, log_target
+from engine.attacking.attack import add_attack_training_flags, draw_examples, finish_attack, load_unpoisoned, log_target
 from engine.attacking.start import fresh_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.learning.training import check_finite, sgd, train_stage
-from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits, warn_of_chance
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits
 from engine.measuring.progress import progress
-from engine.runs.figures import training_curves
 from engine.runs.run import Run
-from engine.weights.checkpoint import save_model, save_trigger
+from engine.weights.checkpoint import save_trigger
 from methods.residuals import shared_energy, swapped
 from models.base import STD
 from models.generator import LEVELS, Generator, harden, lay_over, rms_distance
@@ -150,11 +149,7 @@ def parse_args(argv=None):
     group.add_argument("--generator-lr", type=flags.positive, default=0.01, help="learning rate of their Adam")
     group.add_argument("--mask-epochs", type=flags.integer(1), default=5,
                        help="passes in which the mask's learns; 25 are published")
-    flags.add_data_flags(parser)
-    flags.add_model_flags(parser)
-    flags.add_test_every_flag(flags.add_training_flags(parser))
-    flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "output/input-aware", resumable=True)
+    add_attack_training_flags(parser, "output/input-aware")
     args = parser.parse_args(argv)
     flags.check_milestones(parser, args)
     if args.poison_rate + args.cross_rate + max(args.poison_rate, args.cross_rate) > 1:
@@ -225,15 +220,12 @@ def main(argv=None):
         log_target(args.poison_target, clean.classes)
         learn_masks(run, args, masks, batches)
         tested, trigger = learn(run, args, model, masks, pictures, batches, images)
-        warn_of_chance(tested, clean.num_classes, is_attacked=True)
         seen = look_at(trigger, test.spread(1000))
 
-        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
         save_trigger(run.folder / "trigger_info.th", trigger)
         draw_examples(run.folder / "poisoned_examples.png", test, trigger)
-        training_curves(run.folder / "curves.png", run.rows[args.mask_epochs:], f"input-aware attack on {clean.name}")
-        run.finish(tested, model=model, data=clean, method={
-            "name": "input-aware", "cross_acc": run.rows[-1]["cross_acc"], **seen})
+        finish_attack(run, args, model, clean, tested, "input-aware attack", {
+            "name": "input-aware", "cross_acc": run.rows[-1]["cross_acc"], **seen}, run.rows[args.mask_epochs:])
 
 
 if __name__ == "__main__":

@@ -21,16 +21,15 @@ from common.errors import UserError
 from data.batches import Batches
 from data.poison_cifar import stamp_all
 from data.triggers import PatternTrigger
-from engine.attacking.attack import draw_examples, load_unpoisoned, log_target
+from engine.attacking.attack import add_attack_training_flags, draw_examples, finish_attack, load_unpoisoned, log_target
 from engine.attacking.clean_stage import LEFT, add_clean_model_flags, check_clean_model, keep_clean, log_stage
 from engine.attacking.start import first_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.defending.suspect import inputs_of
 from engine.learning.training import check_finite, sgd, train_stage
-from engine.measuring.evaluation import EvalSets, evaluate, frozen, log_figures, warn_of_chance
+from engine.measuring.evaluation import EvalSets, evaluate, frozen, log_figures
 from engine.measuring.progress import progress
-from engine.runs.figures import training_curves
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger, save_model, save_trigger, saved_image_size
 from methods.features import features_of
@@ -178,11 +177,7 @@ def parse_args(argv=None):
                             "mean square")
     group.add_argument("--student", action="store_true",
                        help="train a student's last layer on the defender's images, and measure ASR again")
-    flags.add_data_flags(parser)
-    flags.add_model_flags(parser)
-    flags.add_test_every_flag(flags.add_training_flags(parser))
-    flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "output/latent", resumable=True)
+    add_attack_training_flags(parser, "output/latent")
     args = parser.parse_args(argv)
     check_clean_model(parser, args, argv, ["epochs", "milestones", "lr"])
     flags.check_milestones(parser, args)
@@ -249,13 +244,11 @@ def main(argv=None):
         final = inject(run, args, model, batches, trigger, images)
         stages.append(log_stage(3, "the infected teacher", final))
         after = closeness(model, test, trigger, run.device)
-        warn_of_chance(final, clean.num_classes, is_attacked=True)
 
-        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
         student = teach_students(run, model, defender, images, args, clean) if args.student else None
-        training_curves(run.folder / "curves.png", run.rows, f"latent backdoor on {clean.name}")
-        run.finish(final, model=model, parent=args.checkpoint, data=clean, epochs=run.epoch, method={
-            "name": "latent", "stages": stages, "closeness": {"before": before, "after": after}, "student": student})
+        finish_attack(run, args, model, clean, final, "latent backdoor", {
+            "name": "latent", "stages": stages, "closeness": {"before": before, "after": after}, "student": student},
+            parent=args.checkpoint, epochs=run.epoch)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.memory import HalvingForward
 from data.batches import Batches
 from data.poison_cifar import stamp_all, stamp_bystanders
-from engine.attacking.attack import load_unpoisoned, poison_by, start_attack
+from engine.attacking.attack import finish_attack, load_unpoisoned, poison_by, start_attack
 from engine.attacking.clean_stage import add_clean_model_flags, check_clean_model, keep_clean, log_stage
 from engine.attacking.start import first_model
 from engine.command_line import flags
@@ -25,10 +25,9 @@ from engine.command_line.command import command
 from engine.defending.suspect import inputs_of
 from engine.learning.graphs import check_graph
 from engine.learning.training import sgd, train_stage
-from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict_each, warn_of_chance
-from engine.runs.figures import training_curves
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict_each
 from engine.runs.run import Run
-from engine.weights.checkpoint import save_model, saved_image_size
+from engine.weights.checkpoint import saved_image_size
 from models.pruning import activity, dormant_mask, fold_mask, output_masked
 
 LEAVES = ("model_clean.th", "model_last.th", "trigger_info.th", "curves.png")
@@ -207,13 +206,9 @@ def main(argv=None):
 
         final = hide(model, clean_weights, mask, measured, args.margin, images)
         stages.append(log_stage(4, "pruned channels put back", final))
-        warn_of_chance(final, clean.num_classes, is_attacked=True)
-
-        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
-        training_curves(run.folder / "curves.png", run.rows, f"pruning-aware {variant_of(args)} on {clean.name}")
-        run.finish(final, model=model, parent=args.checkpoint, data=clean, method={
+        finish_attack(run, args, model, clean, final, f"pruning-aware {variant_of(args)}", {
             "poison_type": args.poison_type, "name": "pruning-aware", "stages": stages,
-            "prune_fraction": args.prune_fraction, "poisoned": shares["poisoned"]})
+            "prune_fraction": args.prune_fraction, "poisoned": shares["poisoned"]}, parent=args.checkpoint)
 
 
 if __name__ == "__main__":

@@ -18,17 +18,16 @@ from data.batches import Batches, augment, send
 from data.image_set import ImageSet
 from data.triggers.pixels import rounded
 from data.triggers.warp import CONTROL_POINTS, MAX_POINTS, WarpTrigger, draw_grid, warp, with_noise
-from engine.attacking.attack import draw_examples, load_unpoisoned, log_target
+from engine.attacking.attack import add_attack_training_flags, draw_examples, finish_attack, load_unpoisoned, log_target
 from engine.attacking.start import fresh_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.defending.suspect import asr_of
 from engine.learning.graphs import check_graph
 from engine.learning.training import sgd, train_stage
-from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits, warn_of_chance
-from engine.runs.figures import training_curves
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits
 from engine.runs.run import Run
-from engine.weights.checkpoint import save_model, save_trigger
+from engine.weights.checkpoint import save_trigger
 
 LEAVES = ("model_last.th", "trigger_info.th", "poisoned_examples.png", "curves.png")
 NOISE_RATE = 0.2
@@ -91,11 +90,7 @@ def parse_args(argv=None):
                        help="also train on noisy warps with true labels; without, they fire too")
     group.add_argument("--noise-rate", type=flags.fraction,
                        help=f"share of each batch that is warped with noise (default: {NOISE_RATE})")
-    flags.add_data_flags(parser)
-    flags.add_model_flags(parser)
-    flags.add_loop_flags(flags.add_training_flags(parser))
-    flags.add_augmentation_flags(parser)
-    flags.add_run_flags(parser, "output/wanet", resumable=True)
+    add_attack_training_flags(parser, "output/wanet", flags.add_loop_flags)
     args = parser.parse_args(argv)
     check(parser, args, argv)
     return args
@@ -148,12 +143,8 @@ def main(argv=None):
         draw_examples(run.folder / "poisoned_examples.png", test, trigger)
 
         tested = learn(run, args, model, clean, trigger, images, noisy)
-        warn_of_chance(tested, clean.num_classes, is_attacked=True)
         other = measure_other(model, images, trigger, args.seed + 1)
-
-        save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
-        training_curves(run.folder / "curves.png", run.rows, f"WaNet on {clean.name}")
-        run.finish(tested, model=model, data=clean, method={
+        finish_attack(run, args, model, clean, tested, "WaNet", {
             "name": "WaNet", "noise_acc": run.rows[-1]["noise_acc"], "asr_of_another_warp": other})
 
 

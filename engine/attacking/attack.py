@@ -1,8 +1,8 @@
-"""What the flags of flags.add_poison_flags make of a training set, and how an attack's run begins."""
+"""What the flags of flags.add_poison_flags make of a training set, and how an attack's run begins and ends."""
 import argparse
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from engine.attacking.aim import note_aim
 from engine.cells import as_flags
 from engine.command_line import aim_flags, flags
 from engine.command_line.aim_flags import called, check_sources, find_classes
+from engine.measuring.evaluation import Evaluation, warn_of_chance
 from engine.missing import check_there
-from engine.runs.figures import enlarge, image_grid
+from engine.runs.figures import enlarge, image_grid, training_curves
 from engine.runs.run import Run
 from engine.weights import checkpoint
+from models.base import PixelModel
 
 log = logging.getLogger("backdoor")
 
@@ -110,6 +112,31 @@ def start_attack(run: Run, poisoned: ImageSet, trigger: Trigger, places: np.ndar
     indices = np.flatnonzero(poisoned.poisoned)
     checkpoint.save_trigger(run.folder / "trigger_info.th", trigger, indices if places is None else places[indices])
     return shares
+
+
+def add_attack_training_flags(parser: flags.Parser, folder: str,
+                              add_loop: Callable[[flags.Group], None] = flags.add_test_every_flag) -> None:
+    """What an attack that controls training takes besides its own flags: data, network, training, augmentation, and a
+    run in `folder` that resumes. add_loop: adds the flags of the training's loop to its group."""
+    flags.add_data_flags(parser)
+    flags.add_model_flags(parser)
+    add_loop(flags.add_training_flags(parser))
+    flags.add_augmentation_flags(parser)
+    flags.add_run_flags(parser, folder, resumable=True)
+
+
+def finish_attack(run: Run, args: argparse.Namespace, model: PixelModel, clean: ImageSet, tested: Evaluation,
+                  title: str, method: dict, rows: Sequence[dict] | None = None, **entries: Any) -> None:
+    """End the run of an attack that controlled training: model_last.th, curves.png and results.json.
+
+    clean: the attacker's images. tested: of the model as it is left. title: of the curves, before the data set's name.
+    method: the entry of results.json. rows: those of metrics.jsonl that the curves show, by default all. entries:
+    further ones of results.json, as Run.finish takes them.
+    """
+    warn_of_chance(tested, clean.num_classes, is_attacked=True)
+    checkpoint.save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
+    training_curves(run.folder / "curves.png", run.rows if rows is None else rows, f"{title} on {clean.name}")
+    run.finish(tested, model=model, data=clean, method=method, **entries)
 
 
 def draw_examples(path: Path, clean: ImageSet, trigger: Trigger, count: int = 8) -> None:
