@@ -115,7 +115,7 @@ def needs_more(p_value: float | None, others: Mapping[str, float | None], alpha:
 
     p_value: its own after the rounds so far. others: those of the other witnesses. It cannot where another witness is
     enough for a suspicion already. It is not asked again where its own p-value is above FUTILE: to stop there makes no
-    false alarm of at most MOST, since only the last round's p-value may raise one.
+    false alarm at rates up to MOST, since only the last round's p-value may raise one.
     """
     combined = combine({**others, "its own": 1.0})
     return p_value is not None and p_value <= FUTILE and combined > alpha

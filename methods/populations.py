@@ -140,7 +140,7 @@ def read_rows(path: str | Path = TABLE) -> list[Measured]:
             return rows
     except FileNotFoundError:
         return []
-    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, csv.Error, UserError) as error:
         raise UserError(f"{path}: line {reader.line_num}: not a row of a table of studies.calibrate_audit: "
                         f"{error}") from None
 

@@ -12,6 +12,7 @@ config.json and results.json. `make audit` also tries repairs; its last step is 
 """
 import argparse
 import logging
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -173,14 +174,15 @@ def hear(hearing: Hearing, subject: Subject, settings: Settings, seed: int, devi
 
 
 class Place(argparse.Action):
-    """Store a word without a flag as --checkpoint, or where that is given, as --data-dir."""
+    """Store a word without a flag as --checkpoint, or where that is given or has its word, as --data-dir."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Namespace, word: str,
-                 option_string: str | None = None):
-        free = [name for name in ("checkpoint", "data_dir") if getattr(namespace, name) is parser.get_default(name)]
-        if not free:
-            parser.error(f"{word}: a model and a folder of images are given already")
-        setattr(namespace, free[0], word)
+    def __call__(self, parser: flags.Parser, namespace: Namespace, word: str, option_string: str | None = None):
+        for name in parser.free:
+            if name not in parser.flagged or getattr(namespace, name) == word:
+                parser.free = parser.free[parser.free.index(name) + 1:]
+                setattr(namespace, name, word)
+                return
+        parser.error(f"{word}: a model and a folder of images are given already")
 
 
 def parse_args(argv=None):
@@ -203,16 +205,20 @@ def parse_args(argv=None):
                        help="table of studies.calibrate_audit (default: the suite's own, results/audit/rates.csv)")
     add_witness_flags(parser, "Default: as the population was measured. With other values there is no p-value.")
     flags.add_run_flags(parser, beneath_model("audit"))
-    args = parser.parse_intermixed_args(argv)
-    if isinstance(args.data_dir, str) and not {"dataset"} & parser.given(argv) and not has_entries(args.data_dir):
-        parser.error(f"{args.data_dir}: expected a folder <class>/* of PNG or JPEG files; "
-                     f"{'it is empty' if Path(args.data_dir).is_dir() else 'there is no such folder'}")
-    return args
+    parser.free, parser.flagged = ("checkpoint", "data_dir"), parser.given(argv)
+    return parser.parse_intermixed_args(argv)
 
 
-def has_entries(folder: str) -> bool:
-    """Whether anything lies in a folder; an empty one would have a data set downloaded into it."""
-    return Path(folder).is_dir() and not all(is_hidden(entry.name) for entry in Path(folder).iterdir())
+def check_folder(args: Namespace, argv: Sequence[str] | None) -> None:
+    """UserError for IMAGES that are not there, or a folder with nothing in it: without a --dataset on the command line
+    `argv` CIFAR-10 would be downloaded into it."""
+    words = sys.argv[1:] if argv is None else argv
+    if not args.data_dir or any(word.partition("=")[0] == "--dataset" for word in words):
+        return
+    path = Path(args.data_dir)
+    if not path.is_dir() or all(is_hidden(entry.name) for entry in path.iterdir()):
+        raise UserError(f"{path}: expected a folder <class>/* of PNG or JPEG files; "
+                        f"{'it is empty' if path.is_dir() else 'there is no such folder'}")
 
 
 def is_measured_so(population: Population, args: Namespace) -> bool:
@@ -283,6 +289,7 @@ def main(argv=None):
     args = parse_args(argv)
     before = [path.name for path in Path(args.output_dir).glob("reversed_trigger_[0-9]*.th")]
     with Run(args, ("witnesses.csv",), before) as run:
+        check_folder(args, argv)
         subject = load_subject(args, run, find=False)
         reference, settings = choose(args, subject)
         hearing = Hearing(reference, args.alpha, subject.classes)

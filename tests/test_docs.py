@@ -18,7 +18,7 @@ from engine.measuring.evaluation import last_within
 from methods.calibration import SUSPECT
 from methods.populations import BENIGN, TABLE, missed_of, populations_of, read_rows
 from methods.trust import interval
-from methods.witnesses import CHANNELS, MARGINS, WITNESSES
+from methods.witnesses import CHANNELS, MARGINS, TITLES, WITNESSES
 from reporting.found import find_runs
 from reporting.published import averages, means, measured, published
 
@@ -267,16 +267,36 @@ def test_the_audits_verdicts_on_the_models_of_this_page_are_those_of_its_table()
         assert re.search(rf"^\| {row.attack} \| [^|]+ \| {re.escape(line)}$", text, re.MULTILINE), line
 
 
+def sum_cell(errors):
+    """What the page says of all backdoored models, and of all benign ones, in Population.errors; a dash for none."""
+    missed, backdoored = missed_of(errors)
+    alarms, benign = next(((row["wrong"], row["models"]) for row in errors if row["attack"] == BENIGN), (0, 0))
+    return (f"{missed} of {backdoored} missed ({interval(missed, backdoored)})" if backdoored else "–",
+            f"{alarms} of {benign} suspected ({interval(alarms, benign)})" if benign else "–")
+
+
+def error_lines(population):
+    """The lines of the page's table of an audit's errors: each attack, all backdoored models, all benign ones."""
+    ways = [population.errors(), population.unseen().errors(), population.errors((CHANNELS, MARGINS)),
+            population.errors_of_cleanse_alone()]
+    by_attack = [{row["attack"]: row for row in way} for way in ways]
+    for attack in by_attack[0]:
+        cells = [error_cell(way[attack]) if attack in way else "–" for way in by_attack]
+        if attack in by_attack[1]:
+            cells[1] = f"{by_attack[1][attack]['models']}: {cells[1]}"
+        yield " | ".join([attack, str(by_attack[0][attack]["models"]), *cells])
+    for title, cells in zip(("all backdoored", "all benign"), zip(*map(sum_cell, ways), strict=True), strict=True):
+        yield " | ".join([title, "", *cells])
+
+
+def witness_lines(population):
+    """The lines of the page's table of what each witness says by itself, and all together."""
+    for title, chosen in (*((TITLES[name], (name,)) for name in WITNESSES), ("all three", WITNESSES)):
+        yield " | ".join([title, *sum_cell(population.errors(chosen))[::-1]])
+
+
 @pytest.mark.parametrize("dataset", ["digits", "cifar10-jpeg"])
 def test_the_audits_errors_are_those_of_its_table(dataset):
-    population = population_of(dataset)
-    ways = (population.errors(), population.errors((CHANNELS, MARGINS)), population.errors_of_cleanse_alone())
     text = (ROOT / FIGURES).read_text()
-    for rows in zip(*ways, strict=True):
-        cells = " | ".join(map(error_cell, rows))
-        assert f"\n| {rows[0]['attack']} | {rows[0]['models']} | {cells} |\n" in text
-    for way in ways:
-        wrong, models = missed_of(way)
-        assert f"{wrong} of {models} missed ({interval(wrong, models)})" in text
-        alarms, benign = way[0]["wrong"], way[0]["models"]
-        assert f"{alarms} of {benign} suspected ({interval(alarms, benign)})" in text
+    for line in (*error_lines(population_of(dataset)), *witness_lines(population_of(dataset))):
+        assert f"\n| {line} |\n" in text, line

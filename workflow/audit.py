@@ -44,6 +44,14 @@ def read_settings(path):
     return content
 
 
+def table_of(settled):
+    """The table that an audit with these flags compares with. Raises UserError if it is not there."""
+    table = settled.get("rates") or str(TABLE)
+    if not Path(table).is_file():
+        raise UserError(f"{table}: no such file; studies.calibrate_audit makes one")
+    return table
+
+
 def check_input(checkpoint, images, given=None):
     """A hash of the checkpoint, and one of the defense's half of the clean images in the folder `images`.
 
@@ -115,7 +123,7 @@ def plan_audit(checkpoint, images, settings, output=None, given=None):
                        **(settings.get(cell.in_audit) or {})}
             needs = [done[cell.needs].results] if cell.needs else [model]
             if script is BY_MODULE["studies.audit"]:  # whose verdict is another one by another table
-                needs.append(settled.get("rates") or str(TABLE))
+                needs.append(table_of(settled))
             done[name] = plan.add(f"{output}/{cell.folder}", script, settled, needs, cell.in_audit, cell.is_heavy)
     plan.add(f"{output}/{VERDICT}", BY_MODULE["studies.verdict"],
              {"data_dir": images, **suspect, **(settings.get(VERDICT) or {})},

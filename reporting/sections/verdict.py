@@ -47,9 +47,9 @@ def opening(method):
 
 
 def p_value(method):
-    """The combined p-value, as a sentence with a blank behind it; "" where there is none."""
+    """The combined p-value, as a sentence with a blank behind it; "" where there is none, or a doubt."""
     value = method.get("combined")
-    if value is None:
+    if value is None or method.get("doubt"):
         return ""
     return f"A benign model would look so suspicious with probability {value:.2g} (p-value of all witnesses). "
 

@@ -35,7 +35,7 @@ ELSEWHERE = {  # flags that other tests have, and why not this one
     "mean", "std", "channels",  # for weights without a spec: tests/engine/test_doubt.py
     "benign_mean", "benign_std", "benign_channels",  # the same of a second model: tests/studies/test_neuron_noise.py
     "image_size",  # a trigger and a model of another size go with it: tests/test_image_size.py
-    "classes",  # of a model without names of its own: tests/engine/test_inputs.py
+    "classes",  # of a model without names of its own: tests/engine/test_suspect.py
     "graph",  # for a CUDA device: tests/engine/test_graphs.py
 }
 

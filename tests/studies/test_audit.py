@@ -258,7 +258,10 @@ def test_a_class_without_images_leaves_the_other_witnesses(stranger, tmp_path, m
     (("m.th", "--dataset", "digits"), ("m.th", "digits", "data")),
     (("--checkpoint", "m.th", "--data-dir", "pictures"), ("m.th", "cifar10", "pictures")),
     (("--checkpoint", "m.th", "pictures"), ("m.th", "cifar10", "pictures")),
-    (("m.th", "--overwrite", "pictures"), ("m.th", "cifar10", "pictures"))])
+    (("m.th", "--overwrite", "pictures"), ("m.th", "cifar10", "pictures")),
+    (("m.th", "pictures", "--dataset", "cifar10"), ("m.th", "cifar10", "pictures")),
+    (("--dataset", "digits", "m.th", "pictures"), ("m.th", "digits", "pictures")),
+    (("m.th", "pictures", "--data-dir", "pictures"), ("m.th", "cifar10", "pictures"))])
 def test_model_and_images_are_named_by_place_or_by_flag(words, found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures/cat").mkdir(parents=True)
@@ -272,7 +275,8 @@ def test_a_third_word_and_a_folder_with_nothing_in_it_are_refused(tmp_path, refu
     (tmp_path / "empty/.DS_Store").touch()
     assert "it is empty" in refused(main, "m.th", tmp_path / "empty")
     assert "there is no such folder" in refused(main, "m.th", tmp_path / "nowhere")
-    assert refused(main, "m.th", "--checkpoint", "n.th", "--data-dir", tmp_path, "pictures")
+    for words in ("--checkpoint m.th --data-dir a b", "m.th a --data-dir b", "m.th a b"):
+        assert refused(main, *words.split())
 
 
 def test_too_few_images_for_a_step_leave_the_other_witnesses(stranger, tmp_path, monkeypatch):

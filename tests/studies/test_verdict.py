@@ -137,6 +137,31 @@ def test_an_audit_of_other_images_is_not_taken(suspected, tmp_path, refused):
     main(["--checkpoint", str(suspected), *DIGITS, "--channels", "rgb", "--output-dir", str(tmp_path / "v")])
 
 
+def test_a_doubt_that_an_audit_without_images_could_not_see_is_the_verdicts(suspected, tmp_path, monkeypatch):
+    saved = torch.load(suspected, weights_only=True)["state_dict"]
+    order = [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    folder = tmp_path / "output/other"
+    folder.mkdir()
+    torch.save(saved | {name: saved[name][order] for name in ("linear.weight", "linear.bias")},
+               folder / "model_last.th")
+    monkeypatch.setattr(audit, "judge", lambda *args: replace(UNSURE, verdict="suspect", target=0, combined=0.001))
+    monkeypatch.setattr(audit, "find_doubt", lambda hearing, subject: None)
+    audit.main(["output/other/model_last.th", "--image-size", "16", *QUICK])
+    main(["--checkpoint", "output/other/model_last.th", *DIGITS])
+    method = json.loads((folder / "verdict/results.json").read_text())["method"]
+    assert (method["verdict"], method["targets"]) == ("undecided", []) and "--classes FILE" in method["doubt"]
+
+
+def test_a_repaired_model_for_images_of_another_size_is_left_out(suspected, tmp_path, caplog):
+    folder = suspected.parent / "unlearn-reversed"
+    model = load_model(folder / "model_last.th").model
+    saved = torch.load(folder / "model_last.th", weights_only=True)
+    torch.save(saved | {"spec": {**model.spec, "image_size": 32}}, folder / "model_last.th")
+    main(["--checkpoint", str(suspected), *DIGITS, "--output-dir", str(tmp_path / "verdict")])
+    assert "made with another --image-size than this audit" in caplog.text
+    assert len(json.loads((tmp_path / "verdict/results.json").read_text())["method"]["repaired"]) == 1
+
+
 def test_without_neural_cleanses_own_run_the_audits_trigger_is_measured(suspected, tmp_path):
     shutil.rmtree(suspected.parent / "neural-cleanse")
     main(["--checkpoint", str(suspected), *DIGITS, "--output-dir", str(tmp_path / "verdict")])
