@@ -1,6 +1,6 @@
 """Put together what an audit's steps found: is there a sign of a backdoor, and which repaired model costs least.
 
-    python -m studies.verdict --checkpoint output/badnets/model_last.th
+    python -m studies.verdict --checkpoint output/badnets/model_last.th --data-dir my/images
 
 The end of `make audit`, which runs the rest. Reads what the other scripts left beside the model (audit/,
 neural-cleanse/, neuron-noise/, strip/, and the models of every repair, such as anp/pruned/ and fine-prune/) and clean
