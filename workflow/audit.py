@@ -17,6 +17,7 @@ from methods.populations import TABLE
 from methods.trigger_search import check_clean_images
 from workflow.steps import PLACES, Plan, check_flags, known_files, short
 
+AUDIT = "audit"  # the step whose verdict rests on the table, so that another table asks for it again
 VERDICT = "verdict"  # the name of the last step in the settings, and its folder
 ABOUT_MODEL = ("classes", *INPUT_FLAGS, "image_size")  # what a caller may say of weights that do not say it
 GIVEN = PLACES | {"data_dir", "dataset", "benign", "images", "reversed_trigger", "patch_with", "mode",
@@ -122,7 +123,7 @@ def plan_audit(checkpoint, images, settings, output=None, given=None):
             settled = {"data_dir": images, **(taken or suspect), **cell.flags,
                        **(settings.get(cell.in_audit) or {})}
             needs = [done[cell.needs].results] if cell.needs else [model]
-            if script is BY_MODULE["studies.audit"]:  # whose verdict is another one by another table
+            if cell.in_audit == AUDIT:
                 needs.append(table_of(settled))
             done[name] = plan.add(f"{output}/{cell.folder}", script, settled, needs, cell.in_audit, cell.is_heavy)
     plan.add(f"{output}/{VERDICT}", BY_MODULE["studies.verdict"],

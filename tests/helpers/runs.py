@@ -33,7 +33,8 @@ def flags_of(module):
     """{name: argparse's action} of all flags of a script."""
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flags.Parser, "parse_args", lambda self, argv=None: seen.append(self) or 1 / 0)
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(flags.Parser, name, lambda self, argv=None: seen.append(self) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
             importlib.import_module(module).parse_args([])
     return {action.dest: action for action in seen[0]._actions}
