@@ -22,7 +22,7 @@ TABLE = Path(__file__).resolve().parent.parent / "results/audit/rates.csv"
 CALIBRATE, TEST, BENIGN = "calibrate", "test", "benign"
 SEEN = "yes"  # in the column "seen"
 LEARNED = 0.5  # ASR from which an attack has taken hold
-SAME = 0.005  # relative difference up to which CLP's and MM-BD's statistics, both, are those of one and the same model
+SAME = 1e-5  # relative difference up to which CLP's statistic, which nothing random is in, is of one and the same model
 COLUMNS = ("population", "dataset", "arch", "width", "image_size", "classes", "settings", "attack", "target",
            "training", "seed", "seen", "acc", "asr", *WITNESSES, "margins_label", "cleanse_labels", "flagged",
            *(f"p_{name}" for name in WITNESSES), "combined", "verdict", "target_named", "searches", "seconds_training",
@@ -147,8 +147,8 @@ def read_rows(path: str | Path = TABLE) -> list[Measured]:
 
 def is_same(row: Measured, statistics: Mapping[str, float | None]) -> bool:
     """Whether a row was measured on the very model with these statistics, {witness: value}."""
-    pairs = [(getattr(row, name), statistics.get(name)) for name in (CHANNELS, MARGINS)]
-    return all(None not in pair and math.isclose(*pair, rel_tol=SAME) for pair in pairs)
+    pair = row.channels, statistics.get(CHANNELS)
+    return None not in pair and math.isclose(*pair, rel_tol=SAME)
 
 
 @dataclass(frozen=True)

@@ -300,3 +300,11 @@ def test_the_audits_errors_are_those_of_its_table(dataset):
     text = (ROOT / FIGURES).read_text()
     for line in (*error_lines(population_of(dataset)), *witness_lines(population_of(dataset))):
         assert f"\n| {line} |\n" in text, line
+
+
+def test_the_audits_page_has_the_sums_of_both_populations():
+    text = (ROOT / "docs/audit.md").read_text()
+    for title, dataset in (("digits, ResNet-18 of width 16", "digits"), ("CIFAR-10, WRN-16-1", "cifar10-jpeg")):
+        population = population_of(dataset)
+        missed, suspected = sum_cell(population.errors())
+        assert f"\n| {title} | {len(population.reference)} benign models | {suspected} | {missed} |\n" in text

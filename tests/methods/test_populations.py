@@ -176,10 +176,10 @@ def test_trust_says_what_has_not_been_counted_and_sums_up_many_attacks():
 
 def test_a_model_of_the_table_is_no_other_model():
     found = population(row(50, "test"), row(51, "test", "badnets", channels=4.0, margins=20.0),
-                       row(52, "test", "badnets", channels=4.0, margins=19.0))
-    said, errors = in_words(found, ("margins",), 0.05, {"channels": 4.002, "margins": 20.01})
+                       row(52, "test", "badnets", channels=4.001, margins=20.0))
+    said, errors = in_words(found, ("margins",), 0.05, {"channels": 4.00001, "margins": 17.0})  # from another start
     assert errors[1]["models"] == 1 and said.endswith("This model is itself in the table, and not counted.")
-    for other in ({"channels": 4.0, "margins": None}, {"channels": 4.1, "margins": 20.0}, {}):
+    for other in ({"channels": None, "margins": 20.0}, {"channels": 4.0005, "margins": 20.0}, {}):
         said, errors = in_words(found, ("margins",), 0.05, other)
         assert errors[1]["models"] == 2 and "itself" not in said
     assert len(found.other_than({"channels": found.reference[0].channels,
