@@ -245,6 +245,7 @@ def main(argv=None):
         stages.append(log_stage(3, "the infected teacher", final))
         after = closeness(model, test, trigger, run.device)
 
+        # Before the students, so that a stop among them leaves the teacher.
         save_model(run.folder / "model_last.th", model, vars(args), run.rows[-1], clean.classes)
         student = teach_students(run, model, defender, images, args, clean) if args.student else None
         finish_attack(run, args, model, clean, final, "latent backdoor", {

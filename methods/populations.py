@@ -134,10 +134,8 @@ def read_rows(path: str | Path = TABLE) -> list[Measured]:
     """The rows of the table; [] if there is no file. Raises UserError for a file that is no such table."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader, rows = csv.DictReader(file), []
-            for row in reader:
-                rows.append(parse_row(row))
-            return rows
+            reader = csv.DictReader(file)
+            return [parse_row(row) for row in reader]
     except FileNotFoundError:
         return []
     except (KeyError, TypeError, ValueError, AttributeError, csv.Error, UserError) as error:

@@ -51,8 +51,9 @@ def in_words(population: Population | None, witnesses: Sequence[str], alpha: flo
     attacked = errors[1:] if has_benign else errors
     if attacked:
         parts.append(all_in_words(attacked))
-    unseen = "" if others.unseen().rows == others.rows else unseen_in_words(others.unseen().errors(witnesses, alpha))
-    return f"{opening}. On other models of that kind: {'; '.join(parts)}.{unseen}{left_out}", errors
+    unseen = others.unseen()
+    apart = "" if unseen.rows == others.rows else unseen_in_words(unseen.errors(witnesses, alpha))
+    return f"{opening}. On other models of that kind: {'; '.join(parts)}.{apart}{left_out}", errors
 
 
 def unseen_in_words(errors: Sequence[dict]) -> str:

@@ -165,7 +165,8 @@ def parse_args(argv=None):
 
 def find_tests(args: Namespace, suspect: Suspect) -> dict[str, FinishedRun | None]:
     """{name: the FinishedRun of a test of this very model, or None}. Raises UserError without that of studies.audit."""
-    tests = {name: finished_run(args, name, suspect.fingerprint()) for name in TESTS}
+    worked_on = suspect.fingerprint()
+    tests = {name: finished_run(args, name, worked_on) for name in TESTS}
     noise, audit = tests["neuron-noise"], tests[AUDIT]
     if noise and not all("leaning" in row for row in noise.method["rows"]):
         tests["neuron-noise"] = None  # from before leanings were counted

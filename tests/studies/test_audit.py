@@ -105,23 +105,25 @@ def test_a_tiny_trigger_is_suspected_once_every_search_has_found_it(stranger, tm
     assert method["settings"] == SETTINGS.words()  # as the population was measured
 
 
-def test_the_false_alarm_rate_is_the_callers(stranger, tmp_path):
+def rare(stranger, tmp_path):
+    """(words of an audit without images in which CLP's statistic is rare, its combined p-value)."""
     channels, margins = audited(tmp_path, stranger, "--starts", 1, "--steps", 3)["method"]["witnesses"][:2]
     rows = [replace(row, channels=channels["statistic"] / 2 * row.channels**4, margins=2 * margins["statistic"])
             for row in reference()]
     words = [stranger, *table(tmp_path, *rows), "--population", "digits"]
     value = audited(tmp_path, *words)["method"]["combined"]
+    return words, value
+
+
+def test_the_false_alarm_rate_is_the_callers(stranger, tmp_path):
+    words, value = rare(stranger, tmp_path)
     assert 0.01 < value < 0.4
     verdicts = [audited(tmp_path, *words, "--alpha", value * share)["method"]["verdict"] for share in (1.2, 0.7, 0.1)]
     assert verdicts == ["suspect", "undecided", "no sign of a backdoor"]
 
 
 def test_the_log_says_why_a_rare_statistic_is_not_rare_enough(stranger, tmp_path):
-    channels, margins = audited(tmp_path, stranger, "--starts", 1, "--steps", 3)["method"]["witnesses"][:2]
-    rows = [replace(row, channels=channels["statistic"] / 2 * row.channels**4, margins=2 * margins["statistic"])
-            for row in reference()]
-    words = [stranger, *table(tmp_path, *rows), "--population", "digits"]
-    value = audited(tmp_path, *words)["method"]["combined"]
+    words, value = rare(stranger, tmp_path)
     audited(tmp_path, *words, "--alpha", value * 0.7)
     assert "rare among benign models, but not rare enough" in (tmp_path / "out/output.log").read_text()
 
