@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from common.files import atomic_file
 from data.batches import Batches
-from engine.command_line import flags
+from engine.command_line import anp_flags, flags
 from engine.command_line.command import command
 from engine.defending.suspect import beneath_model, inputs_of, load_suspect, split_defender
 from engine.learning.training import check_finite, told_of_lone_image
@@ -118,7 +118,7 @@ def parse_args(argv=None):
     parser = flags.Parser(__doc__)
     flags.add_suspect_flags(parser)
     flags.add_data_flags(parser)
-    group = flags.add_mask_flags(parser)
+    group = anp_flags.add_mask_flags(parser)
     group.add_argument("--anp-alpha", type=flags.fraction, default=0.2, help="weight of the loss without noise")
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, beneath_model("anp"), resumable=True)

@@ -17,7 +17,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import atomic_file, hash_file
 from common.untrusted import read_text
-from engine.command_line import flags
+from engine.command_line import anp_flags, flags
 from engine.command_line.command import command
 from engine.command_line.inherit import check_weights, inherit
 from engine.defending.suspect import load_given, load_suspect, split_defender
@@ -141,11 +141,7 @@ def parse_args(argv=None):
     group.add_argument("--pruning-by", choices=("threshold", "number"), default="threshold", help="how to count")
     group.add_argument("--threshold", type=flags.fraction,
                        help="prune up to this mask value (default: chosen on held-out clean images)")
-    group.add_argument("--pruning-max", type=flags.not_negative,
-                       help="end of the sweep (default: threshold 0.95, or all neurons)")
-    group.add_argument("--pruning-step", type=flags.positive, help="its step (default: 0.05, or 20 neurons)")
-    group.add_argument("--max-drop", type=flags.fraction, default=0.02,
-                       help="largest drop of held-out accuracy that pruning may cause")
+    anp_flags.add_pruning_flags(group, ", or all neurons", ", or 20 neurons")
     group.add_argument("--val-frac", type=flags.fraction,
                        help="share of all training images that made the masks; the rest of the defender's "
                             "images choose the threshold (default: generate_mask.py's value)")
@@ -161,10 +157,10 @@ def parse_args(argv=None):
     if args.threshold is not None and swept:
         parser.error("--threshold: prunes once, so --pruning-by number, --pruning-max and --pruning-step have no "
                      "effect")
-    if args.pruning_by == "threshold" and (args.pruning_max or 0) > 1:
-        parser.error(f"--pruning-max: expected a threshold in [0, 1], got {args.pruning_max}")
-    if args.pruning_step is not None and args.pruning_step < (1e-3 if args.pruning_by == "threshold" else 1):
-        parser.error(f"--pruning-step: expected at least 0.001, or 1 by number, got {args.pruning_step}")
+    if args.pruning_by == "threshold":
+        anp_flags.check_thresholds(parser, args)
+    elif args.pruning_step is not None and args.pruning_step < 1:
+        parser.error(f"--pruning-step: expected at least 1 neuron, got {args.pruning_step}")
     return args
 
 

@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_json
 from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
-from engine.command_line import flags
+from engine.command_line import anp_flags, flags
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS
 from engine.defending.suspect import beneath_model, load_given
@@ -24,18 +24,21 @@ from engine.runs.figures import spread_curves
 DATA_SETTINGS = ("dataset", "data_dir", "image_size")
 MASK_SETTINGS = ("val_frac", "lr", "nb_iter", "print_every", "batch_size", "anp_eps", "anp_steps", "project",
                  "crop_padding", "flip")
+PRUNING_SETTINGS = ("pruning_max", "pruning_step", "max_drop")
 COLUMNS = ("alpha", "seed", "threshold", "pruned", "acc", "asr", "robust_acc", "held_out_acc", "chosen")
 log = logging.getLogger("backdoor")
 
 
-def run_cell(folder, checkpoint, alpha, seed, settings, max_drop, mask_flags, prune_flags):
-    """Masks and pruning of one alpha and seed in `folder`, unless they are finished. Raises UserError."""
-    wanted = {"checkpoint": str(checkpoint), "anp_alpha": alpha, "seed": seed, **settings}
-    if not finished(folder, wanted, hash_file(checkpoint)):
-        call("generate_mask", "--checkpoint", checkpoint, "--anp-alpha", alpha, "--seed", seed,
-             "--output-dir", folder, "--resume", *mask_flags)
-    if not finished(folder / "pruned", {"max_drop": max_drop}):
-        call("prune_network", "--mask-file", folder / "mask_values.txt", "--overwrite", *prune_flags)
+def run_cell(folder, made, both, pruned, shared):
+    """Masks and pruning of one cell in `folder`, unless they are finished. Raises UserError.
+
+    made, pruned: {flag: value} of generate_mask.py and of prune_network.py; both: that of both, which `shared` has as
+    words of a command line.
+    """
+    if not finished(folder, {**made, **both}, hash_file(made["checkpoint"])):
+        call("generate_mask", *as_flags(made), "--output-dir", folder, "--resume", *shared)
+    if not finished(folder / "pruned", pruned):
+        call("prune_network", "--mask-file", folder / "mask_values.txt", *as_flags(pruned), "--overwrite", *shared)
 
 
 def read_cell(folder, alpha, seed):
@@ -86,34 +89,33 @@ def parse_args(argv=None):
     group.add_argument("--alphas", type=flags.fraction, nargs="+", default=[0, 0.2, 0.4, 0.6, 0.8, 1],
                        help="values of --anp-alpha")
     group.add_argument("--seeds", type=flags.integer(1), default=3, help="how many seeds, from 0 up")
-    group.add_argument("--max-drop", type=flags.fraction, default=0.02,
-                       help="largest loss of held-out accuracy that the choice may cost")
-    flags.add_mask_flags(parser)
+    anp_flags.add_pruning_flags(group)
+    anp_flags.add_mask_flags(parser)
     flags.add_augmentation_flags(parser)
     group = parser.add_argument_group("run")
     flags.add_device_flags(group)
     flags.add_folder_flag(group, beneath_model("anp-sweep"))
     args = parser.parse_args(argv)
+    anp_flags.check_thresholds(parser, args)
     args.alphas = sorted(set(args.alphas))
     return args
 
 
 def plan_cells(args, folder):
     """{name: function that runs a cell beneath `folder` and returns its rows} of all that the flags ask for."""
-    data, mask = ({name: getattr(args, name) for name in names} for names in (DATA_SETTINGS, MASK_SETTINGS))
+    data, mask, pruned = ({name: getattr(args, name) for name in names}
+                          for names in (DATA_SETTINGS, MASK_SETTINGS, PRUNING_SETTINGS))
     suspect = {"trigger_info": args.trigger_info, "classes": args.classes,
                **{name: getattr(args, name) for name in INPUT_FLAGS}}
-    shared = as_flags({**data, **suspect, "device": args.device, "deterministic": args.deterministic},
-                      ("deterministic",))
+    both = {**data, **suspect}
+    shared = as_flags({**both, "device": args.device, "deterministic": args.deterministic}, ("deterministic",))
     known = set()
-    mask_flags, prune_flags = [*shared, *as_flags(mask)], [*shared, "--max-drop", args.max_drop]
 
     def make(alpha, seed):
         cell = folder / f"alpha-{float(alpha)}" / f"seed-{seed}"
         if len(known) > 1:
             raise UserError(f"{cell}: not made, since the cells before it are of different images")
-        run_cell(cell, args.checkpoint, alpha, seed, {**data, **mask, **suspect},
-                 args.max_drop, mask_flags, prune_flags)
+        run_cell(cell, {"checkpoint": args.checkpoint, "anp_alpha": alpha, "seed": seed, **mask}, both, pruned, shared)
         known.add(inputs_of_cell(cell))
         if len(known) > 1:  # the images in --data-dir have changed since
             raise UserError(f"{cell}: made from other images than the cells before it; name another --output-dir")

@@ -290,19 +290,3 @@ def add_suspect_flags(parser: Parser, default: str | None = None) -> None:
                        help="trigger with which ASR is measured (default: trigger_info.th beside the checkpoint; "
                             "without one ASR is not measured)")
     group.add_argument("--classes", **CLASSES)
-
-
-def add_mask_flags(parser: Parser) -> Group:
-    """How ANP optimizes its masks; returns the group. --anp-alpha is left out, since a sweep varies it."""
-    group = parser.add_argument_group("mask")
-    group.add_argument("--val-frac", type=fraction, default=0.01,
-                       help="share of all training images to optimize on, taken from the defender's tenth")
-    group.add_argument("--lr", type=positive, default=0.2, help="learning rate of the masks")
-    group.add_argument("--nb-iter", type=integer(1), default=2000, help="number of mask steps")
-    group.add_argument("--print-every", type=integer(1), default=250, help="steps from one log line to the next")
-    group.add_argument("--batch-size", type=integer(1), default=128, help="images per step, drawn with replacement")
-    group.add_argument("--anp-eps", type=not_negative, default=0.4, help="largest relative noise")
-    group.add_argument("--anp-steps", type=integer(1), default=1, help="steps that search for the worst noise")
-    group.add_argument("--project", action=argparse.BooleanOptionalAction, default=True,
-                       help="keep the noise within eps; the authors' code does not, and allows up to 2 eps")
-    return group

@@ -12,7 +12,7 @@ from studies.sweep_anp import main
 def swept(small_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "anp-sweep"
     flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
-             "0", "1", "--seeds", "1", "--nb-iter", "1", "--output-dir", str(folder)]
+             "0", "1", "--seeds", "1", "--nb-iter", "1", "--pruning-step", "0.1", "--pruning-max", "0.8", "--output-dir", str(folder)]
     with pytest.MonkeyPatch.context() as patch:
         stay(patch)
         main(flags)
@@ -22,10 +22,10 @@ def swept(small_run, tmp_path_factory):
 def test_every_cell_is_in_the_table_with_one_chosen_row(swept):
     folder, _ = swept
     rows = list(csv.DictReader((folder / "sweep.csv").open()))
-    assert len(rows) == 2 * 21
+    assert len(rows) == 2 * 10
     for alpha in ("0.0", "1.0"):
         cell = [row for row in rows if row["alpha"] == alpha]
-        assert {row["threshold"] for row in cell} >= {"", "0.0", "0.5", "0.95"}
+        assert [row["threshold"] for row in cell] == ["", *(str(step / 10) for step in range(9))]
         assert len({row["pruned"] for row in cell if row["chosen"] == "1"}) == 1
         pruned = [int(row["pruned"]) for row in cell]
         assert pruned == sorted(pruned)
@@ -57,6 +57,16 @@ def test_cells_of_other_images_are_not_put_into_one_table(swept, tmp_path, refus
 def test_cells_made_with_other_arguments_are_refused(swept, refused):
     _, flags = swept
     assert "holds a cell made with nb_iter 1" in refused(main, *flags, "--nb-iter", "2")
+    assert "holds a cell made with pruning_step 0.1" in refused(main, *flags, "--pruning-step", "0.2")
+
+
+@pytest.mark.parametrize("flag, value, wanted", [("--pruning-step", "0.0001", "expected at least 0.001"),
+                                                 ("--pruning-max", "1.5", "expected a threshold in [0, 1]")])
+def test_thresholds_that_pruning_would_refuse_are_refused_before_a_mask_is_made(flag, value, wanted, small_run,
+                                                                                tmp_path, refused):
+    assert wanted in refused(main, "--checkpoint", small_run / "model_last.th", "--dataset", "digits", flag, value,
+                             "--output-dir", tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.slow
