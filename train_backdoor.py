@@ -23,12 +23,12 @@ from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
 from engine.command_line.recipe_flags import add_recipe_flags, check_recipe, is_one_cycle
-from engine.defending.suspect import inputs_of
 from engine.learning.graphs import check_graph
 from engine.learning.schedules import check_one_cycle
 from engine.learning.training import compile_for, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, sample_losses, warn_of_chance
 from engine.runs.figures import image_grid, loss_curves, training_curves
+from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 

@@ -25,12 +25,13 @@ from engine.attacking.attack import load_unpoisoned
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
-from engine.defending.suspect import inputs_of, load_given
+from engine.defending.suspect import load_given
 from engine.learning.training import check_finite
 from engine.measuring.evaluation import evaluation_batches, frozen
 from engine.measuring.progress import progress
 from engine.measuring.surrogate import check_surrogate
 from engine.runs.figures import enlarge, image_grid
+from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights import checkpoint
 from engine.weights.checkpoint import saved_image_size

@@ -26,10 +26,10 @@ from engine.attacking.clean_stage import LEFT, add_clean_model_flags, check_clea
 from engine.attacking.start import first_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
-from engine.defending.suspect import inputs_of
 from engine.learning.training import check_finite, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, frozen, log_figures
 from engine.measuring.progress import progress
+from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger, save_model, save_trigger, saved_image_size
 from methods.features import features_of

@@ -22,10 +22,10 @@ from engine.attacking.start import first_model
 from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
-from engine.defending.suspect import inputs_of
 from engine.learning.graphs import check_graph
 from engine.learning.training import sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict_each
+from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import saved_image_size
 from models.pruning import activity, dormant_mask, fold_mask, output_masked

@@ -16,7 +16,7 @@ from common.files import write_table
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.defending.control import find_control
-from engine.defending.suspect import default_folder, inputs_of, load_suspect, split_defender
+from engine.defending.suspect import default_folder, load_suspect, split_defender
 from engine.learning.training import fine_tune
 from engine.measuring.evaluation import (
     UNKNOWN,
@@ -31,6 +31,7 @@ from engine.measuring.evaluation import (
 )
 from engine.measuring.progress import progress
 from engine.runs.figures import pruning_curve
+from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 from models.pruning import activity, find_stage, fold_mask, mask_of, output_masked, stage_means

@@ -16,9 +16,10 @@ from data.poison_cifar import stamp_share
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.defending.control import find_control
-from engine.defending.suspect import asr_of, default_folder, find_run, inputs_of, load_suspect
+from engine.defending.suspect import asr_of, default_folder, find_run, load_suspect
 from engine.learning.training import fine_tune
 from engine.measuring.evaluation import evaluate, log_figures
+from engine.runs.inputs import are_of, inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_trigger, save_model
 
@@ -37,7 +38,7 @@ def flagged_triggers(checkpoint):
         targets = read_json(folder / "results.json")["method"]["targets"]
         inputs = read_json(folder / "config.json")["inputs"]
         names = [f"reversed_trigger_{int(target)}.th" for target in list(targets)]
-        is_same = inputs.startswith(hash_file(checkpoint))
+        is_same = are_of(inputs, hash_file(checkpoint))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder}: expected a finished run of defenses.neural_cleanse; run it, or name a "
                         "--reversed-trigger") from None

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_json_lines, read_object
+from engine.runs.inputs import are_of
 from reporting.scripts import repairs, script_name, trains_attack
 from reporting.submission import trainings_in
 
@@ -202,7 +203,7 @@ def against_model(run, hash_once):
     while above and not is_in(parent, above.folder):
         above = above.above
     model = above.folder / parent.name if above else None
-    if model is None or not model.is_file() or inputs.startswith(hash_once(model)):
+    if model is None or not model.is_file() or are_of(inputs, hash_once(model)):
         return run
     return replace(run, state=OUTDATED, why=f"{above.name}/{parent.name} holds other weights than those that it was "
                                             "run on; run it again")

@@ -8,6 +8,7 @@ from common.files import hash_file
 from engine.catalogue import gifts
 from engine.command_line.flags import POISON_FLAGS
 from engine.measuring.doubt import IMPLAUSIBLE
+from engine.runs.inputs import are_of_others
 from reporting.found import USUAL_ARCH
 from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name, trains_attack
 
@@ -161,7 +162,7 @@ def shared_end(one, other):
 def may_have_made(attack, run):
     """Whether an attack's run can have made the model which `run` defends: unless its weights are there, and others."""
     model, inputs = attack.folder / PurePosixPath(run.results.get("parent") or "none").name, run.config.get("inputs")
-    return not (isinstance(inputs, str) and model.is_file()) or inputs.startswith(hash_file(model))
+    return not (model.is_file() and are_of_others(inputs, hash_file(model)))
 
 
 def all_above(run):

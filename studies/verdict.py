@@ -26,6 +26,7 @@ from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
 from engine.defending.suspect import Suspect, asr_of, beneath_model, find_run, load_suspect
 from engine.measuring.evaluation import EvalSets, Proportion, predict
 from engine.rows import REPAIR
+from engine.runs.inputs import are_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger
 from methods.calibration import UNDECIDED
@@ -59,8 +60,8 @@ def finished_run(args: Namespace, name: str, worked_on: str | None = None) -> Fi
     run = read_run(find_run(args.checkpoint, name), name)
     if not run or run.state != FINISHED:
         return None
-    inputs = run.config.get("inputs") or ""
-    if not inputs.startswith(hash_file(args.checkpoint)):
+    inputs = run.config.get("inputs")
+    if not are_of(inputs, hash_file(args.checkpoint)):
         log.warning("%s: left out, made from other weights than those in %s now", run.folder, args.checkpoint)
         return None
     other = [name for name in INPUT_FLAGS if (run.arguments.get(name) or USUAL.get(name)) != (

@@ -12,6 +12,7 @@ from data.image_folder import SPLITS, is_sorted_into_classes
 from data.sources import DATASETS, DEFAULT, SOURCES
 from data.triggers.table import ATTACKS
 from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
+from engine.runs.inputs import are_of_others
 
 CROP_PADDING = 4  # pixels, where neither a flag nor a model says it
 MODELS_BEHIND = 5  # runs that a model went through, one on what the other left
@@ -131,8 +132,7 @@ class NamedDataset(Action):
 
 def check_weights(mask_folder: Path, path: str) -> None:
     """Raise UserError if the masks name the weights that they were made from, and `path` holds others."""
-    inputs = read_config(mask_folder).get("inputs")
-    if isinstance(inputs, str) and not inputs.startswith(hash_file(path)):
+    if are_of_others(read_config(mask_folder).get("inputs"), hash_file(path)):
         raise UserError(f"{path}: expected the weights that the masks in {mask_folder} were made from, got others")
 
 

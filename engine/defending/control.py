@@ -7,6 +7,7 @@ from common.files import hash_file
 from common.untrusted import read_json
 from engine.command_line.normalization import INPUT_FLAGS
 from engine.defending.suspect import find_run
+from engine.runs.inputs import are_of
 
 # What a repair and its control have to share; not the seed, nor what only one of the two has.
 SHARED = ("dataset", "data_dir", "image_size", "classes", "trigger_info", *INPUT_FLAGS, "val_frac", "epochs",
@@ -23,7 +24,7 @@ def find_control(args: Namespace, name: str, how: str) -> dict | None:
     folder = find_run(args.checkpoint, name)
     try:
         config, results = read_json(folder / "config.json"), read_json(folder / "results.json")
-        before, is_same = config["arguments"], config["inputs"].startswith(hash_file(args.checkpoint))
+        before, is_same = config["arguments"], are_of(config["inputs"], hash_file(args.checkpoint))
         now = {flag: getattr(args, flag) for flag in SHARED if hasattr(args, flag)}
         other = [f"--{flag.replace('_', '-')} {before[flag]}, not {now[flag]}" for flag in now
                  if flag in before and before[flag] != now[flag]]

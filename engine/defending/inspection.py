@@ -21,9 +21,10 @@ from engine.attacking.indices import against_known
 from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.normalization import add_input_flags
-from engine.defending.suspect import beneath_model, inputs_of, load_given
+from engine.defending.suspect import beneath_model, load_given
 from engine.measuring.doubt import find_doubt
 from engine.measuring.evaluation import EvalSets, evaluate
+from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import check_classes
 from models.base import PixelModel

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from data.image_set import ImageSet
 from engine.command_line import flags
-from engine.defending.suspect import Suspect, inputs_of, split_defender
+from engine.defending.suspect import Suspect, split_defender
 from engine.measuring.evaluation import Evaluation, evaluate, log_figures
+from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 from models.base import PixelModel

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
-from common.files import hash_file
 from data.datasets import in_label_order, load_clean, read_class_names
 from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
@@ -19,6 +18,7 @@ from engine.command_line.aim_flags import called
 from engine.command_line.normalization import PixelInput
 from engine.measuring.doubt import Doubt, find_doubt
 from engine.measuring.evaluation import EvalSets, evaluation_batches, score
+from engine.runs.inputs import inputs_of
 from engine.runs.machine import spare_narrow
 from engine.runs.run import Run
 from engine.weights.checkpoint import Checkpoint, check_classes, load_model, load_trigger
@@ -203,12 +203,6 @@ def asr_of(model: torch.nn.Module, test: EvalSets, trigger: Trigger) -> dict:
     """
     stamped = stamp_all(test.clean_images, trigger)
     return score(model, evaluation_batches(stamped, test.clean.device)).accuracy.as_dict()
-
-
-def inputs_of(checkpoint: str | None, images: ImageSet) -> str:
-    """What a run tells that it worked on: a hash of the checkpoint's file and a blank, if there is one, and the hash of
-    an ImageSet."""
-    return f"{hash_file(checkpoint)} {images.fingerprint()}" if checkpoint else images.fingerprint()
 
 
 def split_defender(defender: ImageSet, val_frac: float) -> tuple[ImageSet, ImageSet]:

@@ -12,6 +12,7 @@ from common.untrusted import read_json
 from common.untrusted.weights import read_tensors
 from engine.command_line.command import running
 from engine.former_names import script_of
+from engine.runs.inputs import are_of_others
 from engine.runs.saved_state import has_same_structure, is_progress
 
 OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")
@@ -98,8 +99,7 @@ def check_same_weights(folder: Path, args: Namespace, inputs: str | None) -> Non
     """Raise UserError if a finished run on `inputs` was made from other weights than --checkpoint or --start-from has
     now."""
     for path in (getattr(args, name, None) for name in ("checkpoint", "start_from")):
-        if isinstance(inputs, str) and isinstance(path, str) and Path(path).is_file() and (
-                not inputs.startswith(hash_file(path))):
+        if isinstance(path, str) and Path(path).is_file() and are_of_others(inputs, hash_file(path)):
             raise UserError(f"{folder}: the run is finished, from other weights than {path} has now; --overwrite makes "
                             "it anew")
 

@@ -12,7 +12,8 @@ from studies.sweep_anp import main
 def swept(small_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "anp-sweep"
     flags = ["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--val-frac", "0.05", "--alphas",
-             "0", "1", "--seeds", "1", "--nb-iter", "1", "--pruning-step", "0.1", "--pruning-max", "0.8", "--output-dir", str(folder)]
+             "0", "1", "--seeds", "1", "--nb-iter", "1", "--pruning-step", "0.1", "--pruning-max", "0.8",
+             "--output-dir", str(folder)]
     with pytest.MonkeyPatch.context() as patch:
         stay(patch)
         main(flags)

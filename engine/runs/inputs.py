@@ -1,0 +1,23 @@
+"""What a run worked on, as its config.json has it: hashes of a model, if there is one, and of images."""
+from typing import Any
+
+from common.files import hash_file
+from data.image_set import ImageSet
+
+
+def inputs_of(checkpoint: str | None, images: ImageSet) -> str:
+    """A hash of the checkpoint's file and a blank, if there is one, and the hash of an ImageSet."""
+    return f"{hash_file(checkpoint)} {images.fingerprint()}" if checkpoint else images.fingerprint()
+
+
+def are_of(inputs: Any, weights: str) -> bool:
+    """Whether the weights with the hash `weights` (`common.files.hash_file`) are among a run's `inputs`.
+
+    Of a run that does not say what it worked on, which an older one may not, nothing is known: False.
+    """
+    return isinstance(inputs, str) and inputs.split(" ")[0] == weights
+
+
+def are_of_others(inputs: Any, weights: str) -> bool:
+    """Whether a run says that it worked on other weights than those with the hash `weights`, or on none."""
+    return isinstance(inputs, str) and not are_of(inputs, weights)
