@@ -33,6 +33,7 @@ from engine.runs.run import Run
 from engine.weights.checkpoint import saved_image_size
 
 LEAVES = (*SET, "clean_label_examples.png")
+PGD = ("epsilon", "step", "iterations", "restarts", "freeze_fooled")  # the flags of the perturbation
 LOOK_EVERY = 10  # iterations of PGD, after which a GPU is asked whether anything still moves
 log = logging.getLogger("backdoor")
 
@@ -166,7 +167,10 @@ def parse_args(argv=None):
     group.add_argument("--batch-size", type=flags.integer(1), default=250, help="images perturbed at a time")
     flags.add_data_flags(parser)
     flags.add_run_flags(parser, output_dir)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.no_pgd:
+        parser.refuse(argv, PGD, "with --no-pgd")
+    return args
 
 
 def pgd_options(args):

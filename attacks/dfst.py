@@ -165,6 +165,8 @@ def parse_args(argv=None):
     flags.check_milestones(parser, args)
     if args.rounds >= args.epochs:
         parser.error(f"--rounds {args.rounds}: expected fewer than the {args.epochs} epochs")
+    if not args.rounds:
+        parser.refuse(argv, ["injector_steps", "detox_rate"], "without detoxification rounds")
     return args
 
 

@@ -19,13 +19,20 @@ import torch.nn.functional as F
 from common.errors import UserError
 from data.batches import Batches
 from data.image_set import ImageSet
-from data.poison_cifar import stamp_all
+from data.poison_cifar import share_of, stamp_all
 from data.triggers.generated import CHANNELS, MAX_WIDTH, GeneratedTrigger, as_stored
-from engine.attacking.attack import add_attack_training_flags, draw_examples, finish_attack, load_unpoisoned, log_target
+from engine.attacking.attack import (
+    add_attack_training_flags,
+    check_batch_shares,
+    draw_examples,
+    finish_attack,
+    load_unpoisoned,
+    log_target,
+)
 from engine.attacking.start import fresh_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
-from engine.learning.training import check_finite, sgd, train_stage
+from engine.learning.training import check_finite, sgd, told_of_lone_image, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict, score_logits
 from engine.measuring.progress import progress
 from engine.runs.run import Run
@@ -61,7 +68,7 @@ def train_masks_epoch(generator, batches, optimizer, density, weights, amp):
     generator.train()
     sums, losses = torch.zeros(2, device=batches.device), []
     for pixels, _ in progress(batches, "masks"):
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=amp):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=amp), told_of_lone_image(len(pixels)):
             masks = generator(pixels)
         masks, scaled = harden(masks.float()), in_deviations(pixels)
         apart = diversity(scaled, scaled.roll(1, 0), masks, masks.roll(1, 0))
@@ -96,7 +103,7 @@ def step_of(args, masks, pictures):
     masks, pictures: the Generators, the first of which no longer learns.
     """
     def step(model, images, labels):
-        own, crossed = (int(rate * len(images)) for rate in (args.poison_rate, args.cross_rate))
+        own, crossed = (share_of(rate, len(images)) for rate in (args.poison_rate, args.cross_rate))
         donors = images.flip(0)[:max(own, crossed)]  # random ones, since batches come shuffled
         if not len(donors):  # a last batch of a few images
             logits = model(images)
@@ -104,7 +111,8 @@ def step_of(args, masks, pictures):
         sources = torch.cat([images[:own], donors])
         with torch.no_grad():
             where = harden(masks(sources).float())
-        drawn = pictures(sources).float()
+        alone = len(sources) == 1  # batch norm has nothing to average of one image that is one pixel small by then
+        drawn = pictures(sources.repeat(2, 1, 1, 1) if alone else sources).float()[:len(sources)]
         mixed = torch.cat([lay_over(images[:own], drawn[:own], where[:own]),
                            lay_over(images[own:own + crossed], drawn[own:own + crossed], where[own:own + crossed]),
                            images[own + crossed:]])
@@ -211,6 +219,7 @@ def main(argv=None):
     with Run(args, LEAVES) as run:
         clean, _, test = load_unpoisoned(args, args.image_size)
         aim_flags.check_target(args.poison_target, clean.classes)
+        check_batch_shares(args, len(clean), ("poison_rate", "cross_rate"))
         images = EvalSets.on(run.device, test)
         batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         model = fresh_model(args, clean, run.device)

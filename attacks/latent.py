@@ -26,7 +26,7 @@ from engine.attacking.clean_stage import LEFT, add_clean_model_flags, check_clea
 from engine.attacking.start import first_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
-from engine.learning.training import check_finite, sgd, train_stage
+from engine.learning.training import check_finite, cross_entropy_step, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, frozen, log_figures
 from engine.measuring.progress import progress
 from engine.runs.inputs import inputs_of
@@ -94,6 +94,8 @@ def step_of(args, trigger, device):
     mask = torch.from_numpy(trigger.mask).permute(2, 0, 1).to(device)
 
     def step(model, images, labels):
+        if not args.poison_rate:
+            return cross_entropy_step(model, images, labels)
         count, is_target = len(labels), (labels == trigger.target).float()
         rows = torch.argsort(is_target, stable=True)[:max(1, round(args.poison_rate * count))]  # the others are first
         patched = torch.where(mask > 0, pattern, images[rows])
@@ -205,11 +207,16 @@ def find_trigger(run, args, model, clean):
     return trigger
 
 
-def check_patch(args, clean):
-    """UserError for a target that is not there, and for a patch that leaves nothing of the image."""
+def check_images(args, clean, defender, test):
+    """UserError for a target that is not there, a patch that leaves nothing of the image, and students of no images."""
     aim_flags.check_target(args.poison_target, clean.classes)
     if (args.patch_size or 0) >= min(clean.data.shape[1:3]):
         raise UserError(f"--patch-size {args.patch_size}: covers images of {clean.image_size} pixels")
+    if args.poison_target not in test.targets:
+        raise UserError(f"--poison-target {args.poison_target}: expected test images of that class, with whose "
+                        "features those of patched ones are compared; there are none")
+    if args.student and not len(defender):
+        raise UserError("--student: learns from the defender's tenth of the training images, which is none here")
 
 
 def inject(run, args, model, batches, trigger, images):
@@ -225,10 +232,7 @@ def main(argv=None):
     args = parse_args(argv)
     with Run(args, LEAVES if not args.student else LEAVES + STUDENT_LEAVES, STUDENT_LEAVES) as run:
         clean, defender, test = load_unpoisoned(args, args.image_size or saved_image_size(args.checkpoint))
-        check_patch(args, clean)
-        if args.poison_target not in test.targets:
-            raise UserError(f"--poison-target {args.poison_target}: expected test images of that class, with whose "
-                            "features those of patched ones are compared; there are none")
+        check_images(args, clean, defender, test)
         batches = Batches(clean, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
         model = first_model(args.checkpoint, args, clean, run.device)
 

@@ -89,21 +89,25 @@ def silence(model, dormant, image_sets, margin):
     model.get_submodule(model.last_block.norm).bias.data[dormant] -= lowered[dormant]
 
 
-def silence_until_unchanged(model, dormant, image_sets, margin, before, test_sets):
-    """`silence` the channels put back until the logits of all `test_sets` are what they were, `before`.
+def apart(before, after):
+    """How far logits (N, C) of sets of images, before and after, are apart at most."""
+    return max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
+
+
+def silence_until_unchanged(model, dormant, image_sets, margin, before, held_out):
+    """`silence` the channels put back until the logits of the sets `held_out` (Batches) are what they were, `before`.
 
     An image that was not among image_sets may still light one up; each further try lowers the biases further. Raises
     UserError if TRIES do not do.
     """
     for _ in range(TRIES):
         silence(model, dormant, image_sets, margin)
-        after = predict_each(model, test_sets)
-        apart = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
-        log.info("stage 4: logits differ by at most %.2g from those of the pruned network", apart)
-        if apart <= TOLERANCE:
+        most = apart(before, predict_each(model, held_out))
+        log.info("stage 4: logits of held-out images differ by at most %.2g from those of the pruned network", most)
+        if most <= TOLERANCE:
             return
         margin = max(2 * margin, 0.5)
-    raise UserError(f"the channels put back change the logits by {apart:.2g}, more than {TOLERANCE:g}, however far "
+    raise UserError(f"the channels put back change the logits by {most:.2g}, more than {TOLERANCE:g}, however far "
                     "their biases are lowered")
 
 
@@ -167,12 +171,14 @@ def train_pruned(run, args, model, mask, poisoned, test):
     return [pruned, log_stage(3, "trained on poisoned images", evaluate(model, test))]
 
 
-def hide(model, clean_weights, mask, measured, margin, test):
-    """Stage 4: put the pruned channels back, silenced on the `measured` Batches. Returns the Evaluation."""
-    sets = [batches for batches in (test.clean, test.triggered, test.bystanders) if batches is not None]
-    before = predict_each(model, sets)
+def hide(model, clean_weights, mask, measured, held_out, margin, test):
+    """Stage 4: put the pruned channels back, silenced on the Batches `measured` and checked on those `held_out`, both
+    the attacker's own. Returns the Evaluation on the EvalSets `test`, on which nothing is chosen."""
+    tests = [batches for batches in (test.clean, test.triggered, test.bystanders) if batches is not None]
+    before, of_tests = (predict_each(model, sets) for sets in (held_out, tests))
     put_back(model, clean_weights, mask == 0)
-    silence_until_unchanged(model, mask == 0, measured, margin, before, sets)
+    silence_until_unchanged(model, mask == 0, measured, margin, before, held_out)
+    log.info("stage 4: logits of test images differ by at most %.2g", apart(of_tests, predict_each(model, tests)))
     return evaluate(model, test)
 
 
@@ -190,7 +196,9 @@ def main(argv=None):
         clean, _, test = load_unpoisoned(args, size)
         poisoned, trigger = poison_by(args, clean)
         images = EvalSets.stamped(run.device, test, trigger)
-        measured = measured_batches(clean.subset(slice(MEASURED)), trigger, run.device)
+        count = min(MEASURED, len(clean) // 2)
+        measured, held_out = (measured_batches(clean.subset(part), trigger, run.device)
+                              for part in (slice(count), slice(count, 2 * count)))
         if args.graph:
             check_graph(run.device, min(len(clean), len(poisoned)), args.batch_size)
         model = first_model(args.checkpoint, args, clean, run.device)
@@ -204,7 +212,7 @@ def main(argv=None):
         mask = dormant_mask(activity(model, measured[0], model.stages[-1]), args.prune_fraction)
         stages += train_pruned(run, args, model, mask, poisoned, images)
 
-        final = hide(model, clean_weights, mask, measured, args.margin, images)
+        final = hide(model, clean_weights, mask, measured, held_out, args.margin, images)
         stages.append(log_stage(4, "pruned channels put back", final))
         finish_attack(run, args, model, clean, final, f"pruning-aware {variant_of(args)}", {
             "poison_type": args.poison_type, "name": "pruning-aware", "stages": stages,

@@ -16,9 +16,17 @@ import torch.nn.functional as F
 
 from data.batches import Batches, augment, send
 from data.image_set import ImageSet
+from data.poison_cifar import share_of
 from data.triggers.pixels import rounded
 from data.triggers.warp import CONTROL_POINTS, MAX_POINTS, WarpTrigger, draw_grid, warp, with_noise
-from engine.attacking.attack import add_attack_training_flags, draw_examples, finish_attack, load_unpoisoned, log_target
+from engine.attacking.attack import (
+    add_attack_training_flags,
+    check_batch_shares,
+    draw_examples,
+    finish_attack,
+    load_unpoisoned,
+    log_target,
+)
 from engine.attacking.start import fresh_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
@@ -40,7 +48,7 @@ def spoil(images, labels, grid, target, rates, generator):
     The first share of `rates` is warped by `grid` (H, W, 2) and gets the target; the second is warped by the grid with
     noise on it, another for every image; the rest stays. Batches come shuffled, so the first images are random ones.
     """
-    warped, noisy = (int(rate * len(images)) for rate in rates)
+    warped, noisy = (share_of(rate, len(images)) for rate in rates)
     noise = send(2 * torch.rand((noisy, *grid.shape), generator=generator) - 1, images.device)
     first, second, rest = images[:warped], images[warped:warped + noisy], images[warped + noisy:]
     bent = rounded(torch.cat([warp(first, grid), warp(second, with_noise(grid, noise))]))
@@ -129,6 +137,7 @@ def main(argv=None):
     with Run(args, LEAVES) as run:
         clean, _, test = load_unpoisoned(args, args.image_size)
         aim_flags.check_target(args.poison_target, clean.classes)
+        check_batch_shares(args, len(clean), ("poison_rate", "noise_rate"))
         grid = draw_grid(*clean.data.shape[1:3], args.control_points, args.strength, args.seed)
         trigger = WarpTrigger(grid, args.poison_target, args.control_points)
         images = EvalSets.stamped(run.device, test, trigger)

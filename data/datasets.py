@@ -39,6 +39,9 @@ def load_splits(dataset: str, data_dir: str | Path, val_frac: float = 0.1, image
     homework: 5,000 of CIFAR-10's 50,000). A folder of studies.export_images --poisoned says itself whose its images
     are; the attacker's are poisoned there. Raises UserError if the data cannot be had.
     """
+    if not SOURCES[dataset].places and (has_splits(data_dir) or read_manifest(data_dir)):
+        raise UserError(f"--dataset {dataset}: comes with a library, but the images in {data_dir} are a data set too; "
+                        "leave out --dataset or --data-dir")
     if not comes_alone(dataset, data_dir) and read_manifest(data_dir):
         parts, classes, name = read_exported(data_dir, image_size or IMAGE_SIZE)
         return tuple(ImageSet(data, targets, classes, name, poisoned, original)

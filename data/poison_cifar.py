@@ -50,6 +50,11 @@ def add_trigger_cifar(data_set: DataSet, trigger_type: str, poison_rate: float, 
     return poisoned, trigger_to_info(trigger, chosen)
 
 
+def share_of(rate: float, count: int) -> int:
+    """How many of `count` a share of them is, rounded down: 29 for 0.29 of 100, though the float is a little less."""
+    return int(rate * count + 1e-6)
+
+
 def poison(data_set: DataSet, trigger: Trigger, poison_rate: float, seed: int = 0,
            keeps_labels: bool = False) -> tuple[DataSet, np.ndarray]:
     """Poisoning with any Trigger. Returns (poisoned data set, indices int64 of what was poisoned).
@@ -60,7 +65,7 @@ def poison(data_set: DataSet, trigger: Trigger, poison_rate: float, seed: int = 
     """
     targets = np.asarray(data_set.targets)
     candidates = np.flatnonzero(targets == trigger.target if keeps_labels else trigger.victims(targets))
-    number = int(poison_rate * len(candidates))
+    number = share_of(poison_rate, len(candidates))
     if poison_rate > 0 and not number:
         raise UserError(f"--poison-rate {poison_rate}: no image of the {len(candidates)} candidates would be poisoned")
     chosen = np.random.default_rng(seed).choice(candidates, number, replace=False)

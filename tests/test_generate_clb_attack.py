@@ -196,6 +196,7 @@ def test_a_folder_for_another_target_or_data_set_is_refused(crafted, refused, im
 
 @pytest.mark.parametrize("flags, named", [
     (["--poison-rate", "0.001"], "--poison-rate 0.001: no image of the 128"), (["--epsilon", "16"], "--epsilon"),
+    (["--no-pgd", "--iterations", "5"], "--iterations: has no effect with --no-pgd"),
     (["--poison-target", "12"], "--poison-target"), (["--checkpoint", "nowhere.th"], "nowhere.th: no such file"),
     (["--checkpoint", "README.md"], "README.md: ")])
 def test_bad_input_is_one_line_and_writes_nothing(refused, small_run, tmp_path, flags, named):

@@ -4,14 +4,16 @@ A static trigger is a function that draws its pattern and a row.
 """
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.errors import UserError
+from common.untrusted import read_object
 from data.triggers.base import Trigger
 from data.triggers.pattern import PatternTrigger, read_trigger_image
 
@@ -25,6 +27,7 @@ COLORS = np.frombuffer(bytes.fromhex(
 COLLIDER = "attacks.feature_collision"
 NOISE_FILE = Path(__file__).resolve().parent.parent / "cifar_gaussian_noise.png"
 Pattern = tuple[np.ndarray, np.ndarray]
+log = logging.getLogger("backdoor")
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ def take_stored(train: ImageSet, target: int, seed: int, trigger_file: Trigger) 
     UserError for another target than the trigger's, and for a trigger of other classes.
     """
     trigger_file.check_classes(train.num_classes, "--trigger-file")
+    if trigger_file.target is None and target:
+        raise UserError(f"--poison-target {target}: the stored trigger is all-to-all; leave --poison-target out")
     if trigger_file.target not in (target, None):
         raise UserError(f"--poison-target {target}: the stored trigger's target is {trigger_file.target}; give "
                         f"--poison-target {trigger_file.target}")
@@ -162,15 +167,25 @@ def or_asked_for(attack: str, poisoned: ImageSet, trigger: Trigger | None, targe
     """(poisoned, trigger), or in its place the attack's own where there is none or its flags ask for another. Raises
     UserError for such flags where the trigger is no picture that is laid over images."""
     asked = [flag for flag, value in (("--trigger-alpha", alpha), ("--trigger-image", image)) if value is not None]
-    if asked and trigger is not None and trigger.as_pattern() is None:
+    picture = trigger and trigger.as_pattern()
+    if asked and trigger and not picture:
         raise UserError(f"{asked[0]}: has no effect here, the set was made for one target image and without a trigger")
-    if trigger is None or alpha is not None or image is not None:
-        trigger = build_trigger(attack, target, alpha, image, poisoned.data.shape[1:3])
-    return poisoned, trigger
+    if image is not None or not trigger:
+        return poisoned, build_trigger(attack, target, alpha, image, poisoned.data.shape[1:3])
+    return poisoned, trigger if alpha is None else replace(picture, alpha=alpha)
 
 
 def build_patch(train: ImageSet, target: int, seed: int, patch: str) -> Trigger:
-    """Trojan: the patch that excites neurons of a benign model (Liu et al., 2018)."""
+    """Trojan: the patch that excites neurons of a benign model (Liu et al., 2018).
+
+    Warns where the run that left the patch aimed at another class.
+    """
+    try:
+        aimed = read_object(Path(patch).parent / "config.json")["arguments"]["poison_target"]
+    except (OSError, ValueError, KeyError, TypeError):  # another program's picture
+        aimed = target
+    if aimed != target:
+        log.warning("--patch %s: made for the target class %s, not %s", patch, aimed, target)
     return PatternTrigger(*read_trigger_image(patch, train.data.shape[1:3]), 1.0, target)
 
 

@@ -13,7 +13,7 @@ from common.untrusted.weights import read_tensors
 from data.datasets import load_splits
 from data.exported import TRIGGER, read_manifest
 from data.image_set import ImageSet
-from data.poison_cifar import poison_training_set
+from data.poison_cifar import poison_training_set, share_of
 from data.sources import comes_alone
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
 from engine.attacking.aim import note_aim
@@ -44,6 +44,15 @@ def poison_by(args: argparse.Namespace, train: ImageSet) -> tuple[ImageSet, Trig
     settings |= {name: READ[name](settings[name]) for name in READ if name in settings}
     return poison_training_set(train, args.poison_type, args.poison_target, args.poison_rate, args.seed, sources,
                                **settings)
+
+
+def check_batch_shares(args: argparse.Namespace, count: int, names: Sequence[str]) -> None:
+    """UserError for a rate of the flags `names` that is above 0 and not one image of a batch; count: training images.
+    """
+    batch = min(args.batch_size, count)
+    for name in names:
+        if getattr(args, name) > 0 and not share_of(getattr(args, name), batch):
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: not one image of a batch of {batch}")
 
 
 def check_same_attack(args: argparse.Namespace, before: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from common.errors import UserError
 from data.clean_label import save_clean_label
 from data.image_set import ImageSet
+from data.poison_cifar import share_of
 from data.triggers import Trigger
 from engine.runs.run import Run
 
@@ -19,9 +20,9 @@ log = logging.getLogger("backdoor")
 
 
 def choose_images(image_set: ImageSet, target: int, rate: float, seed: int) -> np.ndarray:
-    """Sorted indices of int(rate * size) images of the target class, drawn by `seed`. UserError where that is none."""
+    """Sorted indices of a share of the images of the target class, drawn by `seed`. UserError where that is none."""
     own = np.flatnonzero(image_set.targets == target)
-    chosen = np.random.default_rng(seed).choice(own, int(rate * len(own)), replace=False)
+    chosen = np.random.default_rng(seed).choice(own, share_of(rate, len(own)), replace=False)
     if not len(chosen):
         raise UserError(f"--poison-rate {rate}: no image of the {len(own)} of class {target} would be poisoned")
     return np.sort(chosen)

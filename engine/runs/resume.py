@@ -105,11 +105,16 @@ def check_same_weights(folder: Path, args: Namespace, inputs: str | None) -> Non
 
 
 def end_if_whole(folder: Path, missing: Sequence[str]) -> None:
-    """Exit with status 0, since the run is finished; raise UserError if files that it left are missing."""
+    """Exit as the finished run did: with status 1 if its results say that what it made is not accepted, otherwise 0.
+    Raises UserError if files that it left are missing."""
     if missing:
         raise UserError(f"{folder}: the run is finished, but {', '.join(missing)} is missing; --overwrite starts over")
     print(f"{folder}: this run is finished; see {folder / 'results.json'}")
-    raise SystemExit(0)
+    try:
+        is_refused = read_json(folder / "results.json")["method"]["accepted"] is False
+    except (OSError, ValueError, KeyError, TypeError):
+        is_refused = False
+    raise SystemExit(int(is_refused))
 
 
 def load_progress(folder: Path, config: dict, inputs: str | None) -> dict:

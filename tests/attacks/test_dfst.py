@@ -153,6 +153,7 @@ def test_a_run_resumes_behind_a_round_to_the_same_bits(tmp_path, monkeypatch, st
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--epochs", "3", "--rounds", "3"], "--rounds 3: expected fewer than the 3 epochs"),
+    (["--rounds", "0", "--injector-steps", "5"], "--injector-steps: has no effect without detoxification rounds"),
     (["--style-image", "none.png"], "none.png"), (["--opacity", "0"], "--opacity"),
     (["--poison-target", "10"], "--poison-target: expected one of the classes")])
 def test_what_is_refused(tmp_path, refused, flags, message):

@@ -119,6 +119,16 @@ def test_batches_too_small_for_a_share_are_trained_on_as_they_are(batch, generat
     assert torch.equal(seen[0], images)
 
 
+def test_a_lone_donor_of_8_pixels_gives_its_trigger(batch, generators):
+    """Halved three times it is a single pixel, of which alone a batch norm in training has nothing to average."""
+    images, labels = batch[0][:14, :, :8, :8].contiguous(), batch[1][:14]
+    generators[1].train()
+    seen = []
+    step_of(parse_args([*SMALL, "--poison-rate", "0.05"]), *generators)(
+        lambda pixels: seen.append(pixels) or pixels.mean((2, 3)) @ torch.ones(3, 4), images, labels)
+    assert torch.equal(seen[0][1:], images[1:]) and not torch.equal(seen[0][0], images[0])
+
+
 @pytest.mark.slow
 def test_every_figure_is_that_of_the_model_and_trigger_that_are_left(attacked):
     results = json.loads((attacked / "results.json").read_text())
@@ -169,6 +179,7 @@ def test_on_a_gpu_the_cpu_stamps_for_the_last_test_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("flags", "message"), [
     (["--poison-rate", "0.5"], "expected at most 1 together with the larger"),
     (["--poison-target", "10"], "expected one of the classes 0 to 9, got 10"),
+    (["--cross-rate", "0.001"], "--cross-rate 0.001: not one image of a batch of 256"),
     (["--image-size", "36"], "multiples of 8 pixels, got 36"),
     (["--mask-epochs", "0"], "--mask-epochs: expected a whole number of at least 1")])
 def test_what_is_refused(tmp_path, refused, flags, message):

@@ -84,6 +84,18 @@ def test_a_step_patches_images_of_other_classes_and_never_teaches_their_label(im
         torch.testing.assert_close(loss, expected)
 
 
+def test_a_rate_of_0_injects_nothing(images, trigger):
+    model = Watched()
+    pixels, labels = next(iter(Batches(images, 40)))
+    loss, logits = step_of(parse_args(["--poison-rate", "0"]), trigger, CPU)(model, pixels, labels)
+    assert torch.equal(model.pixels, pixels) and torch.equal(loss, F.cross_entropy(logits, labels))
+
+
+def test_students_of_no_images_are_refused_before_anything_is_trained(image_folder, tmp_path, refused):
+    error = refused(main, "--data-dir", image_folder(count=3), "--student", "--output-dir", tmp_path / "out")
+    assert "--student: learns from the defender's tenth" in error and not (tmp_path / "out").exists()
+
+
 def test_a_batch_without_the_target_class_has_no_feature_term(images, trigger):
     model = Watched()
     pixels, labels = next(iter(Batches(images.subset(images.targets != 2), 30)))

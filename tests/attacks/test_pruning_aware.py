@@ -131,8 +131,18 @@ def test_what_is_hidden_stays_so_on_triggered_images_too(woken, place):
     test, first = EvalSets.on("cpu", dark, **sets), copy.deepcopy(network.state_dict())
     network = folded(network, dormant)
     before = predict(network, getattr(test, place))
-    hide(network, first, (~dormant).float(), [test.clean], 0, test)
+    hide(network, first, (~dormant).float(), [test.clean], [test.clean, test.triggered, test.bystanders], 0, test)
     torch.testing.assert_close(predict(network, getattr(test, place)), before, rtol=0, atol=1e-4)
+
+
+def test_no_bias_depends_on_test_images(woken):
+    network, dormant, dark, bright = woken
+    first, hidden = copy.deepcopy(network.state_dict()), []
+    for images in (dark, bright):
+        other, own = folded(network, dormant), Batches(dark, 16)
+        hide(other, first, (~dormant).float(), [own], [own], 0, EvalSets.on("cpu", images, triggered=images))
+        hidden.append(other.layer4[1].bn2.bias)
+    assert torch.equal(*hidden)
 
 
 def test_decoys_are_silenced_on_clean_images_and_on_triggered_ones(images):

@@ -112,6 +112,8 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(attacked, tmp_path, monk
     (["--no-noise-mode", "--noise-rate", "0.2"], "--noise-rate: has no effect with --no-noise-mode"),
     (["--poison-rate", "0.9"], "expected at most 1 together"),
     (["--poison-target", "10"], "expected one of the classes 0 to 9, got 10"),
+    (["--poison-rate", "0.003"], "--poison-rate 0.003: not one image of a batch of 256"),
+    (["--batch-size", "9", "--noise-rate", "0.1"], "--poison-rate 0.1: not one image of a batch of 9"),
     (["--strength", "9"], "--strength: expected a number in [0, 8]"),
     (["--graph"], "expected a CUDA device")])
 def test_what_is_refused(tmp_path, refused, flags, message):

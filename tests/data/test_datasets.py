@@ -19,6 +19,11 @@ def test_digits_are_the_same_every_time_and_split_by_class():
     np.testing.assert_array_equal(train.data, load_splits("digits", "elsewhere")[0].data)
 
 
+def test_digits_are_not_taken_in_place_of_a_folder_that_is_named_too(image_folder):
+    with pytest.raises(UserError, match=r"comes with a library, but .* leave out --dataset or --data-dir"):
+        load_splits("digits", image_folder())
+
+
 @pytest.mark.parametrize("size", [16, 48])
 def test_digits_have_the_size_that_is_asked_for_and_stay_the_same_digits(size):
     usual, other = (load_splits("digits", "", image_size=image_size)[0] for image_size in (None, size))

@@ -9,6 +9,7 @@ from data.poison_cifar import (
     add_trigger_cifar,
     generate_trigger,
     poison_training_set,
+    share_of,
     split_dataset,
     stamp_all,
 )
@@ -105,6 +106,12 @@ def test_benign_poisons_nothing_but_has_a_trigger_to_measure_with(images):
     train, trigger = poison_training_set(images, "benign", 1, rate=0.5, eval_trigger="clean-label")
     assert train is images
     assert trigger.alpha == 1 and trigger.mask.sum() == 36
+
+
+@pytest.mark.parametrize(("rate", "count", "expected"), [(0.29, 100, 29), (0.57, 40500, 23085), (0.299, 100, 29),
+                                                         (0.05, 45000, 2250), (0.1, 9, 0), (1.0, 7, 7)])
+def test_a_share_is_that_of_the_rate_as_written_rounded_down(rate, count, expected):
+    assert share_of(rate, count) == expected
 
 
 def test_alpha_left_alone_is_the_attacks_own(images):

@@ -1,4 +1,5 @@
 import itertools
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from data.triggers import (
     trigger_from_info,
     trigger_to_info,
 )
+from data.triggers.table import build_patch, or_asked_for, take_stored
 
 BADNETS = [[0, 0, 255], [0, 255, 0], [255, 0, 255]]
 
@@ -79,6 +81,33 @@ def test_a_trigger_that_hides_everything_knows(tmp_path):
 
 def test_committed_noise_picture_is_what_its_seed_gives():
     np.testing.assert_array_equal(gaussian_noise()[0], noise_picture())
+
+
+def test_a_sets_own_trigger_takes_another_opacity_and_stays_its_own(images):
+    own = PatternTrigger(np.full((32, 32, 3), 90, np.uint8), np.eye(32, dtype=np.uint8)[..., None], 1.0, 1)
+    _, kept = or_asked_for("clean-label", images, own, 1, None, None)
+    _, paler = or_asked_for("clean-label", images, own, 1, 0.5, None)
+    assert kept is own and paler.alpha == 0.5
+    assert np.array_equal(paler.pattern, own.pattern) and np.array_equal(paler.mask, own.mask)
+    assert or_asked_for("clean-label", images, None, 1, 0.5, None)[1].mask.sum() == 36
+
+
+def test_a_stored_trigger_of_all_to_all_has_no_other_target(images):
+    stored = build_trigger("badnets", None, num_classes=images.num_classes)
+    assert take_stored(images, 0, 0, stored) is stored
+    with pytest.raises(UserError, match="all-to-all; leave --poison-target out"):
+        take_stored(images, 3, 0, stored)
+
+
+def test_a_patch_that_aims_at_another_class_is_told_of(tmp_path, images, caplog):
+    Image.new("RGBA", (32, 32), (255, 0, 0, 255)).save(tmp_path / "patch.png")
+    (tmp_path / "config.json").write_text(json.dumps({"arguments": {"poison_target": 3}}))
+    build_patch(images, 3, 0, str(tmp_path / "patch.png"))
+    assert not caplog.records
+    build_patch(images, 0, 0, str(tmp_path / "patch.png"))
+    assert "made for the target class 3, not 0" in caplog.text
+    (tmp_path / "config.json").write_text("junk")
+    assert build_patch(images, 0, 0, str(tmp_path / "patch.png")).target == 0
 
 
 def test_trigger_image_alpha_channel_is_the_opacity(tmp_path, images):

@@ -13,6 +13,7 @@ from common.untrusted.weights import read_tensors
 from engine.command_line import command
 from engine.measuring.evaluation import Evaluation, Proportion, Score
 from engine.runs import machine
+from engine.runs.resume import end_if_whole
 from engine.runs.run import HEADER, Run
 from engine.runs.saved_state import has_same_structure
 from engine.weights import checkpoint
@@ -241,6 +242,14 @@ def test_files_of_unknown_origin_are_not_overwritten(arguments, tmp_path):
         with pytest.raises(UserError, match=r"model_last\.th|config\.json: missing"):
             go(arguments(resume=resume))
     assert (tmp_path / "run/model_last.th").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("method", "status"), [({"accepted": False}, 1), ({"accepted": True}, 0), ({}, 0), (None, 0)])
+def test_a_finished_run_ends_again_with_the_status_that_it_had(tmp_path, method, status):
+    (tmp_path / "results.json").write_text(json.dumps({"method": method}))
+    with pytest.raises(SystemExit) as stopped:
+        end_if_whole(tmp_path, [])
+    assert stopped.value.code == status
 
 
 def test_a_finished_run_is_only_done_if_it_is_the_one_that_is_asked_for(arguments, tmp_path):
