@@ -76,7 +76,7 @@ audit: $(VENV)/workflow-ready
 	$(PY) -m workflow audit "$$CHECKPOINT" "$$IMAGES" --settings "$$SETTINGS" --profile "$$PROFILE" --output-dir "$$OUTPUT" \
 		$${CLASSES:+--classes "$$CLASSES"} $${MEAN:+--mean $$MEAN} $${STD:+--std $$STD} $${CHANNELS:+--channels "$$CHANNELS"}
 
-homework:
+homework: $(VENV)/workflow-ready
 	$(MAKE) matrix MATRIX=workflow/matrices/homework.yaml
 
 # The lecture's table beside what this machine measures: report.html and table.csv in output/lecture-abl.

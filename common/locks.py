@@ -1,5 +1,7 @@
 """A lock that lets only one process use a folder."""
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from common.errors import UserError
 
@@ -27,3 +29,19 @@ def lock_folder(folder: str | os.PathLike, what: str) -> int | None:
     except OSError:  # network file systems may have no locks
         pass
     return descriptor
+
+
+@contextmanager
+def alone_in(folder: str | os.PathLike) -> Iterator[None]:
+    """A context in which one process at a time is with a folder; another is waited for. Where there are no locks (see
+    lock_folder) nothing is waited for. Raises OSError if the folder does not exist."""
+    descriptor = None
+    try:
+        if fcntl is not None:
+            descriptor = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

@@ -178,6 +178,7 @@ def fingerprint(files: Mapping[str, Sequence[Row]], classes: Sequence[str], imag
 
 def decode(rows: Sequence[Row], image_size: int = IMAGE_SIZE) -> tuple[np.ndarray, np.ndarray]:
     """(uint8 (N, image_size, image_size, 3), int64 (N,)) of the listed files."""
+    check_room(len(rows), image_size)
     data = np.empty((len(rows), image_size, image_size, 3), dtype=np.uint8)
     others = 0
     for i, (path, *_) in enumerate(rows):
@@ -197,6 +198,23 @@ def read_image(path: str | Path, image_size: int = IMAGE_SIZE) -> tuple[np.ndarr
     if image.size == (image_size, image_size):
         return np.asarray(image), False
     return resized(image, image_size), True
+
+
+def check_room(count: int, image_size: int) -> None:
+    """UserError if `count` images of that size are more than this machine's memory. A stranger's model may claim any
+    size."""
+    needed, there = count * image_size**2 * 3, memory()
+    if needed > there:
+        raise UserError(f"--image-size {image_size}: {count} images of that size take {needed / 2**30:.0f} GiB, and "
+                        f"this machine has {there / 2**30:.0f}; give a smaller one")
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has; more than any where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return 2**63
 
 
 def resized(image: Image.Image | np.ndarray, image_size: int, how: Image.Resampling = Image.Resampling.BILINEAR

@@ -176,8 +176,12 @@ def read_foreign(folder, name):
 
 def is_in(file, folder):
     """Whether a folder is the one of a file that a run names, which may have been moved since with all of output/."""
-    place = file.parent.parts[1:]
-    return bool(place) and not file.is_absolute() and ".." not in file.parts and folder.parts[-len(place):] == place
+    if ".." in file.parts:
+        return False
+    whole, place = Path(folder).resolve(), file.parent.parts
+    if file.is_absolute() or len(place) < 2:
+        return Path(file.parent) == whole if file.is_absolute() else whole.parts[-1:] == place
+    return folder.parts[1 - len(place):] == place[1:]
 
 
 def against_masks(run, hash_once):

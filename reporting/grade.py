@@ -2,6 +2,7 @@
 import re
 from dataclasses import dataclass
 
+from common.errors import UserError
 from engine.measuring.evaluation import Proportion
 from reporting.found import BROKEN, FINISHED, LOG_ONLY, UNFINISHED, USUAL_ARCH, folders, printable
 from reporting.log import read_log, read_pruning
@@ -223,17 +224,25 @@ def lines_for(criterion, candidates, wanted):
     return lines
 
 
+def or_said(name, measure, *args):
+    """What `measure` says of a run; of one whose log or table cannot be read, why it cannot, and no figures."""
+    try:
+        return measure(*args)
+    except UserError as error:
+        return Measured(name, None, None, f"{name}/", str(error), False)
+
+
 def grade(root, runs):
     """The homework's criteria as Lines, for the runs found beneath the folder `root`."""
     lines, has_backdoor = [], False
     for attack in ATTACKS:
-        own = [measure_log(run, attack) if run.state == LOG_ONLY else measure_attack(run) for run in runs
-               if run.state == LOG_ONLY or attack_of(run) == attack]
+        own = [or_said(run.name, measure_log, run, attack) if run.state == LOG_ONLY else or_said(
+            run.name, measure_attack, run) for run in runs if run.state == LOG_ONLY or attack_of(run) == attack]
         own = [one for one in own if one]
         has_backdoor |= any(one.asr and one.asr["value"] >= BACKDOORED for one in own)
         lines += lines_for(attack, own, attack)
-    pruned = [measure_pruning(run) for run in runs if run.script == PRUNING and has_usual_aim(run)]
-    foreign = [measure_foreign_pruning(folder, name, has_backdoor) for folder, name in folders(root)
+    pruned = [or_said(run.name, measure_pruning, run) for run in runs if run.script == PRUNING and has_usual_aim(run)]
+    foreign = [or_said(name, measure_foreign_pruning, folder, name, has_backdoor) for folder, name in folders(root)
                if pruning_tables(folder)]
     return lines + lines_for("anp", [one for one in (*pruned, *foreign) if one], "badnets")
 

@@ -29,6 +29,7 @@ TIERS = ((60, 12, 2), (40, 9, 3), (25, 6, 3), (18, 4, 3), (12, 3, 3), (8, 3, 3),
 WORD = re.compile(r"[\s/]+")
 INKS = {"": "#000000", "good": "#17703a", "bad": "#b3261e", "soft": "#6a7078"}
 TEXT_POINTS, FORMULA_DPI = 8, 300
+LONGEST_CELL = 400  # letters
 TALLEST, TALLEST_GRID = 62 * mm, 80 * mm  # of a wide picture
 
 
@@ -84,7 +85,8 @@ def column_widths(table, rows):
 
 
 def broken(text):
-    """A cell's text, escaped, that may be broken after a slash."""
+    """A cell's text, escaped, that may be broken after a slash; no row may be higher than a page."""
+    text = text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]} …"
     return escape(text).replace("/", "/<font size=1> </font>")
 
 

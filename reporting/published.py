@@ -82,7 +82,7 @@ def poisoned_share(run):
     """The share of the training images that a run poisoned; nan for none, or where it does not say."""
     share, isolated = run.method.get("of_training_set"), run.method.get("isolated")
     if share is None and isolated:  # ABL's runs once said only how many images they poisoned and isolated
-        return run.method["poisoned"] * run.arguments["isolation_rate"] / isolated or math.nan
+        return (run.method.get("poisoned") or 0) * (run.arguments.get("isolation_rate") or 0) / isolated or math.nan
     return share or math.nan  # a benign run's 0 is no rate, so none that differs
 
 

@@ -5,15 +5,25 @@ where a file is read.
 """
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reporting.scripts import found_at, own_titles, script_name
 
 LARGEST = 1e15  # no figure of ours lies beyond it
 Number = Annotated[float, Field(allow_inf_nan=False, gt=-LARGEST, lt=LARGEST)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Pair = Annotated[list[Number | None], Field(min_length=2, max_length=2)]
-Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Two = Field(min_length=2, max_length=2)
+Interval = Annotated[list[Number], Two]
+
+
+def whole(pair):
+    """Two values, of which both or none is known. Raises ValueError for any others."""
+    if len({value is None for value in pair}) > 1:
+        raise ValueError("one end is known and the other is not")
+    return pair
+
+
+Pair = Annotated[list[Number | None], Two, AfterValidator(whole)]  # from the lowest to the highest
 
 
 class Checked(BaseModel):
@@ -26,8 +36,8 @@ class Proportion(Checked):
     """A share with its 95 % interval, of `n` images."""
 
     value: Fraction
-    interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
-    n: Annotated[Number, Field(gt=0)]
+    interval: Annotated[list[Fraction], Two]
+    n: Annotated[int, Field(gt=0, lt=LARGEST)]
 
     @model_validator(mode="after")
     def value_in_interval(self):
@@ -225,7 +235,7 @@ class Config(Checked):
 class Epoch(Checked):
     """A line of metrics.jsonl."""
 
-    epoch: Number | None = None
+    epoch: Number
     clean_acc: Number | None = None
     poison_acc: Number | None = None
 

@@ -10,7 +10,6 @@ again after a stop, goes on. Models are thrown away unless --keep. --show trains
 miss rates of the table, of the audit and of Neural Cleanse alone, with 95 % Wilson intervals.
 """
 import hashlib
-import os
 import shlex
 import shutil
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
-from common.locks import lock_folder
+from common.locks import alone_in
 from common.untrusted import read_json
 from data.datasets import load_clean
 from data.image_set import ImageSet
@@ -64,7 +63,7 @@ MODELS = "models"  # folder of the models that are being made
 IDENTITY = ("dataset", "data_dir", "image_size", "arch", "width", "device")  # what a training is told besides
 OWN = {f"--{name.replace('_', '-')}" for name in IDENTITY}  # which this script takes itself
 FIXED = OWN | {"--seed", "--poison-type", "--poison-target", "--output-dir", "--resume", "--overwrite"}
-WAIT = 0.5  # seconds, for another process that is adding its line
+SAME_MODEL = ("population", "settings", "dataset", "kind", "attack", "target", "training", "seed")  # of a model's row
 
 
 def train(args: Namespace, seed: int, target: int | None, folder: Path) -> dict:
@@ -113,18 +112,13 @@ def make_row(args: Namespace, seed: int, target: int | None, folder: Path, image
 
 
 def add_row(folder: Path, row: Measured) -> None:
-    """Add a line to the table in `folder`; another process that does the same at this moment is waited for."""
-    while True:
-        try:
-            lock = lock_folder(folder, "another line")
-            break
-        except UserError:
-            time.sleep(WAIT)
-    try:
-        write_rows(folder / TABLE, [*read_rows(folder / TABLE), row])
-    finally:
-        if lock is not None:
-            os.close(lock)
+    """Add a line to the table in `folder`, unless another process has added that of the same model meanwhile."""
+    def of_same_model(other):
+        return all(getattr(other, name) == getattr(row, name) for name in SAME_MODEL)
+    with alone_in(folder):
+        rows = read_rows(folder / TABLE)
+        if not any(map(of_same_model, rows)):
+            write_rows(folder / TABLE, [*rows, row])
 
 
 def folder_of(args: Namespace, seed: int, target: int | None) -> Path:

@@ -2,7 +2,7 @@
 from common.errors import UserError
 from engine.catalogue import gifts
 from engine.command_line.flags import POISON_FLAGS
-from workflow.matrix import AGAINST, CHOOSING, OF, cells_of, flags_of, said_of
+from workflow.matrix import AGAINST, CHOOSING, OF, cells_of, flags_of, said_of, stored_names
 from workflow.steps import Plan
 
 
@@ -26,10 +26,13 @@ class Planner:
     def __init__(self, matrix):
         self.matrix, self.plan = matrix, Plan(matrix["output"], "Attacks against defenses")
         self.data, self.training = (matrix.get(key) or {} for key in ("data", "training"))
+        self.prepared = set()  # the names under prepare whose flags a step has taken
         self.attacks, self.defenses = cells_of(matrix, "attacks"), cells_of(matrix, "defenses")
 
     def flags_of(self, key, name):
         """The flags that the matrix has for a name under attacks, defenses or prepare."""
+        if key == "prepare":
+            self.prepared.add(name)
         return flags_of(self.matrix, key, name)
 
     def add(self, folder, script, settings, needs, cell, seed, is_heavy=True):
@@ -128,5 +131,8 @@ def plan(matrix):
                 elif said_of(matrix, "defenses", defense, AGAINST):
                     raise UserError(f"defenses: {defense}: {AGAINST}: it cannot be run on {attack}, whose training "
                                     "set it would need")
+    unused = [name for name in matrix.get("prepare") or {} if name not in {*planner.prepared, *stored_names()}]
+    if unused:
+        raise UserError(f"prepare: {unused[0]}: no attack and no defense here takes it, so its flags have no effect")
     planner.plan.check()
     return planner.plan

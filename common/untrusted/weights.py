@@ -104,13 +104,16 @@ def check_loader(release: str = torch.__version__) -> None:
 
 
 def _check_tensors(path: str | Path, content: Any):
-    """UserError if any tensor in dicts and lists stands for more than the file holds; each object is seen once."""
+    """UserError if any tensor or array in dicts and lists stands for more than the file holds; each is seen once."""
+    size = Path(path).stat().st_size
     seen, waiting = set(), [("its content", content)]
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, torch.Tensor):
             if not is_plain(value):
                 raise UserError(f"{path}: refused, {str(name)[:200]} is sparse, nested or without memory of its own")
+        elif isinstance(value, np.ndarray) and value.nbytes > size:
+            raise UserError(f"{path}: refused, {str(name)[:200]} is an array of more than the file holds")
         elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
             waiting += value.items() if isinstance(value, dict) else ((name, part) for part in value)

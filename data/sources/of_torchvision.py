@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import UserError
+from common.locks import alone_in
 from common.untrusted.limits import MAX_ARRAY, check_size
-from data.image_folder import resized
+from data.image_folder import check_room, resized
 from data.sources import SOURCES, Arrays, Source
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def fetch(dataset: str, name: str, folder: str | Path, **which: Any) -> VisionDa
     """
     import torchvision.datasets
     try:
-        return getattr(torchvision.datasets, name)(root=str(folder), download=True, **which)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with alone_in(folder):  # a second download at once would write into the first one's files
+            return getattr(torchvision.datasets, name)(root=str(folder), download=True, **which)
     except Exception as error:  # no network, a full disk; and damaged files make its readers raise almost anything
         source = SOURCES[dataset]
         remove_empty(source, Path(folder))
@@ -82,6 +85,7 @@ def remove_empty(source: Source, folder: Path) -> None:
 def as_arrays(data: np.ndarray, targets: np.ndarray | list[int], image_size: int) -> tuple[np.ndarray, np.ndarray]:
     """(uint8 (N, image_size, image_size, 3), int64 (N,)) of uint8 (N, H, W[, 3]); gray levels stand in each color."""
     if data.shape[1:3] != (image_size, image_size):
+        check_room(len(data), image_size)
         data = np.stack([resized(image, image_size) for image in data])
     if data.ndim == 3:
         data = np.repeat(data[..., None], 3, axis=3)

@@ -100,8 +100,11 @@ def warn_of_other_images(checkpoint: str, images: ImageSet) -> None:
     if not path.exists():
         return
     info = read_tensors(path)
-    indices = np.asarray(info["data_index"]).ravel() if isinstance(info, dict) and "data_index" in info else None
-    if indices is not None and not np.array_equal(np.sort(indices), np.flatnonzero(images.poisoned)):
+    try:
+        indices = np.asarray(info["data_index"]).ravel()
+    except (ValueError, KeyError, TypeError, IndexError):  # a stranger's, or none
+        return
+    if indices.dtype.kind in "iu" and not np.array_equal(np.sort(indices), np.flatnonzero(images.poisoned)):
         log.warning("%s names %d other poisoned images than the flags make (%d): the model was not trained on these "
                     "images; give the attack's flags and --seed as its training had them", path, len(indices),
                     images.poisoned.sum())

@@ -220,7 +220,7 @@ def entropy_bars(names: Sequence[str], rows: Sequence[dict]) -> "Figure":
     figure = new_figure(max(5, 1.3 * len(names)), 3.6)
     axis, places = figure.subplots(), np.arange(len(names))
     for shift, key, color in ((-0.2, "clean", "tab:blue"), (0.2, "triggered", "tab:red")):
-        values = [math.nan if row[key] is None else row[key] for row in rows]
+        values = [math.nan if row.get(key) is None else row[key] for row in rows]
         axis.bar_label(axis.bar(places + shift, values, 0.38, label=key, color=color, alpha=0.75), fmt="%.2f",
                        fontsize=7)
     axis.set(ylabel="mean entropy in bits")

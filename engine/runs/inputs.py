@@ -1,4 +1,6 @@
-"""What a run worked on, as its config.json has it: hashes of a model, if there is one, and of images."""
+"""What a run worked on, as its config.json has it: hashes of a model, if there is one, of images, and of files."""
+from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from common.files import hash_file
@@ -8,6 +10,12 @@ from data.image_set import ImageSet
 def inputs_of(checkpoint: str | None, images: ImageSet) -> str:
     """A hash of the checkpoint's file and a blank, if there is one, and the hash of an ImageSet."""
     return f"{hash_file(checkpoint)} {images.fingerprint()}" if checkpoint else images.fingerprint()
+
+
+def named_files(args: Namespace) -> dict[str, str]:
+    """{argument: hash} of the files that the flags name, as `common.files.hash_file` has it."""
+    return {name: hash_file(value) for name, value in vars(args).items()
+            if isinstance(value, str) and Path(value).is_file()}
 
 
 def are_of(inputs: Any, weights: str) -> bool:

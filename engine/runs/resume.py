@@ -12,7 +12,7 @@ from common.untrusted import read_json
 from common.untrusted.weights import read_tensors
 from engine.command_line.command import running
 from engine.former_names import script_of
-from engine.runs.inputs import are_of_others
+from engine.runs.inputs import are_of_others, named_files
 from engine.runs.saved_state import has_same_structure, is_progress
 
 OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")
@@ -43,18 +43,20 @@ def check_folder(folder: Path, args: Namespace, leaves: Sequence[str], other_lea
     check_same_arguments(folder, args, config["arguments"])
     if "results.json" in present:
         check_same_weights(folder, args, config.get("inputs"))
+        check_same_files(folder, args, config.get("files"))
         end_if_whole(folder, [name for name in leaves if name not in present])
 
 
 def check_inputs_stay(folder: Path, args: Namespace, present: Sequence[str]) -> None:
-    """Raise UserError if the run would overwrite a file that an argument names, such as the checkpoint that it reads.
-    """
+    """Raise UserError if the run would overwrite a file that an argument names, such as the checkpoint that it reads,
+    or the run in a folder that one names."""
     if not present:
         return
     named = {name: value for name, value in vars(args).items() if isinstance(value, str) and Path(value).exists()}
+    own = (folder, *(folder / name for name in present))
     for name, value in named.items():
-        if any((folder / own).samefile(value) for own in present):
-            raise UserError(f"{value}: --{name.replace('_', '-')} reads this file, which would be overwritten; name "
+        if name != "output_dir" and any(place.samefile(value) for place in own):
+            raise UserError(f"{value}: --{name.replace('_', '-')} reads what is here, which would be overwritten; name "
                             "another --output-dir")
 
 
@@ -102,6 +104,15 @@ def check_same_weights(folder: Path, args: Namespace, inputs: str | None) -> Non
         if isinstance(path, str) and Path(path).is_file() and are_of_others(inputs, hash_file(path)):
             raise UserError(f"{folder}: the run is finished, from other weights than {path} has now; --overwrite makes "
                             "it anew")
+
+
+def check_same_files(folder: Path, args: Namespace, before: object) -> None:
+    """Raise UserError if a file that an argument names is not the one that a finished run read, {argument: hash}."""
+    now = named_files(args)
+    for name, digest in (before if isinstance(before, dict) else {}).items():
+        if name in now and now[name] != digest:
+            raise UserError(f"{folder}: the run is finished, but --{name.replace('_', '-')} {getattr(args, name)} has "
+                            "changed since; --overwrite makes it anew")
 
 
 def end_if_whole(folder: Path, missing: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from engine.catalogue import BY_MODULE
 from engine.command_line.command import running
 from engine.measuring.evaluation import Evaluation, Score
 from engine.runs import machine, resume
+from engine.runs.inputs import named_files
 from engine.weights import checkpoint
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
@@ -131,7 +132,7 @@ class Run:
             self._clear()
             write_json(self.folder / "config.json", self._config(inputs))
         self.begun = True
-        file = LogFile(self.folder / "output.log")
+        file = LogFile(self.folder / "output.log", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(LOG_FORMAT)
         self.buffer.setTarget(file)
         self.buffer.flush()
@@ -172,7 +173,7 @@ class Run:
         called = BY_MODULE[script].words() if script in BY_MODULE else [sys.argv[0]]
         return {"script": script, "arguments": vars(self.args),
                 "command": shlex.join(["python", *called, *sys.argv[1:]]), **self._circumstances(),
-                "seed": self.seed, "bfloat16": self.amp, "inputs": inputs}
+                "seed": self.seed, "bfloat16": self.amp, "inputs": inputs, "files": named_files(self.args)}
 
     def _circumstances(self):
         return {"versions": machine.versions(), "device": machine.device_name(self.device),

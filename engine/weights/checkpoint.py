@@ -30,7 +30,7 @@ from engine.weights.state_dicts import (
 from models import build_model, find_architecture, names
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
 
-MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE = 2**12, 2**16, 2**12  # far beyond any; a file may claim anything
+MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE = 2**12, 2**16, 2**10  # far beyond any; a file may claim anything
 log = logging.getLogger("backdoor")
 OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
 

@@ -86,6 +86,18 @@ def test_a_tensor_is_plain_if_its_memory_holds_each_of_its_values(tmp_path, tens
             read_tensors(tmp_path / "m.th")
 
 
+def test_an_array_that_claims_more_than_the_file_holds_is_refused(tmp_path):
+    """NumPy makes one of any size of its shape alone, where its values should follow."""
+    class Claim:
+        def __reduce__(self):
+            return np._core.multiarray._reconstruct, (np.ndarray, (10**7,), b"b")
+    torch.save({"conv1.weight": Claim()}, tmp_path / "m.th")
+    with pytest.raises(UserError, match=r"refused, conv1\.weight is an array of more than the file holds"):
+        read_tensors(tmp_path / "m.th")
+    torch.save({"conv1.weight": np.ones(10**5)}, tmp_path / "m.th")
+    assert len(read_tensors(tmp_path / "m.th")["conv1.weight"]) == 10**5
+
+
 def test_lists_that_stand_for_more_than_memory_holds_are_walked_once(tmp_path):
     value = [0] * 1000
     for _ in range(8):

@@ -3,9 +3,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from data.image_set import ImageSet
 from defenses.spectral_signatures import inspect, largest, main, spectral_scores
+from engine.defending.inspection import warn_of_other_images
 
 
 def planted(count=200, poisoned=20, size=12, distance=6.0, seed=0):
@@ -83,3 +85,13 @@ def test_another_seed_than_the_trainings_is_warned_of(small_run, tmp_path):
     main(["--checkpoint", str(small_run / "model_last.th"), "--dataset", "digits", "--poison-rate", "0.1", "--seed",
           "1", "--output-dir", str(tmp_path / "out")])
     assert "names 116 other poisoned images than the flags make (116)" in (tmp_path / "out/output.log").read_text()
+
+
+@pytest.mark.parametrize("listed", [[[1], [1, 2]], [{}, {}], "abc", None, [0.5]])
+def test_a_list_of_poisoned_images_that_is_none_is_not_compared(tmp_path, images, listed, caplog):
+    torch.save({"data_index": listed}, tmp_path / "trigger_info.th")
+    warn_of_other_images(str(tmp_path / "model_last.th"), images)
+    assert not caplog.records
+    torch.save({"data_index": [1, 2]}, tmp_path / "trigger_info.th")
+    warn_of_other_images(str(tmp_path / "model_last.th"), images)
+    assert "names 2 other poisoned images" in caplog.text

@@ -223,9 +223,40 @@ def test_resume_with_other_arguments_is_refused_by_name(arguments):
 def test_what_a_run_reads_is_not_overwritten(arguments, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/model_last.th").write_text("precious")
-    with pytest.raises(UserError, match="--checkpoint reads this file"):
+    with pytest.raises(UserError, match="--checkpoint reads what is here"):
         go(arguments(overwrite=True, checkpoint=str(tmp_path / "run/model_last.th")))
     assert (tmp_path / "run/model_last.th").read_text() == "precious"
+
+
+def test_a_run_that_a_flag_names_is_not_overwritten(arguments, tmp_path):
+    go(arguments())
+    with pytest.raises(UserError, match="--stages-of reads what is here, which would be overwritten"):
+        go(arguments(overwrite=True, stages_of=str(tmp_path / "run")))
+    assert (tmp_path / "run/results.json").exists()
+
+
+def test_a_finished_run_is_not_that_of_a_file_which_has_changed_since(arguments, tmp_path):
+    listed = tmp_path / "suspected.npy"
+    listed.write_bytes(b"50 indices")
+    go(arguments(leave_out=str(listed)))
+    with pytest.raises(SystemExit) as done:
+        go(arguments(resume=True, leave_out=str(listed)))
+    assert done.value.code == 0
+    listed.write_bytes(b"600 indices")
+    with pytest.raises(UserError, match=r"--leave-out .*suspected\.npy has changed since; --overwrite makes it anew"):
+        go(arguments(resume=True, leave_out=str(listed)))
+
+
+@pytest.mark.parametrize("name", ["M\u00e4rz \u96ea", os.fsdecode(b"caf\xe9")])
+def test_a_folder_of_any_name_has_its_log(arguments, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    try:
+        (tmp_path / name).mkdir()
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    go(arguments(output_dir=str(tmp_path / name / "run")))
+    log = (tmp_path / name / "run/output.log").read_text(encoding="utf-8")
+    assert log.splitlines()[-1].endswith("run") and (tmp_path / name / "run/results.json").exists()
 
 
 def test_another_scripts_run_is_not_overwritten(arguments, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import argparse
 import copy
 import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -46,6 +47,16 @@ def without_times(rows):
 def test_every_nth_epoch_and_the_last_is_tested(until, every, tested, tmp_path):
     run = Run(words(tmp_path / "run", test_every=every))
     assert [epoch for epoch in range(1, until + 1) if run.is_tested(epoch, until)] == tested
+
+
+def test_what_follows_a_stage_computes_alike_where_no_epoch_of_it_was_left(tmp_path, images):
+    """On a CPU a narrow network of large images does without some kernels; so must a run that resumes after it."""
+    large = replace(images, data=np.repeat(np.repeat(images.data, 2, 1), 2, 2))
+    for _ in range(2):
+        torch.backends.mkldnn.enabled = True
+        stage(tmp_path / "run", large, epochs=1)
+        assert not torch.backends.mkldnn.enabled
+        (tmp_path / "run/results.json").unlink(missing_ok=True)
 
 
 @pytest.mark.slow

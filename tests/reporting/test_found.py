@@ -44,6 +44,15 @@ def test_a_repair_of_a_model_that_was_trained_anew_since_is_outdated(tree):
     assert not run.is_repair and run.leaves_repaired
 
 
+@pytest.mark.parametrize("parent", ["{whole}/badnets/model_last.th", "badnets/model_last.th"])
+def test_a_model_named_by_an_absolute_path_or_by_its_folder_alone_may_be_outdated_too(tree, parent):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    (tree.root / "badnets/model_last.th").write_bytes(b"weights")
+    folder = tree.run("badnets/strip", "defenses.strip", parent=parent.format(whole=tree.root.resolve()))
+    (folder / "config.json").write_text(json.dumps({"script": "defenses.strip", "arguments": {}, "inputs": "a hash"}))
+    assert states(tree) == {"badnets": "finished", "badnets/strip": "outdated"}
+
+
 @pytest.mark.parametrize("parent", ["/home/x/zoo/badnets/model_last.th", "../zoo/badnets/model_last.th",
                                     "output/other/badnets/model_last.th"])
 def test_a_model_elsewhere_in_a_folder_of_the_same_name_is_another(tree, parent):
@@ -59,7 +68,10 @@ def test_a_model_elsewhere_in_a_folder_of_the_same_name_is_another(tree, parent)
     '{"script": "a.py", "seconds": 1, "acc": 0.5}',
     '{"script": "a.py", "seconds": 1, "acc": {"value": 2, "interval": [0, 1], "n": 1}}',
     '{"script": "a.py", "seconds": 1, "acc": {"value": NaN, "interval": [0, 1], "n": 1}}',
-    '{"script": "a.py", "seconds": 1, "method": []}', "[" * 100_000])
+    '{"script": "a.py", "seconds": 1, "method": []}', "[" * 100_000,
+    '{"script": "a.py", "seconds": 1, "acc": {"value": 0.5, "interval": [0, 1], "n": 0.5}}',
+    '{"script": "a.py", "seconds": 1, "method": {"labels": [{"norm": [1.0, null]}]}}',
+    '{"script": "a.py", "seconds": 1, "method": {"labels": [{"index": [null, 2.0]}]}}'])
 def test_a_damaged_result_is_a_broken_run_and_the_others_are_read(tree, content):
     tree.attack("good", "blend", 0.9, 1.0)
     (tree.begin("bad") / "results.json").write_text(content)

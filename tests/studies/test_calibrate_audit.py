@@ -5,6 +5,7 @@ import math
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,13 +106,22 @@ def test_a_benign_model_is_not_of_both_populations(trainings, tmp_path, refused)
     assert len(trainings) == 2
 
 
-def test_a_line_waits_for_another_process_that_is_writing(trainings, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrate_audit, "WAIT", 0.05)
+def test_a_line_waits_for_another_process_that_is_writing(trainings, tmp_path):
     lock = lock_folder(tmp_path, "another line")
     threading.Timer(0.3, os.close, [lock]).start()
     started = time.monotonic()
     main([*SMALL, "--count", "1", "--output-dir", str(tmp_path)])
     assert len(rows_of(tmp_path)) == 1 and time.monotonic() - started >= 0.3
+
+
+def test_two_processes_that_make_the_same_model_add_one_line(trainings, tmp_path):
+    """A benign model that stood there twice would be held against its own twin."""
+    main([*SMALL, "--count", "1", "--output-dir", str(tmp_path)])
+    row, = calibrate_audit.read_rows(tmp_path / calibrate_audit.TABLE)
+    calibrate_audit.add_row(tmp_path, replace(row, seconds=row.seconds + 1))
+    assert len(rows_of(tmp_path)) == 1
+    calibrate_audit.add_row(tmp_path, replace(row, seed=row.seed + 1))
+    assert len(rows_of(tmp_path)) == 2
 
 
 def test_a_training_that_fails_ends_with_its_line_and_leaves_the_others(trainings, tmp_path, monkeypatch, refused):

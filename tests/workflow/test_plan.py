@@ -150,6 +150,8 @@ def test_a_mistake_is_named_before_anything_starts(written, changes, complaint):
 @pytest.mark.parametrize("changes, complaint", [
     ({"attacks": {"badnets": {"poison_rate": 5}}}, "badnets, seed 0: .*expected a fraction"),
     ({"attacks": {"badnets": {"poison_rat": 0.1}}}, "badnets, seed 0: .*unrecognized arguments: --poison-rat"),
+    ({"defenses": {"clp": {}}, "prepare": {"anp-masks": {"nb_iter": 77}}}, "prepare: anp-masks: no attack and no def"),
+    ({"attacks": {"blend": {}}, "prepare": {"issba-encoder": {"bits": 7}}}, "prepare: issba-encoder: no attack and no"),
     ({"attacks": {"stored": {}}}, "stored, seed 0: .*--trigger-file: needed with --poison-type stored"),
     ({"defenses": {"anp": {"max_drop": "x"}}}, "anp on badnets, seed 0: .*--max-drop")])
 def test_a_flag_that_a_script_refuses_is_named_with_its_cell(written, changes, complaint):
