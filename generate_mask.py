@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from common.files import atomic_file
+from common.inputs import inputs_of
 from data.batches import Batches
 from engine.command_line import anp_flags, flags
 from engine.command_line.command import command
@@ -23,7 +24,6 @@ from engine.defending.suspect import beneath_model, load_suspect, split_defender
 from engine.learning.training import check_finite, told_of_lone_image
 from engine.measuring.evaluation import Proportion, Score, evaluate, log_figures
 from engine.measuring.progress import progress
-from engine.runs.inputs import inputs_of
 from engine.runs.run import HEADER, Run
 from methods.neuron_noise import ascend_noise, clip, start_noise
 from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, parameters_named, perturbed

@@ -157,6 +157,9 @@ def parse_args(argv=None):
     if args.threshold is not None and swept:
         parser.error("--threshold: prunes once, so --pruning-by number, --pruning-max and --pruning-step have no "
                      "effect")
+    if args.threshold is not None:
+        parser.refuse(argv, ["max_drop"], "with --threshold")
+        args.max_drop = None
     if args.pruning_by == "threshold":
         anp_flags.check_thresholds(parser, args)
     elif args.pruning_step is not None and args.pruning_step < 1:

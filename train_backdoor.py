@@ -14,6 +14,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import write_table
+from common.inputs import inputs_of
 from data.batches import Batches
 from data.datasets import load_splits
 from engine.attacking.attack import poison_by, start_attack
@@ -28,7 +29,6 @@ from engine.learning.schedules import check_one_cycle
 from engine.learning.training import compile_for, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, sample_losses, warn_of_chance
 from engine.runs.figures import image_grid, loss_curves, training_curves
-from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
+from common.inputs import inputs_of
 from common.memory import HalvingForward
 from data.batches import Batches, send
 from data.triggers.encoder import MAX_BITS, MAX_WIDTH, EncoderTrigger, draw_secret
@@ -31,7 +32,6 @@ from engine.measuring.evaluation import evaluation_batches, frozen
 from engine.measuring.progress import progress
 from engine.measuring.surrogate import check_surrogate
 from engine.runs.figures import enlarge, image_grid
-from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights import checkpoint
 from engine.weights.checkpoint import saved_image_size

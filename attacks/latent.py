@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
+from common.inputs import inputs_of
 from data.batches import Batches
 from data.poison_cifar import stamp_all
 from data.triggers import PatternTrigger
@@ -29,7 +30,6 @@ from engine.command_line.command import command
 from engine.learning.training import check_finite, cross_entropy_step, sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, frozen, log_figures
 from engine.measuring.progress import progress
-from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger, save_model, save_trigger, saved_image_size
 from methods.features import features_of

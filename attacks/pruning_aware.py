@@ -13,6 +13,7 @@ import logging
 import torch
 
 from common.errors import UserError
+from common.inputs import inputs_of
 from common.memory import HalvingForward
 from data.batches import Batches
 from data.poison_cifar import stamp_all, stamp_bystanders
@@ -25,7 +26,6 @@ from engine.command_line.command import command
 from engine.learning.graphs import check_graph
 from engine.learning.training import sgd, train_stage
 from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, predict_each
-from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import saved_image_size
 from models.pruning import activity, dormant_mask, fold_mask, output_masked

@@ -13,6 +13,7 @@ import logging
 from dataclasses import dataclass
 
 from common.files import write_table
+from common.inputs import inputs_of
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.defending.control import find_control
@@ -31,7 +32,6 @@ from engine.measuring.evaluation import (
 )
 from engine.measuring.progress import progress
 from engine.runs.figures import pruning_curve
-from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 from models.pruning import activity, find_stage, fold_mask, mask_of, output_masked, stage_means

@@ -229,6 +229,8 @@ def parse_args(argv=None):
     flags.add_augmentation_flags(parser)
     flags.add_run_flags(parser, beneath_model("mcr"), resumable=True)
     args = parser.parse_args(argv)
+    if args.t is not None:
+        args.max_drop = None
     if args.second:
         parser.refuse(argv, ["second_epochs"], "with --second, which needs no fine-tuning")
         args.second_epochs = 0

@@ -150,9 +150,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if not args.momentum:
         parser.error("--momentum: expected more than 0, since NAD uses Nesterov's momentum")
+    longest = max(args.epochs, args.teacher_epochs)
     if args.milestones is None:
-        args.milestones = [FAST] if args.epochs > FAST else []
-    flags.check_milestones(parser, args)
+        args.milestones = [FAST] if longest > FAST else []
+    flags.check_milestones(parser, args, longest)
     return args
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.errors import UserError
 from common.files import hash_file, write_table
 from data.image_folder import find_files
 from engine.command_line import flags
 from engine.command_line.command import command
+from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
 from engine.defending.suspect import beneath_model, load_given, load_suspect
 from engine.measuring.evaluation import evaluate, predict
 from engine.runs import machine
@@ -39,7 +41,7 @@ from methods.strip import (
 )
 
 LEAVES = ("strip.json", "overlays.npy", "verdicts.csv", "frr_sweep.csv", "entropy.png", "frr_sweep.png")
-SCREENING = {"checkpoint", "images", "calibration_file", "frr", "boundary", "device"}  # what counts with --images
+SCREENING = {"checkpoint", "images", "calibration_file", "frr", "boundary", "device", *INPUT_FLAGS}  # with --images
 VERDICT_COLUMNS = ("images", "index", "entropy", "called", "rejected")
 log = logging.getLogger("backdoor")
 
@@ -111,9 +113,25 @@ def log_rates(figures, boundaries, decides, frr, clean, sweep):
     log.info("FRR %.4f, FAR %.4f, FAR of the successful %.4f, AUROC %.4f", *map(or_nan, (*shares, figures["auroc"])))
 
 
+def feed_alike(args, stored):
+    """Set the flags of what the model is fed to those of its calibration, {flag: value}, {} for one that does not say.
+
+    Raises UserError for other ones: another network would be screened than the boundary was found on.
+    """
+    for name, value in stored.items():
+        is_sound = value in ("rgb", "bgr", None) if name == "channels" else value is None or are_of_pixels(value, name)
+        if name not in INPUT_FLAGS or not is_sound:
+            raise UserError(f"{args.calibration_file}: damaged (input); defenses.strip without --images makes "
+                            "a new one")
+        if getattr(args, name) not in (None, value):
+            raise UserError(f"--{name}: another than the calibration was made with; leave it out, or calibrate anew")
+        setattr(args, name, value)
+
+
 def screen_images(args):
     """Screen --images by a stored calibration; returns the exit status."""
     stored = read_calibration(args.calibration_file, args.checkpoint)
+    feed_alike(args, stored.input)
     device = machine.find_device(args.device)
     strip = Strip(load_given(args, device).model, stored.pool, stored.overlays, stored.superimpose,
                   stored.seed, device)
@@ -167,7 +185,7 @@ def calibrate(run, args, strip, images):
     entropies = strip.entropies(images)
     write_calibration(run.folder, Calibration(
         hash_file(args.checkpoint), strip.overlays, strip.superimpose, strip.seed, args.frr, args.boundary,
-        entropies.tolist(), strip.pool))
+        entropies.tolist(), {name: getattr(args, name) for name in INPUT_FLAGS}, strip.pool))
     if args.frr * len(images) < 1:
         log.warning("%d images are too few for a quantile at FRR %g; the lowest entropy is the boundary", len(images),
                     args.frr)

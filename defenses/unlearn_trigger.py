@@ -11,6 +11,7 @@ import logging
 
 from common.errors import UserError
 from common.files import hash_file
+from common.inputs import are_of, inputs_of
 from common.untrusted import read_json
 from data.poison_cifar import stamp_share
 from engine.command_line import flags
@@ -19,7 +20,6 @@ from engine.defending.control import find_control
 from engine.defending.suspect import asr_of, default_folder, find_run, load_suspect
 from engine.learning.training import fine_tune
 from engine.measuring.evaluation import evaluate, log_figures
-from engine.runs.inputs import are_of, inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_trigger, save_model
 

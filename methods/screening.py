@@ -28,6 +28,7 @@ class Calibration:
     frr: float
     boundary: str
     entropies: list  # of its clean images, so that another FRR can be chosen later
+    input: dict  # {flag: value or None}: how the model was fed, where its file does not say it
     pool: np.ndarray  # uint8 (M, S, S, 3)
 
 
@@ -38,6 +39,7 @@ FIELDS = {"checkpoint": is_text,
           "seed": is_count,
           "frr": lambda value: isinstance(value, float) and 0 < value <= 0.5,
           "boundary": lambda value: value in ("empirical", "normal"),
+          "input": lambda value: isinstance(value, dict),
           "entropies": lambda value: isinstance(value, list) and len(value) > 0 and all(map(is_number, value))}
 
 
@@ -51,7 +53,7 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
 def read_calibration(path: str, checkpoint: str) -> Calibration:
     """The Calibration in strip.json at `path`. Raises UserError if it is missing, damaged, or of another model."""
     try:
-        found = read_object(path)
+        found = {"input": {}, **read_object(path)}  # which older ones do not have
         found = {name: found[name] for name in FIELDS}
     except (OSError, ValueError, KeyError) as error:
         why = getattr(error, "strerror", None) or str(error)[:200]

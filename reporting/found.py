@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
 from common.files import hash_file
+from common.inputs import are_of
 from common.untrusted import read_json_lines, read_object
-from engine.runs.inputs import are_of
 from reporting.scripts import repairs, script_name, trains_attack
 from reporting.submission import trainings_in
 

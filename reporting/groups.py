@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from common.files import hash_file
+from common.inputs import are_of_others
 from engine.catalogue import gifts
 from engine.command_line.flags import POISON_FLAGS
 from engine.measuring.doubt import IMPLAUSIBLE
-from engine.runs.inputs import are_of_others
 from reporting.found import USUAL_ARCH
 from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name, trains_attack
 

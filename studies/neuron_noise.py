@@ -16,7 +16,7 @@ from common.files import write_table
 from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.command_line.normalization import add_input_flags
+from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
 from engine.defending.suspect import beneath_model, load_second, load_suspect, split_defender
 from engine.measuring.evaluation import frozen, predict
 from engine.runs.figures import spread_curves
@@ -90,7 +90,10 @@ def parse_args(argv=None):
     group.add_argument("--seeds", type=flags.integer(1), default=3, help="random starts for each epsilon")
     group.add_argument("--val-frac", type=flags.fraction, default=0.01, help="share of images to find the noise on")
     flags.add_run_flags(parser, beneath_model("neuron-noise"))
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.benign:
+        parser.refuse(argv, [f"benign_{name}" for name in INPUT_FLAGS], "without --benign")
+    return args
 
 
 def starts(name, model, clean, test, epsilons, seeds, steps, target):

@@ -17,6 +17,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.files import hash_file, write_table
+from common.inputs import are_of
 from data.triggers import Trigger
 from engine.catalogue import defense_cells
 from engine.command_line import flags
@@ -26,7 +27,6 @@ from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
 from engine.defending.suspect import Suspect, asr_of, beneath_model, find_run, load_suspect
 from engine.measuring.evaluation import EvalSets, Proportion, predict
 from engine.rows import REPAIR
-from engine.runs.inputs import are_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger
 from methods.calibration import UNDECIDED

@@ -245,6 +245,8 @@ def test_masks_of_other_weights_and_images_that_made_them_are_refused(masked, sm
     error = refused(main, *flags, "--checkpoint", small_run / "model_init.th")
     assert "expected the weights that the masks" in error
     assert "which may not choose" in refused(main, *flags, "--val-frac", "0.01")
+    once = ["--threshold", "0.5", "--max-drop", "1"]
+    assert "--max-drop: has no effect with --threshold" in refused(main, *flags, *once)
     for wrong in (["--threshold", "0.5", "--pruning-by", "number"], ["--pruning-step", "1e-9"],
                   ["--pruning-max", "3"]):
         assert wrong[0] in refused(main, *flags, *wrong)

@@ -172,14 +172,17 @@ def usual_milestones(epochs: int) -> list[int]:
     return sorted({int(share * epochs) for share in (0.6, 0.8)} - {0, epochs})
 
 
-def check_milestones(parser: Parser, args: argparse.Namespace) -> None:
-    """Fill in the default milestones and refuse milestones that could never take effect."""
+def check_milestones(parser: Parser, args: argparse.Namespace, epochs: int | None = None) -> None:
+    """Fill in the default milestones and refuse milestones that could never take effect. epochs: those of the longest
+    stage that has them; None for --epochs."""
     if args.milestones is None:
         args.milestones = usual_milestones(args.epochs)
     if sorted(set(args.milestones)) != args.milestones:
         parser.error(f"--milestones: expected increasing epochs, got {' '.join(map(str, args.milestones))}")
-    if args.milestones and args.milestones[-1] >= args.epochs:
-        parser.error(f"--milestones: expected epochs below --epochs {args.epochs}, got {args.milestones[-1]}")
+    most = args.epochs if epochs is None else epochs
+    if args.milestones and args.milestones[-1] >= most:
+        which = f"--epochs {most}" if most == args.epochs else most
+        parser.error(f"--milestones: expected epochs below {which}, got {args.milestones[-1]}")
 
 
 def add_trigger_flags(parser: Parser) -> Group:

@@ -7,12 +7,12 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import hash_file
+from common.inputs import are_of_others
 from common.untrusted import read_object
 from data.image_folder import SPLITS, is_sorted_into_classes
 from data.sources import DATASETS, DEFAULT, SOURCES
 from data.triggers.table import ATTACKS
 from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
-from engine.runs.inputs import are_of_others
 
 CROP_PADDING = 4  # pixels, where neither a flag nor a model says it
 MODELS_BEHIND = 5  # runs that a model went through, one on what the other left

@@ -4,10 +4,10 @@ import math
 from argparse import Namespace
 
 from common.files import hash_file
+from common.inputs import are_of
 from common.untrusted import read_json
 from engine.command_line.normalization import INPUT_FLAGS
 from engine.defending.suspect import find_run
-from engine.runs.inputs import are_of
 
 # What a repair and its control have to share; not the seed, nor what only one of the two has.
 SHARED = ("dataset", "data_dir", "image_size", "classes", "trigger_info", *INPUT_FLAGS, "val_frac", "epochs",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.files import write_array, write_table
+from common.inputs import inputs_of
 from common.untrusted.weights import read_tensors
 from data.datasets import load_splits
 from data.image_set import ImageSet
@@ -20,11 +21,10 @@ from engine.attacking.attack import poison_by
 from engine.attacking.indices import against_known
 from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of
-from engine.command_line.normalization import add_input_flags
+from engine.command_line.normalization import PixelInput, add_input_flags
 from engine.defending.suspect import beneath_model, load_given
 from engine.measuring.doubt import find_doubt
 from engine.measuring.evaluation import EvalSets, evaluate
-from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import check_classes
 from models.base import PixelModel
@@ -90,7 +90,7 @@ def load_inspected(args: argparse.Namespace, run: Run) -> Inspected:
     images, trigger = poison_by(args, train)
     note_aim(run, trigger, images.classes)
     warn_of_other_images(args.checkpoint, images)
-    find_doubt(found.model, defender, run.device, found.has_spec)
+    find_doubt(found.model, defender, run.device, found.has_spec, is_bgr=PixelInput.of(args).as_bgr)
     return Inspected(args.checkpoint, found.model, images, trigger, EvalSets.stamped(run.device, test, trigger))
 
 

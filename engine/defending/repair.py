@@ -3,11 +3,11 @@ import logging
 from argparse import Namespace
 from dataclasses import dataclass
 
+from common.inputs import inputs_of
 from data.image_set import ImageSet
 from engine.command_line import flags
 from engine.defending.suspect import Suspect, split_defender
 from engine.measuring.evaluation import Evaluation, evaluate, log_figures
-from engine.runs.inputs import inputs_of
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 from models.base import PixelModel

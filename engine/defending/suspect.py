@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
+from common.inputs import inputs_of
 from data.datasets import in_label_order, load_clean, read_class_names
 from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
@@ -18,7 +19,6 @@ from engine.command_line.aim_flags import called
 from engine.command_line.normalization import PixelInput
 from engine.measuring.doubt import Doubt, find_doubt
 from engine.measuring.evaluation import EvalSets, evaluation_batches, score
-from engine.runs.inputs import inputs_of
 from engine.runs.machine import spare_narrow
 from engine.runs.run import Run
 from engine.weights.checkpoint import Checkpoint, check_classes, load_model, load_trigger
@@ -106,7 +106,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
         note_aim(run, trigger, test.classes)
     told = log_told(found, trigger, test.classes) if find else None
     sets = EvalSets.stamped(run.device, test, trigger)
-    doubt = find_doubt(found.model, defender, run.device, found.has_spec)
+    doubt = find_doubt(found.model, defender, run.device, found.has_spec, is_bgr=PixelInput.of(args).as_bgr)
     return Suspect(args.checkpoint, found.model, class_names(args, found), trigger, defender, sets, doubt,
                    told if trigger is None else trigger.target)
 
@@ -151,8 +151,9 @@ def load_second(path: str, args: Namespace, suspect: Suspect, device: torch.devi
     if not found.says_input and not given.flags():
         spec = suspect.model.spec
         alike = replace(PixelInput.of(args), mean=tuple(spec["mean"]), std=tuple(spec["std"]))
-        found = load_model(path, device, suspect.defender.classes, alike, **options)
-    find_doubt(found.model, suspect.defender, device, found.has_spec, path)
+        given, found = alike, load_model(path, device, suspect.defender.classes, alike, **options)
+    found.model.take_size(suspect.model.spec["image_size"])
+    find_doubt(found.model, suspect.defender, device, found.has_spec, path, given.as_bgr)
     return found.model
 
 

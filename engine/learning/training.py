@@ -159,6 +159,7 @@ def check_finite(losses: Sequence[torch.Tensor]) -> None:
     """Raise UserError that names the first step whose loss is NaN or infinite."""
     bad = (~torch.isfinite(torch.stack(losses))).nonzero()
     if len(bad):
-        raise UserError(f"the loss became {float(losses[bad[0]])} at step {int(bad[0]) + 1}; a lower --lr may help")
+        raise UserError(f"the loss became {float(losses[bad[0]])} at step {int(bad[0]) + 1}; a lower learning rate may "
+                        "help")
 
 

@@ -5,7 +5,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,8 +44,8 @@ class Doubt:
                 f"{cause}")
 
 
-def find_doubt(model: torch.nn.Module, images: ImageSet, device: torch.device, has_own_input: bool, name: str = ""
-               ) -> Doubt | None:
+def find_doubt(model: torch.nn.Module, images: ImageSet, device: torch.device, has_own_input: bool, name: str = "",
+               is_bgr: bool = False) -> Doubt | None:
     """The Doubt about a model with a spec by clean ImageSet `images`; logged as a warning. None if there is none.
 
     The rule: recall, averaged over the classes, is below a third of the way from guessing (1 of C) to no error, with
@@ -53,7 +53,8 @@ def find_doubt(model: torch.nn.Module, images: ImageSet, device: torch.device, h
     two thirds of the way is doubted too if another input halves its error, since a few images leave a wide interval.
     Averaging over classes keeps a model that always says the largest class of a lopsided set from passing.
     has_own_input: its file says its normalization, so that no other is tried. name: what the warning calls it, if it is
-    not the suspect. Draws nothing at random, and leaves the model as it was.
+    not the suspect. is_bgr: its colors have been reversed already, as --channels bgr asks. Draws nothing at random, and
+    leaves the model as it was.
     """
     images = images.subset(slice(IMAGES))
     with frozen(model):
@@ -63,7 +64,7 @@ def find_doubt(model: torch.nn.Module, images: ImageSet, device: torch.device, h
     is_implausible = bool(upper < line(IMPLAUSIBLE, count))
     if not is_implausible and accuracy >= line(SOUND, count):
         return None
-    remedy, mended = find_remedy(model, images, device, has_own_input)
+    remedy, mended = find_remedy(model, images, device, has_own_input, is_bgr)
     if not is_implausible and mended < max(upper, (1 + accuracy) / 2):
         return None
     doubt = Doubt(accuracy, len(images), count, remedy, is_implausible)
@@ -97,8 +98,8 @@ def mean_recall(guesses: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     return mean, mean + 1.96 * math.sqrt((smooth * (1 - smooth) / counts).sum()) / there.sum()
 
 
-def find_remedy(model: torch.nn.Module, images: ImageSet, device: torch.device, has_own_input: bool
-                ) -> tuple[str | None, float]:
+def find_remedy(model: torch.nn.Module, images: ImageSet, device: torch.device, has_own_input: bool,
+                is_bgr: bool = False) -> tuple[str | None, float]:
     """(What would mend a model, in words: the fewest changes that do, and of those the most accurate, None if none
     does; its accuracy then, 0 for none).
 
@@ -111,7 +112,7 @@ def find_remedy(model: torch.nn.Module, images: ImageSet, device: torch.device, 
     for changes, given in inputs_to_try(model.spec, has_own_input):
         with frozen(changed(model, given)) as trial:
             guesses = guess(trial, images, device)
-        words = [given.flags()] if changes else []
+        words = in_words(given, is_bgr) if changes else []
         found.append((changes, mean_recall(guesses, images.targets)[0], words))
         order, accuracy = fit_order(guesses, images.targets, images.num_classes)
         ordered.append((changes + 1, accuracy, [*words, order_in_words(order, images.classes)]))
@@ -122,6 +123,12 @@ def find_remedy(model: torch.nn.Module, images: ImageSet, device: torch.device, 
     best = sorted((one for one in mending if one[0] == fewest), key=lambda one: -one[1])
     alike = [one for one in best if one[1] >= best[0][1] - ALIKE][:3]
     return ", or ".join(f"{' and '.join(words)}: {accuracy:.4f}" for _, accuracy, words in alike), best[0][1]
+
+
+def in_words(given: PixelInput, is_bgr: bool) -> list[str]:
+    """What to say on the command line for a PixelInput that was tried, where colors are reversed already or not."""
+    words = replace(given, as_bgr=given.as_bgr != is_bgr).flags()
+    return [*([words] if words else []), *(["leaving out --channels bgr"] if given.as_bgr and is_bgr else [])]
 
 
 def inputs_to_try(spec: dict, has_own_input: bool) -> Iterator[tuple[int, PixelInput]]:

@@ -8,11 +8,11 @@ import torch
 
 from common.errors import UserError
 from common.files import atomic_file, hash_file
+from common.inputs import are_of_others, named_files
 from common.untrusted import read_json
 from common.untrusted.weights import read_tensors
 from engine.command_line.command import running
 from engine.former_names import script_of
-from engine.runs.inputs import are_of_others, named_files
 from engine.runs.saved_state import has_same_structure, is_progress
 
 OWN_FILES = ("results.json", "config.json", "resume.th", "output.log", "metrics.jsonl")

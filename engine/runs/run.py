@@ -17,13 +17,13 @@ import torch
 
 from common.errors import UserError
 from common.files import atomic_file, write_json
+from common.inputs import named_files
 from common.locks import lock_folder
 from data.image_set import ImageSet
 from engine.catalogue import BY_MODULE
 from engine.command_line.command import running
 from engine.measuring.evaluation import Evaluation, Score
 from engine.runs import machine, resume
-from engine.runs.inputs import named_files
 from engine.weights import checkpoint
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"

@@ -158,6 +158,7 @@ def test_another_model_may_be_the_other_end(small_run, tmp_path, refused):
     torch.save({"state_dict": other.state_dict(), "spec": other.spec}, tmp_path / "other.th")
     results = run(small_run, tmp_path / "out", "--second", str(tmp_path / "other.th"), "--t", "0.93", "--epochs", "1")
     sweep = results["method"]["sweep"]
+    assert results["method"]["max_drop"] is None  # none decided
     assert sweep[-1]["acc"]["value"] < 0.2 and results["method"]["chosen"]["t"] == 0.93 and len(sweep) == 12
     assert results["method"]["control"] is None and not (tmp_path / "out/second.th").exists()
     narrow = build_model("resnet18", 2, 10)

@@ -7,7 +7,7 @@ import torch
 from common.errors import UserError
 from data.batches import Batches
 from defenses import nad
-from defenses.nad import attention, betas_of, count_places, distance, distillation_step, main
+from defenses.nad import attention, betas_of, count_places, distance, distillation_step, main, parse_args
 from engine.learning.training import cross_entropy_step, train_epoch
 from engine.weights.checkpoint import load_model
 from models import build_model
@@ -115,5 +115,9 @@ def test_what_is_refused(small_run, tmp_path, refused):
     model = ["--checkpoint", small_run / "model_last.th", *COMMON, "--output-dir", tmp_path / "out"]
     assert "one for each of the 4 stages" in refused(main, *model, "--betas", 1, 2, 3, 4, 5)
     assert "--milestones: expected epochs below --epochs 2" in refused(main, *model, "--milestones", 2)
+    longer = ["--teacher-epochs", 3, "--milestones", 3]
+    assert "--milestones: expected epochs below 3, got 3" in refused(main, *model, *longer)
+    assert parse_args(["--teacher-epochs", "4", "--epochs", "2"]).milestones == [2]  # of the teacher's rate
+    assert parse_args(["--teacher-epochs", "2", "--epochs", "2"]).milestones == []
     assert "--momentum: expected more than 0" in refused(main, *model, "--momentum", 0)
     assert not (tmp_path / "out").exists()

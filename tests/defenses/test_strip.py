@@ -16,6 +16,7 @@ from data.batches import to_pixels
 from data.datasets import load_splits
 from defenses.strip import main
 from engine.defending.suspect import find_trigger
+from engine.weights.checkpoint import load_model
 from methods import strip as strip_core
 from methods.strip import (
     Strip,
@@ -267,6 +268,25 @@ def test_screening_an_image_gives_what_inspecting_it_gave(small_run, tmp_path, c
                                folder / "strip.json", "--images", tmp_path / "one.png")
         assert float(found["entropy"]) == pytest.approx(float(row["entropy"]), abs=2e-6)
         assert (found["verdict"] == "rejected") == (row["rejected"] == "1")
+
+
+@pytest.mark.slow
+def test_weights_that_do_not_say_their_input_are_screened_as_they_were_calibrated(small_run, pictures, tmp_path, capsys,
+                                                                                  refused):
+    bare, none = tmp_path / "bare.th", ["--mean", "none", "--std", "none"]
+    torch.save(load_model(small_run / "model_last.th").model.state_dict(), bare)
+    known = ["--checkpoint", bare, "--calibration-file", tmp_path / "strip/strip.json", "--images", pictures / "a.png"]
+    main(["--checkpoint", str(bare), *SMALL, *none, "--image-size", str(SIDE), "--output-dir", str(tmp_path / "strip")])
+    as_calibrated = screened(capsys, *known)
+    assert screened(capsys, *known, *none) == as_calibrated
+    assert "--mean: another than the calibration was made with" in refused(main, *known, "--mean", "homework", "--std",
+                                                                           "homework")
+    path = tmp_path / "strip/strip.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in stored.items() if name != "input"}))  # an older one
+    assert screened(capsys, *known, *none) == as_calibrated != screened(capsys, *known)
+    path.write_text(json.dumps({**stored, "input": {"mean": [1e9, 0, 0]}}))
+    assert "damaged (input)" in refused(main, *known)
 
 
 def test_images_that_stand_twice_are_laid_over_once(images):

@@ -220,6 +220,8 @@ def test_a_plausible_model_is_doubted_if_another_input_halves_its_errors(as_it_i
     if doubt:
         assert not doubt.is_implausible and "another input halves its errors" in doubt.words()
         assert doubt.remedy.startswith("--channels bgr: 0.9")
+        again = find_doubt(Reversed(), found, torch.device("cpu"), False, is_bgr=True)
+        assert again.remedy.startswith("leaving out --channels bgr: 0.9")  # which reversed them
 
 
 def test_a_few_images_are_not_enough_to_doubt():

@@ -76,3 +76,4 @@ def test_the_benign_model_is_fed_as_its_own_flags_say(learned_run, tmp_path, ref
     assert "says its own normalization, so --benign-mean none --benign-std none has no use" in refused(
         main, *pair, *of_none)
     assert "--benign-std: expected too" in refused(main, *pair, *of_none[:2])
+    assert "--benign-mean: has no effect without --benign" in refused(main, "--checkpoint", ours, *usual, *of_none)

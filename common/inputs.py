@@ -1,14 +1,19 @@
 """What a run worked on, as its config.json has it: hashes of a model, if there is one, of images, and of files."""
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from common.files import hash_file
-from data.image_set import ImageSet
 
 
-def inputs_of(checkpoint: str | None, images: ImageSet) -> str:
-    """A hash of the checkpoint's file and a blank, if there is one, and the hash of an ImageSet."""
+class Images(Protocol):
+    """What tells itself from other images by a hash, as an ImageSet does."""
+
+    def fingerprint(self) -> str: ...
+
+
+def inputs_of(checkpoint: str | None, images: Images) -> str:
+    """A hash of the checkpoint's file and a blank, if there is one, and the hash of the images."""
     return f"{hash_file(checkpoint)} {images.fingerprint()}" if checkpoint else images.fingerprint()
 
 
