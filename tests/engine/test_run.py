@@ -247,7 +247,7 @@ def test_a_finished_run_is_not_that_of_a_file_which_has_changed_since(arguments,
         go(arguments(resume=True, leave_out=str(listed)))
 
 
-@pytest.mark.parametrize("name", ["M\u00e4rz \u96ea", os.fsdecode(b"caf\xe9")])
+@pytest.mark.parametrize("name", ["M\u00e4rz \u96ea", os.fsdecode(b"caf\xe9")], ids=["letters", "bytes"])
 def test_a_folder_of_any_name_has_its_log(arguments, tmp_path, monkeypatch, name):
     monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
     try:
