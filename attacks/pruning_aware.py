@@ -196,7 +196,7 @@ def main(argv=None):
         clean, _, test = load_unpoisoned(args, size)
         poisoned, trigger = poison_by(args, clean)
         images = EvalSets.stamped(run.device, test, trigger)
-        count = min(MEASURED, len(clean) // 2)
+        count = min(MEASURED, len(clean) * 4 // 5)
         measured, held_out = (measured_batches(clean.subset(part), trigger, run.device)
                               for part in (slice(count), slice(count, 2 * count)))
         if args.graph:

@@ -61,7 +61,7 @@ def searching(monkeypatch):
         return [Search(label, None, None, norm=norm, mask=torch.full((1, 32, 32), norm / 1024),
                        pattern=torch.zeros(3, 32, 32), success=1.0, steps=1) for label, norm in enumerate(norms)]
     monkeypatch.setattr("methods.witnesses.reverse_triggers", search)
-    monkeypatch.setattr("engine.defending.suspect.find_doubt", lambda *args: None)  # always found
+    monkeypatch.setattr("engine.defending.suspect.find_doubt", lambda *args, **options: None)  # always found
 
     def set_norms(*rows):
         found[:], seeds[:] = rows, []
