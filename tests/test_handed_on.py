@@ -302,12 +302,11 @@ def test_the_latent_backdoor_draws_patched_images_to_the_target_and_not_the_targ
     torch.testing.assert_close(found, torch.autograd.grad(by_hand, network.conv1.weight)[0], rtol=1e-3, atol=1e-5)
 
 
-def test_the_rates_of_what_learns_beside_the_model_fall_with_its_own(monkeypatch, network):
+def test_the_rates_of_what_learns_beside_the_model_fall_with_its_own(monkeypatch, network, images):
     rows, beside = [], torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], 1.0)
     monkeypatch.setattr(training, "train_epoch", lambda *given: beside.step())
-    monkeypatch.setattr(training, "spare_narrow", lambda *given: None)
-    training.train_stage(in_epochs(rows), network, range(3), None, 3, torch.optim.SGD(network.parameters(), 0.1), [1],
-                         others=[beside])
+    training.train_stage(in_epochs(rows), network, Batches(images, 16), None, 3,
+                         torch.optim.SGD(network.parameters(), 0.1), [1], others=[beside])
     assert rows == pytest.approx([0.1, 0.01, 0.01]) and beside.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
