@@ -154,10 +154,10 @@ def parse_args(argv=None):
     if not args.recalibrate:
         parser.refuse(argv, AUGMENTATION, "without --recalibrate")
     swept = (args.pruning_by, args.pruning_max, args.pruning_step) != ("threshold", None, None)
-    if args.threshold is not None and swept:
-        parser.error("--threshold: prunes once, so --pruning-by number, --pruning-max and --pruning-step have no "
-                     "effect")
     if args.threshold is not None:
+        if swept:
+            parser.error("--threshold: prunes once, so --pruning-by number, --pruning-max and --pruning-step have no "
+                         "effect")
         parser.refuse(argv, ["max_drop"], "with --threshold")
         args.max_drop = None
     if args.pruning_by == "threshold":

@@ -178,9 +178,11 @@ def is_in(file, folder):
     """Whether a folder is the one of a file that a run names, which may have been moved since with all of output/."""
     if ".." in file.parts:
         return False
-    whole, place = Path(folder).resolve(), file.parent.parts
-    if file.is_absolute() or len(place) < 2:
-        return Path(file.parent) == whole if file.is_absolute() else whole.parts[-1:] == place
+    place = file.parent.parts
+    if file.is_absolute():
+        return Path(folder).resolve().parts == place
+    if len(place) < 2:
+        return Path(folder).resolve().parts[-1:] == place
     return folder.parts[1 - len(place):] == place[1:]
 
 

@@ -123,7 +123,7 @@ def train_stage(run: Run, model: torch.nn.Module, batches: Batches, test: EvalSe
     passes as CUDA graphs, for a step that calls the model once. Returns the last Evaluation, None if all epochs had
     been made before.
     """
-    spare_narrow(model, batches.device, batches.images.shape[1])  # also where no epoch is left: what follows computes
+    spare_narrow(model, batches.device, batches.images.shape[1])  # also where no epoch is left, for what follows
     scheduler = scheduler or scheduler_of(optimizer, milestones, until * len(batches) if one_cycle else None)
     tested = None
     after_step = scheduler.step if one_cycle else None
