@@ -141,6 +141,7 @@ def test_every_figure_is_that_of_the_model_and_trigger_that_are_left(attacked):
     assert cross.value == results["method"]["cross_acc"] and cross.n == 360
     rows = [json.loads(line) for line in (attacked / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert [row["lr"] for row in rows[:2]] == pytest.approx([0.01, 0.001])  # the masks' falls after four fifths
     assert [row["clean_acc"] is None for row in rows] == [True, True, False, False]
     assert rows[-1]["cross_acc"] == cross.value and 0 < rows[1]["mask_mean"] < 1
     masks = trigger.draw(torch.from_numpy(test.data).permute(0, 3, 1, 2) / 255)[1]

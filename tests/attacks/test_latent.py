@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,6 +134,16 @@ def test_closeness_takes_images_of_every_class_of_a_folder_sorted_by_class(netwo
     closeness(network, images.subset(rows), trigger, CPU)
     assert np.unique(seen[0].original).tolist() == [2] and len(seen[0]) == 6
     assert np.unique(seen[1].original).tolist() == [0, 1, 3] and len(seen[1]) == 6
+
+
+def test_stage_3_has_a_rate_of_its_own_that_falls(network, trigger, monkeypatch):
+    seen = []
+    monkeypatch.setattr(latent, "train_stage", lambda *args: seen.append(args) or "tested")
+    args = parse_args(["--epochs", "7", "--inject-epochs", "10", "--lr", "0.5", "--inject-lr", "0.003"])
+    assert latent.inject(SimpleNamespace(device=CPU), args, network, "batches", trigger, "images") == "tested"
+    (_, model, batches, images, until, optimizer, milestones, _), = seen
+    assert (model, batches, images, until) == (network, "batches", "images", 17)
+    assert optimizer.defaults["lr"] == 0.003 and milestones == [6, 8]
 
 
 @pytest.mark.long

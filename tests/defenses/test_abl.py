@@ -257,11 +257,13 @@ def test_stages_of_another_run_are_refused(unbroken, tmp_path, refused):
 
 
 @pytest.mark.slow
-def test_the_last_epoch_of_every_stage_is_tested(unbroken, tmp_path):
+def test_every_stage_has_its_own_rate_and_its_last_epoch_is_tested(unbroken, tmp_path):
     main([*SMALL, "--isolation-epochs", "2", "--epochs", "2", "--max-drop", "1", "--test-every", "5", "--output-dir",
-          str(tmp_path / "run")])
+          str(tmp_path / "run"), "--milestones", "1", "--lr", "0.05", "--unlearn-lr", "0.003"])
     assert epochs_tested(tmp_path / "run") == [2, 4, 5, 6] and epochs_tested(unbroken) == [1, 2, 3, 4]
-    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.05, 0.05, 0.005, 0.003, 0.003])
+    last = rows[-1]
     assert json.loads((tmp_path / "run/results.json").read_text())["acc"]["value"] == last["clean_acc"]
 
 

@@ -106,14 +106,15 @@ class Planted(torch.nn.Module):
 
 
 def test_the_perturbation_is_in_pixels_and_grows_where_the_trigger_is():
-    """One step of rate 10 is ten times the gradient by the pixels themselves, whatever the model divides them by."""
+    """One step of rate 10 is ten times the gradient by the pixels themselves, whatever the model divides them by and
+    whatever the images' own labels are."""
     images = torch.full((4, 3, 8, 8), 0.5)
     images[:, :, 0, 0] = 0
 
     class Once(list):
         device, num_images = images.device, 4
     model = Planted()
-    found = find_perturbation(model, Once([(images, torch.zeros(4).long())]), 10.0, 0.0, 100.0)
+    found = find_perturbation(model, Once([(images, torch.ones(4).long())]), 10.0, 0.0, 100.0)
     variable = torch.zeros(1, 3, 8, 8, requires_grad=True)
     slope, = torch.autograd.grad(F.cross_entropy(model(images + variable), torch.zeros(4).long()), variable)
     assert torch.allclose(found, 10 * slope, rtol=1e-4)

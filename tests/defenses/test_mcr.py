@@ -113,6 +113,19 @@ def test_the_place_nearest_to_the_wanted_one_that_is_accurate_enough_is_chosen()
     assert choose(rows, 0.89, 1.0).t == 0.9  # not the end itself
 
 
+@pytest.mark.parametrize(("second", "t"), [(None, 0.8), ("other.th", 0.5)])
+def test_the_place_may_cost_so_much_of_the_given_models_held_out_accuracy(monkeypatch, second, t):
+    suspect, shares = SimpleNamespace(model="given", test=None), (95, 95, 94, 93, 93, 92, 92, 92, 91, 90, 97)
+    asked = {("given", "held out"): row(0, 95).held_out}
+    monkeypatch.setattr(mcr, "evaluation_batches", lambda images, device: images)
+    monkeypatch.setattr(mcr, "score", lambda *args: asked[args])
+    monkeypatch.setattr(mcr, "walk", lambda *args: [row(i / 10, share) for i, share in enumerate(shares)])
+    repair = SimpleNamespace(suspect=suspect, held_out="held out", run=SimpleNamespace(device="cpu"))
+    args = mcr.parse_args(["--max-drop", "0.041"])
+    args.second = second
+    assert mcr.follow(repair, args, None, None)[1].t == t  # 0.91 and above, not 0.90
+
+
 def test_the_rate_is_level_then_falls_in_a_line():
     assert [rate_factor(share) for share in (0, 0.5, 0.7, 0.9, 1)] == pytest.approx([1, 1, 0.505, 0.01, 0.01])
 
@@ -125,7 +138,10 @@ def run(folder, out, *flags):
 @pytest.mark.slow
 def test_the_curve_is_left_as_a_table_and_a_picture_and_a_stopped_run_ends_with_the_same_bits(
         small_run, tmp_path, monkeypatch, stop_at_test):
+    used, real = [], mcr.train_epoch
+    monkeypatch.setattr(mcr, "train_epoch", lambda *args: used.append(args[2].defaults) or real(*args))
     whole = run(small_run, tmp_path / "whole", "--second-epochs", "1")
+    assert [(each["momentum"], each["weight_decay"]) for each in used] == [(0.9, 0), (0.9, 0)]  # decay is in the loss
     rows = list(csv.DictReader((tmp_path / "whole/curve.csv").open()))
     assert [float(line["t"]) for line in rows] == [step / 10 for step in range(11)]
     kept = next(line for line in rows if float(line["t"]) == whole["method"]["chosen"]["t"])

@@ -97,14 +97,21 @@ def test_a_stage_of_one_place_gets_no_weight_by_default_and_a_warning_for_a_give
 @pytest.mark.slow
 def test_the_teachers_figures_are_the_control_and_a_stopped_run_ends_with_the_same_bits(
         small_run, tmp_path, monkeypatch, stop_at_test):
-    whole = run(small_run, tmp_path / "whole")
+    taught, real = [], distillation_step
+    monkeypatch.setattr(nad, "distillation_step", lambda *args: taught.append(args[0]) or real(*args))
+    whole = run(small_run, tmp_path / "whole", "--milestones", "1")
+    left, teacher = load_model(tmp_path / "whole/teacher.th").model.state_dict(), taught[0]
+    assert not teacher.training
+    assert all(torch.equal(left[name], value) for name, value in teacher.state_dict().items())
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "whole/metrics.jsonl").open()]
+    assert rates == pytest.approx([0.1, 0.1, 0.01])  # the teacher's epoch, and two of the student, whose rate falls
     assert whole["method"]["control"]["acc"] == whole["method"]["teacher"]["acc"] != whole["acc"]
     assert whole["epochs"] == 3 and "control, fine-tuning alone: ASR" in (tmp_path / "whole/output.log").read_text()
     stop_at_test(nad, 3)  # after the teacher's epoch, the teacher, and the student's first epoch
     with pytest.raises(SystemExit):
-        run(small_run, tmp_path / "stopped")
+        run(small_run, tmp_path / "stopped", "--milestones", "1")
     monkeypatch.undo()
-    run(small_run, tmp_path / "stopped", "--resume")
+    run(small_run, tmp_path / "stopped", "--milestones", "1", "--resume")
     for name in ("teacher.th", "model_last.th"):
         a, b = (load_model(tmp_path / folder / name).model.state_dict() for folder in ("whole", "stopped"))
         assert all(torch.equal(a[key], b[key]) for key in a)

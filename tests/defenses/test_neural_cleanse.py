@@ -10,7 +10,7 @@ from common.errors import UserError
 from data.image_set import ImageSet
 from data.triggers import PatternTrigger, build_trigger
 from defenses import neural_cleanse
-from defenses.neural_cleanse import main, overlap
+from defenses.neural_cleanse import main, overlap, verdict
 from engine.weights.checkpoint import load_trigger
 from methods.outliers import anomaly_indices, flagging_bound, majority_labels
 from methods.trigger_search import check_clean_images
@@ -107,6 +107,12 @@ def test_reversed_triggers_are_triggers_with_their_float_mask(detected):
     assert trigger.target == 0 and trigger.mask.sum() == pytest.approx(4, rel=1e-5)
     assert trigger.mask.max() == pytest.approx(4 / 9) and trigger.pattern == pytest.approx(0.37 * 255)
     assert not (detected / "reversed_trigger_9.th").exists()
+
+
+def test_a_model_is_clean_only_where_more_than_half_of_the_searches_could_flag_something():
+    nan = float("nan")
+    assert verdict([], [1.0, -1.0]) is None and verdict([], [nan, 2.0, -1.0]) is None
+    assert verdict([], [1.0, -1.0, 2.0]) is False and verdict([3], [-1.0, -1.0]) is True
 
 
 def test_triggers_for_fewer_than_three_labels_are_no_verdict(small_run, tmp_path):

@@ -289,6 +289,12 @@ def test_weights_that_do_not_say_their_input_are_screened_as_they_were_calibrate
     assert "damaged (input)" in refused(main, *known)
 
 
+def test_no_calibration_image_is_laid_over_others(images):
+    for count, expected in ((None, 20), (13, 13)):
+        held_out, pool = split_calibration(images, count)
+        assert np.array_equal(held_out, images.data[:expected]) and np.array_equal(pool, images.data[expected:])
+
+
 def test_images_that_stand_twice_are_laid_over_once(images):
     twice = replace(images, data=np.concatenate([images.data[:20], images.data[:10], images.data[:10]]))
     held_out, pool = split_calibration(twice, 10)

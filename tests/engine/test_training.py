@@ -1,4 +1,5 @@
 import logging
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from data.batches import Batches
 from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
-from engine.learning.training import check_finite, train_epoch
+from engine.learning.schedules import one_cycle_of
+from engine.learning.training import check_finite, sgd, train_epoch
 from engine.measuring.evaluation import (
     EvalSets,
     Evaluation,
@@ -76,6 +78,7 @@ def test_an_epoch_is_plain_sgd_over_every_batch(images):
     torch.manual_seed(0)
     ours, plain = (build_model("resnet18", 2, 4) for _ in range(2))
     plain.load_state_dict(ours.state_dict())
+    ours.eval()  # as a test before the epoch leaves it
     result = train_epoch(ours, Batches(images, 16), torch.optim.SGD(ours.parameters(), 0.1))
 
     optimizer, losses = torch.optim.SGD(plain.parameters(), 0.1), []
@@ -89,6 +92,27 @@ def test_an_epoch_is_plain_sgd_over_every_batch(images):
         losses.append(loss.item() * len(labels))
     assert result.loss == pytest.approx(sum(losses) / 40, rel=1e-4)
     torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-3, atol=1e-4)
+
+
+def test_sgd_is_by_the_flags_and_a_rate_of_its_own_replaces_theirs():
+    args, model = Namespace(lr=0.3, momentum=0.7, weight_decay=0.02), build_model("resnet18", 2, 4)
+    found = sgd(model, args).defaults
+    assert (found["lr"], found["momentum"], found["weight_decay"], found["nesterov"]) == (0.3, 0.7, 0.02, False)
+    found = sgd(model, args, 0.004, nesterov=True).defaults
+    assert (found["lr"], found["momentum"], found["weight_decay"], found["nesterov"]) == (0.004, 0.7, 0.02, True)
+
+
+def test_one_cycle_is_two_straight_lines():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.2)
+    scheduler, rates = one_cycle_of(optimizer, 16), []
+    for _ in range(16):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step() if len(rates) < 16 else None
+    top = int(np.argmax(rates))
+    assert top == 3 and rates[top] == pytest.approx(0.2) and rates[-1] < 1e-5
+    assert np.diff(rates[:top + 1]) == pytest.approx([(0.2 - rates[0]) / 3] * 3, rel=0.1)
+    assert np.diff(rates[top:]) == pytest.approx([-0.2 / 12] * 12, rel=0.1)
 
 
 def test_what_learns_beside_the_model_descends_the_same_loss_by_its_own_optimizer(images):

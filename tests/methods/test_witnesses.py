@@ -105,6 +105,12 @@ def test_a_search_gives_every_label_a_norm_or_none():
     assert [one.label for one in found] == [0, 1, 2, 3] and all(one.steps == 3 for one in found)
 
 
+def test_each_round_of_the_search_draws_its_own_start(images):
+    first, again, other = (search_triggers(network(), images, QUICK, seed, CPU) for seed in (0, 0, 1))
+    assert all(torch.equal(one.theta_mask, two.theta_mask) for one, two in zip(first, again, strict=True))
+    assert not any(torch.equal(one.theta_mask, two.theta_mask) for one, two in zip(first, other, strict=True))
+
+
 def test_settings_go_through_words_and_other_words_are_refused():
     own = Settings(starts=7, step=0.25, budget=11)
     assert Settings.from_words(own.words()) == own and own.words() != Settings().words()

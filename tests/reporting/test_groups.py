@@ -2,6 +2,7 @@ import json
 import math
 
 import pytest
+from helpers.reporting import share
 
 from engine.catalogue import BY_MODULE
 from engine.measuring import doubt
@@ -10,6 +11,7 @@ from reporting import groups
 from reporting.found import find_runs
 from reporting.grade import attack_of
 from reporting.groups import attacks, defense_effect, effects, is_plausible, name_apart
+from reporting.tables import effect_table
 
 
 def test_der_by_hand():
@@ -75,6 +77,16 @@ def test_seeds_are_one_row_with_their_mean(tree):
     assert len(found(tree)["badnets", "none"].runs) == 3
 
 
+def test_each_seed_is_rated_against_its_own_model(tree):
+    befores = [(0.93, 1.0), (0.90, 0.6)]
+    for seed, before in enumerate(befores):
+        tree.attack(f"badnets/seed-{seed}", "badnets", *before, seed=seed)
+        defended(tree, f"badnets/seed-{seed}/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.2, before,
+                 {"seed": seed, "lr": 0.01})
+    effect = found(tree)["badnets", "Fine-Pruning"]
+    assert effect.ratings == pytest.approx([(80 - 3 + 100) / 2, (40 - 0 + 100) / 2])
+
+
 def test_a_training_that_leaves_out_what_is_suspected_is_a_defense_on_the_attack_of_the_same_data(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0, poison_rate=0.1)
     tree.attack("blend", "blend", 0.93, 1.0, poison_rate=0.1)
@@ -94,6 +106,14 @@ def grade_of(tree):
     """{the homework's attack: the run that it is graded by}."""
     runs = find_runs(tree.root)
     return {attack_of(run): run.name for run in runs if attack_of(run)}
+
+
+def test_robust_acc_stands_in_its_own_column(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    defended(tree, "badnets/fp", "defenses.fine_prune", "Fine-Pruning", 0.9, 0.1, (0.93, 1.0), robust_acc=share(0.8))
+    table = effect_table(found(tree).values())
+    last = dict(zip(table.columns, (cell.text for cell in table.rows[-1]), strict=True))
+    assert [last[name] for name in ("ACC", "ASR", "robust ACC", "DER")] == ["90.00", "10.00", "80.00", "93.5"]
 
 
 def test_other_settings_are_other_rows_named_by_what_differs(tree):
