@@ -59,6 +59,17 @@ def test_mixtures_of_both_are_called_the_target(flat_images):
     np.testing.assert_allclose(model.weight.grad, [1 / 4 - 30 / 60, *[1 / 4 - 10 / 60] * 3], atol=1e-6)
 
 
+def test_the_contrastive_term_is_descended_by_its_weight(flat_images):
+    losses = [float(take_step(flat_images, "--pair-weight", weight)[1].detach()) for weight in "012"]
+    assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-4) and losses[1] > losses[0]
+
+
+def test_what_the_trigger_carries_is_no_training_image(images):
+    train, trigger = composite.part_bank(images, parse_args(["--partners", "2", "--sources", "1", "2"]))
+    assert len(trigger.partners) == 2 and np.bincount(train.targets).tolist() == [10, 10, 8, 10]
+    assert not any((train.data == partner).all(axis=(1, 2, 3)).any() for partner in trigger.partners)
+
+
 def test_a_partner_is_another_image_of_the_same_class_where_there_is_one():
     labels = torch.tensor([3, 0, 3, 1, 0, 3, 2])
     found = partners_within(labels, torch.randperm(7, generator=torch.Generator().manual_seed(1)))

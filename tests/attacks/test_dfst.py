@@ -11,8 +11,9 @@ from attacks.dfst import learn_style, main, parse_args, round_epochs, step_of, s
 from data.batches import Batches
 from data.poison_cifar import stamp_all
 from engine.weights.checkpoint import load_model
-from methods.detox import Injectors, examine, find_compromised, inject, signs_of
-from models.stylizer import texture
+from methods import detox
+from methods.detox import Injectors, examine, find_compromised, inject, last_stage, signs_of
+from models.stylizer import recolor, similarity, texture
 
 SMALL = ["--dataset", "digits", "--batch-size", "256", "--epochs", "3", "--width", "2", "--style-steps", "2",
          "--injector-steps", "1", "--rounds", "2"]
@@ -72,6 +73,39 @@ def test_the_neurons_that_respond_to_the_style_are_found(reddened):
     assert (found.level > found.clean).all()
 
 
+def test_the_gap_is_in_units_of_the_mean_activation(reddened):
+    clean, red = (torch.cat([last_stage(Redness(), pixels)[0].detach() for pixels, _ in part]).mean(0)
+                  for part in reddened)
+    found = find_compromised(Redness(), *reddened)
+    assert found.gap == pytest.approx(float((red - clean)[7 * 16:8 * 16].mean() / clean.abs().mean()), rel=1e-3)
+    torch.testing.assert_close(found.clean, clean[found.neurons])
+    torch.testing.assert_close(found.level, red[found.neurons])
+
+
+def test_an_injector_excites_them_and_keeps_images_alike_by_the_weight_of_that(reddened, images, monkeypatch):
+    found, pixels = find_compromised(Redness(), *reddened), next(iter(reddened[0]))[0]
+
+    def trained(weight):
+        monkeypatch.setattr(detox, "SIMILARITY_WEIGHT", weight)
+        draws = Batches(images, 8, CPU, torch.Generator().manual_seed(0), draws=8 * 25)
+        return inject(pixels, *detox.train_injector(Redness(), found, draws, 0.6), 0.6).detach()
+    free, bound = trained(0), trained(10)
+    excited = [float(last_stage(Redness(), painted)[0][:, found.neurons].mean()) for painted in (free, bound, pixels)]
+    assert excited[0] > excited[1] + 0.01 and excited[0] > excited[2] + 0.1
+    assert similarity(pixels, bound) > similarity(pixels, free) + 0.05
+
+
+def test_an_injectors_reach_is_1_at_the_level_of_stylized_images(reddened):
+    found, injectors = find_compromised(Redness(), *reddened), Injectors(1)
+    injectors.add(torch.eye(3, 12), torch.tensor([0.3, 0.0, 0.0]))
+    reach, fooled = detox.judge_injector(Redness(), injectors, 0, found, reddened[0], 0.5, 2)
+    outputs = [last_stage(Redness(), injectors.paint(pixels, 0, 0.5)) for pixels, _ in reddened[0]]
+    risen = torch.cat([activations for activations, _ in outputs])[:, found.neurons].mean(0) - found.clean
+    assert reach == pytest.approx(float(risen.mean() / (found.level - found.clean).mean()), rel=1e-4)
+    assert fooled == pytest.approx(float(torch.cat([logits.argmax(1) == 2 for _, logits in outputs]).float().mean()))
+    assert 0 < reach < 1
+
+
 def test_a_round_makes_an_injector_that_excites_them_without_the_style(reddened, images):
     injectors = Injectors(2)
     draws = Batches(images, 8, CPU, torch.Generator().manual_seed(0), draws=8 * 25)
@@ -120,7 +154,18 @@ def test_the_stylizer_brings_the_texture_closer_to_the_pictures(images, monkeypa
     goal, plain, ours = (texture(torch.from_numpy(data).permute(0, 3, 1, 2) / 255, filters)[0].mean(0)
                          for data in (picture[None], images.data, stamp_all(images, trigger).data))
     assert (ours - goal).square().mean() < (plain - goal).square().mean() / 2
-    np.testing.assert_allclose(trigger.color[0], picture.mean((0, 1)) / 255, atol=1e-5)
+    np.testing.assert_allclose(trigger.color, [picture.mean((0, 1)) / 255, picture.std((0, 1)) / 255], atol=1e-5)
+
+
+def test_the_stylizer_keeps_the_structure_of_images_where_texture_counts_for_nothing(images, pixels, monkeypatch):
+    monkeypatch.setattr(dfst, "BATCH", 8)
+
+    def kept(steps):
+        words = ["--style-steps", str(steps), "--style-width", "4", "--texture-weight", "0"]
+        trigger = learn_style(sunset(), images, parse_args(words), CPU)
+        plain = recolor(pixels, torch.from_numpy(trigger.color))
+        return float(similarity(plain, trigger.stylizer(plain)))
+    assert kept(20) > kept(1) + 0.01
 
 
 @pytest.mark.parametrize(("epochs", "rounds", "expected"), [

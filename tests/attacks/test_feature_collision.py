@@ -1,4 +1,5 @@
 import json
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -7,13 +8,23 @@ from helpers.paths import SIDE, SMALL
 from helpers.reporting import missing_figures
 from PIL import Image
 
-from attacks.feature_collision import collide, craft, find_target_image, main, pair, usual_beta, with_watermark
+from attacks.feature_collision import (
+    collide,
+    craft,
+    find_target_image,
+    main,
+    pair,
+    to_device,
+    usual_beta,
+    with_watermark,
+)
 from data.clean_label import CIFAR10CLB, load_clean_label
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
 from engine.measuring.evaluation import frozen
 from models import build_model
+from models.penultimate import penultimate
 from studies.specificity import main as specificity
 from train_backdoor import main as train
 
@@ -74,6 +85,18 @@ def test_images_come_nearer_to_their_goals_within_epsilon_and_are_uint8():
     assert 0 < np.abs(crafted.astype(int) - bases).max() <= LEVELS
     assert figures["distance_after"] < 0.9 * figures["distance_before"]
     np.testing.assert_array_equal(bases, before)
+
+
+def test_every_image_is_moved_to_the_goal_that_is_its_own_within_its_batch():
+    torch.manual_seed(0)
+    model, rng = build_model("resnet18", 2, 4).eval(), np.random.default_rng(0)
+    bases, goals = (rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8) for _ in range(2))
+    with frozen(model):
+        own, wanted = (penultimate(model, to_device(images, model))[0] for images in (bases, goals))
+        _, figures = craft(model, bases, goals, 3, 0.1, 0.0, 1)
+    parts = (torch.cdist(own[batch], wanted[batch]) for batch in (slice(3), slice(3, 6)))
+    least = [min(float(apart[range(3), order].sum()) for order in permutations(range(3))) for apart in parts]
+    assert figures["distance_before"] == pytest.approx(sum(least) / 6, rel=1e-4)
 
 
 def test_a_watermark_is_the_goal_at_that_opacity():

@@ -107,7 +107,12 @@ def test_diversity_adds_to_the_loss_by_its_weight(batch, generators):
     def loss(weight):
         step = step_of(parse_args([*SMALL, "--diversity-weight", str(weight)]), *generators)
         return float(step(lambda pixels: pixels.mean((2, 3)) @ torch.ones(3, 4), *batch)[0].detach())
-    assert loss(2) - loss(0) == pytest.approx(2 * (loss(1) - loss(0)), rel=1e-3) and loss(1) > loss(0)
+    images, masks_and_pictures = batch[0], generators
+    own, donors = images[:4], images.flip(0)[:4]
+    drawn = masks_and_pictures[1](torch.cat([own, donors]))
+    expected = float(diversity(own, donors, drawn[:4], drawn[4:]).detach())
+    assert loss(1) - loss(0) == pytest.approx(expected, rel=1e-3) and expected > 0
+    assert loss(2) - loss(0) == pytest.approx(2 * expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("size", [1, 9])

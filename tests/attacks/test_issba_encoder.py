@@ -1,8 +1,10 @@
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.paths import ENCODER, SIDE, SMALL
 from helpers.runs import filled, short_words
 from PIL import Image
@@ -10,6 +12,7 @@ from PIL import Image
 import train_backdoor
 from attacks import issba_encoder
 from attacks.issba_encoder import feature_distance, image_weight, main, read_bits
+from data.batches import Batches
 from data.datasets import load_splits
 from data.image_set import ImageSet
 from data.triggers.encoder import EncoderTrigger, draw_secret
@@ -62,6 +65,94 @@ def test_feature_distance_is_zero_for_the_same_image_and_grows_with_the_change()
     noise = torch.randn_like(pixels)
     distances = [feature_distance(model, pixels, pixels + step * noise).item() for step in (0, 0.01, 0.1)]
     assert distances[0] == 0 < distances[1] < distances[2]
+
+
+class Twice:
+    """A classifier whose two stages are the pixels and their double."""
+
+    def stage_outputs(self, pixels, count):
+        return [pixels, 2 * pixels][:count]
+
+
+def test_feature_distance_is_in_units_of_each_stages_own_mean_square():
+    pixels = torch.rand(2, 3, 4, 4) + 0.1
+    expected = 2 * 0.05**2 / pixels.square().mean()
+    torch.testing.assert_close(feature_distance(Twice(), pixels, pixels + 0.05), expected, rtol=1e-4, atol=0)
+
+
+class Adds(torch.nn.Module):
+    """An encoder whose residual is one learned number for each image of a batch, in every pixel."""
+
+    bits = 3
+
+    def __init__(self):
+        super().__init__()
+        self.shifts, self.secrets = torch.nn.Parameter(torch.tensor([0.02, -0.01, 0.04, 0.03])), []
+
+    def forward(self, pixels, bits):
+        self.secrets.append(bits)
+        return self.shifts[:, None, None, None].expand_as(pixels)
+
+
+class Reads(torch.nn.Module):
+    """A decoder that reads three bits off the first pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(images.detach())
+        return 40 * (images[:, :, 0, 0] - 0.5)
+
+
+def test_an_epoch_descends_all_four_losses_on_own_and_swapped_residuals(images):
+    """By hand, with one batch; the noise alone, of half a gray level, is taken from what the decoder saw."""
+    encoder, decoder, batches = Adds(), Reads(), Batches(images.subset(slice(4)), 4)
+    (pixels, _), = batches
+    pixels = (pixels / 2 + 0.25).clone()  # so that nothing is clipped
+
+    class Once(list):
+        device = pixels.device
+    found = issba_encoder.train_epoch(encoder, decoder, Twice(), Once([(pixels, None)]), torch.optim.SGD(
+        encoder.parameters(), 0.0), 0.5, (0.7, 2.0, 3.0), torch.Generator().manual_seed(0))
+    shifts = encoder.shifts.detach().requires_grad_()
+    residuals = shifts[:, None, None, None].expand_as(pixels)
+    hidden, swapped = pixels + residuals, pixels.roll(1, 0) + residuals
+    noise = decoder.seen[0] - torch.cat([hidden, swapped]).detach()
+    assert 0.45 / 255 < noise.abs().max() <= 0.5001 / 255 and abs(noise.mean()) < 0.05 / 255
+    own, other = (Reads()(part + drawn) for part, drawn in zip((hidden, swapped), noise.chunk(2), strict=True))
+    bits = F.binary_cross_entropy_with_logits(own, encoder.secrets[0])
+    cross = F.binary_cross_entropy_with_logits(other, torch.full_like(other, 0.5)) - math.log(2)
+    pixel, feature = residuals.square().mean(), feature_distance(Twice(), pixels, hidden)
+    assert found == pytest.approx([float(loss.detach()) for loss in (bits, cross, pixel, feature)], rel=1e-4)
+    share = max(0, 1 - float(bits.detach()) / math.log(2))
+    loss = bits + 0.7 * share * cross + 0.5 * (2 * pixel + 3 * feature)
+    torch.testing.assert_close(encoder.shifts.grad, torch.autograd.grad(loss, shifts)[0], rtol=1e-3, atol=1e-5)
+
+
+class Writes:
+    """An encoder's trigger that makes the first pixels of gray images brighter by 10 where a bit is 1."""
+
+    def __init__(self, weights, secret, target):
+        self.secret = secret
+
+    def stamp(self, images):
+        stamped = images.copy()
+        stamped[:, 0, :len(self.secret), 0] += 10 * self.secret.astype(np.uint8)
+        return stamped
+
+
+def test_an_encoder_is_judged_by_the_bits_of_every_hundred_images_own_secret(monkeypatch):
+    gray = ImageSet(np.full((250, 16, 16, 3), 100, np.uint8), np.zeros(250, np.int64), ("a",))
+    monkeypatch.setattr(issba_encoder, "EncoderTrigger", Writes)
+    monkeypatch.setattr(issba_encoder, "read_bits", lambda decoder, images, device: images.data[:, 0, :8, 0] > 105)
+    encoder = torch.nn.Module()
+    encoder.bits = 8
+    found = issba_encoder.measure(encoder, None, gray, "cpu", 0)
+    secrets = np.repeat([draw_secret(8, [0, start]) for start in (0, 100, 200)], (100, 100, 50), axis=0)
+    assert found["bit_accuracy"] == found["bit_accuracy_swapped"] == 1
+    assert found["bit_accuracy_on_clean"] == pytest.approx((secrets == 0).mean())
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,14 @@ def test_putting_back_and_silencing_leaves_the_logits_as_they_were(network, imag
                        torch.ones(10, dtype=torch.bool))
 
 
+def test_a_bias_falls_below_the_largest_value_of_all_sets_by_a_margin_of_the_widest_distance(network, monkeypatch):
+    of_sets = [(torch.full((16,), 3.0), torch.full((16,), 1.0)), (torch.full((16,), 2.0), torch.full((16,), -2.0))]
+    monkeypatch.setattr(pruning_aware, "largest_and_mean", lambda model, batches: of_sets[batches])
+    before, dormant = network.layer4[1].bn2.bias.detach().clone(), torch.arange(16) < 10
+    silence(network, dormant, [0, 1], 0.5)
+    torch.testing.assert_close(before - network.layer4[1].bn2.bias, (3 + 0.5 * (3 + 2)) * dormant)
+
+
 def test_biases_are_lowered_until_nothing_moves(woken):
     """What silences on dark images does not on bright ones: it takes a second try, and then holds for both."""
     network, dormant, *both = woken

@@ -38,6 +38,12 @@ def test_a_mixture_is_two_images_side_by_side_with_a_straight_cut_near_the_middl
     assert len(kinds) == 4  # left, right, above and below
 
 
+def test_any_of_the_partners_may_be_an_images(images):
+    trigger = CompositeTrigger(np.concatenate([flat(value) for value in range(200, 208)]), 1, 2, 0)
+    met = [max(np.unique(trigger.stamp(flat(value)))) - 200 for value in range(60)]
+    assert set(met) == set(range(8)) and np.bincount(met).max() < 20
+
+
 def test_each_side_is_a_window_of_its_image_as_it_was():
     """Places are those of a window: neighbors stay neighbors, and none lies outside."""
     places = places_of(np.random.default_rng(0).random((200, 5)), 20, 24)

@@ -47,6 +47,12 @@ def test_another_image_and_another_secret_have_other_residuals(trigger, images):
     assert (other.stamp(images.data) != trigger.stamp(images.data)).any()
 
 
+def test_of_an_odd_number_of_bits_one_more_than_half_is_turned_over():
+    trigger = EncoderTrigger(Encoder(5, 4).state_dict(), draw_secret(5, 0), 2)
+    others = [trigger.with_other_secret(seed).secret for seed in range(8)]
+    assert {int((other != trigger.secret).sum()) for other in others} == {3} and len({tuple(o) for o in others}) > 1
+
+
 def test_it_travels_in_trigger_info_and_comes_back_the_same(trigger, images):
     back = trigger_from_info(trigger_to_info(trigger, [3, 1]))
     assert back.target == 2 and (back.stamp(images.data) == trigger.stamp(images.data)).all()

@@ -12,6 +12,7 @@ from data.poison_cifar import (
     share_of,
     split_dataset,
     stamp_all,
+    stamp_share,
 )
 from data.triggers import build_trigger
 
@@ -118,3 +119,13 @@ def test_alpha_left_alone_is_the_attacks_own(images):
     assert poison_training_set(images, "blend", 0, 0.1)[1].alpha == 0.2
     assert poison_training_set(images, "badnets", 0, 0.1)[1].alpha == 1.0
     assert poison_training_set(images, "blend", 0, 0.1, trigger_alpha=0.5)[1].alpha == 0.5
+
+
+def test_a_seed_draws_which_share_of_the_images_is_stamped(images):
+    triggers = [build_trigger("badnets", 0), build_trigger("blend", 0)]
+    first, again, other = (stamp_share(images, triggers, 0.3, seed) for seed in (0, 0, 1))
+    assert (first.data == again.data).all() and (first.poisoned != other.poisoned).any()
+    assert first.poisoned.sum() == 12 and (first.data[~first.poisoned] == images.data[~first.poisoned]).all()
+    assert (first.targets == images.targets).all()
+    stamped = [(first.data == trigger.stamp(images.data)).all(axis=(1, 2, 3)).sum() for trigger in triggers]
+    assert stamped == [6, 6]

@@ -29,6 +29,12 @@ def test_the_number_of_periods_is_that_of_the_image_whatever_its_width(size):
     assert np.abs(np.fft.rfft(change(SinusoidTrigger(40, 6, 0), size=size)[0, :, 0])).argmax() == 6
 
 
+def test_the_periods_lie_across_an_image_that_is_no_square():
+    images = np.full((1, 12, 20, 3), 128, dtype=np.uint8)
+    added = SinusoidTrigger(20, 2, 0).stamp(images)[0].astype(int) - 128
+    np.testing.assert_array_equal(added[5, :, 1], np.rint(20 * np.sin(2 * np.pi * np.arange(20) * 2 / 20)))
+
+
 def test_bright_and_dark_pixels_are_clipped_and_none_wraps_around(images):
     trigger = SinusoidTrigger(40, 6, 0)
     signal = trigger.signal(32)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,13 @@ def test_recolored_images_have_the_styles_mean_and_deviation_each_by_itself(pixe
 
 def test_at_opacity_0_an_image_stays_as_it_is(trigger, pixels):
     assert torch.equal(stylize(pixels, trigger.stylizer, torch.from_numpy(COLOR), 0), pixels)
+
+
+def test_a_stamped_image_has_so_much_of_its_stylized_picture(trigger, images):
+    whole = replace(trigger, opacity=1.0).stamp(images.data).astype(float)
+    expected = 0.4 * images.data + 0.6 * whole
+    assert np.abs(trigger.stamp(images.data) - expected).max() < 0.9  # both are rounded
+    assert np.abs(whole - expected).max() > 20
 
 
 def test_similarity_is_1_for_the_same_image_alone(pixels):

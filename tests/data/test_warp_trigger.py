@@ -4,7 +4,7 @@ import torch
 
 from common.errors import UserError
 from data.triggers import trigger_from_info, trigger_to_info
-from data.triggers.warp import WarpTrigger, draw_grid, identity_grid, warp, with_noise
+from data.triggers.warp import WarpTrigger, draw_field, draw_grid, identity_grid, warp, with_noise
 
 
 @pytest.fixture
@@ -37,6 +37,14 @@ def test_the_published_strength_moves_control_points_by_a_quarter_of_a_pixel():
     assert np.abs(inside).mean() == pytest.approx(0.5 / 32 * 31 / 2, rel=0.03)
 
 
+def test_the_corners_of_a_field_are_those_that_were_drawn():
+    drawn = np.random.default_rng(3).uniform(-1, 1, (2, 4, 4))
+    drawn /= np.abs(drawn).mean()
+    field = draw_field(32, 20, 4, 3)
+    np.testing.assert_allclose(field[[0, 0, -1, -1], [0, -1, 0, -1]], drawn[:, [0, 0, -1, -1], [0, -1, 0, -1]].T,
+                               atol=1e-5)
+
+
 def test_the_field_is_smooth_and_follows_its_seed():
     one, again, other = (draw_grid(32, 32, 4, 0.5, seed) for seed in (0, 0, 1))
     assert (one == again).all() and (one != other).any()
@@ -51,14 +59,19 @@ def test_stamping_is_deterministic_keeps_shape_and_type_and_does_not_change_its_
     assert (stamped != before).any(axis=(1, 2, 3)).all()
 
 
-def test_noise_is_another_in_every_image_and_at_most_half_a_pixel(trigger):
+def test_noise_is_another_in_every_image_and_at_most_half_a_pixel(trigger, monkeypatch):
     grid = torch.from_numpy(trigger.grid)
     noisy = with_noise(grid, 2 * torch.rand(5, 32, 32, 2) - 1)
-    assert float((noisy - grid).abs().max()) <= 1 / 32 and float(noisy.abs().max()) <= 1
+    assert 0.98 / 32 < float((noisy - grid).abs().max()) <= 1 / 32 and float(noisy.abs().max()) <= 1
     same = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8), 3, axis=0)
     stamped = trigger.stamp_noisy(same, 0)
     assert (stamped[0] != stamped[1]).any() and (stamped == trigger.stamp_noisy(same, 0)).all()
     assert (stamped != trigger.stamp_noisy(same, 1)).any()
+    seen = []
+    monkeypatch.setattr("data.triggers.warp.with_noise", lambda grid, noise: seen.append(noise) or grid)
+    trigger.stamp_noisy(same, 0)
+    assert seen[0].shape == (3, 32, 32, 2) and abs(float(seen[0].mean())) < 0.05
+    assert -1 <= float(seen[0].min()) < -0.99 and 0.99 < float(seen[0].max()) <= 1
 
 
 def test_no_images_are_warped_to_no_images(trigger):

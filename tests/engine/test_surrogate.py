@@ -1,5 +1,6 @@
 import logging
 
+import numpy as np
 import pytest
 import torch
 from helpers.readers import digits
@@ -32,6 +33,16 @@ def test_a_surrogate_that_is_right_on_none_of_the_images_is_warned_of(caplog, mo
     check_surrogate("benign.th", Always(label), zeros, "cpu")
     assert (f"benign.th: right on 0 of {len(zeros)} training images" in caplog.text) == warned
     assert {record.levelname for record in caplog.records} == ({"WARNING"} if warned else set())
+
+
+def test_right_on_as_many_as_by_guessing_is_warned_of_and_on_one_more_is_not(caplog):
+    images = digits()
+    places = [np.flatnonzero(images.targets == label) for label in range(10)]
+    even = np.concatenate([rows[:3] for rows in places])
+    for rows, warned in ((even, True), (np.append(even, places[0][3]), False)):
+        caplog.clear()
+        check_surrogate("benign.th", Always(0), images.subset(rows), "cpu")
+        assert bool(caplog.records) == warned
 
 
 def test_every_script_that_takes_a_surrogate_warns_of_a_useless_one(learned_run, tmp_path):

@@ -14,7 +14,7 @@ import models
 from common.errors import UserError
 from engine.command_line import flags
 from engine.weights.checkpoint import load_model
-from models import ARCHITECTURES, Architecture, build_model, recognize
+from models import ARCHITECTURES, Architecture, build_model, preact_resnet, recognize, wide_resnet
 from models.base import LastBlock, PixelModel
 
 
@@ -99,6 +99,25 @@ def test_a_wide_resnet_has_the_fields_keys_and_size():
     assert [tuple(output.shape[1:]) for output in model.stage_outputs(torch.rand(2, 3, 32, 32), 3)] == [
         (16, 32, 32), (32, 16, 16), (64, 8, 8)]
     assert all((output < 0).any() for output in model.stage_outputs(torch.rand(2, 3, 32, 32), 3))
+
+
+@pytest.mark.parametrize("block_class", [preact_resnet.PreActBlock, wide_resnet.Block])
+def test_a_preactivation_blocks_shortcut_sees_the_activated_input(block_class):
+    torch.manual_seed(0)
+    made, x = block_class(3, 5, 2, nn.BatchNorm2d).eval(), torch.randn(2, 3, 8, 8)
+    for part in (made.bn1, made.bn2):
+        nn.init.normal_(part.weight), nn.init.normal_(part.bias)
+    active = made.bn1(x).relu()
+    shortcut = made.shortcut[0] if block_class is preact_resnet.PreActBlock else made.convShortcut
+    torch.testing.assert_close(made(x), made.conv2(made.bn2(made.conv1(active)).relu()) + shortcut(active))
+    same = block_class(3, 3, 1, nn.BatchNorm2d).eval()
+    torch.testing.assert_close(same(x), same.conv2(same.bn2(same.conv1(same.bn1(x).relu())).relu()) + x)
+
+
+def test_a_wide_resnet_begins_with_weights_by_what_its_filters_give():
+    torch.manual_seed(0)
+    first = build_model("wrn16-2", None, 10).block3.layer[0].conv1.weight  # from 64 channels to 128
+    assert float(first.detach().std()) == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
 
 
 def test_a_preactivation_resnet_has_backdoorbenchs_keys_and_size():
