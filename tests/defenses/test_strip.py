@@ -18,6 +18,7 @@ from defenses.strip import main
 from engine.defending.suspect import find_trigger
 from engine.weights.checkpoint import load_model
 from methods import strip as strip_core
+from methods.screening import screen
 from methods.strip import (
     Strip,
     accepted,
@@ -287,6 +288,13 @@ def test_weights_that_do_not_say_their_input_are_screened_as_they_were_calibrate
     assert screened(capsys, *known, *none) == as_calibrated != screened(capsys, *known)
     path.write_text(json.dumps({**stored, "input": {"mean": [1e9, 0, 0]}}))
     assert "damaged (input)" in refused(main, *known)
+
+
+def test_an_entropy_at_the_boundary_itself_is_rejected(pictures, capsys):
+    paths = [pictures / name for name in ("a.png", "deep/b.jpg", "deep/d")]
+    assert screen(paths, lambda images: np.array([0.4, 0.5, 0.6]), 0.5, 32) == 1
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["verdict"] for row in rows] == ["rejected", "rejected", "accepted"]
 
 
 def test_no_calibration_image_is_laid_over_others(images):

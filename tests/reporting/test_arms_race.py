@@ -47,6 +47,14 @@ def test_a_cell_has_the_figures_before_and_after_and_one_without_a_run_says_so(t
     assert f"sig: {NOT_RUN}" in text and text.startswith("| nad | so | ")
 
 
+@pytest.mark.parametrize("asr, verdict", [(0.1, "stopped"), (0.101, "partly"), (0.499, "partly"), (0.5, "passes")])
+def test_a_tenth_at_most_is_stopped_and_half_at_least_passes(tree, asr, verdict):
+    attack(tree, "badnets", "badnets", acc=0.85)
+    tree.run("badnets/nad", "defenses.nad", asr=asr, acc=0.8, method={"name": "NAD"})
+    (tried,), = tried_cells(find_runs(tree.root)).values()
+    assert tried.verdict == verdict
+
+
 @pytest.mark.parametrize("module, folder, method, words", [
     ("defenses.strip", "strip", {"far": share(0.3), "frr": share(0.01)}, "FAR 30.0, FRR 1.0: *partly*"),
     ("defenses.max_margin", "max-margin", {"name": "MM-BD", "targets": [0]}, "target named: *stopped*"),
