@@ -40,8 +40,7 @@ def load_splits(dataset: str, data_dir: str | Path, val_frac: float = 0.1, image
     are; the attacker's are poisoned there. Raises UserError if the data cannot be had.
     """
     if not SOURCES[dataset].places and (has_splits(data_dir) or read_manifest(data_dir)):
-        raise UserError(f"--dataset {dataset}: comes with a library, but the images in {data_dir} are a data set too; "
-                        "leave out --dataset or --data-dir")
+        raise two_data_sets(dataset, data_dir)
     if not comes_alone(dataset, data_dir) and read_manifest(data_dir):
         parts, classes, name = read_exported(data_dir, image_size or IMAGE_SIZE)
         return tuple(ImageSet(data, targets, classes, name, poisoned, original)
@@ -61,10 +60,19 @@ def load_clean(dataset: str, data_dir: str | Path, image_size: int | None = None
     Those of `load_splits`; of a folder <class>/* of clean images, which no training set comes with, one half each.
     image_size: as for load_splits.
     """
-    if not comes_alone(dataset, data_dir) and is_sorted_into_classes(data_dir):
-        return halve(load_clean_folder(data_dir, image_size))
+    if is_sorted_into_classes(data_dir):
+        if not comes_alone(dataset, data_dir):
+            return halve(load_clean_folder(data_dir, image_size))
+        if not SOURCES[dataset].places and str(data_dir) != "data":  # the default, in which anything may lie
+            raise two_data_sets(dataset, data_dir)
     _, defender, test = load_splits(dataset, data_dir, image_size=image_size)
     return defender, test
+
+
+def two_data_sets(dataset: str, data_dir: str | Path) -> UserError:
+    """The error for a data set that comes with a library, and a folder that is one too."""
+    return UserError(f"--dataset {dataset}: comes with a library, but the images in {data_dir} are a data set too; "
+                     "leave out --dataset or --data-dir")
 
 
 def load_clean_folder(data_dir: str | Path, image_size: int | None = None) -> ImageSet:

@@ -24,6 +24,16 @@ def test_digits_are_not_taken_in_place_of_a_folder_that_is_named_too(image_folde
         load_splits("digits", image_folder())
 
 
+def test_a_defense_does_not_take_digits_in_place_of_clean_images_that_are_named(image_folder, tmp_path, monkeypatch):
+    clean = image_folder() / "test"
+    assert len(load_clean("cifar10", clean)[0]) == 6
+    with pytest.raises(UserError, match=r"comes with a library, but .* leave out --dataset or --data-dir"):
+        load_clean("digits", clean)
+    clean.rename(tmp_path / "data")  # the default, which nobody may have named
+    monkeypatch.chdir(tmp_path)
+    assert len(load_clean("digits", "data")[0]) == 143
+
+
 @pytest.mark.parametrize("size", [16, 48])
 def test_digits_have_the_size_that_is_asked_for_and_stay_the_same_digits(size):
     usual, other = (load_splits("digits", "", image_size=image_size)[0] for image_size in (None, size))
