@@ -121,7 +121,8 @@ def parse_args(argv=None):
     flags.add_poison_flags(parser, types=tuple(flags.POISON_DEFAULTS["poison_rate"]))
     group = parser.add_argument_group("stages")
     add_clean_model_flags(group)
-    group.add_argument("--clean-epochs", type=flags.integer(1), help="epochs of stage 1 (default: as many as --epochs)")
+    group.add_argument("--clean-epochs", type=flags.integer(1), help="epochs of stage 1 (default: as many as "
+                       "--epochs, with the same --milestones; of another number its rate falls after 60 %% and 80 %%)")
     group.add_argument("--prune-fraction", type=flags.number(0.01, 0.99, "a fraction in [0.01, 0.99]"), default=0.8,
                        help="share of the last stage's channels that become decoys")
     group.add_argument("--margin", type=flags.not_negative, default=1.0,
@@ -157,7 +158,8 @@ def learn(run, args, model, image_set, test, until, milestones):
 def train_clean(run, args, model, clean, test):
     """Stage 1, unless a checkpoint stands in for it: train on clean images, and leave model_clean.th."""
     if args.clean_epochs:
-        learn(run, args, model, clean, test, args.clean_epochs, flags.usual_milestones(args.clean_epochs))
+        milestones = args.milestones if args.clean_epochs == args.epochs else flags.usual_milestones(args.clean_epochs)
+        learn(run, args, model, clean, test, args.clean_epochs, milestones)
     keep_clean(run, args, model, clean, args.clean_epochs)
     return log_stage(1, "trained clean", evaluate(model, test))
 

@@ -166,7 +166,8 @@ def parse_args(argv=None):
     group = parser.add_argument_group("pruning")
     group.add_argument("--mode", choices=("prune", "fine-tune", "fine-prune"), default="fine-prune",
                        help="both halves, or one alone")
-    group.add_argument("--layer", help="stage whose output channels are pruned (default: the model's last)")
+    group.add_argument("--layer", help="stage whose output channels are pruned (default: the model's "
+                       f"last); at another one in steps of 1/{POINTS} of them")
     either = group.add_mutually_exclusive_group()
     either.add_argument("--max-drop", type=flags.fraction, default=0.04,
                         help="largest drop of held-out accuracy that pruning may cause")

@@ -26,7 +26,7 @@ EXPLAINED = {
     "label.npy": "its labels",
     "backdoor_list.npy": "indices of the changed ones",
     "trigger.npz": "the trigger, as the set's readers take it",
-    "manifest.json": "what made the set, and a hash of each file",
+    "manifest.json": "what made the set, and a hash of the images it was made from",
     "clean_label_examples.png": "originals, perturbed and stamped",
     "collision_examples.png": "originals, changes, results and goals",
     "patch.png": "the trigger's patch (RGBA)",

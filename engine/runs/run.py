@@ -27,7 +27,7 @@ from engine.runs import machine, resume
 from engine.weights import checkpoint
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
-ROW = "%d \t %.3f \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
+ROW = "%d \t %s \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
 LOG_FORMAT = logging.Formatter("[%(asctime)s] - %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
 COLUMNS = ("epoch", "lr", "poison_acc", "clean_acc")  # of metrics.jsonl, which a training's picture needs
 MAX_SAVING_SHARE = 0.05  # of a GPU's time, for saving progress
@@ -251,7 +251,7 @@ class Run:
                "train_loss": train.loss, "train_acc": train.accuracy.value,
                "poison_loss": test.triggered.loss, "poison_acc": test.triggered.accuracy.value,
                "clean_loss": test.clean.loss, "clean_acc": test.clean.accuracy.value}
-        log.info(ROW, *row.values())
+        log.info(ROW, *(row | {"lr": f"{lr:.3f}" if lr >= 0.01 else f"{lr:.2g}"}).values())  # 0.0005 is not 0.001
         row["robust_acc"] = test.triggered.original_accuracy.value
         self.record({name: None if value != value else value for name, value in row.items()} | more)
 

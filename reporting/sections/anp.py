@@ -50,6 +50,8 @@ def seen_over_thresholds(runs):
             swept = [row for row in run.method.get("sweep") or [] if row.get("threshold") is not None]
             gone = [row["threshold"] for row in swept if run.share("asr", row) < 0.1]
             lost = [row["threshold"] for row in swept if run.share("acc", row) < run.share("acc", before) - 0.05]
+            if len({row["threshold"] for row in swept}) < 2:  # by number, or at one threshold
+                continue
             told.append((min(gone, default=None), min(lost, default=2)))
     fallen = [(gone, lost) for gone, lost in told if gone is not None]
     sooner = sum(gone < lost for gone, lost in fallen)

@@ -236,6 +236,17 @@ def test_what_is_refused(tmp_path, refused, flags, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("words", "expected"), [([], [2, 5]), (["--clean-epochs", "20"], [12, 16])])
+def test_the_first_stages_rate_falls_as_is_asked_for_the_third_if_both_are_as_long(monkeypatch, words, expected):
+    seen = []
+    monkeypatch.setattr(pruning_aware, "learn", lambda *args: seen.append(args[-2:]))
+    for name in ("keep_clean", "log_stage", "evaluate"):
+        monkeypatch.setattr(pruning_aware, name, lambda *args: None)
+    args = pruning_aware.parse_args(["--epochs", "10", "--milestones", "2", "5", *words])
+    pruning_aware.train_clean(None, args, None, None, None)
+    assert seen == [(args.clean_epochs, expected)]
+
+
 @pytest.mark.slow
 def test_the_last_epoch_of_both_trainings_is_tested(tmp_path):
     main([*SMALL, "--test-every", "9", "--output-dir", str(tmp_path / "run")])

@@ -65,6 +65,16 @@ def go(args, epochs=3, stop_in=None, inputs="these images"):
     return float(counter.count)
 
 
+@pytest.mark.parametrize("lr, said", [(0.1, "0.100"), (0.0123, "0.012"), (0.0005, "0.0005"), (0.00123, "0.0012"),
+                                      (2e-8, "2e-08"), (0.0, "0")])
+def test_a_small_rate_is_not_rounded_to_another_one(arguments, tmp_path, lr, said):
+    with Run(arguments(), ()) as run:
+        run.begin("these images")
+        for epoch in run.epochs(1, counter=Counter()):
+            run.log(epoch, lr, score(50), Evaluation(score(90), score(99)))
+    assert (tmp_path / "run/output.log").read_text().splitlines()[-1].split(" \t ")[1] == said
+
+
 def test_log_and_metrics_have_the_homeworks_columns(arguments, tmp_path):
     go(arguments())
     lines = (tmp_path / "run/output.log").read_text().splitlines()

@@ -1,4 +1,5 @@
 """Which sections a report has, and in what order."""
+import json
 import sys
 
 import pytest
@@ -20,6 +21,22 @@ def written(tree, beneath=""):
     root = tree.root / beneath
     runs = find_runs(root)
     return {section.title: section for section in write_report(runs, grade(root, runs), root)}
+
+
+def test_only_what_was_pruned_at_several_thresholds_is_a_sweep_over_them(tree):
+    def told():
+        return [block.words for block in written(tree)["Adversarial Neuron Pruning"].blocks if isinstance(block, Text)
+                and block.words.startswith("Threshold: ")]
+    tree.pruned("badnets/anp", 0.01, 0.92)
+    one, = told()
+    assert one.startswith("Threshold: in 1 of 1 sweeps")
+    for name, thresholds in (("number", (None, None, None)), ("single", (None, 0.2, 0.2))):
+        results = tree.pruned(f"badnets/{name}", 0.01, 0.92) / "results.json"
+        found = json.loads(results.read_text())
+        for row, threshold in zip(found["method"]["sweep"], thresholds, strict=True):
+            row["threshold"] = threshold
+        results.write_text(json.dumps(found))
+    assert told() == [one]
 
 
 def test_a_method_of_its_own_file_is_a_section_where_its_order_says(tree, tmp_path, monkeypatch):
