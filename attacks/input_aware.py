@@ -147,7 +147,9 @@ def parse_args(argv=None):
     group.add_argument("--cross-rate", type=flags.fraction, default=0.1,
                        help="share of each batch that gets other images' triggers and keeps its labels; with 0 "
                             "nothing teaches that a trigger is for one image")
-    group.add_argument("--density", type=flags.fraction, default=0.032, help="share of the pixels that a mask may take")
+    group.add_argument("--density", type=flags.fraction, default=0.032,
+                       help="what a mask may take of a pixel before that counts as too much, as published; masks of "
+                            "about this share of the image result")
     group.add_argument("--density-weight", type=flags.not_negative, default=100, help="of the loss of what is beyond")
     group.add_argument("--diversity-weight", type=flags.not_negative, default=1,
                        help="of the loss that makes triggers differ as images do")

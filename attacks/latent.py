@@ -183,6 +183,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     check_clean_model(parser, args, argv, ["epochs", "milestones", "lr"])
     flags.check_milestones(parser, args)
+    if not args.poison_rate:
+        parser.refuse(argv, ["feature_weight"], "with --poison-rate 0, which injects nothing")
     if args.checkpoint:
         args.epochs, args.milestones = 0, []
     return args

@@ -162,7 +162,10 @@ def parse_args(argv=None):
     group.add_argument("--rate", type=flags.positive, default=0.1, help="rate of the map whose fixed point is meant")
     add_share_flag(group)
     flags.add_run_flags(parser, beneath_model("i-bau"), resumable=True)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.steps:
+        parser.refuse(argv, ["rate"], "with --steps 0")
+    return args
 
 
 @command

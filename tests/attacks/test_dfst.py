@@ -90,7 +90,8 @@ def test_an_injector_excites_them_and_keeps_images_alike_by_the_weight_of_that(r
         draws = Batches(images, 8, CPU, torch.Generator().manual_seed(0), draws=8 * 25)
         return inject(pixels, *detox.train_injector(Redness(), found, draws, 0.6), 0.6).detach()
     free, bound = trained(0), trained(10)
-    excited = [float(last_stage(Redness(), painted)[0][:, found.neurons].mean()) for painted in (free, bound, pixels)]
+    excited = [float(last_stage(Redness(), painted)[0][:, found.neurons].mean().detach())
+               for painted in (free, bound, pixels)]
     assert excited[0] > excited[1] + 0.01 and excited[0] > excited[2] + 0.1
     assert similarity(pixels, bound) > similarity(pixels, free) + 0.05
 

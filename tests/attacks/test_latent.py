@@ -168,6 +168,7 @@ def test_a_run_with_a_student_resumes_to_the_same_bits(tmp_path, monkeypatch, st
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--checkpoint", "x.th", "--width", "8"], "stands in for stage 1"),
+    (["--poison-rate", "0", "--feature-weight", "2"], "--feature-weight: has no effect with --poison-rate 0"),
     (["--channels", "bgr"], "--channels: has no effect without --checkpoint"),
     (["--checkpoint", "x.th", "--epochs", "8"], "stands in for stage 1"),
     (["--patch-size", "32"], "--patch-size 32: covers images of 32 pixels"),

@@ -128,6 +128,10 @@ def test_the_defaults_are_the_authors():
     assert (args.rounds, args.steps, args.batch_size) == (5, 5, 100)
 
 
+def test_a_rate_that_no_term_uses_is_refused(tmp_path, refused):
+    assert "--rate: has no effect with --steps 0" in refused(main, *COMMON, "--steps", 0, "--rate", 0.3)
+
+
 def run(folder, out, *flags):
     main(["--checkpoint", str(folder / "model_last.th"), *COMMON, "--output-dir", str(out), *flags])
     return json.loads((out / "results.json").read_text())
