@@ -43,9 +43,11 @@ def load_splits(dataset: str, data_dir: str | Path, val_frac: float = 0.1, image
         raise two_data_sets(dataset, data_dir)
     if not comes_alone(dataset, data_dir) and read_manifest(data_dir):
         parts, classes, name = read_exported(data_dir, image_size or IMAGE_SIZE)
+        log.info("images: %s in %s", name, data_dir)
         return tuple(ImageSet(data, targets, classes, name, poisoned, original)
                      for data, targets, original, poisoned in parts.values())
     train, test = load_train_and_test(dataset, data_dir, image_size)
+    log.info("images: %s%s", train.name, f" in {data_dir}" if SOURCES[dataset].places else "")
     attacker, defender = split_dataset(train, val_frac, fixed_permutation(len(train)))
     missing = sorted(set(range(train.num_classes)) - set(attacker.targets.tolist()))
     if missing:
@@ -60,11 +62,12 @@ def load_clean(dataset: str, data_dir: str | Path, image_size: int | None = None
     Those of `load_splits`; of a folder <class>/* of clean images, which no training set comes with, one half each.
     image_size: as for load_splits.
     """
-    if is_sorted_into_classes(data_dir):
-        if not comes_alone(dataset, data_dir):
-            return halve(load_clean_folder(data_dir, image_size))
-        if not SOURCES[dataset].places and str(data_dir) != "data":  # the default, in which anything may lie
+    is_alone = comes_alone(dataset, data_dir)
+    is_beside = not SOURCES[dataset].places and str(data_dir) != "data"  # the default, in which anything may lie
+    if (not is_alone or is_beside) and is_sorted_into_classes(data_dir):
+        if is_alone:
             raise two_data_sets(dataset, data_dir)
+        return halve(load_clean_folder(data_dir, image_size))
     _, defender, test = load_splits(dataset, data_dir, image_size=image_size)
     return defender, test
 
@@ -78,7 +81,9 @@ def two_data_sets(dataset: str, data_dir: str | Path) -> UserError:
 def load_clean_folder(data_dir: str | Path, image_size: int | None = None) -> ImageSet:
     """The ImageSet of a folder <class>/*, its images resized to `image_size` pixels a side (None: IMAGE_SIZE)."""
     arrays, classes = read_image_folder(data_dir, WHOLE, image_size or IMAGE_SIZE)
-    return ImageSet(*arrays[""], classes, Path(data_dir).resolve().name)
+    images = ImageSet(*arrays[""], classes, Path(data_dir).resolve().name)
+    log.info("images: %s in %s", images.name, data_dir)
+    return images
 
 
 def halve(images: ImageSet) -> tuple[ImageSet, ImageSet]:

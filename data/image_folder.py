@@ -90,9 +90,15 @@ def is_sorted_into_classes(data_dir: str | Path) -> bool:
         return False
     try:
         folders = [entry.path for entry in os.scandir(data_dir) if entry.is_dir() and not is_hidden(entry.name)]
-        return any(is_image(entry) for folder in folders if not is_run(folder) for entry in os.scandir(folder))
+        return any(holds_image(folder) for folder in folders if not is_run(folder))
     except OSError:
         return False
+
+
+def holds_image(folder: str | Path) -> bool:
+    """Whether a file that is called an image lies in a folder itself."""
+    with os.scandir(folder) as entries:
+        return any(map(is_image, entries))
 
 
 def is_run(folder: str | Path) -> bool:

@@ -77,8 +77,8 @@ def isolate(losses, rate):
 def check_isolation(rate, count):
     """UserError for a share above 0 that isolates none of `count` images: ABL would have nothing to unlearn."""
     if rate > 0 and not round(rate * count):
-        raise UserError(f"--isolation-rate {rate}: none of the {count} training images would be isolated; give at "
-                        f"least {math.ceil(1e4 / count) / 1e4:g}")
+        raise UserError(f"--isolation-rate {rate}: none of the {count} training images would be isolated; one "
+                        f"image is a share of {math.ceil(1e4 / count) / 1e4:g}")
 
 
 def read_isolated(path, count, rate):

@@ -20,6 +20,7 @@ from engine.defending.control import find_control
 from engine.defending.suspect import asr_of, default_folder, find_run, load_suspect
 from engine.learning.training import fine_tune
 from engine.measuring.evaluation import evaluate, log_figures
+from engine.missing import run_on
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_trigger, save_model
 
@@ -40,8 +41,8 @@ def flagged_triggers(checkpoint):
         names = [f"reversed_trigger_{int(target)}.th" for target in list(targets)]
         is_same = are_of(inputs, hash_file(checkpoint))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder}: expected a finished run of defenses.neural_cleanse; run it, or name a "
-                        "--reversed-trigger") from None
+        raise UserError(f"{folder}: expected a finished run of defenses.neural_cleanse, or a --reversed-trigger"
+                        f"{run_on(checkpoint, 'nc-detect')}") from None
     if not is_same:
         raise UserError(f"{folder}: Neural Cleanse examined other weights than {checkpoint}; run it again")
     return [str(folder / name) for name in names]

@@ -21,9 +21,37 @@ def check_there(path: str | Path) -> None:
     path = Path(path)
     if path.exists():
         return
-    meant, commands = find_alike(path), first_runs(path)
-    raise UserError(f"{path}: no such file" + (f"; is {meant} meant?" if meant else "")
-                    + (f"; first run: {' && '.join(commands)}" if commands else ""))
+    left = where_left(path)
+    meant, commands = left if left.exists() else find_alike(path), first_runs(left)
+    raise UserError(f"{path}: no such file" + (f"; is {meant} meant?" if meant else first_run(commands))
+                    + (f", which leaves {left}" if not meant and left != path else ""))
+
+
+def where_left(path: Path) -> Path:
+    """Where a script leaves what is looked for at `path`: what a defense leaves for another script lies beneath the
+    model's folder, not in it."""
+    cells = defense_cells()
+    folders = [cells[cell.needs][1].folder for _, cell in cells.values() if path.name in cell.takes.values()]
+    if not folders or any(lies_in(path.parent, folder) for folder in folders):
+        return path
+    return path.parent / folders[0] / path.name
+
+
+def lies_in(folder: Path, usual: str) -> bool:
+    """Whether a folder's path ends like that of a cell's `usual` one."""
+    parts = Path(usual).parts
+    return folder.parts[-len(parts):] == parts
+
+
+def first_run(commands: list[str]) -> str:
+    """The end of an error that says what to run first, "" without commands."""
+    return f"; first run: {' && '.join(commands)}" if commands else ""
+
+
+def run_on(checkpoint: str, name: str) -> str:
+    """The end of an error that says how the defense that is called `name` in matrix files is run on a model."""
+    script, cell = defense_cells()[name]
+    return first_run([command_line(script, {**cell.flags, "checkpoint": checkpoint}, USUAL, USUAL)])
 
 
 def find_alike(path: Path) -> Path | None:
@@ -49,12 +77,8 @@ def first_runs(path: Path) -> list[str]:
             helper = USUAL / "benign" / MODEL
             return [*unless_there(helper), command_line(script, {}, path.parent, USUAL / gift.folder)]
     for script, cell in defense_cells().values():
-        parts = Path(cell.folder).parts
-        if path.name.startswith(OF_DEFENSES) and not script.trains and path.parent.parts[-len(parts):] == parts:
+        if path.name.startswith(OF_DEFENSES) and not script.trains and lies_in(path.parent, cell.folder):
             return for_defense(path.parent, script, cell)
-    for _, cell in defense_cells().values():
-        if path.name in cell.takes.values():
-            return for_defense(path.parent, *defense_cells()[cell.needs])
     return for_training(path.parent) if path.name in OF_TRAINING else []
 
 
@@ -82,9 +106,7 @@ def for_defense(folder: Path, script: Script, cell: Cell) -> list[str]:
         flag, name = next(iter(cell.takes.items()))
         needed, usual = folder.parent / name, folder
     else:
-        parts = Path(cell.folder).parts
-        is_beneath = folder.parts[-len(parts):] == parts
-        flag, needed = "checkpoint", (folder.parents[len(parts) - 1] if is_beneath else folder) / MODEL
+        flag, needed = "checkpoint", folder.parents[len(Path(cell.folder).parts) - 1] / MODEL
         usual = needed.parent / cell.folder if needed.parts[:1] == USUAL.parts else None
     own, attack = {**cell.flags, flag: needed}, needed.parent.name
     if script.inspects and attack in POISON_TYPES:

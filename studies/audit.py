@@ -23,7 +23,7 @@ import torch
 
 from common.errors import UserError
 from common.files import write_table
-from common.untrusted.images import is_hidden
+from common.untrusted.images import IN_WORDS, is_hidden
 from engine.command_line import flags
 from engine.command_line.aim_flags import called
 from engine.command_line.command import command
@@ -217,7 +217,7 @@ def check_folder(args: Namespace, argv: Sequence[str] | None) -> None:
         return
     path = Path(args.data_dir)
     if not path.is_dir() or all(is_hidden(entry.name) for entry in path.iterdir()):
-        raise UserError(f"{path}: expected a folder <class>/* of PNG or JPEG files; "
+        raise UserError(f"{path}: expected a folder <class>/* of {IN_WORDS} files; "
                         f"{'it is empty' if path.is_dir() else 'there is no such folder'}")
 
 

@@ -26,6 +26,7 @@ from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
 from engine.defending.suspect import Suspect, asr_of, beneath_model, find_run, load_suspect
 from engine.measuring.evaluation import EvalSets, Proportion, predict
+from engine.missing import run_on
 from engine.rows import REPAIR
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger
@@ -173,7 +174,8 @@ def find_tests(args: Namespace, suspect: Suspect) -> dict[str, FinishedRun | Non
         tests["neuron-noise"] = None  # from before leanings were counted
     if audit is None or audit.method.get("name") != "calibrated audit":
         raise UserError(f"{find_run(args.checkpoint, AUDIT)}: no finished run of studies.audit with the same --mean, "
-                        "--std, --channels, --classes and images, without which there is no verdict")
+                        "--std, --channels, --classes and images, without which there is no verdict"
+                        f"{run_on(args.checkpoint, AUDIT)}")
     return tests
 
 

@@ -33,7 +33,7 @@ def parse_args(argv=None):
     audit = tasks.add_parser("audit", docstring=__doc__, help="is a model backdoored, and what repairs it")
     audit.add_argument("checkpoint", metavar="CHECKPOINT", help="weights of a network that is known here "
                                                                 "(docs/networks.md): .th, .pt, .safetensors")
-    audit.add_argument("images", metavar="IMAGES", help="folder <class>/* of clean images, PNG or JPEG, the classes in "
+    audit.add_argument("images", metavar="IMAGES", help="folder <class>/* of clean images, the classes in "
                                                         "sorted order; or one with train/ and test/")
     audit.add_argument("--settings", metavar="FILE.yaml", default="workflow/audits/usual.yaml",
                        help="flags of the steps")

@@ -7,6 +7,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import hash_file
 from common.untrusted import read_json, read_yaml
+from common.untrusted.images import IN_WORDS
 from data.datasets import load_clean
 from data.image_folder import SPLITS, is_sorted_into_classes
 from engine.catalogue import BY_MODULE, defense_cells
@@ -63,7 +64,7 @@ def check_input(checkpoint, images, given=None):
         raise UserError("expected a model and clean images: make audit CHECKPOINT=model.th IMAGES=folder")
     has_splits = all((Path(images) / split).is_dir() for split in SPLITS)
     if not has_splits and not is_sorted_into_classes(images):  # else CIFAR-10 would be downloaded into it
-        raise UserError(f"{images}: expected a folder <class>/* of PNG or JPEG files" + (
+        raise UserError(f"{images}: expected a folder <class>/* of {IN_WORDS} files" + (
             "" if Path(images).is_dir() else "; there is no such folder"))
     args = Namespace(checkpoint=checkpoint, **{"image_size": None, **(given or {})})
     found = load_given(args)

@@ -12,7 +12,6 @@ from common.inputs import inputs_of
 from data.datasets import in_label_order, load_clean, read_class_names
 from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
-from data.sources import SOURCES
 from data.triggers import Trigger
 from engine.attacking.aim import note_aim
 from engine.command_line.aim_flags import called
@@ -98,7 +97,6 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     spare_narrow(found.model, run.device, size)
     defender, test = (in_models_order(images, args, found) for images in load_clean(args.dataset, args.data_dir, size))
     check_classes(args.checkpoint, found, test.classes)
-    log.info("images: %s", place_of(test, args))
     if trigger is None:
         log.info("no trigger is known: ASR is left out")
     else:
@@ -109,11 +107,6 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     doubt = find_doubt(found.model, defender, run.device, found.has_spec, is_bgr=PixelInput.of(args).as_bgr)
     return Suspect(args.checkpoint, found.model, class_names(args, found), trigger, defender, sets, doubt,
                    told if trigger is None else trigger.target)
-
-
-def place_of(images: ImageSet, args: Namespace) -> str:
-    """The name of an ImageSet, and the folder that it was read from, if it was."""
-    return f"{images.name} in {args.data_dir}" if SOURCES[args.dataset].places else images.name
 
 
 def log_told(found: Checkpoint, trigger: Trigger | None, classes: Sequence[str]) -> int | None:

@@ -32,12 +32,11 @@ def check_folder(folder: Path, args: Namespace, leaves: Sequence[str], other_lea
                         "elsewhere; remove it")
     present = [name for name in names if (folder / name).exists()]
     check_inputs_stay(folder, args, present)
-    resumes = getattr(args, "resume", False)
-    if present and (args.overwrite or resumes):
+    if present:
         check_same_script(folder)
     if not present or args.overwrite:
         return
-    if not resumes:
+    if not getattr(args, "resume", False):
         refuse_to_replace(folder, args, present[0])
     config = read_config(folder)
     check_same_arguments(folder, args, config["arguments"])

@@ -34,6 +34,14 @@ def test_a_defense_does_not_take_digits_in_place_of_clean_images_that_are_named(
     assert len(load_clean("digits", "data")[0]) == 143
 
 
+def test_the_log_names_the_images_and_their_folder(image_folder, caplog):
+    folder = image_folder(name="mine")
+    with caplog.at_level("INFO", logger="backdoor"):
+        load_splits("cifar10", folder), load_clean("cifar10", folder / "test"), load_splits("digits", "")
+    said = [record.message for record in caplog.records if record.levelname == "INFO"]
+    assert said == [f"images: mine in {folder}", f"images: test in {folder / 'test'}", "images: digits"]
+
+
 @pytest.mark.parametrize("size", [16, 48])
 def test_digits_have_the_size_that_is_asked_for_and_stay_the_same_digits(size):
     usual, other = (load_splits("digits", "", image_size=image_size)[0] for image_size in (None, size))

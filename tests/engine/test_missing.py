@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import UserError
 from engine.attacking.attack import load_encoder
-from engine.missing import first_runs
+from engine.missing import first_runs, run_on
 from engine.weights.checkpoint import load_model, load_trigger
 from prune_network import read_data
 
@@ -27,6 +27,8 @@ COMMANDS = [
     (load_model, "output/blend/anp/pruned/model_last.th",
      [f"{TRAIN} blend", f"{MASK} output/blend/model_last.th",
       "python prune_network.py --mask-file output/blend/anp/mask_values.txt"]),
+    (read_data, "my/run/anp/mask_values.txt", ["python train_backdoor.py --output-dir my/run",
+                                               f"{MASK} my/run/model_last.th --output-dir my/run/anp"]),
     (load_trigger, "output/blend/trigger_info.th", [f"{TRAIN} blend"]),
     (load_trigger, "output/wanet/trigger_info.th", ["python -m attacks.wanet"]),
     (load_model, "my/input-aware/model_last.th", ["python -m attacks.input_aware --output-dir my/input-aware"]),
@@ -45,10 +47,13 @@ def test_a_missing_file_names_the_commands_that_leave_it(tmp_path, monkeypatch, 
     with pytest.raises(UserError) as told:
         load(path)
     assert str(told.value) == f"{path}: no such file; first run: {' && '.join(commands)}"
+    folders = []
     for command in commands:
         _, *words = shlex.split(command)
         module, argv = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
         args = importlib.import_module(module).parse_args(argv)
+        folders.append(args.output_dir)
+    assert len({*folders}) == len(commands)  # none would refuse what another has left
     assert Path(args.output_dir or str(Path(path).parent)) == Path(path).parent
 
 
@@ -66,6 +71,24 @@ def test_a_slip_in_a_folders_name_is_told_from_a_run_that_is_not_there(tmp_path,
         Path("output/badnets/seed-0/model_last.th").touch()
         with pytest.raises(UserError, match="no such file; first run"):
             load_model(f"output/{other}/model_last.th", "cpu")
+
+
+def test_masks_that_are_looked_for_in_the_models_own_folder_lie_beneath_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as told:
+        read_data("my/run/mask_values.txt")
+    commands = f"python train_backdoor.py --output-dir my/run && {MASK} my/run/model_last.th --output-dir my/run/anp"
+    assert str(told.value) == (f"my/run/mask_values.txt: no such file; first run: {commands}, which leaves "
+                               "my/run/anp/mask_values.txt")
+    Path("my/run/anp").mkdir(parents=True)
+    Path("my/run/anp/mask_values.txt").touch()
+    with pytest.raises(UserError, match=r"no such file; is my/run/anp/mask_values\.txt meant\?$"):
+        read_data("my/run/mask_values.txt")
+
+
+def test_a_defense_that_has_not_run_is_named_with_its_command():
+    assert run_on("my/model.th", "nc-detect") == (
+        "; first run: python -m defenses.neural_cleanse --checkpoint my/model.th")
 
 
 def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
