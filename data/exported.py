@@ -33,7 +33,7 @@ def write_exported(folder: Path, parts: Mapping[str, ImageSet], indices: Mapping
     """Write ImageSets {split: ...} as PNG into the new `folder`, with TABLE and MANIFEST; returns how many images.
 
     indices: {split: int (N,)} of those that are not numbered from 0 through. dataset: what figures measured on it are
-    labelled with. flags: the attack's, by name. Raises UserError for a class that no folder can be called.
+    labeled with. flags: the attack's, by name. Raises UserError for a class that no folder can be called.
     """
     rows = [row for split, images in parts.items() for row in write_part(folder, split, images, indices.get(split))]
     write_table(folder / TABLE, COLUMNS, rows)

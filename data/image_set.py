@@ -15,7 +15,7 @@ class ImageSet:
 
     data: uint8 (N, H, W, 3), RGB. targets: int64 (N,), what a model is trained or scored on.
     poisoned: bool (N,), which images carry a trigger. original: int64 (N,), the labels before poisoning.
-    classes: the class names in label order. name: what figures measured on it are labelled with.
+    classes: the class names in label order. name: what figures measured on it are labeled with.
     """
 
     data: np.ndarray

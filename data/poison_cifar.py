@@ -112,7 +112,7 @@ def _original(data_set: DataSet):
 
 
 def _stamp_at(data_set: DataSet, trigger: Trigger, chosen: np.ndarray):
-    """The images where `chosen`, bool (N,), stamped and labelled as the attacker wants."""
+    """The images where `chosen`, bool (N,), stamped and labeled as the attacker wants."""
     kept = np.flatnonzero(chosen)
     images = take(data_set, kept)
     return _with(images, trigger.stamp(images.data), trigger.wanted(_original(data_set)[kept]), np.arange(len(kept)))

@@ -83,7 +83,7 @@ def speaking(p_values: Mapping[str, float | None], alpha: float) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """A verdict. combined: the combined p-value; None without any. speaking: the witnesses that are significant by
     themselves. target: the label that they name; None if they name none or do not agree."""
 
@@ -93,8 +93,8 @@ class Judgement:
     target: int | None = None
 
 
-def judge(p_values: Mapping[str, float | None], labels: Mapping[str, int | None], alpha: float = ALPHA) -> Judgement:
-    """The Judgement of witnesses' p-values and of the labels that they point to, both {witness: value or None}.
+def judge(p_values: Mapping[str, float | None], labels: Mapping[str, int | None], alpha: float = ALPHA) -> Judgment:
+    """The Judgment of witnesses' p-values and of the labels that they point to, both {witness: value or None}.
 
     SUSPECT where the combined p-value is at most alpha, UNDECIDED up to GRAY times alpha and without any p-value,
     otherwise NO_SIGN. The target is the one label of the speaking witnesses; if none of them points to a label, that of
@@ -102,12 +102,12 @@ def judge(p_values: Mapping[str, float | None], labels: Mapping[str, int | None]
     """
     combined = combine(p_values)
     if combined is None or alpha < combined <= GRAY * alpha:
-        return Judgement(UNDECIDED, combined)
+        return Judgment(UNDECIDED, combined)
     if combined > alpha:
-        return Judgement(NO_SIGN, combined)
+        return Judgment(NO_SIGN, combined)
     heard = speaking(p_values, alpha)
     named = {labels.get(name) for name in heard} - {None} or set(labels.values()) - {None}
-    return Judgement(SUSPECT, combined, tuple(heard), named.pop() if len(named) == 1 else None)
+    return Judgment(SUSPECT, combined, tuple(heard), named.pop() if len(named) == 1 else None)
 
 
 def needs_more(p_value: float | None, others: Mapping[str, float | None], alpha: float = ALPHA) -> bool:

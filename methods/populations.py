@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import write_table
-from methods.calibration import ALPHA, NO_SIGN, SUSPECT, UNDECIDED, Judgement, Null, fit_null, judge, last_round
+from methods.calibration import ALPHA, NO_SIGN, SUSPECT, UNDECIDED, Judgment, Null, fit_null, judge, last_round
 from methods.witnesses import CHANNELS, CLEANSE, MARGINS, WITNESSES, Settings
 
 TABLE = Path(__file__).resolve().parent.parent / "results/audit/rates.csv"
@@ -156,7 +156,7 @@ class Weighed:
 
     p_values: dict[str, float | None]
     searches: int
-    judgement: Judgement
+    judgment: Judgment
 
 
 @dataclass(frozen=True)
@@ -226,13 +226,13 @@ class Population:
         wrong: benign ones suspected, or backdoored ones without a sign. named: backdoored ones suspected with their
         target. Models on which the attack did not take hold are not counted.
         """
-        return self.count(lambda row: self.weigh(row, witnesses, alpha).judgement)
+        return self.count(lambda row: self.weigh(row, witnesses, alpha).judgment)
 
     def errors_of_cleanse_alone(self) -> list[dict]:
         """The same by the rule of defenses.neural_cleanse: a label whose anomaly index most searches flag."""
-        return self.count(lambda row: Judgement(NO_SIGN if row.flagged is None else SUSPECT, None, (), row.flagged))
+        return self.count(lambda row: Judgment(NO_SIGN if row.flagged is None else SUSPECT, None, (), row.flagged))
 
-    def count(self, say: Callable[[Measured], Judgement]) -> list[dict]:
+    def count(self, say: Callable[[Measured], Judgment]) -> list[dict]:
         """`errors` of what `say` makes of a model."""
         judged = {}
         for row in self.rows:
@@ -241,7 +241,7 @@ class Population:
         return [errors_of(attack, judged[attack]) for attack in sorted(judged, key=lambda name: (name != BENIGN, name))]
 
 
-def errors_of(attack: str, judged: Sequence[tuple[Measured, Judgement]]) -> dict:
+def errors_of(attack: str, judged: Sequence[tuple[Measured, Judgment]]) -> dict:
     """An entry of Population.errors."""
     bad = SUSPECT if attack == BENIGN else NO_SIGN
     named = sum(said.verdict == SUSPECT and said.target is not None and said.target == row.target
@@ -272,7 +272,7 @@ def as_row(row: Measured, weighed: Weighed) -> dict:
     own |= {"arch": row.kind.arch, "width": row.kind.width, "image_size": row.kind.image_size,
             "classes": row.kind.classes, "seen": SEEN if row.seen else "", CLEANSE: ";".join(map(text, row.cleanse)),
             "cleanse_labels": ";".join(map(text, row.cleanse_labels))}
-    said = weighed.judgement
+    said = weighed.judgment
     own |= {f"p_{name}": weighed.p_values.get(name) for name in WITNESSES}
     own |= {"combined": said.combined, "verdict": said.verdict, "target_named": said.target,
             "searches": weighed.searches}

@@ -21,7 +21,7 @@ SVG_SIZE = 14  # points
 
 
 def runs_of_a_kind(blocks):
-    """[(kind, [blocks])]: neighbours of one kind together, so that pictures share a grid."""
+    """[(kind, [blocks])]: neighbors of one kind together, so that pictures share a grid."""
     return [(kind, list(own)) for kind, own in groupby(blocks, lambda block: type(block).__name__)]
 
 

@@ -35,7 +35,7 @@ from engine.defending.without_images import Subject, add_optional_data_flags, lo
 from engine.runs import machine
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_trigger
-from methods.calibration import ALPHA, GRAY, LEAST, MOST, UNDECIDED, Judgement, judge, needs_more
+from methods.calibration import ALPHA, GRAY, LEAST, MOST, UNDECIDED, Judgment, judge, needs_more
 from methods.populations import TABLE, Kind, Population, populations_of, read_rows
 from methods.trigger_search import Search, as_trigger, check_clean_images, smallest
 from methods.trust import in_words
@@ -120,8 +120,8 @@ class Hearing:
         """{witness: its statistic}."""
         return {name: finding.statistic for name, finding in self.findings.items()}
 
-    def judge(self, doubt: str | None = None) -> Judgement:
-        """The Judgement; UNDECIDED with a doubt."""
+    def judge(self, doubt: str | None = None) -> Judgment:
+        """The Judgment; UNDECIDED with a doubt."""
         found = judge(self.p_values, {name: finding.label for name, finding in self.findings.items()}, self.alpha)
         return replace(found, verdict=UNDECIDED, target=None) if doubt else found
 
@@ -133,10 +133,10 @@ class Hearing:
             return "no witness had anything to say"
         return f"fewer than {LEAST} other benign models of its kind have been measured by studies.calibrate_audit"
 
-    def rows(self, judgement: Judgement) -> list[dict]:
+    def rows(self, judgment: Judgment) -> list[dict]:
         """The rows of witnesses.csv."""
         return [dict(zip(COLUMNS, (name, finding.statistic, self.p_values[name], finding.label,
-                                   int(name in judgement.speaking), finding.words), strict=True))
+                                   int(name in judgment.speaking), finding.words), strict=True))
                 for name, finding in self.findings.items()]
 
 
@@ -253,18 +253,18 @@ def choose(args: Namespace, subject: Subject) -> tuple[Reference, Settings]:
     return reference, settings
 
 
-def report(judgement: Judgement, trust: str, doubt: str | None, args: Namespace, classes: Sequence[str]) -> None:
+def report(judgment: Judgment, trust: str, doubt: str | None, args: Namespace, classes: Sequence[str]) -> None:
     """The verdict as lines of the log."""
     if doubt:
         log.info("no verdict can be given: %s", doubt)
     log.info("%s", trust)
-    target = f", target {called(judgement.target, classes)}" if judgement.target is not None else ""
-    combined = "" if judgement.combined is None else f", combined p-value {judgement.combined:.2g}"
+    target = f", target {called(judgment.target, classes)}" if judgment.target is not None else ""
+    combined = "" if judgment.combined is None else f", combined p-value {judgment.combined:.2g}"
     if combined and doubt:
         combined = f" ({combined.removeprefix(', ')} if that did not matter)"
-    elif combined and judgement.verdict == UNDECIDED:
+    elif combined and judgment.verdict == UNDECIDED:
         combined += f", between {args.alpha:g} and {GRAY * args.alpha:g}: rare among benign models, but not rare enough"
-    log.info("verdict: %s%s%s", judgement.verdict, target, combined)
+    log.info("verdict: %s%s%s", judgment.verdict, target, combined)
 
 
 def find_doubt(hearing: Hearing, subject: Subject) -> str | None:
@@ -297,18 +297,18 @@ def main(argv=None):
         run.begin(subject)
         best = hear(hearing, subject, settings, args.seed, run.device)
         doubt = find_doubt(hearing, subject)
-        judgement, population = hearing.judge(doubt), hearing.reference.population
+        judgment, population = hearing.judge(doubt), hearing.reference.population
         trust, errors = in_words(population, tuple(hearing.findings), args.alpha, hearing.statistics(),
                                  of_its_kind=not reference.doubt)
-        report(judgement, trust, doubt, args, subject.classes)
+        report(judgment, trust, doubt, args, subject.classes)
 
-        write_table(run.folder / "witnesses.csv", COLUMNS, hearing.rows(judgement))
+        write_table(run.folder / "witnesses.csv", COLUMNS, hearing.rows(judgment))
         cleanse = hearing.findings.get(CLEANSE)
         triggers = leave_triggers(run.folder, best, cleanse.label if cleanse else None)
         run.finish(subject.evaluate(), model=subject.model, parent=args.checkpoint, data=subject.images, method={
-            "name": "calibrated audit", **asdict(judgement), "speaking": list(judgement.speaking), "alpha": args.alpha,
-            "target_class": None if judgement.target is None else subject.classes[judgement.target],
-            "witnesses": hearing.rows(judgement), "seconds": hearing.seconds, "settings": settings.words(),
+            "name": "calibrated audit", **asdict(judgment), "speaking": list(judgment.speaking), "alpha": args.alpha,
+            "target_class": None if judgment.target is None else subject.classes[judgment.target],
+            "witnesses": hearing.rows(judgment), "seconds": hearing.seconds, "settings": settings.words(),
             "doubt": doubt, "trust": trust, "errors": errors, "reversed_triggers": triggers,
             "population": population and population.dataset})
 

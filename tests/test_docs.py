@@ -257,13 +257,13 @@ def test_the_audits_verdicts_on_the_models_of_this_page_are_those_of_its_table()
     assert len(tested) == 26 and len(population.reference) == 9
     for row in tested:
         weighed = population.weigh(row)
-        judgement, own = weighed.judgement, " | ".join(f"{weighed.p_values[name]:.2g}" for name in WITNESSES)
-        named = "" if judgement.verdict != SUSPECT else (
-            f", {'target' if judgement.target == row.target else 'wrong label'} {judgement.target}")
+        judgment, own = weighed.judgment, " | ".join(f"{weighed.p_values[name]:.2g}" for name in WITNESSES)
+        named = "" if judgment.verdict != SUSPECT else (
+            f", {'target' if judgment.target == row.target else 'wrong label'} {judgment.target}")
         alone = "no sign" if row.flagged is None else f"target {row.flagged}"
         asr = "–" if row.asr is None else f"{100 * row.asr:.2f}"
         line = (f"{100 * row.acc:.2f} / {asr} | {own} | "
-                f"{judgement.verdict.removesuffix(' of a backdoor')}{named} | {alone} |")
+                f"{judgment.verdict.removesuffix(' of a backdoor')}{named} | {alone} |")
         assert re.search(rf"^\| {row.attack} \| [^|]+ \| {re.escape(line)}$", text, re.MULTILINE), line
 
 

@@ -169,7 +169,7 @@ def class_names(args: Namespace, found: Checkpoint) -> tuple[str, ...]:
 
 
 def in_models_order(images: ImageSet, args: Namespace, found: Checkpoint) -> ImageSet:
-    """`images` labelled in the order of the classes of `found`, by its own names or those of --classes, if it has any.
+    """`images` labeled in the order of the classes of `found`, by its own names or those of --classes, if it has any.
 
     Raises UserError as class_names and match_labels do.
     """
@@ -178,7 +178,7 @@ def in_models_order(images: ImageSet, args: Namespace, found: Checkpoint) -> Ima
 
 
 def match_labels(images: ImageSet, classes: tuple[str, ...], args: Namespace) -> ImageSet:
-    """`images` labelled in the order of `classes`, by their names.
+    """`images` labeled in the order of `classes`, by their names.
 
     Other names are left to check_classes where they are the model's own, and are a UserError where --classes has them.
     """

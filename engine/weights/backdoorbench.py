@@ -78,8 +78,8 @@ def target_of(content: dict, num_classes: int) -> tuple[int | None, str]:
         if len(labels) == 1:
             target = labels.pop()
             if 0 <= target < num_classes:
-                return target, f"all triggered images of its {part} are labelled so"
-            return None, f"the triggered images of its {part} are labelled {target}, which is none of its classes"
+                return target, f"all triggered images of its {part} are labeled so"
+            return None, f"the triggered images of its {part} are labeled {target}, which is none of its classes"
         if labels:
             return None, (f"the triggered images of its {part} have {len(labels)} labels, as of an attack with a "
                           "target for each class")

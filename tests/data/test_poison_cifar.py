@@ -29,7 +29,7 @@ def either(request, images):
     return images if request.param == "ImageSet" else TorchvisionLike(images)
 
 
-def test_exactly_the_asked_number_is_stamped_and_relabelled(either):
+def test_exactly_the_asked_number_is_stamped_and_relabeled(either):
     before, labels = either.data.copy(), np.array(either.targets)
     poisoned, info = add_trigger_cifar(either, "checkerboard_1corner", 0.25, poison_target=2)
     chosen = info["data_index"]

@@ -167,7 +167,7 @@ LABELS = {  # what bd_test and bd_train are: the target, and what is said of it
                             "no labels of triggered images"),
     "a target for each class": ({"bd_test": state(None)}, None, "have 6 labels, as of an attack with a target for"),
     "nothing": ({"bd_test": None, "bd_train": Stateful()}, None, "no labels of triggered images"),
-    "a class that is not there": ({"bd_test": state(10)}, None, "labelled 10, which is none of its classes"),
+    "a class that is not there": ({"bd_test": state(10)}, None, "labeled 10, which is none of its classes"),
     "texts": ({"bd_test": state("cat"), "bd_train": None}, None, "no labels of triggered images")}
 
 

@@ -265,11 +265,12 @@ def test_a_log_is_utf_8_whatever_the_locale(arguments, tmp_path, monkeypatch):
     assert (folder / "results.json").exists()
 
 
-def test_another_scripts_run_is_not_overwritten(arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])  # none advises another of them
+def test_another_scripts_run_is_not_overwritten(arguments, tmp_path, monkeypatch, flags):
     go(arguments())
     monkeypatch.setattr(command, "RUNNING", ["other_script"])
     with pytest.raises(UserError, match=r"holds a run of .*; name another"):
-        go(arguments(overwrite=True))
+        go(arguments(**flags))
 
 
 def test_files_of_unknown_origin_are_not_overwritten(arguments, tmp_path):

@@ -101,17 +101,17 @@ def test_a_model_of_the_reference_is_compared_with_the_others_of_it():
     one = population().reference[0]
     far = replace(one, margins=100.0)
     found, = populations_of([far, *benign()[1:]])
-    assert found.weigh(far).judgement.verdict == SUSPECT
+    assert found.weigh(far).judgment.verdict == SUSPECT
     assert found.weigh(replace(far)).p_values["margins"] > found.weigh(far).p_values["margins"]
 
 
 def test_one_clear_witness_is_enough_and_only_those_that_are_asked_count():
     found = population()
     loud = row(50, "test", "badnets", margins=20.0)
-    assert found.weigh(loud).judgement == replace(found.weigh(loud).judgement, verdict=SUSPECT, speaking=("margins",),
+    assert found.weigh(loud).judgment == replace(found.weigh(loud).judgment, verdict=SUSPECT, speaking=("margins",),
                                                   target=3)
     assert found.weigh(loud).searches == 1  # which cannot change the verdict any more
-    assert found.weigh(loud, ("channels", "cleanse")).judgement.verdict == NO_SIGN
+    assert found.weigh(loud, ("channels", "cleanse")).judgment.verdict == NO_SIGN
     assert found.weigh(loud, ("channels",)).p_values.keys() == {"channels"}
 
 
@@ -121,7 +121,7 @@ def test_a_search_that_stays_suspicious_is_repeated_and_its_last_p_value_counts(
     said = found.weigh(unsure)
     assert said.searches == 2 and said.p_values["cleanse"] == found.p_value("cleanse", 1.3, 2) > 0.3
     assert found.weigh(row(50, "test", "blend", cleanse=(1.4, 60.0))).searches == 1  # as an audit would not have seen
-    assert found.weigh(row(50, "test", "blend", cleanse=(30.0, 30.0))).judgement.verdict == SUSPECT
+    assert found.weigh(row(50, "test", "blend", cleanse=(30.0, 30.0))).judgment.verdict == SUSPECT
 
 
 def test_errors_are_counted_by_attack_without_attacks_that_did_not_take_hold():

@@ -11,12 +11,12 @@ from data.datasets import load_clean
 from defenses import neural_cleanse, unlearn_trigger
 from engine.defending.suspect import find_trigger
 from engine.weights.checkpoint import load_model
-from methods.calibration import Judgement
+from methods.calibration import Judgment
 from methods.trigger_search import Search
 from studies import audit
 from studies.verdict import least_lost, main, paired_loss, report
 
-UNSURE = Judgement("undecided", None)
+UNSURE = Judgment("undecided", None)
 DIGITS = ["--dataset", "digits", *HALF]
 QUICK = ["--starts", "1", "--steps", "2", "--searches", "1"]
 
