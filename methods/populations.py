@@ -1,146 +1,20 @@
-"""The table of models of ours that an audit compares a stranger's with, and how often it was wrong on them.
+"""The models of ours that an audit compares a stranger's with, and how often it was wrong on them.
 
-A row is a model, trained and measured by studies.calibrate_audit. Rows of the same data, network and settings are a
-Population: its benign "calibrate" models say what is usual, its "test" models how often the verdict is wrong.
+Those of the same data, network and settings are a Population: its benign "calibrate" models say what is usual, its
+"test" models how often the verdict is wrong.
 """
 from __future__ import annotations
 
-import csv
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
-from common.errors import UserError
-from common.files import write_table
 from methods.calibration import ALPHA, NO_SIGN, SUSPECT, UNDECIDED, Judgment, Null, fit_null, judge, last_round
-from methods.witnesses import CHANNELS, CLEANSE, MARGINS, WITNESSES, Settings
+from methods.measured import BENIGN, TEST, Kind, Measured
+from methods.witnesses import CHANNELS, CLEANSE, MARGINS, WITNESSES
 
-TABLE = Path(__file__).resolve().parent.parent / "results/audit/rates.csv"
-CALIBRATE, TEST, BENIGN = "calibrate", "test", "benign"
-SEEN = "yes"  # in the column "seen"
-LEARNED = 0.5  # ASR from which an attack has taken hold
 SAME = 1e-5  # relative difference up to which CLP's statistic, which nothing random is in, is of one and the same model
-COLUMNS = ("population", "dataset", "arch", "width", "image_size", "classes", "settings", "attack", "target",
-           "training", "seed", "seen", "acc", "asr", *WITNESSES, "margins_label", "cleanse_labels", "flagged",
-           *(f"p_{name}" for name in WITNESSES), "combined", "verdict", "target_named", "searches", "seconds_training",
-           "seconds")
-
-
-def digest_classes(names: Iterable[str]) -> str:
-    """The number of classes and a hash of their names, whatever their order."""
-    names = sorted(names)
-    return f"{len(names)}:{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:8]}"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a model has to share with those that it is compared with. width: None of a network of one size. classes: as
-    digest_classes makes it."""
-
-    arch: str
-    width: int | None
-    image_size: int
-    classes: str
-
-    @classmethod
-    def of(cls, spec: Mapping, image_size: int, classes: Iterable[str]) -> Kind:
-        """The Kind of a network's spec, the size of its images and the names of its classes."""
-        return cls(spec["arch"], spec["width"], image_size, digest_classes(classes))
-
-    @property
-    def network(self) -> tuple:
-        """The Kind without the names of the classes."""
-        return self.arch, self.width, self.image_size, self.classes.partition(":")[0]
-
-    def words(self) -> str:
-        width = "" if self.width is None else f", width {self.width}"
-        return f"{self.arch}{width}, {self.network[-1]} classes, {self.image_size} pixels"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One model. channels, margins: statistics, None for a witness that had nothing to say. cleanse: the statistic
-    after 1, 2, ... searches. margins_label, cleanse_labels: where these point. flagged: the label that Neural Cleanse
-    by itself calls the target, by anomaly index and majority; None for none. training: the flags of its training.
-    seen: whether something of the audit was settled after its statistics had been looked at.
-    """
-
-    population: str
-    dataset: str
-    kind: Kind
-    settings: str
-    attack: str
-    target: int | None
-    training: str
-    seed: int
-    acc: float
-    asr: float | None
-    channels: float | None
-    margins: float | None
-    cleanse: tuple[float | None, ...]
-    margins_label: int | None = None
-    cleanse_labels: tuple[int | None, ...] = ()
-    flagged: int | None = None
-    seconds_training: float = 0.0
-    seconds: float = 0.0
-    seen: bool = False
-
-    @property
-    def is_reference(self) -> bool:
-        return self.population == CALIBRATE and self.attack == BENIGN
-
-    @property
-    def took_hold(self) -> bool:
-        return self.attack == BENIGN or (self.asr or 0) >= LEARNED
-
-
-def number(text: str, kind: type = float) -> float | int | None:
-    """A cell of the table; None for an empty one."""
-    return kind(text) if text else None
-
-
-def label(text: str) -> int | None:
-    """A cell of a label; None for an empty one."""
-    return number(text, int)
-
-
-def statistic(text: str) -> float | None:
-    """A cell of a witness; None for an empty one. Raises ValueError for anything but a number above 0."""
-    value = number(text)
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"expected a statistic above 0, got {text}")
-    return value
-
-
-def parse_row(row: Mapping[str, str]) -> Measured:
-    """A row of the table. Raises KeyError, TypeError, ValueError or UserError for one that is none."""
-    kind = Kind(row["arch"], number(row["width"], int), int(row["image_size"]), row["classes"])
-    lists = {name: tuple(to(part) for part in row[name].split(";")) if row[name] else ()
-             for name, to in ((CLEANSE, statistic), ("cleanse_labels", label))}
-    if row["population"] not in (CALIBRATE, TEST) or len(lists[CLEANSE]) != len(lists["cleanse_labels"]):
-        raise ValueError("expected a population of calibrate or test, and a label for each of Neural Cleanse's values")
-    Settings.from_words(row["settings"])
-    return Measured(
-        row["population"], row["dataset"], kind, row["settings"], row["attack"], number(row["target"], int),
-        row["training"], int(row["seed"]), float(row["acc"]), number(row["asr"]), statistic(row[CHANNELS]),
-        statistic(row[MARGINS]), lists[CLEANSE], number(row["margins_label"], int), lists["cleanse_labels"],
-        number(row["flagged"], int), float(row["seconds_training"]), float(row["seconds"]), row.get("seen") == SEEN)
-
-
-def read_rows(path: str | Path = TABLE) -> list[Measured]:
-    """The rows of the table; [] if there is no file. Raises UserError for a file that is no such table."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            return [parse_row(row) for row in reader]
-    except FileNotFoundError:
-        return []
-    except (KeyError, TypeError, ValueError, AttributeError, csv.Error, UserError) as error:
-        raise UserError(f"{path}: line {reader.line_num}: not a row of a table of studies.calibrate_audit: "
-                        f"{error}") from None
 
 
 def is_same(row: Measured, statistics: Mapping[str, float | None]) -> bool:
@@ -264,24 +138,3 @@ def populations_of(rows: Iterable[Measured]) -> list[Population]:
     return [Population(*key, tuple(own)) for key, own in found.items()]
 
 
-def as_row(row: Measured, weighed: Weighed) -> dict:
-    """A line of the table."""
-    def text(value: float | str | None):
-        return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-    own = {name: getattr(row, name) for name in COLUMNS if hasattr(row, name)}
-    own |= {"arch": row.kind.arch, "width": row.kind.width, "image_size": row.kind.image_size,
-            "classes": row.kind.classes, "seen": SEEN if row.seen else "", CLEANSE: ";".join(map(text, row.cleanse)),
-            "cleanse_labels": ";".join(map(text, row.cleanse_labels))}
-    said = weighed.judgment
-    own |= {f"p_{name}": weighed.p_values.get(name) for name in WITNESSES}
-    own |= {"combined": said.combined, "verdict": said.verdict, "target_named": said.target,
-            "searches": weighed.searches}
-    return {name: text(value) for name, value in own.items()}
-
-
-def write_rows(path: str | Path, rows: Sequence[Measured], alpha: float = ALPHA) -> None:
-    """Write the table. Every p-value and verdict in it is worked out anew from the statistics, since each model that is
-    added to the reference changes them."""
-    weighed = {id(row): population.weigh(row, alpha=alpha) for population in populations_of(rows)
-               for row in population.rows}
-    write_table(path, COLUMNS, (as_row(row, weighed[id(row)]) for row in rows))

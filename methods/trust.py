@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from engine.measuring.evaluation import Proportion
 from methods.calibration import ALPHA
-from methods.populations import BENIGN, Population, missed_of
+from methods.measured import BENIGN
+from methods.populations import Population, missed_of
 
 FEW = 10  # benign models below which their number is called small
 

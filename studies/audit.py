@@ -13,13 +13,10 @@ config.json and results.json. `make audit` also tries repairs; its last step is 
 import argparse
 import logging
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-
-import torch
 
 from common.errors import UserError
 from common.files import write_table
@@ -32,145 +29,19 @@ from engine.command_line.normalization import add_input_flags
 from engine.command_line.witness_flags import add_witness_flags
 from engine.defending.suspect import beneath_model
 from engine.defending.without_images import Subject, add_optional_data_flags, load_subject
-from engine.runs import machine
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_trigger
-from methods.calibration import ALPHA, GRAY, LEAST, MOST, UNDECIDED, Judgment, judge, needs_more
-from methods.populations import TABLE, Kind, Population, populations_of, read_rows
-from methods.trigger_search import Search, as_trigger, check_clean_images, smallest
+from methods.calibration import ALPHA, GRAY, MOST, UNDECIDED, Judgment
+from methods.hearing import COLUMNS, Hearing, hear
+from methods.measured import Kind
+from methods.populations import Population, populations_of
+from methods.rates import TABLE, read_rows
+from methods.reference import Reference, find_reference
+from methods.trigger_search import Search, as_trigger
 from methods.trust import in_words
-from methods.witnesses import (
-    CHANNELS,
-    CLEANSE,
-    MARGINS,
-    TITLES,
-    Finding,
-    Settings,
-    channel_witness,
-    cleanse_witness,
-    margin_witness,
-    search_triggers,
-)
+from methods.witnesses import CLEANSE, Settings
 
-COLUMNS = ("witness", "statistic", "p_value", "points_to", "speaks", "words")
 log = logging.getLogger("backdoor")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a model is compared with. population: the nearest one; None where there is none. doubt: why no verdict can
-    rest on it; None where one can."""
-
-    population: Population | None
-    doubt: str | None = None
-
-    def p_value(self, witness: str, statistic: float | None, searches: int = 0) -> float | None:
-        return self.population and self.population.p_value(witness, statistic, searches)
-
-
-def find_reference(populations: Sequence[Population], kind: Kind, has_names: bool, dataset: str | None = None
-                   ) -> Reference:
-    """The Reference for a model of this Kind. has_names: whether the names of its classes are known. dataset: the data
-    set on whose models the caller insists; None for that of the same classes."""
-    alike = [one for one in populations if one.kind.network == kind.network and len(one.reference) >= LEAST]
-    if dataset:
-        alike = [one for one in alike if one.dataset == dataset]
-    if not alike:
-        said = f" of {dataset}" if dataset else ""
-        return Reference(None, f"fewer than {LEAST} benign models{said} of this kind ({kind.words()}) have been "
-                               "measured by studies.calibrate_audit")
-    nearest = max(alike, key=lambda one: (has_names and one.kind.classes == kind.classes, len(one.reference)))
-    if dataset or (has_names and nearest.kind.classes == kind.classes):
-        return Reference(nearest)
-    why = "are of other classes" if has_names else "may be of other classes, since no names tell what this model's are"
-    return Reference(nearest, f"the nearest benign models that have been measured ({nearest.dataset}) {why}; only if "
-                              f"these are the same under other names, give --population {nearest.dataset}")
-
-
-class Hearing:
-    """The witnesses' findings so far, and their p-values by the reference."""
-
-    def __init__(self, reference: Reference, alpha: float, classes: Sequence[str]):
-        self.reference, self.alpha, self.classes = reference, alpha, classes
-        self.findings, self.p_values, self.seconds = {}, {}, {}
-
-    def note(self, witness: str, finding: Finding, started: float, searches: int = 0) -> None:
-        """Record and log what a witness found."""
-        self.findings[witness] = finding
-        self.p_values[witness] = self.reference.p_value(witness, finding.statistic, searches)
-        self.seconds[witness] = round(time.perf_counter() - started, 2)
-        value = self.p_values[witness]
-        points = "" if finding.label is None else f"; label {called(finding.label, self.classes)}"
-        said = "" if value is None else f"; p-value {value:.2g}"
-        log.info("%s: %s%s%s", TITLES[witness], finding.words, points, said)
-
-    def leave_itself_out(self) -> None:
-        """Compare a model of the reference with the others of it, as the table does, once the first two have spoken."""
-        population = self.reference.population
-        itself = population and population.reference_of(self.statistics())
-        if itself:
-            log.info("this is a model of the reference (seed %d); it is compared with the others", itself.seed)
-            self.reference = replace(self.reference, population=population.without(itself))
-            self.p_values = {name: self.reference.p_value(name, finding.statistic)
-                             for name, finding in self.findings.items()}
-            log.info("p-values among them: %s", ", ".join(
-                f"{TITLES[name]} {value:.2g}" for name, value in self.p_values.items() if value is not None))
-
-    def statistics(self) -> dict[str, float | None]:
-        """{witness: its statistic}."""
-        return {name: finding.statistic for name, finding in self.findings.items()}
-
-    def judge(self, doubt: str | None = None) -> Judgment:
-        """The Judgment; UNDECIDED with a doubt."""
-        found = judge(self.p_values, {name: finding.label for name, finding in self.findings.items()}, self.alpha)
-        return replace(found, verdict=UNDECIDED, target=None) if doubt else found
-
-    def silence(self) -> str | None:
-        """Why there is no p-value at all; None if there is one, or if the reference's doubt says it."""
-        if self.reference.doubt or any(value is not None for value in self.p_values.values()):
-            return None
-        if all(finding.statistic is None for finding in self.findings.values()):
-            return "no witness had anything to say"
-        return f"fewer than {LEAST} other benign models of its kind have been measured by studies.calibrate_audit"
-
-    def rows(self, judgment: Judgment) -> list[dict]:
-        """The rows of witnesses.csv."""
-        return [dict(zip(COLUMNS, (name, finding.statistic, self.p_values[name], finding.label,
-                                   int(name in judgment.speaking), finding.words), strict=True))
-                for name, finding in self.findings.items()]
-
-
-def hear_cleanse(hearing: Hearing, subject: Subject, settings: Settings, seed: int, device: torch.device
-                 ) -> dict[int, Search]:
-    """Neural Cleanse's searches, as many as the verdict depends on; returns {label: its Search of smallest norm}."""
-    images, by_seed, started = subject.suspect.defender, [], time.perf_counter()
-    try:
-        check_clean_images(images, settings.batch_size * settings.batches)
-    except UserError as error:
-        log.warning("Neural Cleanse is left out: %s", error)
-        return {}
-    others = {name: value for name, value in hearing.p_values.items() if name != CLEANSE}
-    for number in range(settings.searches):
-        by_seed.append(search_triggers(subject.model, images, settings, seed + number, device))
-        norms = [[search.norm for search in found] for found in by_seed]
-        hearing.note(CLEANSE, cleanse_witness(norms), started, len(norms))
-        if not needs_more(hearing.p_values[CLEANSE], others, hearing.alpha):
-            break
-    return smallest(by_seed)
-
-
-def hear(hearing: Hearing, subject: Subject, settings: Settings, seed: int, device: torch.device) -> dict[int, Search]:
-    """All witnesses, the cheap ones first; returns what hear_cleanse does, {} without images."""
-    machine.set_cudnn_benchmark(False)  # classes that are done leave the batch, so that it takes many sizes
-    hearing.note(CHANNELS, channel_witness(subject.model), time.perf_counter())
-    started, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
-    hearing.note(MARGINS, margin_witness(subject.model, len(subject.classes), subject.image_size, settings, device,
-                                         generator), started)
-    hearing.leave_itself_out()
-    if subject.suspect:
-        return hear_cleanse(hearing, subject, settings, seed, device)
-    log.info("without images Neural Cleanse says nothing")
-    return {}
 
 
 class Place(argparse.Action):

@@ -32,19 +32,10 @@ from engine.command_line.witness_flags import add_witness_flags
 from engine.runs import machine
 from engine.weights.checkpoint import load_model, load_trigger
 from methods.calibration import ALPHA, MOST
+from methods.measured import BENIGN, CALIBRATE, TEST, Kind, Measured, digest_classes
 from methods.outliers import anomaly_indices, majority_labels
-from methods.populations import (
-    BENIGN,
-    CALIBRATE,
-    TEST,
-    Kind,
-    Measured,
-    digest_classes,
-    missed_of,
-    populations_of,
-    read_rows,
-    write_rows,
-)
+from methods.populations import missed_of, populations_of
+from methods.rates import read_rows, write_rows
 from methods.trust import error_in_words, interval
 from methods.witnesses import (
     CHANNELS,

@@ -16,7 +16,9 @@ from helpers.paths import ROOT
 from docs.make_pictures import read_examples
 from engine.measuring.evaluation import last_within
 from methods.calibration import SUSPECT
-from methods.populations import BENIGN, TABLE, missed_of, populations_of, read_rows
+from methods.measured import BENIGN
+from methods.populations import missed_of, populations_of
+from methods.rates import TABLE, read_rows
 from methods.trust import interval
 from methods.witnesses import CHANNELS, MARGINS, TITLES, WITNESSES
 from reporting.found import find_runs

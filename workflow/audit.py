@@ -14,7 +14,7 @@ from engine.catalogue import BY_MODULE, defense_cells
 from engine.command_line.normalization import INPUT_FLAGS
 from engine.defending.suspect import in_models_order, load_given
 from engine.weights.checkpoint import check_classes
-from methods.populations import TABLE
+from methods.rates import TABLE
 from methods.trigger_search import check_clean_images
 from workflow.steps import PLACES, Plan, check_flags, known_files, short
 

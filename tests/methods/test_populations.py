@@ -7,16 +7,9 @@ import pytest
 
 from common.errors import UserError
 from methods.calibration import NO_SIGN, SUSPECT, UNDECIDED
-from methods.populations import (
-    COLUMNS,
-    TABLE,
-    Kind,
-    Measured,
-    digest_classes,
-    populations_of,
-    read_rows,
-    write_rows,
-)
+from methods.measured import Kind, Measured, digest_classes
+from methods.populations import populations_of
+from methods.rates import COLUMNS, TABLE, read_rows, write_rows
 from methods.trust import in_words
 from methods.witnesses import Settings
 

@@ -25,7 +25,7 @@ def suspect(*words):
     """Run an audit that suspects label 0, whatever the model is."""
     found = replace(UNSURE, verdict="suspect", target=0, combined=0.001)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audit, "judge", lambda *args: found)
+        patch.setattr("methods.hearing.judge", lambda *args: found)
         patch.setattr(audit, "find_doubt", lambda hearing, subject: (
             subject.suspect.doubt and subject.suspect.doubt.words()))
         audit.main([*words, *DIGITS, *QUICK])
@@ -144,7 +144,8 @@ def test_a_doubt_that_an_audit_without_images_could_not_see_is_the_verdicts(susp
     folder.mkdir()
     torch.save(saved | {name: saved[name][order] for name in ("linear.weight", "linear.bias")},
                folder / "model_last.th")
-    monkeypatch.setattr(audit, "judge", lambda *args: replace(UNSURE, verdict="suspect", target=0, combined=0.001))
+    heard = replace(UNSURE, verdict="suspect", target=0, combined=0.001)
+    monkeypatch.setattr("methods.hearing.judge", lambda *args: heard)
     monkeypatch.setattr(audit, "find_doubt", lambda hearing, subject: None)
     audit.main(["output/other/model_last.th", "--image-size", "16", *QUICK])
     main(["--checkpoint", "output/other/model_last.th", *DIGITS])

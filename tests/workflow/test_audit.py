@@ -11,7 +11,8 @@ import yaml
 from helpers.paths import ROOT
 
 from common.errors import UserError
-from methods.populations import TABLE
+from common.untrusted.images import IN_WORDS
+from methods.rates import TABLE
 from workflow import audit
 from workflow.__main__ import main
 from workflow.audit import plan_audit, read_settings, usual_folder
@@ -124,7 +125,7 @@ def test_input_that_does_not_fit_is_one_line_before_anything_starts(stranger, sm
             (["nowhere.th", clean], "nowhere.th: no such file"), (["torn.th", clean], "torn.th: not a checkpoint"),
             (["", clean], "make audit CHECKPOINT=model.th IMAGES=folder"),
             ([stranger, ""], "make audit CHECKPOINT=model.th IMAGES=folder"),
-            ([stranger, "nowhere"], "nowhere: expected a folder <class>/* of PNG or JPEG files; there is no such"),
+            ([stranger, "nowhere"], f"nowhere: expected a folder <class>/* of {IN_WORDS} files; there is no such"),
             ([stranger, few], "has 10 classes, but the data set has 3"),
             ([stranger, "flat"], "flat: expected a folder <class>/*"),
             ([stranger, "empty"], "empty: expected a folder <class>/*"),
