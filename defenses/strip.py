@@ -22,7 +22,7 @@ from common.files import hash_file, write_table
 from data.image_folder import find_files
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
+from engine.command_line.normalization import INPUT_FLAGS
 from engine.defending.suspect import beneath_model, load_given, load_suspect
 from engine.measuring.evaluation import evaluate, predict
 from engine.runs import machine
@@ -39,6 +39,7 @@ from methods.strip import (
     split_calibration,
     sweep_frr,
 )
+from models.pixel_input import are_of_pixels
 
 LEAVES = ("strip.json", "overlays.npy", "verdicts.csv", "frr_sweep.csv", "entropy.png", "frr_sweep.png")
 SCREENING = {"checkpoint", "images", "calibration_file", "frr", "boundary", "device", *INPUT_FLAGS}  # with --images

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from data.image_set import ImageSet
-from engine.command_line.normalization import INPUT_FLAGS, PixelInput, add_input_flags
+from engine.command_line.normalization import INPUT_FLAGS, add_input_flags, input_of
 from engine.command_line.parser import Group, Parser
 from engine.learning.training import Step, step_of
 from engine.measuring.surrogate import check_surrogate
@@ -60,7 +60,7 @@ def first_model(path: str | None, args: argparse.Namespace, images: ImageSet, de
     """
     if not path:
         return fresh_model(args, images, device)
-    model = load_model(path, device, images.classes, PixelInput.of(args)).model
+    model = load_model(path, device, images.classes, input_of(args)).model
     model.take_size(images.image_size)
     check_surrogate(path, model, images.subset(slice(CHECKED)), device)
     return model

@@ -12,7 +12,8 @@ from common.untrusted import read_object
 from data.image_folder import SPLITS, is_sorted_into_classes
 from data.sources import DATASETS, DEFAULT, SOURCES
 from data.triggers.table import ATTACKS
-from engine.command_line.normalization import INPUT_FLAGS, are_of_pixels
+from engine.command_line.normalization import INPUT_FLAGS
+from models.pixel_input import are_of_pixels
 
 CROP_PADDING = 4  # pixels, where neither a flag nor a model says it
 MODELS_BEHIND = 5  # runs that a model went through, one on what the other left

@@ -21,7 +21,7 @@ from engine.attacking.attack import poison_by
 from engine.attacking.indices import against_known
 from engine.command_line import flags
 from engine.command_line.aim_flags import variant_of
-from engine.command_line.normalization import PixelInput, add_input_flags
+from engine.command_line.normalization import add_input_flags, input_of
 from engine.defending.suspect import beneath_model, load_given
 from engine.measuring.doubt import find_doubt
 from engine.measuring.evaluation import EvalSets, evaluate
@@ -90,7 +90,7 @@ def load_inspected(args: argparse.Namespace, run: Run) -> Inspected:
     images, trigger = poison_by(args, train)
     note_aim(run, trigger, images.classes)
     warn_of_other_images(args.checkpoint, images)
-    find_doubt(found.model, defender, run.device, found.has_spec, is_bgr=PixelInput.of(args).as_bgr)
+    find_doubt(found.model, defender, run.device, found.has_spec, is_bgr=input_of(args).as_bgr)
     return Inspected(args.checkpoint, found.model, images, trigger, EvalSets.stamped(run.device, test, trigger))
 
 

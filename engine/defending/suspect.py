@@ -15,12 +15,13 @@ from data.poison_cifar import stamp_all
 from data.triggers import Trigger
 from engine.attacking.aim import note_aim
 from engine.command_line.aim_flags import called
-from engine.command_line.normalization import PixelInput
+from engine.command_line.normalization import input_of
 from engine.measuring.doubt import Doubt, find_doubt
 from engine.measuring.evaluation import EvalSets, evaluation_batches, score
 from engine.runs.machine import spare_narrow
 from engine.runs.run import Run
 from engine.weights.checkpoint import Checkpoint, check_classes, load_model, load_trigger
+from models.pixel_input import PixelInput
 
 log = logging.getLogger("backdoor")
 
@@ -104,7 +105,7 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
         note_aim(run, trigger, test.classes)
     told = log_told(found, trigger, test.classes) if find else None
     sets = EvalSets.stamped(run.device, test, trigger)
-    doubt = find_doubt(found.model, defender, run.device, found.has_spec, is_bgr=PixelInput.of(args).as_bgr)
+    doubt = find_doubt(found.model, defender, run.device, found.has_spec, is_bgr=input_of(args).as_bgr)
     return Suspect(args.checkpoint, found.model, class_names(args, found), trigger, defender, sets, doubt,
                    told if trigger is None else trigger.target)
 
@@ -127,7 +128,7 @@ def load_given(args: Namespace, device: torch.device | str = "cpu", **options) -
     """The Checkpoint of --checkpoint, fed as --mean, --std and --channels say, for images of --image-size.
 
     `options` are as for load_model. Raises UserError."""
-    found = load_model(args.checkpoint, device, given=PixelInput.of(args), **options)
+    found = load_model(args.checkpoint, device, given=input_of(args), **options)
     found.model.take_size(getattr(args, "image_size", None) or found.model.spec["image_size"])
     return found
 
@@ -139,11 +140,11 @@ def load_second(path: str, args: Namespace, suspect: Suspect, device: torch.devi
     Without those, as the suspect is, if the file says nothing. Logs a warning for one whose accuracy cannot be right.
     Raises UserError. `options` are as for load_model.
     """
-    given = PixelInput() if prefix is None else PixelInput.of(args, prefix)
+    given = PixelInput() if prefix is None else input_of(args, prefix)
     found = load_model(path, device, suspect.defender.classes, given, **options)
     if not found.says_input and not given.flags():
         spec = suspect.model.spec
-        alike = replace(PixelInput.of(args), mean=tuple(spec["mean"]), std=tuple(spec["std"]))
+        alike = replace(input_of(args), mean=tuple(spec["mean"]), std=tuple(spec["std"]))
         given, found = alike, load_model(path, device, suspect.defender.classes, alike, **options)
     found.model.take_size(suspect.model.spec["image_size"])
     find_doubt(found.model, suspect.defender, device, found.has_spec, path, given.as_bgr)

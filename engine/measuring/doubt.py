@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from data.image_set import ImageSet
-from engine.command_line.normalization import NAMELESS, NORMALIZATIONS, PixelInput, swap_channels
 from engine.measuring.evaluation import evaluation_batches, frozen, predict
+from models.pixel_input import NAMELESS, NORMALIZATIONS, PixelInput, swap_channels
 
 ALIKE = 0.005  # difference of accuracy that does not tell two remedies apart
 IMAGES = 1000  # at most, that a model is judged by

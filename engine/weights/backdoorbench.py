@@ -14,8 +14,8 @@ import torch
 
 from common.errors import UserError
 from common.untrusted.attack_result import is_attack_result
-from engine.command_line.normalization import NORMALIZATIONS
 from models.base import MEAN
+from models.pixel_input import NORMALIZATIONS
 
 # {BackdoorBench's name of a network: what its weights may be called here}. Its ResNets are torchvision's.
 ARCHITECTURES = {

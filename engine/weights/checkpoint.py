@@ -16,7 +16,6 @@ from common.files import atomic_file
 from common.untrusted.limits import MAX_WEIGHTS
 from common.untrusted.weights import fault_of_weight, is_weight, read_tensors
 from data.triggers import Trigger, trigger_from_info, trigger_to_info
-from engine.command_line.normalization import PixelInput, swap_channels
 from engine.missing import check_there
 from engine.weights.backdoorbench import AttackResult, check_recognized, find_attack_result
 from engine.weights.state_dicts import (
@@ -29,6 +28,7 @@ from engine.weights.state_dicts import (
 )
 from models import build_model, find_architecture, names
 from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
+from models.pixel_input import PixelInput, swap_channels
 
 MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE = 2**12, 2**16, 2**10  # far beyond any; a file may claim anything
 log = logging.getLogger("backdoor")

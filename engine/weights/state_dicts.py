@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from engine.command_line.normalization import are_of_pixels
 from models import names, recognize
+from models.pixel_input import are_of_pixels
 
 log = logging.getLogger("backdoor")
 INPUT_NAMES = {"mean": "mean", "mu": "mean", "std": "std", "sigma": "std"}  # as the field calls them

@@ -141,7 +141,7 @@ def test_weights_and_target_are_read_beside_whatever_lies_there_and_nothing_is_r
 
 
 def test_pixels_enter_as_the_files_data_set_has_it_unless_a_flag_says_otherwise(saved):
-    from engine.command_line.normalization import NORMALIZATIONS, PixelInput
+    from models.pixel_input import NORMALIZATIONS, PixelInput
     path = saved(clean_data="gtsrb", img_size=(48, 48, 3))
     spec = load_model(path).model.spec
     assert (spec["mean"], spec["std"]) == NORMALIZATIONS["none"] and spec["image_size"] == saved_image_size(path) == 48

@@ -13,11 +13,11 @@ from common.errors import UserError
 from data.datasets import load_clean
 from data.image_set import ImageSet
 from engine.command_line import flags
-from engine.command_line.normalization import NAMELESS, NORMALIZATIONS, PixelInput
 from engine.defending.suspect import load_suspect
 from engine.measuring.doubt import find_doubt, fit_order, line, mean_recall
 from engine.weights import checkpoint
 from models.base import MEAN, STD
+from models.pixel_input import NAMELESS, NORMALIZATIONS, PixelInput
 from train_backdoor import main
 
 

@@ -10,9 +10,9 @@ import torchvision
 from PIL import Image
 
 from common.errors import UserError
-from engine.command_line.normalization import PixelInput
 from engine.weights import checkpoint
 from models import build_model
+from models.pixel_input import PixelInput
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def test_a_surrogate_that_is_right_on_none_of_the_images_is_warned_of(caplog, mo
     monkeypatch.setattr(logging.getLogger("backdoor"), "propagate", True)
     images = digits()
     zeros = images.subset(images.targets == 0)
+    caplog.clear()  # of what was read
     check_surrogate("benign.th", Always(label), zeros, "cpu")
     assert (f"benign.th: right on 0 of {len(zeros)} training images" in caplog.text) == warned
     assert {record.levelname for record in caplog.records} == ({"WARNING"} if warned else set())
