@@ -102,7 +102,7 @@ def evaluate_by_number(model, mask_values, numbers, measure, after_pruning=None)
     return sweep_points(model, mask_values, points, measure, after_pruning)
 
 
-def statistics_batches(images, args, device):
+def recalibration_batches(images, args, device):
     """StatisticsBatches of the ImageSet that made the masks. Raises UserError for too few images."""
     if len(images) < FEWEST:
         raise UserError(f"--recalibrate: expected at least {FEWEST} images that made the masks, got {len(images)}")
@@ -224,7 +224,7 @@ def main(argv=None):
         choosing = evaluation_batches(held_out, run.device)
         after_pruning = None
         if args.recalibrate:
-            after_pruning = partial(recalibrated, batches=statistics_batches(own, args, run.device))
+            after_pruning = partial(recalibrated, batches=recalibration_batches(own, args, run.device))
 
         run.begin(suspect)
         rows = sweep(suspect.model, mask_values, args.pruning_by, args.threshold, args.pruning_max, args.pruning_step,

@@ -1,9 +1,8 @@
 """A clean-label training set on disk: what a crafting script writes and train_backdoor.py reads.
 
 data.npy uint8 (N, H, W, 3), label.npy int64 (N,), backdoor_list.npy int64 (n,), of which a float64 (N,) of 0 and 1, as
-the course's program writes it, is read too, and what the homework does not
-have: trigger.npz, the trigger of the test images, and manifest.json, which attacker's images it was made from and for
-which attack.
+the course's program writes it, is read too, and what the homework does not have: trigger.npz, the trigger of the test
+images, and manifest.json, which attacker's images it was made from and for which attack.
 """
 from collections.abc import Callable, Mapping
 from dataclasses import replace

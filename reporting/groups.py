@@ -10,7 +10,7 @@ from engine.catalogue import gifts
 from engine.command_line.flags import POISON_FLAGS
 from engine.measuring.doubt import IMPLAUSIBLE
 from reporting.found import USUAL_ARCH
-from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name, trains_attack
+from reporting.scripts import MASKS, PRUNING, leaves_model, repair_name, trains_attack, trains_repair
 
 SEED_PART = re.compile(r"(^|[-_])seed[-_]?\d+$")
 # Unlearning's two controls, by what they patch with.
@@ -184,30 +184,46 @@ def trained_alike(run, others, names):
 def attack_behind(run, groups):
     """The attack's run that made the model which `run` defends; None if it is not among `groups` for certain.
 
-    The nearest folder above that holds an attack, none if that is not finished; otherwise, as for a model of the zoo,
-    the attack of the same data set, network and width whose path ends most like the checkpoint's and whose weights are
-    no others. ABL, and a training without what is
-    suspected, are given no model: they are set against the attack with the same poison in a folder above; else against
-    the one with the same poison and augmentation, of those the one whose number of epochs is nearest.
+    A defense that trains a model of its own is set against an attack with the same poison. The other way to find it is
+    the nearest folder above that holds an attack, none if that is not finished; otherwise, as for a model of the zoo,
+    `nearest_by_path`.
     """
     members = [member for own in groups.values() for member in own]
-    if run.method.get("name") == "ABL" or run.leaves_out:
-        found = trained_alike(run, [one for one in all_above(run) if one in members], POISON_FLAGS)
-        if found:
-            return found[0]
-        found = trained_alike(run, members, ABL_SHARED)
+    if trains_itself(run):
+        found = with_same_poison(run, members)
         if found or run.arguments.get("poison_type") != "stored":  # whose trigger is that of a run with no such set
-            epochs = run.arguments.get("epochs") or 0
-            return min(found, key=lambda one: abs((one.results.get("epochs") or 0) - epochs), default=None)
+            return found
     above = next((one for one in all_above(run) if one in members or (
         trains_attack(one.script) and not one.leaves_out)), None)
     if above:
         return above if above in members else None  # a training that is not finished, so it made no other's model
+    return nearest_by_path(run, members)
+
+
+def trains_itself(run):
+    """Whether a defense is given no model: ABL, and a training without what is suspected."""
+    return run.leaves_out or trains_repair(run.script)
+
+
+def with_same_poison(run, attacks):
+    """The attack with the same poison in a folder above; else the one with the same poison and augmentation, of those
+    the one whose number of epochs is nearest; None where there is none."""
+    above = trained_alike(run, [one for one in all_above(run) if one in attacks], POISON_FLAGS)
+    if above:
+        return above[0]
+    epochs = run.arguments.get("epochs") or 0
+    return min(trained_alike(run, attacks, ABL_SHARED), default=None,
+               key=lambda one: abs((one.results.get("epochs") or 0) - epochs))
+
+
+def nearest_by_path(run, attacks):
+    """The attack of the same data set, network and width whose path ends most like the checkpoint's and whose weights
+    are no others; None where none or several are so."""
     parent = PurePosixPath(str(run.results.get("parent") or "")).parent
-    likeness = {one.name: shared_end(parent, PurePosixPath(one.name)) for one in members
+    likeness = {one.name: shared_end(parent, PurePosixPath(one.name)) for one in attacks
                 if one.setting == run.setting and may_have_made(one, run)}
     best = max(likeness.values(), default=0)
-    nearest = [one for one in members if best and likeness.get(one.name) == best]
+    nearest = [one for one in attacks if best and likeness.get(one.name) == best]
     return nearest[0] if len(nearest) == 1 else None
 
 

@@ -21,6 +21,11 @@ def repairs(script):
     return script in BY_MODULE and BY_MODULE[script].kind == REPAIR
 
 
+def trains_repair(script):
+    """Whether the script of this name trains a model of its own on poisoned data, as ABL does."""
+    return repairs(script) and BY_MODULE[script].trains
+
+
 def repair_name(script, method):
     """What a repair is called in tables: as its script, or where that has several modes as its own `method` entry of
     results.json says."""

@@ -172,7 +172,7 @@ def test_rnp_chooses_by_images_that_it_does_not_train_on(caught, monkeypatch, ne
 
 
 def test_pruning_recalibrates_on_the_images_that_made_the_masks(caught, masked, tmp_path):
-    given, _ = caught(prune_network, "statistics_batches", prune_network.main, [
+    given, _ = caught(prune_network, "recalibration_batches", prune_network.main, [
         "--mask-file", str(masked / "mask_values.txt"), "--recalibrate", "--val-frac", "0.06", "--output-dir",
         str(tmp_path / "out")])
     assert len(given[0]) == parts(0.06)[0]

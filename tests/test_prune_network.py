@@ -24,7 +24,7 @@ from prune_network import (
     parse_args,
     pruning,
     read_data,
-    statistics_batches,
+    recalibration_batches,
 )
 
 
@@ -115,7 +115,7 @@ def test_where_nothing_may_be_pruned_the_log_says_what_the_least_would_cost(capl
 def test_statistics_of_too_few_images_are_refused():
     images = ImageSet(np.zeros((31, 8, 8, 3), dtype=np.uint8), np.zeros(31, dtype=np.int64), ("a",))
     with pytest.raises(UserError, match="expected at least 32 images that made the masks, got 31"):
-        statistics_batches(images, None, "cpu")
+        recalibration_batches(images, None, "cpu")
 
 
 def test_a_recalibrated_sweep_measures_what_it_leaves(masked, tmp_path):
@@ -142,9 +142,9 @@ def test_statistics_come_from_images_augmented_as_when_the_masks_were_made(tmp_p
     args = inherit(parse_args(flags))
     assert (args.crop_padding, args.flip) == taken
     images = ImageSet(np.full((32, 8, 8, 3), 255, dtype=np.uint8), np.zeros(32, dtype=np.int64), ("a",))
-    assert next(iter(statistics_batches(images, args, "cpu")))[0].min() == 0  # a crop's border
+    assert next(iter(recalibration_batches(images, args, "cpu")))[0].min() == 0  # a crop's border
     args = inherit(parse_args([*flags, "--crop-padding", "0"]))
-    assert next(iter(statistics_batches(images, args, "cpu")))[0].min() == 1
+    assert next(iter(recalibration_batches(images, args, "cpu")))[0].min() == 1
 
 
 @pytest.mark.parametrize("flag", ["--crop-padding=2", "--no-flip"])

@@ -31,6 +31,7 @@ from models import DEFAULT, find_architecture, names
 
 Folder = str | Callable[[argparse.Namespace], str]  # a default folder, or what finds it by the other flags
 
+
 def add_data_flags(parser: Parser, note: str | None = None, of: str | None = None) -> None:
     """The images. note: what the help says of them all; with one there is no default in it. of: whose data set the
     default is, in words; by default the model's or the attack's input's, if the parser has such a flag already."""

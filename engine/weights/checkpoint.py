@@ -75,8 +75,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
     names may have any common prefix (state_dicts.py); the network is told by keys and shapes (models.recognize).
     .safetensors are read too, and BackdoorBench's attack_result.pt (backdoorbench.py). `options` go to
     models.build_model (norm_layer); the masks and noises of a NoisyBatchNorm2d start at 1 and 0, whatever a file of
-    another ANP may hold. given: how pixels enter a network whose
-    file does not say it; refused for a file that does.
+    another ANP may hold. given: how pixels enter a network whose file does not say it; refused for a file that does.
+
     Raises UserError if it is not a checkpoint, holds two networks, its weights do not fit the network (which keys), or
     it was made for other classes than `classes`, names in label order (of a bare state_dict only their number is
     known).
