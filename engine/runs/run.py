@@ -7,8 +7,6 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -24,11 +22,11 @@ from engine.catalogue import BY_MODULE
 from engine.command_line.command import running
 from engine.measuring.evaluation import Evaluation, Score
 from engine.runs import machine, resume
+from engine.runs.log_lines import LogLines
 from engine.weights import checkpoint
 
 HEADER = "Epoch \t lr \t Time \t TrainLoss \t TrainACC \t PoisonLoss \t PoisonACC \t CleanLoss \t CleanACC"
 ROW = "%d \t %s \t %.1f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f \t %.4f"
-LOG_FORMAT = logging.Formatter("[%(asctime)s] - %(message)s", datefmt="%Y/%m/%d %H:%M:%S")
 COLUMNS = ("epoch", "lr", "poison_acc", "clean_acc")  # of metrics.jsonl, which a training's picture needs
 MAX_SAVING_SHARE = 0.05  # of a GPU's time, for saving progress
 log = logging.getLogger("backdoor")
@@ -38,21 +36,6 @@ class Fingerprinted(Protocol):
     """Has a fingerprint that is equal for two runs on the same inputs: an ImageSet, a Suspect."""
 
     def fingerprint(self) -> str: ...
-
-
-class Console(logging.StreamHandler):
-    """Standard output; a reader that has closed the pipe (`| head`) does not end the run, whose log is in its file."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
-
-
-class LogFile(logging.FileHandler):
-    """A log file whose errors (a full disk) end the run; logging itself would print a traceback and continue."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        raise UserError(f"{self.baseFilename}: cannot be written: {error}") from error
 
 
 class Run:
@@ -89,14 +72,7 @@ class Run:
 
     def __enter__(self):
         self.started = time.monotonic()
-        # Lines from before `begin` are kept in memory; if the run never begins, they are dropped.
-        self.buffer = MemoryHandler(10**6, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-        self.handlers = [Console(sys.stdout), self.buffer]
-        self.handlers[0].setFormatter(LOG_FORMAT)
-        log.setLevel(logging.INFO)
-        log.propagate = False
-        for handler in self.handlers:
-            log.addHandler(handler)
+        self.lines = LogLines()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None):
@@ -104,10 +80,7 @@ class Run:
             log.info(self._how_it_goes_on())
         if isinstance(error, UserError) and self.epoch_started is not None:
             error.args = (f"epoch {self.epoch + 1}: {error}",)
-        for handler in self.handlers:
-            log.removeHandler(handler)
-            with suppress(OSError):  # a line that did not fit on the disk; that error has ended the run already
-                handler.close()
+        self.lines.close()
         if self.lock is not None:
             os.close(self.lock)
 
@@ -132,13 +105,7 @@ class Run:
             self._clear()
             write_json(self.folder / "config.json", self._config(inputs))
         self.begun = True
-        file = LogFile(self.folder / "output.log", encoding="utf-8", errors="backslashreplace")
-        file.setFormatter(LOG_FORMAT)
-        self.buffer.setTarget(file)
-        self.buffer.flush()
-        log.removeHandler(self.buffer)
-        log.addHandler(file)
-        self.handlers[1] = file
+        self.lines.write_to(self.folder / "output.log")
         log.info("%s", self.args)
 
     def _how_it_goes_on(self):
