@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers.reporting import share
 from matplotlib.colors import to_rgb
 
 from data.triggers import PatternTrigger
@@ -25,10 +26,6 @@ def drawn(monkeypatch):
     found = []
     monkeypatch.setattr(figures, "write_figure", lambda path, figure: found.append(figure))
     return found
-
-
-def share(value):
-    return {"value": value, "interval": [0, 1], "n": 8}
 
 
 def band(collection):
