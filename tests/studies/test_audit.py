@@ -3,6 +3,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,6 +104,20 @@ def test_a_tiny_trigger_is_suspected_once_every_search_has_found_it(stranger, tm
     assert method["speaking"] == ["cleanse"] and method["combined"] < 0.01 and method["population"] == "digits"
     assert load_trigger(tmp_path / "out/reversed_trigger_4.th").target == 4
     assert method["settings"] == SETTINGS.words()  # as the population was measured
+
+
+def test_each_search_begins_at_a_seed_of_its_own(images, monkeypatch):
+    begun = []
+
+    def search(model, images, settings, seed, device):
+        begun.append(seed)
+        return [Search(label, None, None, norm=norm, steps=1) for label, norm in enumerate((4.0, 60.0, 61.0, 62.0))]
+    monkeypatch.setattr(audit, "search_triggers", search)
+    monkeypatch.setattr(audit, "needs_more", lambda *args: True)
+    subject = SimpleNamespace(model=None, suspect=SimpleNamespace(defender=images))
+    audit.hear_cleanse(audit.Hearing(audit.Reference(None), 0.05, images.classes), subject,
+                       Settings(searches=3, batches=1, batch_size=4), 7, torch.device("cpu"))
+    assert begun == [7, 8, 9]
 
 
 def rare(stranger, tmp_path):
