@@ -13,7 +13,7 @@ from data.clean_label import CIFAR10CLB
 from data.datasets import load_splits, load_train_and_test
 from data.triggers import build_trigger
 from engine.runs.figures import enlarge
-from generate_clb_attack import ascend_all, attack_pgd, main, perturb
+from generate_clb_attack import ascend_all, attack_pgd, main, measure, perturb
 from models import build_model
 from train_backdoor import main as train
 
@@ -178,6 +178,27 @@ def test_the_log_gives_both_denominators_and_the_largest_change(crafted):
     figures = json.loads((crafted / "pgd/results.json").read_text())["method"]
     assert figures["largest_change"] == 16 and figures["surrogate_right_clean"] <= figures["poisoned"] == 38
     assert Image.open(crafted / "pgd/clean_label_examples.png").size[0] > 500
+
+
+class Lightness(nn.Module):
+    """Calls an image 1 where its first pixel is light, and otherwise 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, pixels):
+        light = self.scale * (pixels[:, 0, 0, 0] - 0.5)
+        return torch.stack([-light, light], dim=1)
+
+
+def test_what_the_surrogate_still_gets_right_is_counted_at_each_step_and_the_change_is_that_before_stamping():
+    clean = np.zeros((4, 2, 2, 3), np.uint8)
+    perturbed, stamped = clean.copy(), np.full_like(clean, 255)
+    perturbed[0, 0, 0], stamped[3] = 240, 0
+    assert measure(Lightness(), clean, perturbed, stamped, np.zeros(4, np.int64), 3) == {
+        "surrogate_right_clean": 4, "surrogate_right_perturbed": 3, "surrogate_right_stamped": 1,
+        "largest_change": 240, "mean_change": 240 / 16}
 
 
 def test_training_takes_the_folder_and_measures_with_its_trigger(crafted, tmp_path):

@@ -11,7 +11,7 @@ from data.batches import Batches
 from data.triggers import build_trigger
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_trigger
-from generate_mask import main, make_masks_trainable, mask_train, save_mask_scores
+from generate_mask import main, make_masks_trainable, mask_train, optimizers_of, save_mask_scores
 from methods.neuron_noise import ascend_noise, clip, start_noise
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed
@@ -34,6 +34,12 @@ def train(model, images, steps=3, lr=0.2, **settings):
     loader = Batches(images, 16, generator=generator, draws=16 * steps)
     return mask_train(model, F.cross_entropy, torch.optim.SGD(masks, lr, momentum=0.9), noise_opt, loader,
                       generator=generator, **settings)
+
+
+def test_masks_move_with_momentum_and_the_steps_of_the_noise_add_up_to_eps(net):
+    masks, noises = optimizers_of(net, 0.3, 0.4, 4)
+    assert (masks.defaults["lr"], masks.defaults["momentum"]) == (0.3, 0.9)
+    assert (noises.defaults["lr"], noises.defaults["momentum"]) == (0.1, 0)
 
 
 @pytest.mark.parametrize("project, bound", [(True, 0.4), (False, 0.8)])

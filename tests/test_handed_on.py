@@ -26,6 +26,7 @@ from engine.measuring.evaluation import UNTESTED, EvalSets, Evaluation, Proporti
 from engine.runs.run import Run
 from models import build_model
 from models.penultimate import penultimate
+from studies import neuron_noise
 
 SHARE = ["--val-frac", "0.03"]  # of all training images: less than half of the defender's, so that the two parts differ
 
@@ -176,6 +177,11 @@ def test_pruning_recalibrates_on_the_images_that_made_the_masks(caught, masked, 
         "--mask-file", str(masked / "mask_values.txt"), "--recalibrate", "--val-frac", "0.06", "--output-dir",
         str(tmp_path / "out")])
     assert len(given[0]) == parts(0.06)[0]
+
+
+def test_neuron_noise_is_found_on_the_share_of_the_images_that_is_asked_for(caught, given):
+    handed, _ = caught(neuron_noise, "starts", neuron_noise.main, [*given, *SHARE])
+    assert len(handed[2]) == parts()[0]
 
 
 def test_what_a_repair_says_of_before_is_what_was_measured_before(monkeypatch, images, network, tmp_path):

@@ -253,6 +253,11 @@ def test_masks_of_other_weights_and_images_that_made_them_are_refused(masked, sm
     assert not (tmp_path / "p").exists()
 
 
+def test_a_sweep_may_go_up_to_the_largest_mask_in_steps_of_a_thousandth():
+    args = parse_args(["--pruning-max", "1", "--pruning-step", "0.001"])
+    assert (args.pruning_max, args.pruning_step) == (1, 0.001)
+
+
 def test_flags_are_parsed_without_a_look_into_the_masks_folder(masked):
     args = parse_args(["--mask-file", str(masked / "mask_values.txt")])
     assert (args.checkpoint, args.dataset, args.data_dir, args.val_frac) == (None, None, None, None)

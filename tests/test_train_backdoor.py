@@ -73,10 +73,13 @@ def test_the_seed_decides_everything(small_run, tmp_path):
     assert not same(weights(small_run, "model_init.th"), weights(tmp_path / "other", "model_init.th"))
 
 
-def test_a_benign_run_poisons_nothing_and_keeps_the_trigger_that_it_is_tested_with(tmp_path):
+def test_a_benign_run_poisons_nothing_and_keeps_the_trigger_that_it_is_tested_with(tmp_path, monkeypatch):
+    judged = []
+    monkeypatch.setattr("train_backdoor.warn_of_chance", lambda *given: judged.append(given[2]))
     main([*SMALL, "--poison-type", "benign", "--eval-trigger", "blend", "--output-dir", str(tmp_path / "run")])
     assert "poisoned 0 images" in (tmp_path / "run/output.log").read_text()
     assert checkpoint.load_trigger(tmp_path / "run/trigger_info.th").alpha == 0.2
+    assert judged == [False]  # no backdoor was to be learned
 
 
 def test_a_picture_of_the_users_own_is_the_trigger(small_run, tmp_path):

@@ -1,10 +1,11 @@
 import errno
+import hashlib
 import os
 
 import pytest
 
 from common.errors import UserError
-from common.files import atomic_file, atomic_folder
+from common.files import atomic_file, atomic_folder, hash_file
 
 
 def test_a_file_is_there_only_once_it_is_whole(tmp_path):
@@ -58,3 +59,9 @@ def test_a_folder_that_has_been_filled_meanwhile_is_left_as_it_is(tmp_path):
         (tmp_path / "clean").mkdir()
         (tmp_path / "clean/mine.png").write_bytes(b"mine")
     assert os.listdir(tmp_path) == ["clean"] and os.listdir(tmp_path / "clean") == ["mine.png"]
+
+
+def test_the_hash_of_a_file_is_of_all_of_its_content(tmp_path):
+    content = bytes(range(256)) * 2**13
+    (tmp_path / "model.th").write_bytes(content)
+    assert hash_file(tmp_path / "model.th") == hashlib.sha256(content).hexdigest()

@@ -29,6 +29,13 @@ def test_a_shuffled_pass_has_every_image_once_and_another_order_each_time(images
     assert keys[0] != keys[1] and set(keys[0]) == set(keys[1]) and len(set(keys[0])) == 40
 
 
+def test_a_pass_of_drawn_images_draws_any_of_the_set_and_some_twice(images):
+    batches = Batches(replace(images, targets=np.arange(40)), 4, generator=generator(), draws=8)
+    passes = [torch.cat([labels for _, labels in batches]).tolist() for _ in range(50)]
+    assert {len(one) for one in passes} == {8} and set().union(*passes) == set(range(40))
+    assert any(len(set(one)) < 8 for one in passes)
+
+
 def test_one_seed_gives_the_same_bits(images):
     first, again = (list(Batches(images, 16, generator=generator(3), crop_padding=4, flip=True)) for _ in range(2))
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(first, again, strict=True))

@@ -96,6 +96,7 @@ def save(name, array):
     (save("data.npy", np.zeros((40, 32, 32, 3))), "data.npy: expected uint8 .* got float64"),
     (save("label.npy", np.zeros(39, dtype=int)), "label.npy: expected 40 integers"),
     (save("label.npy", np.full(40, 9)), "label.npy: expected labels 0 to 3, got 9"),
+    (save("label.npy", np.full(40, 4)), "label.npy: expected labels 0 to 3, got 4"),
     (save("label.npy", np.array([{}] * 40)), "label.npy: not a NumPy array of plain"),
     (save("label.npy", np.full(40, 0.5)), "label.npy: expected 40 integers"),
     (save("label.npy", np.eye(40)), "label.npy: expected 40 integers"),

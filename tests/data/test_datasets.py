@@ -1,4 +1,5 @@
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from data.datasets import fixed_permutation, load_clean, load_splits
+from data.datasets import fixed_permutation, in_label_order, load_clean, load_splits
 from data.make_fixed_files import shuffled_indices
 
 
@@ -50,6 +51,22 @@ def test_digits_have_the_size_that_is_asked_for_and_stay_the_same_digits(size):
     back = np.stack([np.asarray(Image.fromarray(image).resize((32, 32))) for image in other.data[:50]]).astype(int)
     apart = np.abs(back[:, None] - usual.data[None, :50]).mean(axis=(2, 3, 4))
     assert (apart.argmin(axis=1) == np.arange(50)).all()
+
+
+def test_images_are_others_with_one_other_pixel_or_one_other_label(images):
+    data, targets = images.data.copy(), images.targets.copy()
+    data[7, 0, 0, 0] ^= 1
+    targets[7] = (targets[7] + 1) % 4
+    others = (images, replace(images, data=data), replace(images, targets=targets))
+    assert len({other.fingerprint() for other in others}) == 3
+    assert images.subset(slice(None)).fingerprint() == images.fingerprint()
+
+
+def test_in_another_order_of_the_classes_each_image_is_still_called_what_it_was_before_and_after_poisoning(images):
+    poisoned = replace(images, targets=np.roll(images.targets, 1))
+    other = in_label_order(replace(poisoned, original=images.targets), ("d", "b", "a", "c"))
+    assert [other.classes[label] for label in other.targets] == [images.classes[label] for label in poisoned.targets]
+    assert [other.classes[label] for label in other.original] == [images.classes[label] for label in images.targets]
 
 
 def test_attacker_defender_and_test_share_no_digit():

@@ -40,6 +40,16 @@ def test_second_start_decodes_nothing_and_a_changed_folder_is_read_anew(image_fo
     assert len(load_train_and_test("cifar10", folder)[1]) == 11
 
 
+def test_an_image_that_was_replaced_by_one_of_the_same_time_and_another_size_is_read_anew(image_folder):
+    folder = image_folder()
+    first, _ = load_train_and_test("cifar10", folder)
+    path = folder / "train/cat/0000.png"
+    status = path.stat()
+    Image.new("RGB", (32, 32)).save(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert first.data[0].any() and not load_train_and_test("cifar10", folder)[0].data[0].any()
+
+
 def test_a_damaged_cache_is_read_anew(image_folder):
     folder = image_folder()
     first, _ = load_train_and_test("cifar10", folder)
@@ -171,6 +181,11 @@ def test_clean_images_by_class_are_halved_for_a_defense(clean_folder):
             assert names == [half.classes[label]]
     again, _ = load_clean("cifar10", folder)
     np.testing.assert_array_equal(again.data, defender.data)
+
+
+def test_each_class_is_halved_by_itself(clean_folder):
+    defender, test = load_clean("cifar10", clean_folder(classes=("ant", "bee", "zebra"), count=8))
+    assert np.bincount(defender.targets).tolist() == np.bincount(test.targets).tolist() == [4, 4, 4]
 
 
 def test_train_and_test_come_before_classes(image_folder):
@@ -322,3 +337,10 @@ def test_test_images_that_are_training_images_are_told(image_folder, caplog):
         (folder / "test" / name).write_bytes((folder / "train" / name).read_bytes())
     reader.read_image_folder(folder)
     assert "2 of the 20 images in test/ are in train/ too" in caplog.text
+
+
+@pytest.mark.parametrize(("twins", "told"), [(1, False), (2, True)])
+def test_one_in_a_hundred_test_images_may_be_a_training_image(twins, told, tmp_path, caplog):
+    images = np.random.default_rng(0).integers(0, 256, (200, 4, 4, 3), dtype=np.uint8)
+    reader.warn_of_twins(tmp_path, images[:100], images[100 - twins:200 - twins])
+    assert ("are in train/ too" in caplog.text) == told

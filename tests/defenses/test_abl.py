@@ -216,6 +216,10 @@ def test_what_is_refused(tmp_path, refused):
     assert "since training continues with the rest" in refused(main, *flags, "--isolation-rate", "1")
 
 
+def test_the_third_stage_takes_five_epochs_and_thirty_in_even_steps():
+    assert [abl.parse_args(words).unlearn_epochs for words in ([], ["--even-steps"])] == [5, 30]
+
+
 EVEN = [*SMALL, "--even-steps", "--unlearn-epochs", "2", "--max-drop", "1"]
 
 

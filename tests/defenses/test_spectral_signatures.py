@@ -76,6 +76,9 @@ def test_the_files_agree_and_the_indices_are_those_of_the_training_images(small_
     assert method["precision"]["n"] == len(suspected) and method["recall"]["n"] == method["poisoned"] == 116
     hits = sum(int(row["hits"]) for row in rows)
     assert method["recall"]["value"] == hits / 116 and method["precision"]["value"] == hits / len(suspected)
+    assert sum(int(row["poisoned"]) for row in rows) == 116 and sum(int(row["images"]) for row in rows) == 1294
+    assert (f"precision {hits / len(suspected):.4f}, recall {hits / 116:.4f} of 116 poisoned"
+            in (tmp_path / "out/output.log").read_text())
     assert results["asr"]["n"] == 324 and results["parent"] == str(small_run / "model_last.th")
     assert "was not trained on these" not in (tmp_path / "out/output.log").read_text()
 

@@ -224,6 +224,18 @@ def test_a_plausible_model_is_doubted_if_another_input_halves_its_errors(as_it_i
         assert again.remedy.startswith("leaving out --channels bgr: 0.9")  # which reversed them
 
 
+@pytest.mark.parametrize(("mended", "doubted"), [(8, False), (9, True)])
+def test_of_few_images_another_input_must_be_right_on_more_than_chance_explains(mended, doubted):
+    """Of ten images six right ones are between 0.31 and 0.89, so that to halve the errors, with eight, is too little.
+    """
+    labels = np.arange(10)
+    data = np.zeros((10, 4, 4, 3), np.uint8)
+    for color, right in ((2, 6), (0, mended)):
+        data[:, 0, 0, color] = np.where(labels < right, labels, (labels + 1) % 10)
+    images = ImageSet(data, labels, tuple(map(str, labels)), "few")
+    assert bool(find_doubt(Reversed(), images, torch.device("cpu"), False)) == doubted
+
+
 def test_a_few_images_are_not_enough_to_doubt():
     model, images = said(10, 0.3, count=20)
     assert find_doubt(model, images, torch.device("cpu"), True) is None

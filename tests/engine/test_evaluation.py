@@ -7,7 +7,16 @@ import torch
 
 from data.image_set import ImageSet
 from data.triggers.pattern import PatternTrigger
-from engine.measuring.evaluation import UNTESTED, EvalSets, Proportion, Score, evaluate, warn_of_chance
+from engine.measuring.evaluation import (
+    UNTESTED,
+    EvalSets,
+    Proportion,
+    Score,
+    evaluate,
+    last_within,
+    log_figures,
+    warn_of_chance,
+)
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 
@@ -60,3 +69,15 @@ def test_without_one_target_there_is_no_such_figure():
     found = evaluate(Says(), sets_of([0] * 8, corner(target=None, num_classes=3)))
     assert "acc_outside_target" not in found.figures()
     assert "acc_outside_target" not in evaluate(Says(), sets_of([0] * 8, None)).figures()
+
+
+def test_the_last_place_that_loses_little_is_by_the_first_and_not_by_the_best():
+    assert last_within([0.5, 0.9, 0.5, 0.4], 0.0) == 2 and last_within([0.5, 0.45, 0.4, 0.45], 0.05) == 3
+    assert last_within([0.9, 0.5], 0.1) == 0
+
+
+def test_a_line_of_the_log_says_asr_first_and_then_acc(caplog):
+    low, high = (Score(0.0, share, share) for share in (Proportion(1, 4), Proportion(3, 4)))
+    with caplog.at_level("INFO", "backdoor"):
+        log_figures("before", replace(UNTESTED, clean=high, triggered=low))
+    assert caplog.messages == ["before: ASR 0.2500, ACC 0.7500"]

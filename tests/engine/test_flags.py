@@ -20,6 +20,7 @@ def milestones():
 def test_default_milestones_are_the_homeworks_and_scale(milestones):
     assert milestones() == [30, 40]
     assert milestones("--epochs", "15") == [9, 12]
+    assert milestones("--epochs", "12") == [7, 9]  # of 7.2 and 9.6
     assert milestones("--epochs", "1") == []
     assert milestones("--epochs", "4", "--milestones") == []
 
@@ -78,3 +79,13 @@ def test_help_shows_defaults_and_the_docstring():
 def test_an_empty_value_is_refused_before_anything_is_written(flag, refused):
     """As a path it would be the current folder: --output-dir "$UNSET" wrote a run there."""
     assert f"{flag}: expected a value, got an empty one" in refused(strip.main, "--dataset", "digits", flag, "")
+
+
+@pytest.mark.parametrize("words", [["--seed", "3"], ["--seed=3"]])
+def test_a_flag_is_given_with_a_blank_or_an_equals_sign_before_its_value(words, capsys):
+    parser = flags.Parser("")
+    flags.add_run_flags(parser, usual_folder)
+    assert parser.given(words) == {"seed"} and parser.given([]) == set()
+    with pytest.raises(SystemExit):
+        parser.refuse(words, ["seed"], "here")
+    assert "--seed: has no effect here" in capsys.readouterr().err

@@ -183,3 +183,18 @@ def test_without_a_model_images_are_mirrored_and_cropped_by_four_pixels():
     for args in (train_backdoor.parse_args([]), nad.parse_args(["--checkpoint", "none/model.th"])):
         assert args.flip is True and args.crop_padding == 4
     assert train_backdoor.parse_args(["--recipe", "fast"]).crop_padding == 1
+
+
+def test_how_images_were_augmented_is_found_behind_repairs_that_train_on_none(made_on, tmp_path):
+    made_on(flip=False, crop_padding=1)
+    for name, before in (("clp", "run"), ("again", "clp")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({
+            "arguments": {"checkpoint": f"{before}/model_last.th"}}))
+    args = nad.parse_args(["--checkpoint", "again/model_last.th"])
+    assert (args.flip, args.crop_padding) == (False, 1)
+
+
+def test_masks_without_a_record_were_made_on_one_percent_of_the_images(made_on):
+    model = made_on(dataset="digits")
+    assert inherit(prune_network.parse_args(["--mask-file", "elsewhere/mask_values.txt", *model])).val_frac == 0.01

@@ -110,3 +110,16 @@ def test_a_cpu_trains_a_narrow_network_on_one_thread(width, device, wanted):
 def test_a_narrow_network_of_large_images_leaves_the_convolutions_that_crash(width, pixels, device, wanted):
     machine.spare_narrow(build_model("resnet18", width, 10), device, pixels)
     assert torch.backends.mkldnn.enabled is wanted
+
+
+def test_the_code_s_commit_says_whether_files_were_changed(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x", *words], check=True)
+    git("init", "-q")
+    (tmp_path / "code.py").write_text("1")
+    git("add", "code.py")
+    git("commit", "-q", "-m", "one")
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    clean = machine.commit()
+    (tmp_path / "code.py").write_text("2")
+    assert len(clean) == 40 and machine.commit() == f"{clean}-dirty"

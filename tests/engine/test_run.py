@@ -89,6 +89,16 @@ def test_log_and_metrics_have_the_homeworks_columns(arguments, tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2, 3] and rows[0]["poison_acc"] == 0.99
 
 
+def test_metrics_tell_triggered_images_that_are_called_the_target_from_those_still_called_what_they_are(arguments):
+    with Run(arguments()) as run:
+        run.begin("these images")
+        for epoch in run.epochs(1, counter=Counter()):
+            triggered = Score(0.5, Proportion(90, 100), Proportion(7, 100))
+            run.log(epoch, 0.1, score(50), Evaluation(score(80), triggered))
+    row, = run.rows
+    assert (row["clean_acc"], row["poison_acc"], row["robust_acc"]) == (0.8, 0.9, 0.07)
+
+
 def test_config_comes_first_and_results_last(arguments, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         go(arguments(), stop_in=1)
@@ -162,6 +172,25 @@ def test_a_stopped_run_goes_on_to_the_same_end(arguments, tmp_path):
     assert "resumed after epoch 2" in logged
 
 
+def test_a_run_that_stopped_behind_its_last_epoch_ends_with_what_that_left(arguments, monkeypatch):
+    def stop(run, **figures):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            go(arguments())
+    assert go(arguments(resume=True)) == go(arguments(overwrite=True)) > 0
+
+
+def test_a_resumed_run_took_the_seconds_from_before_its_stop_too(arguments, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(arguments(), stop_in=3)
+    path = tmp_path / "run/resume.th"
+    checkpoint.save(path, {**read_tensors(path), "seconds": 1000.0})
+    go(arguments(resume=True))
+    assert json.loads((tmp_path / "run/results.json").read_text())["seconds"] >= 1000
+
+
 def test_a_gpus_short_epochs_are_saved_once_in_a_while_and_at_the_end(arguments, tmp_path, monkeypatch):
     real, kept = checkpoint.save, []
 
@@ -228,6 +257,8 @@ def test_resume_with_other_arguments_is_refused_by_name(arguments):
         go(arguments(), stop_in=2)
     with pytest.raises(UserError, match=r"--lr was 0\.1, is 0\.2"):
         go(arguments(resume=True, lr=0.2))
+    with pytest.raises(UserError, match=r"--seed was 0, is 1"):
+        go(arguments(resume=True, seed=1))
 
 
 def test_what_a_run_reads_is_not_overwritten(arguments, tmp_path):

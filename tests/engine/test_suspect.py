@@ -123,6 +123,7 @@ def test_the_defenders_images_are_split_without_overlap(images):
     assert (first.data == images.data[:20]).all() and (rest.data == images.data[20:]).all()
     defender = load_splits("digits", "")[1]
     assert len(split_defender(defender, 0.01)[0]) == 14
+    assert len(split_defender(images, 0.029)[0]) == 12  # of 11.6
     for val_frac in (0, 0.1, 0.5):
         with pytest.raises(UserError, match="--val-frac"):
             split_defender(ImageSet(images.data, images.targets), val_frac)

@@ -12,7 +12,7 @@ from data.batches import Batches
 from data.image_set import ImageSet
 from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
-from engine.learning.schedules import one_cycle_of
+from engine.learning.schedules import check_one_cycle, one_cycle_of
 from engine.learning.training import check_finite, sgd, train_epoch
 from engine.measuring.evaluation import (
     EvalSets,
@@ -100,6 +100,12 @@ def test_sgd_is_by_the_flags_and_a_rate_of_its_own_replaces_theirs():
     assert (found["lr"], found["momentum"], found["weight_decay"], found["nesterov"]) == (0.3, 0.7, 0.02, False)
     found = sgd(model, args, 0.004, nesterov=True).defaults
     assert (found["lr"], found["momentum"], found["weight_decay"], found["nesterov"]) == (0.004, 0.7, 0.02, True)
+
+
+def test_eight_steps_are_enough_for_a_cycle_and_seven_are_not():
+    check_one_cycle(8, "fast")
+    with pytest.raises(UserError, match=r"--recipe fast: expected at least 8 steps in all, .* got 7"):
+        check_one_cycle(7, "fast")
 
 
 def test_one_cycle_is_two_straight_lines():

@@ -56,6 +56,13 @@ def test_the_report_opens_with_the_verdict_its_errors_and_the_cheapest_repair(tr
         ["benign", "20", "1", "1 to 24 %", "0", "0"], ["blend", "4", "1", "5 to 70 %", "1", "2"]]
 
 
+def test_of_the_repairs_that_break_the_reversed_trigger_the_one_that_lost_least_is_named(tree):
+    rows = [{**METHOD["repaired"][1], "name": name, "lost": lost, "asr_of_reversed": {"3": share(asr)}}
+            for name, lost, asr in (("NAD", 0.03, 0.0), ("ANP", 0.02, 0.1), ("unlearning", 0.01, 0.2))]
+    tree.run("stranger/verdict", "studies.audit", method={**METHOD, "repaired": [METHOD["repaired"][0], *rows]})
+    assert "reaches at most 10 %, ANP lost least: 2.00 points" in said(sections(tree)[0])
+
+
 def test_without_a_sign_it_says_that_this_is_no_proof(tree):
     tree.run("stranger/verdict", "studies.audit", method={
         **METHOD, "verdict": "no sign of a backdoor", "targets": [], "target_classes": [], "missing": ["strip"],

@@ -41,12 +41,20 @@ def test_leaning_is_read_where_half_of_the_images_are_called_wrong():
             row(0.3, 0.9, 1, 1.0), row(0.3, 0.9, 1, 1.0)]
     assert leaning(rows) == (0.2, {3: 1}, 2)
     assert noise_evidence(rows, CLASSES).points_to is None
+    assert leaning([row(0.1, 0.5, 7, 0.9), row(0.2, 0.9, 3, 0.9)])[0] == 0.1  # half is enough
     assert leaning(rows[:2]) == (0.1, {7: 2}, 2)  # nowhere half: the largest epsilon
     assert noise_evidence(rows[:2], CLASSES).points_to == 7
     assert leaning([row(0.1, 0.0, None, None)]) == (0.1, {}, 1)
     benign = [{**entry, "model": "benign", "leaning": 1} for entry in rows]  # a model to compare with is none of ours
     assert leaning(rows + benign) == leaning(rows)
     assert noise_evidence(rows + benign, CLASSES) == noise_evidence(rows, CLASSES)
+
+
+def test_noise_points_to_a_label_that_every_start_leans_to_and_to_none_that_most_do():
+    rows = [row(0.1, 0.9, leans_to, 0.9) for leans_to in (7, 7, 3)]
+    assert noise_evidence(rows[:2], CLASSES).points_to == 7 and noise_evidence(rows, CLASSES).points_to is None
+    assert noise_evidence(rows, CLASSES).words.endswith("over 3 random starts; labels that most errors are: 3 in 1, 7 "
+                                                        "in 2")
 
 
 def test_a_verdict_of_few_able_searches_says_so():

@@ -18,6 +18,12 @@ def test_the_homeworks_criteria_are_its_documents():
             assert bound.holds(percent) == wanted, (name, percent)
 
 
+@pytest.mark.parametrize("attack", ["badnets", "blend"])
+def test_half_a_percent_less_than_a_hundred_is_a_hundred_to_the_whole_percent(attack):
+    asr, _ = CRITERIA[attack]
+    assert asr.holds(99.5) and not asr.holds(99.49)
+
+
 def test_runs_that_meet_everything_pass_and_each_names_its_line(tree):
     tree.homework()
     lines = grade(tree.root, find_runs(tree.root))
@@ -62,6 +68,15 @@ def test_a_result_that_its_log_does_not_bear_out_fails(tree):
     assert not line.passed and "something else than the log" in line.note
 
 
+def test_a_result_and_its_log_agree_where_they_are_one_figure_to_four_decimals(tree):
+    tree.homework()
+    path = tree.root / "badnets/results.json"
+    text = path.read_text()
+    for value, is_borne_out in ((0.93004, True), (0.9302, False)):
+        path.write_text(text.replace('"value": 0.93', f'"value": {value}'))
+        assert grades(tree.root)["BadNets", "ACC"].passed == is_borne_out
+
+
 def test_an_unfinished_run_fails_and_says_so(tree):
     tree.begin("badnets", arguments={"poison_type": "badnets"})
     tree.log("badnets", [(1, 1.0, 0.95)])
@@ -75,6 +90,12 @@ def test_what_is_graded_is_never_chosen_by_its_score(tree):
     tree.attack("a-first", "badnets", 0.99, 1.0)
     line = grades(tree.root)["BadNets", "ACC"]
     assert line.measured["value"] == 0.93 and "not graded: a-first, badnets-better" in line.note
+
+
+def test_of_runs_of_other_names_the_one_in_the_fewest_folders_is_graded(tree):
+    tree.attack("a/first/by-name", "badnets", 0.99, 1.0)
+    tree.attack("z", "badnets", 0.93, 1.0)
+    assert grades(tree.root)["BadNets", "ACC"].source.startswith("z/")
 
 
 def test_pruning_a_benign_model_is_no_defense(tree):
@@ -94,6 +115,16 @@ def test_of_a_foreign_pruning_table_the_best_row_is_taken_and_called_oracle(tree
     line = grades(tree.root)["ANP", "ASR"]
     assert line.passed and line.measured["value"] == 0.04 and "oracle" in line.note
     assert line.source == "other/pruning_by_threshold.txt, line 3"
+
+
+def test_a_backdoor_that_one_attack_shows_is_what_a_foreign_table_prunes_whatever_the_others_show(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    tree.attack("clean-label", "clean-label", 0.93, 0.1)
+    (tree.root / "other").mkdir()
+    (tree.root / "other/pruning_by_threshold.txt").write_text("9 \t bn1 \t 7 \t 0.2 \t 3 \t 0.04 \t 0.3 \t 0.935\n")
+    lines = grades(tree.root)
+    assert lines["ANP", "ASR"].passed and lines["ANP", "ASR"].note == ""
+    assert [lines["ANP", name].measured["n"] for name in ("ASR", "ACC")] == [9_000, 10_000]
 
 
 def test_an_interval_that_crosses_the_bound_is_named(tree):

@@ -7,10 +7,10 @@ from helpers.reporting import share
 from engine.catalogue import BY_MODULE
 from engine.measuring import doubt
 from engine.rows import ATTACK, Script
-from reporting import groups
+from reporting import charts, groups
 from reporting.found import find_runs
 from reporting.grade import attack_of
-from reporting.groups import attacks, defense_effect, effects, is_plausible, name_apart
+from reporting.groups import attacks, defense_effect, effects, is_plausible, name_apart, value_range
 from reporting.tables import effect_table
 
 
@@ -20,6 +20,11 @@ def test_der_by_hand():
     assert defense_effect((93, 50), (94, 60)) == 50  # what rises instead of falling counts for nothing
     assert defense_effect((93, 100), (10, 100)) == pytest.approx((100 - 83) / 2)
     assert math.isnan(defense_effect((93, math.nan), (92, 1)))
+
+
+def test_a_range_is_from_the_lowest_to_the_highest_known_value():
+    assert value_range([30, 10, math.nan, 20]) == "10.00 to 30.00"
+    assert value_range([10, math.nan]) == value_range([]) == ""
 
 
 def found(tree):
@@ -75,6 +80,19 @@ def test_seeds_are_one_row_with_their_mean(tree):
     effect = found(tree)["badnets", "Fine-Pruning"]
     assert len(effect.runs) == 3 and effect.after[1] == pytest.approx(30)
     assert len(found(tree)["badnets", "none"].runs) == 3
+
+
+def test_the_seconds_of_several_seeds_are_those_of_one_run_on_average(tree):
+    for seed, seconds in enumerate((10.0, 30.0)):
+        tree.run(f"badnets/seed-{seed}", arguments={"poison_type": "badnets"}, seed=seed, seconds=seconds)
+    assert found(tree)["badnets", "none"].seconds == 20
+
+
+def test_a_defense_that_measured_one_figure_alone_before_is_set_against_both_of_the_attacks(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    tree.run("badnets/fp", "defenses.fine_prune", method={
+        "name": "Fine-Pruning", "before": {"acc": share(0.5), "asr": None}})
+    assert found(tree)["badnets", "Fine-Pruning"].before == ((93, 100),)
 
 
 def test_each_seed_is_rated_against_its_own_model(tree):
@@ -169,6 +187,14 @@ def test_abl_is_set_against_the_training_of_its_own_seed(tree):
         tree.attack(f"badnets/seed-{seed}", "badnets", acc, 1.0, seed=seed, poison_rate=0.1, crop_padding=4)
     abl(tree, "x/abl", seed=1)
     assert found(tree)["badnets", "ABL"].before[0] == pytest.approx((92, 100))
+
+
+def test_abl_is_set_against_the_training_whose_number_of_epochs_is_nearest(tree):
+    for name, acc, epochs in (("long", 0.94, 50), ("short", 0.92, 3)):
+        tree.run(name, arguments={"poison_type": "badnets", "poison_rate": 0.1, "crop_padding": 4}, acc=acc,
+                 epochs=epochs)
+    abl(tree, "x/abl")
+    assert found(tree)["short", "ABL"].before[0] == pytest.approx((92, 100))
 
 
 def test_abl_is_not_set_against_other_images_another_recipe_or_a_fine_tuning(tree):
@@ -336,3 +362,16 @@ def test_seeds_whose_second_model_is_of_their_own_seed_are_seeds_of_one_thing(tr
         defended(tree, f"badnets/seed-{seed}/mcr", "defenses.mcr", "MCR", 0.9, 0.1, arguments={
             "second": f"output/blend/seed-{seed}/model_last.th"}, seed=seed)
     assert [len(effect.runs) for (_, name), effect in found(tree).items() if "MCR" in name] == [2]
+
+
+def test_the_map_is_colored_by_asr_and_has_of_several_settings_the_one_with_most_runs(tree, monkeypatch):
+    for seed in range(2):
+        tree.attack(f"badnets/seed-{seed}", "badnets", 0.5, 1.0, seed=seed)
+        defended(tree, f"badnets/seed-{seed}/fp-slow", "defenses.fine_prune", "Fine-Pruning", 0.75, 0.25,
+                 arguments={"lr": 0.1})
+    defended(tree, "badnets/seed-0/fp-fast", "defenses.fine_prune", "Fine-Pruning", 0.25, 0.75, arguments={"lr": 1})
+    monkeypatch.setattr(charts, "drawn", lambda figure, *words, **how: figure)
+    figure, = charts.attack_map(effects(find_runs(tree.root)))
+    axis, = figure.axes
+    assert axis.images[0].get_array().tolist() == [[100, 25]]
+    assert [text.get_text() for text in axis.texts] == ["50.0 / 100.0", "75.0 / 25.0"]

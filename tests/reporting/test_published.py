@@ -7,11 +7,12 @@ import pytest
 from helpers.paths import ROOT
 from helpers.reporting import share
 
+import report
 from engine.catalogue import attack_cells, defense_cells
 from reporting import charts
 from reporting.found import find_runs
 from reporting.grade import grade
-from reporting.published import Measured, averages, leave_table, means, measured, poisoned_share, published
+from reporting.published import Measured, averages, is_usual, leave_table, means, measured, poisoned_share, published
 from reporting.published_rates import at_rates, published_rates
 from reporting.sections import published as section_of_published
 from reporting.sections import write_report
@@ -43,6 +44,14 @@ def test_a_run_stands_beside_the_cell_that_it_repeats(tree):
     assert (first.attack, first.defense, first.published) == ("badnets", "none", (100, 85.43))
     assert (second.attack, second.defense, second.published) == ("badnets", "abl", (3.04, 86.11))
     assert (round(first.acc, 2), round(first.ca9, 2), round(first.asr, 2)) == (86, 84, 99)
+
+
+def test_a_report_leaves_the_table_beside_its_page(tree):
+    attack(tree, acc=0.86, asr=0.99)
+    report.main([str(tree.root)])
+    row, = csv.DictReader((tree.root / "table.csv").open())
+    assert (row["folder"], row["acc"], row["asr"]) == ("badnets/seed-0", "86.0", "99.0")
+    assert (tree.root / "report.html").exists()
 
 
 def test_other_networks_have_no_place_in_the_table(tree):
@@ -214,6 +223,11 @@ def test_a_curve_is_the_mean_over_seeds_of_runs_that_differ_in_nothing_else(tree
 def test_a_tenth_of_the_images_outside_the_target_class_is_as_published(tree):
     at(tree, 0.09, [0.01])
     assert len(measured(find_runs(tree.root))) == 2
+
+
+def test_a_share_that_is_off_by_a_tenth_of_the_published_one_at_most_is_as_published():
+    assert [is_usual(share) for share in (0.085, 0.09, 0.1, 0.11, 0.115, math.nan)] == [
+        False, True, True, True, False, True]
 
 
 def test_a_benign_model_has_no_rate_that_differs(tree):

@@ -3,15 +3,16 @@ import json
 import sys
 
 import pytest
-from helpers.reporting import png
+from helpers.reporting import png, share
 
 from engine.catalogue import SCRIPTS
 from engine.rows import REPAIR
 from reporting import sections
-from reporting.document import Formula, Picture, Table, Text
+from reporting.document import Cell, Formula, Picture, Table, Text
 from reporting.found import find_runs
 from reporting.grade import grade
 from reporting.sections import section_files, write_report
+from reporting.tables import conditions, spread_cell
 from reporting.words import FOLDER, words
 
 TITLE = "Against the homework's criteria"
@@ -21,6 +22,16 @@ def written(tree, beneath=""):
     root = tree.root / beneath
     runs = find_runs(root)
     return {section.title: section for section in write_report(runs, grade(root, runs), root)}
+
+
+def rows_of(tree, title, number=0):
+    """The rows of a section's first table, or of another, as {column: text}."""
+    tables = [block for block in written(tree)[title].blocks if isinstance(block, Table)]
+    return [dict(zip(tables[number].columns, (cell.text for cell in row), strict=True)) for row in tables[number].rows]
+
+
+def said(tree, title):
+    return " ".join(block.words for block in written(tree)[title].blocks if isinstance(block, Text))
 
 
 def test_only_what_was_pruned_at_several_thresholds_is_a_sweep_over_them(tree):
@@ -150,6 +161,16 @@ def test_a_column_of_spreads_is_there_where_runs_have_several_seeds(tree):
     assert "ASR, all" in columns()
 
 
+def test_a_spread_is_sorted_by_its_lowest_value():
+    assert spread_cell([30, 10, 20]) == Cell("10.00 to 30.00", 10) and spread_cell([30]) == Cell("")
+
+
+def test_the_seeds_that_figures_rest_on_are_also_those_of_the_masks(tree):
+    tree.run("anp", "generate_mask.py", seed=3)
+    tree.run("anp/pruned", "prune_network.py", seed=None)
+    assert "; seeds 3; " in conditions([run for run in find_runs(tree.root) if run.above])
+
+
 def test_a_run_that_does_not_say_its_data_set_is_no_condition_of_the_others(tree):
     tree.attack("badnets", "badnets", 0.93, 1.0)
     tree.run("compared", "compare_strip.py", dataset=None)
@@ -182,3 +203,85 @@ def test_every_repair_is_explained_somewhere(tree):
     for script in SCRIPTS:
         if script.kind == REPAIR:
             assert len(words(own.get(script.name, script.name))) >= 1
+
+
+def test_a_pruned_models_row_has_the_asr_before_and_after_and_how_its_masks_were_made(tree):
+    tree.pruned("badnets/anp", 0.02, 0.92, alpha=0.4)
+    row, = rows_of(tree, "Adversarial Neuron Pruning")
+    assert {name: row[name].split(" ")[0] for name in ("alpha", "threshold", "pruned", "ASR before", "ASR", "ACC")} == {
+        "alpha": "0.4", "threshold": "0.2", "pruned": "9", "ASR before": "100.00", "ASR": "2.00", "ACC": "92.00"}
+
+
+def test_asr_falls_sooner_where_it_does_at_a_lower_threshold_than_five_points_of_acc(tree):
+    sweeps = {"sooner": ((0.1, 0.9, 0.5), (0.2, 0.9, 0.05), (0.3, 0.8, 0)),
+              "for nothing": ((0.1, 0.93, 0.05), (0.2, 0.93, 0)),
+              "later": ((0.1, 0.87, 0.5), (0.2, 0.87, 0.05), (0.3, 0.2, 0)),
+              "at once": ((0.1, 0.93, 0.5), (0.2, 0.87, 0.05)), "never": ((0.1, 0.9, 0.5), (0.2, 0.2, 0.5))}
+    for name, swept in sweeps.items():
+        tree.run(f"{name}/pruned", "prune_network", method={
+            "name": "ANP", "before": {"acc": share(0.93), "asr": share(1)},
+            "sweep": [{"threshold": threshold, "acc": share(acc), "asr": share(asr)} for threshold, acc, asr in swept]})
+    assert "in 4 of 5 sweeps over a backdoored model ASR falls below 10 % somewhere, in 2 of them at a lower" in said(
+        tree, "Adversarial Neuron Pruning")
+
+
+def test_strips_row_has_its_entropies_and_both_of_its_errors(tree):
+    tree.run("badnets/strip", "defenses.strip", method={
+        "name": "STRIP", "superimpose": "add", "overlays": 8, "boundary": "normal", "auroc": 0.75,
+        "mean_entropy": {"clean": 1.5, "triggered": 0.25}, "frr": share(0.05), "far": share(0.5)})
+    row, = rows_of(tree, "STRIP")
+    assert row == {"run": "badnets/strip", "superimposed by": "add", "overlays": "8", "boundary": "normal",
+                   "entropy, clean": "1.500", "entropy, triggered": "0.250", "FRR": "5.00 [4.00, 6.00]",
+                   "FAR": "50.00 [49.00, 51.00]", "AUROC": "0.750"}
+
+
+def test_an_encoders_row_has_how_well_its_bits_are_read_and_whether_it_was_accepted(tree):
+    method = {"name": "ISSBA encoder", "bits": 4, "bit_accuracy": 0.99, "bit_accuracy_swapped": 0.5, "psnr": 25.5}
+    for name, is_accepted in (("good", True), ("poor", False)):
+        tree.run(name, "attacks.issba_encoder", method={**method, "accepted": is_accepted})
+    assert [list(row.values()) for row in rows_of(tree, "ISSBA")] == [
+        ["good", "4", "0.9900", "0.5000", "25.50", "yes"], ["poor", "4", "0.9900", "0.5000", "25.50", "no"]]
+
+
+def test_the_rows_of_fine_pruning_are_of_the_attacks_that_it_was_run_on(tree):
+    for name in ("badnets", "blend"):
+        tree.attack(name, name, 0.93, 1.0)
+    tree.run("badnets/fp", "defenses.fine_prune", method={"name": "Fine-Pruning"})
+    assert [(row["attack"], row["defense"]) for row in rows_of(tree, "Fine-Pruning")] == [
+        ("badnets", "none"), ("badnets", "Fine-Pruning")]
+
+
+def test_abls_row_has_the_figures_before_and_after_unlearning(tree):
+    tree.run("abl", "defenses.abl", {"lga": "batch"}, acc=0.75, asr=0.01, method={
+        "name": "ABL", "isolated": 14, "precision": share(0.9), "filtered": {"acc": share(0.85), "asr": share(0.4)}})
+    row, = rows_of(tree, "Anti-Backdoor Learning")
+    assert [text.split(" ")[0] for text in row.values()] == [
+        "abl", "batch", "14", "90.00", "40.00", "85.00", "1.00", "75.00"]
+
+
+def test_neural_cleanses_rows_go_from_the_lowest_to_the_highest_value_and_its_verdict_is_in_words(tree):
+    label = {"label": 3, "class": "cat", "norm": [10, 20], "index": [1, 3], "flagged_in": 2, "seeds": 3}
+    for name, infected in (("a", True), ("b", False), ("c", None)):
+        tree.run(name, "defenses.neural_cleanse", method={
+            "name": "Neural Cleanse", "labels": [label], "infected": infected, "targets": [3] * bool(infected)})
+    assert [list(row.values()) for row in rows_of(tree, "Neural Cleanse")] == [
+        [name, "3 cat", "10.0 to 20.0", "1.00 to 3.00", "2 of 3"] for name in "abc"]
+    assert "Verdicts. a: infected, target 3; b: clean; c: no verdict." in said(tree, "Neural Cleanse")
+
+
+def test_finished_runs_and_others_are_counted_and_each_has_a_row(tree):
+    tree.run("badnets", arguments={"poison_type": "badnets"}, seed=3, epochs=50, seconds=70)
+    tree.begin("blend", arguments={"poison_type": "blend"})
+    assert "1 finished runs. Measured on" in said(tree, "What lies here")
+    tree.begin("sig", arguments={"poison_type": "sig"})
+    assert "2 of the 3 runs found are not finished" in said(tree, "What lies here")
+    assert [list(row.values()) for row in rows_of(tree, "All runs")] == [
+        ["badnets", "train_backdoor", "finished", "cifar10", "64", "50", "3", "CPU", "70"],
+        *([name, "train_backdoor", "unfinished", *["–"] * 6] for name in ("blend", "sig"))]
+
+
+def test_an_attacks_row_has_its_three_figures_in_the_order_of_their_names(tree):
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    row, = rows_of(tree, "Attacks")
+    assert {name: row[name].split(" ")[0] for name in ("ASR", "ACC", "robust ACC", "poisoned")} == {
+        "ASR": "100.00", "ACC": "93.00", "robust ACC": "50.00", "poisoned": "5"}

@@ -65,6 +65,14 @@ def test_a_finished_run_that_lacks_an_entry_is_told_by_what_is_there(tree, missi
     assert any("results.json" in line for line in lines)
 
 
+def test_a_share_and_its_interval_are_in_percent_and_a_file_in_thousands_of_bytes(tree):
+    folder = tree.run("badnets", asr=0.5)
+    (folder / "model_last.th").write_bytes(bytes(2500))
+    lines = summary(folder)
+    assert "  ASR          50.00 %   [49.00, 51.00]   of 9000 images" in lines
+    assert "  model_last.th                 2.5 kB   the weights after it" in lines
+
+
 def test_the_further_figures_of_a_scripts_row_have_a_line_each(tree):
     folder = tree.run("input-aware", "attacks.input_aware", method={"cross_acc": 0.8816})
     lines = summary(folder)

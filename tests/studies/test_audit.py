@@ -3,6 +3,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from common.files import write_json
 from data.datasets import load_clean
 from engine.defending.without_images import Subject
 from engine.weights.checkpoint import load_model, load_trigger, save_model
+from methods import hearing
 from methods.measured import Kind, Measured
 from methods.populations import populations_of
 from methods.rates import write_rows
-from methods.reference import find_reference
+from methods.reference import Reference, find_reference
 from methods.trigger_search import Search
 from methods.witnesses import Settings
 from models import build_model
@@ -106,6 +108,20 @@ def test_a_tiny_trigger_is_suspected_once_every_search_has_found_it(stranger, tm
     assert method["speaking"] == ["cleanse"] and method["combined"] < 0.01 and method["population"] == "digits"
     assert load_trigger(tmp_path / "out/reversed_trigger_4.th").target == 4
     assert method["settings"] == SETTINGS.words()  # as the population was measured
+
+
+def test_each_search_begins_at_a_seed_of_its_own(images, monkeypatch):
+    begun = []
+
+    def search(model, images, settings, seed, device):
+        begun.append(seed)
+        return [Search(label, None, None, norm=norm, steps=1) for label, norm in enumerate((4.0, 60.0, 61.0, 62.0))]
+    monkeypatch.setattr(hearing, "search_triggers", search)
+    monkeypatch.setattr(hearing, "needs_more", lambda *args: True)
+    subject = SimpleNamespace(model=None, suspect=SimpleNamespace(defender=images))
+    hearing.hear_cleanse(hearing.Hearing(Reference(None), 0.05, images.classes), subject,
+                         Settings(searches=3, batches=1, batch_size=4), 7, torch.device("cpu"))
+    assert begun == [7, 8, 9]
 
 
 def rare(stranger, tmp_path):

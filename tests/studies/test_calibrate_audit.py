@@ -15,6 +15,7 @@ from common.locks import lock_folder
 from data.triggers import build_trigger
 from engine.weights.checkpoint import save_model, save_trigger
 from methods.trigger_search import Search
+from methods.witnesses import Finding, Settings
 from models import build_model
 from studies import calibrate_audit
 from studies.calibrate_audit import flagged_label, main, parse_args
@@ -162,6 +163,24 @@ def test_a_table_that_is_not_there_and_flags_that_contradict_are_refused(tmp_pat
     assert "are benign; give --population test" in refused(main, "--attack", "badnets")
     assert "no effect on benign models" in refused(main, "--targets", "3")
     assert parse_args([]).training == ""
+
+
+def test_the_witnesses_of_a_model_begin_at_its_own_seed_and_each_search_one_further(images, tmp_path, monkeypatch):
+    begun, climbed = [], []
+
+    def search(model, images, settings, seed, device):
+        begun.append(seed)
+        return [Search(label, None, None, norm=norm, steps=1) for label, norm in enumerate((4.0, 60.0, 61.0, 62.0))]
+
+    def climb(model, num_classes, image_size, settings, device, generator):
+        climbed.append(generator.initial_seed())
+        return Finding(1.5, 2, "")
+    monkeypatch.setattr(calibrate_audit, "search_triggers", search)
+    monkeypatch.setattr(calibrate_audit, "margin_witness", climb)
+    save_model(tmp_path / "model_last.th", build_model("resnet18", 2, 4), {}, {}, images.classes)
+    found = calibrate_audit.measure(tmp_path, images, Settings(searches=3), 7, torch.device("cpu"))
+    assert (begun, climbed) == ([7, 8, 9], [7]) and (found["margins"], found["margins_label"]) == (1.5, 2)
+    assert len(found["cleanse"]) == 3 and found["cleanse_labels"] == (0, 0, 0)
 
 
 def test_neural_cleanse_alone_is_its_majority():

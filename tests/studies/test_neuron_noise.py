@@ -29,6 +29,15 @@ def test_the_noise_raises_the_loss_and_stays_within_epsilon(net, images):
     assert all(p.requires_grad for p in net.parameters())
 
 
+def test_each_ascent_is_by_two_and_a_half_times_epsilon_over_their_number(net, images, monkeypatch):
+    lengths = []
+    monkeypatch.setattr("studies.neuron_noise.ascend_noise", lambda model, loss, noises, optimizer, *rest: (
+        lengths.append(optimizer.param_groups[0]["lr"])))
+    generator = torch.Generator().manual_seed(0)
+    worst_noise(net, Batches(images, 40, generator=generator, draws=40 * 5), 0.2, 5, generator)
+    assert lengths == pytest.approx([0.1] * 5)
+
+
 def test_errors_and_shares_are_counted_apart(net, images):
     for noise in parameters_named(net, "neuron_noise"):
         noise.data.zero_()

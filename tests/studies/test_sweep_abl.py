@@ -7,6 +7,7 @@ from helpers.paths import HALF
 from PIL import Image
 
 from engine.cells import as_flags
+from studies import sweep_abl
 from studies.sweep_abl import COLUMNS, draw, main, make_row
 
 SMALL = ["--dataset", "digits", *HALF, "--width", "4", "--batch-size", "256", "--epochs", "1", "--isolation-epochs",
@@ -35,6 +36,20 @@ def test_a_picture_is_drawn_of_every_axis_that_has_several_values(tmp_path):
     draw(tmp_path, rows)
     assert {path.name for path in tmp_path.iterdir()} == {"poison_rate.png", "isolation_rate.png"}
     assert np.asarray(Image.open(tmp_path / "isolation_rate.png").convert("L")).std() > 5
+
+
+def test_the_curves_of_a_picture_are_the_models_without_a_defense_after_leaving_out_and_after_abl(
+        tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(sweep_abl, "spread_curves", lambda path, panels, *words: drawn.update({path.name: panels}))
+    rows = [make_row({"poison_rate": 0.1, "seed": 0, "isolation_epochs": 20, "isolation_rate": rate},
+                     {"acc": share(0.75), "asr": share(1.0)}, RESULTS) for rate in (0.01, 0.1)]
+    draw(tmp_path, [*rows, {**rows[0], "isolation_epochs": 30}])
+    assert drawn["isolation_rate.png"] == [
+        {"ASR, none": [(0.01, 1.0), (0.1, 1.0)], "ASR, filtered": [(0.01, 0.6), (0.1, 0.6)],
+         "ASR, ABL": [(0.01, 0.1), (0.1, 0.1)]},
+        {"ACC, none": [(0.01, 0.75), (0.1, 0.75)], "ACC, filtered": [(0.01, 0.7), (0.1, 0.7)],
+         "ACC, ABL": [(0.01, 0.8), (0.1, 0.8)]}]
 
 
 def test_flags_say_what_they_were_given():

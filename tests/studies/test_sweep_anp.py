@@ -5,7 +5,8 @@ import shutil
 import pytest
 from helpers.in_process import stay
 
-from studies.sweep_anp import main
+from studies import sweep_anp
+from studies.sweep_anp import draw, main
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,16 @@ def test_every_cell_is_in_the_table_with_one_chosen_row(swept):
         pruned = [int(row["pruned"]) for row in cell]
         assert pruned == sorted(pruned)
     assert (folder / "alpha.png").stat().st_size > 5000 and (folder / "threshold.png").stat().st_size > 5000
+
+
+def test_the_curves_over_alpha_are_of_what_was_kept_and_those_over_the_threshold_of_all(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(sweep_anp, "spread_curves", lambda path, panels, *words: drawn.update({path.name: panels}))
+    draw(tmp_path, [{"alpha": 0.2, "threshold": threshold, "acc": acc, "asr": asr, "chosen": int(threshold == 0.5)}
+                    for threshold, acc, asr in ((None, 0.9, 1.0), (0.0, 0.8, 0.7), (0.5, 0.6, 0.1))])
+    assert drawn["alpha.png"] == [{"ACC": [(0.2, 0.6)], "ASR": [(0.2, 0.1)]}]
+    assert drawn["threshold.png"] == [{"ASR, alpha 0.2": [(0.0, 0.7), (0.5, 0.1)]},
+                                      {"ACC, alpha 0.2": [(0.0, 0.8), (0.5, 0.6)]}]
 
 
 @pytest.mark.slow

@@ -3,18 +3,21 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers.paths import HALF
 
 from data.datasets import load_clean
+from data.triggers import PatternTrigger
 from defenses import neural_cleanse, unlearn_trigger
 from engine.defending.suspect import find_trigger
-from engine.weights.checkpoint import load_model
+from engine.weights.checkpoint import load_model, save_trigger
 from methods.calibration import Judgment
 from methods.trigger_search import Search
+from reporting.found import FINISHED, FinishedRun
 from studies import audit
-from studies.verdict import least_lost, main, paired_loss, report
+from studies.verdict import find_triggers, has_changed, least_lost, main, paired_loss, report, table_row
 
 UNSURE = Judgment("undecided", None)
 DIGITS = ["--dataset", "digits", *HALF]
@@ -58,6 +61,32 @@ def test_a_repair_that_was_tried_on_no_trigger_is_not_called_one_that_works(capl
     line, = (text for text in caplog.messages if text.startswith("least clean accuracy lost: ANP"))
     assert line.endswith("whether a backdoor is left was not tested, since no trigger was reversed for a named target"
                          ) == said
+
+
+def test_a_model_with_other_running_statistics_is_another():
+    model, other = (torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2)) for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    assert not has_changed(model, other)
+    other[1].running_mean += 1
+    assert has_changed(model, other)
+
+
+def test_the_trigger_of_neural_cleanses_own_run_is_measured_before_the_audits(tmp_path):
+    runs = {}
+    for name, level in (("neural-cleanse", 200), ("audit", 100)):
+        runs[name] = FinishedRun(tmp_path / name, name, FINISHED)
+        runs[name].folder.mkdir()
+        save_trigger(runs[name].folder / "reversed_trigger_3.th",
+                     PatternTrigger(np.full((4, 4, 1), level, np.uint8), np.ones((4, 4, 1), np.uint8), 0.5, 3))
+    assert find_triggers(runs, [3, 5])[3].pattern.max() == 200
+    assert find_triggers({**runs, "neural-cleanse": None}, [3])[3].pattern.max() == 100
+
+
+def test_the_table_has_the_interval_of_a_loss_from_low_to_high():
+    row = {"name": "ANP", "changed": True, "acc": {"value": 0.9}, "lost": 0.02, "lost_interval": [0.01, 0.03],
+           "asr_of_reversed": {"3": {"value": 0.25}, "5": None}}
+    assert table_row(row) == {"model": "ANP", "changed": 1, "acc": 0.9, "lost": 0.02, "lost_low": 0.01,
+                              "lost_high": 0.03, "asr_of_reversed_trigger": "3:0.2500"}
 
 
 @pytest.fixture

@@ -69,6 +69,13 @@ def test_each_cell_is_there_for_each_seed_with_what_it_needs():
             assert "--seed" not in step.flags
 
 
+def test_a_step_asks_for_a_gpu_only_where_its_script_and_its_cell_are_worth_one():
+    defenses = dict.fromkeys(("pruning", "fine-pruning", "clp"))
+    steps = plan({**SMALL, "seeds": [0], "attacks": {"badnets": {}}, "defenses": defenses}).steps
+    assert {folder.removeprefix("out/badnets/seed-0"): step.is_heavy for folder, step in steps.items()} == {
+        "": True, "/prune": False, "/fine-prune": True, "/clp": False}
+
+
 @pytest.mark.parametrize("own, words", [
     ({"all_to_all": True}, ["--all-to-all"]), ({"all_to_all": False, "sources": [3, "5"]}, ["--sources", "3", "5"])])
 def test_an_attacks_aim_reaches_its_training_and_what_trains_on_its_data(own, words):
