@@ -30,6 +30,7 @@ def test_what_is_moved_grows_with_the_width_as_the_activations_do():
     assert bounds.bytes_per_image(1) == 4 * (8 * 5 * outputs + 5 * (4 * outputs + 1024) + 3 * 2 * outputs)
 
 
+@pytest.mark.long
 def test_every_script_has_a_row_that_sums_to_all(capsys):
     breakdown.main(["--width", "2", "--matrix", "64", "--device", "cpu"])
     rows = [line.strip("|").split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]

@@ -30,6 +30,7 @@ def test_a_rate_that_explodes_is_a_row_that_says_so(capsys):
     assert "the loss became" in rows(capsys)[0][2]
 
 
+@pytest.mark.long
 def test_cutout_and_smoothed_labels_reach_the_training(capsys):
     scores = []
     for flag, values in (("cutout", ["0", "20"]), ("label-smoothing", ["0", "0.9"])):
