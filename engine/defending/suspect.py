@@ -33,8 +33,7 @@ class Suspect:
     checkpoint: the model's file. classes: the names in label order that the file or --classes gives; () if neither
     does. trigger: None where none is known; only evaluation may look at it. defender: the defender's clean images.
     test: the test images, stamped too where a trigger is known. doubt: why the model's accuracy on the defender's
-    images cannot be right; None if it can. target: the trigger's, or else the one that the model's own file tells; only
-    evaluation may look at it too.
+    images cannot be right; None if it can.
     """
 
     checkpoint: str
@@ -44,7 +43,6 @@ class Suspect:
     defender: ImageSet
     test: EvalSets
     doubt: Doubt | None = None
-    target: int | None = None
 
     def fingerprint(self) -> str:
         """What a run says that it worked on, as inputs_of has it: the weights, and all of the defender's images."""
@@ -103,17 +101,17 @@ def load_suspect(args: Namespace, run: Run, find: bool = True, **options) -> Sus
     else:
         trigger.check_classes(len(test.classes), args.trigger_info or "trigger_info.th beside the checkpoint")
         note_aim(run, trigger, test.classes)
-    told = log_told(found, trigger, test.classes) if find else None
+    if find:
+        log_told(found, trigger, test.classes)
     sets = EvalSets.stamped(run.device, test, trigger)
     doubt = find_doubt(found.model, defender, run.device, found.has_spec, is_bgr=input_of(args).as_bgr)
-    return Suspect(args.checkpoint, found.model, class_names(args, found), trigger, defender, sets, doubt,
-                   told if trigger is None else trigger.target)
+    return Suspect(args.checkpoint, found.model, class_names(args, found), trigger, defender, sets, doubt)
 
 
-def log_told(found: Checkpoint, trigger: Trigger | None, classes: Sequence[str]) -> int | None:
-    """The target that BackdoorBench's file tells, logged with where it comes from; None where it tells none."""
+def log_told(found: Checkpoint, trigger: Trigger | None, classes: Sequence[str]) -> None:
+    """Log the target that BackdoorBench's file tells, and where it comes from."""
     if found.result is None:
-        return None
+        return
     target, why = found.result.target, found.result.why
     if target is None:
         log.info("BackdoorBench's file tells no target: %s", why)
@@ -121,7 +119,6 @@ def log_told(found: Checkpoint, trigger: Trigger | None, classes: Sequence[str])
         log.info("BackdoorBench's file tells the target, class %s: %s", called(target, classes), why)
         if trigger is not None and trigger.target != target:
             log.warning("the trigger that is given has another target, class %d", trigger.target)
-    return target
 
 
 def load_given(args: Namespace, device: torch.device | str = "cpu", **options) -> Checkpoint:

@@ -301,8 +301,7 @@ def known(small_run):
 def test_the_log_says_where_the_target_comes_from(changes, given, said, saved, caplog):
     trigger = None if given is None else build_trigger("badnets", given)
     with caplog.at_level(logging.INFO):
-        told = log_told(load_model(saved(**changes)), trigger, tuple("abcdefghij"))
-    assert told == (None if changes else 3) and len(caplog.messages) == len(said)
+        log_told(load_model(saved(**changes)), trigger, tuple("abcdefghij"))
     assert all(words in line for words, line in zip(said, caplog.messages, strict=True))
 
 
