@@ -23,8 +23,15 @@ def check_there(path: str | Path) -> None:
         return
     left = where_left(path)
     meant, commands = left if left.exists() else find_alike(path), first_runs(left)
-    raise UserError(f"{path}: no such file" + (f"; is {meant} meant?" if meant else first_run(commands))
-                    + (f", which leaves {left}" if not meant and left != path else ""))
+    said = f"; is {meant} meant?" if meant else first_run(commands) + (f", which leaves {left}" if left != path else "")
+    if is_unfinished(left.parent):
+        said = f"; the run in {left.parent} is not finished: its command with --resume or --overwrite makes it"
+    raise UserError(f"{path}: no such file{said}")
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run in a folder has begun and has not ended."""
+    return (folder / "config.json").exists() and not (folder / "results.json").exists()
 
 
 def where_left(path: Path) -> Path:
@@ -93,7 +100,7 @@ def for_training(folder: Path) -> list[str]:
     for script in SCRIPTS:  # output/<attack>-<script>
         if script.trains and ending and ending == script.name.replace("_", "-") and attack in POISON_TYPES:
             return [command_line(script, {"poison_type": attack}, folder, USUAL / folder.name)]
-    trainer, _ = next(iter(attack_cells().values()))
+    trainer, _ = attack_cells()["benign"]
     script, cell = attack_cells().get(folder.name, (trainer, None))
     if cell and (script is trainer or folder.name == script.name.replace("_", "-")):
         return [command_line(script, cell.flags, folder, USUAL / folder.name)]

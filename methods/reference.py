@@ -35,4 +35,5 @@ def find_reference(populations: Sequence[Population], kind: Kind, has_names: boo
         return Reference(nearest)
     why = "are of other classes" if has_names else "may be of other classes, since no names tell what this model's are"
     return Reference(nearest, f"the nearest benign models that have been measured ({nearest.dataset}) {why}; only if "
-                              f"these are the same under other names, give --population {nearest.dataset}")
+                              f"these are the same under other names, give --population {nearest.dataset}; "
+                              "studies.calibrate_audit measures models of your own")

@@ -52,6 +52,11 @@ class Settings:
         own = {field.name for field in fields(self)}
         return replace(self, **{name: value for name, value in given.items() if name in own and value is not None})
 
+    def apart_from(self, other: Settings) -> str:
+        """The flags of the settings that `other` has otherwise, in one line."""
+        return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in asdict(self).items()
+                        if value != getattr(other, name))
+
     @classmethod
     def from_words(cls, text: str) -> Settings:
         """Raises UserError for other words than those of `words`."""

@@ -112,16 +112,20 @@ def measure_log(run, attack):
 
 
 def is_comparable(run):
-    """Whether a run is on CIFAR-10, as far as one that is not finished says; cifar100 is another data set."""
+    """Whether a run is on CIFAR-10 with all of its test images, as far as one that is not finished says; cifar100 is
+    another data set."""
     dataset = run.results.get("dataset") if run.state == FINISHED else run.arguments.get("dataset", "cifar10")
-    return re.match(r"cifar10(?!\d)", str(dataset)) is not None
+    is_whole = (run.results.get("acc") or {}).get("n", TEST_IMAGES) == TEST_IMAGES
+    return is_whole and re.match(r"cifar10(?!\d)", str(dataset)) is not None
 
 
 def remarks(run):
     """(what a reader must know of a run of ours, whether its figures may meet the homework's criteria at all)."""
     dataset, arch, width = run.setting
     if not is_comparable(run):
-        return [f"measured on {dataset}, and the criteria are for CIFAR-10"], False
+        count = (run.results.get("acc") or {}).get("n")
+        images = f" ({count} test images)" if count else ""
+        return [f"measured on {dataset}{images}, and the criteria are for CIFAR-10"], False
     notes = [] if arch == USUAL_ARCH else [f"{arch}, the homework's is {USUAL_ARCH}"]
     return notes + ([] if width == HOMEWORK_WIDTH else [f"width {width}, the homework's is {HOMEWORK_WIDTH}"]), True
 
@@ -203,11 +207,11 @@ def pick(candidates, wanted):
     return ranked[0], [one.name for one in ranked[1:]]
 
 
-def lines_for(criterion, candidates, wanted):
-    """The two Lines, ASR's and ACC's, of a criterion."""
+def lines_for(criterion, candidates, wanted, why="no run found"):
+    """The two Lines, ASR's and ACC's, of a criterion. why: what the lines say where there are no candidates."""
     bounds = dict(zip(("ASR", "ACC"), CRITERIA[criterion], strict=True))
     if not candidates:
-        return [Line(NAMES[criterion], figure, bound.text, None, False, "", "no run found", could_be_met=False)
+        return [Line(NAMES[criterion], figure, bound.text, None, False, "", why, could_be_met=False)
                 for figure, bound in bounds.items()]
     graded, others = pick(candidates, wanted)
     notes = [graded.note] if graded.note else []
@@ -241,10 +245,13 @@ def grade(root, runs):
         own = [one for one in own if one]
         has_backdoor |= any(one.asr and one.asr["value"] >= BACKDOORED for one in own)
         lines += lines_for(attack, own, attack)
-    pruned = [or_said(run.name, measure_pruning, run) for run in runs if run.script == PRUNING and has_usual_aim(run)]
+    own = [run for run in runs if run.script == PRUNING and has_usual_aim(run)]
+    pruned = [or_said(run.name, measure_pruning, run) for run in own]
+    idle = [run.name for run, measured in zip(own, pruned, strict=True) if measured is None]
     foreign = [or_said(name, measure_foreign_pruning, folder, name, has_backdoor) for folder, name in folders(root)
                if pruning_tables(folder)]
-    return lines + lines_for("anp", [one for one in (*pruned, *foreign) if one], "badnets")
+    return lines + lines_for("anp", [one for one in (*pruned, *foreign) if one], "badnets",
+                             *(f"no backdoor was there before pruning: {', '.join(idle[:3])}" for _ in idle[:1]))
 
 
 def percent(share):

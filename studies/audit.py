@@ -120,7 +120,8 @@ def choose(args: Namespace, subject: Subject) -> tuple[Reference, Settings]:
     measured = Settings.from_words(reference.population.settings) if reference.population else Settings()
     settings = measured.changed(vars(args))
     if settings != measured and reference.population:
-        reference = Reference(None, "the witnesses' settings are not those that benign models were measured with")
+        reference = Reference(None, "; ".join(filter(None, (reference.doubt, (
+            f"benign models were measured with other settings of the witnesses ({measured.apart_from(settings)})")))))
     return reference, settings
 
 

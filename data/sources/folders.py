@@ -1,4 +1,5 @@
 """Where a data set may be downloaded to: never among images of the user's own."""
+from difflib import get_close_matches
 from pathlib import Path
 
 from common.errors import UserError
@@ -22,7 +23,10 @@ def check_folder(dataset: str, data_dir: str | Path) -> None:
     if not path.is_dir():
         if is_default and not path.exists():
             return
-        raise UserError(f"--data-dir {data_dir}: no such folder; make it first to have {source.title} downloaded there")
+        beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+        near = get_close_matches(path.name, beside, 1, 0.8)
+        raise UserError(f"--data-dir {data_dir}: no such folder; " + (
+            f"is {path.parent / near[0]} meant?" if near else f"make it first to have {source.title} downloaded there"))
     found = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in path.iterdir()
                    if not is_hidden(entry.name) and entry.name not in (*source.places, *source.archives))
     is_meant = any(name.rstrip("/").lower() in LIKE_SPLITS and name.endswith("/") for name in found)

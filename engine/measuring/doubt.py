@@ -19,6 +19,7 @@ IMAGES = 1000  # at most, that a model is judged by
 IMPLAUSIBLE, MENDED, SOUND = 1 / 3, 1 / 2, 2 / 3  # of the way from guessing to no error
 CAUSES = ("another normalization (--mean, --std), classes in another order (--classes), another data set, or colors in "
           "another order (--channels)")
+CAUSES_OF_KNOWN = "too little training, or other images than those that the model was trained on"  # of our own file
 log = logging.getLogger("backdoor")
 
 
@@ -27,6 +28,7 @@ class Doubt:
     """An accuracy that cannot be right. accuracy: mean over classes. remedy: what would mend it, in words; or None.
 
     is_implausible: whether it is too little for any trained classifier; otherwise what would mend it raises the doubt.
+    has_own_input: whether the model's file says how pixels enter.
     """
 
     accuracy: float
@@ -34,10 +36,12 @@ class Doubt:
     num_classes: int
     remedy: str | None
     is_implausible: bool = True
+    has_own_input: bool = False
 
     def words(self) -> str:
         """The doubt in one line."""
-        cause = f"It would be mended by {self.remedy}" if self.remedy else f"Usual causes: {CAUSES}"
+        cause = f"It would be mended by {self.remedy}" if self.remedy else (
+            f"Usual causes: {CAUSES_OF_KNOWN if self.has_own_input else CAUSES}")
         why = "too little for a trained classifier" if self.is_implausible else "another input halves its errors"
         return (f"the model is right on {self.accuracy:.4f} of the {self.images} clean images at hand (mean over "
                 f"classes), where guessing gives {1 / self.num_classes:.4f}: {why}, so no figure of it can be trusted. "
@@ -67,7 +71,7 @@ def find_doubt(model: torch.nn.Module, images: ImageSet, device: torch.device, h
     remedy, mended = find_remedy(model, images, device, has_own_input, is_bgr)
     if not is_implausible and mended < max(upper, (1 + accuracy) / 2):
         return None
-    doubt = Doubt(accuracy, len(images), count, remedy, is_implausible)
+    doubt = Doubt(accuracy, len(images), count, remedy, is_implausible, has_own_input)
     log.warning("%s%s", f"{name}: " * bool(name), doubt.words())
     return doubt
 

@@ -13,6 +13,6 @@ def check_surrogate(path: str, model: torch.nn.Module, images: ImageSet, device:
     """Log a warning if the model of the file `path` is right on no more of an ImageSet than guessing would be."""
     found = score(model, evaluation_batches(images, device)).accuracy
     if found.value <= 1 / images.num_classes:
-        log.warning("%s: right on %d of %d training images, no more than by guessing; it "
-                    "was not trained on such images, or with another normalization or order of the classes", path,
+        log.warning("%s: right on %d of %d training images, no more than by guessing; it was "
+                    "trained too little, on other images, or with another normalization or order of the classes", path,
                     found.hits, found.n)

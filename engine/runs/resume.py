@@ -74,7 +74,18 @@ def refuse_to_replace(folder: Path, args: Namespace, found: str) -> None:
     """Raise the UserError for a folder that holds the file `found` of a run; it names the flags that help."""
     what = {"results.json": "a finished run", "config.json": "an unfinished run"}.get(found, found)
     how = "--resume continues it, " if hasattr(args, "resume") else ""
-    raise UserError(f"{folder}: holds {what}; {how}--overwrite replaces it, --output-dir names another folder")
+    raise UserError(f"{folder}: holds {what}{of_another_model(folder, args)}; {how}--overwrite replaces it, "
+                    "--output-dir names another folder")
+
+
+def of_another_model(folder: Path, args: Namespace) -> str:
+    """" on <checkpoint>" for a run in a folder on another --checkpoint than that of the flags; otherwise ""."""
+    try:
+        before = read_config(folder)["arguments"].get("checkpoint")
+    except UserError:
+        return ""
+    now = getattr(args, "checkpoint", None)
+    return f" on {before}" if isinstance(before, str) and isinstance(now, str) and before != now else ""
 
 
 def read_config(folder: Path) -> dict:

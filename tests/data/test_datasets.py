@@ -82,6 +82,10 @@ def test_cifar_is_split_by_the_committed_file():
 def test_a_mistyped_data_dir_is_not_downloaded_into(tmp_path):
     with pytest.raises(UserError, match="cifar10-jpg: no such folder"):
         load_splits("cifar10", tmp_path / "cifar10-jpg")
+    (tmp_path / "cifar10-jpeg").mkdir()
+    with pytest.raises(UserError, match=r"no such folder; is .*/cifar10-jpeg meant\?$"):
+        load_splits("cifar10", tmp_path / "cifar10-jpg")
+    (tmp_path / "cifar10-jpeg").rmdir()
     (tmp_path / "train").mkdir()
     with pytest.raises(UserError, match="has train/ but not both"):
         load_splits("cifar10", tmp_path)

@@ -190,6 +190,7 @@ def test_a_weak_model_is_not_doubted_and_a_useless_one_is(num_classes, right, do
     model, images = said(num_classes, right)
     doubt = find_doubt(model, images, torch.device("cpu"), True)
     assert bool(doubt) == doubted and (not doubt or doubt.remedy is None)
+    assert not doubt or "Usual causes: too little training" in doubt.words()  # its file says how pixels enter
 
 
 class Reversed(torch.nn.Module):

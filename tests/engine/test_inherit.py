@@ -44,6 +44,15 @@ def test_an_attack_goes_on_with_the_images_of_what_another_script_left_for_it(ma
         assert named([*words, "--data-dir", "pictures"], train_backdoor) == ("cifar10", "pictures")
 
 
+def test_a_run_that_is_resumed_goes_on_with_its_own_images(made_on):
+    made_on(dataset="cifar10", data_dir="pictures")
+    assert named(["--resume", "--output-dir", "run"], train_backdoor) == ("cifar10", "pictures")
+    assert named(["--resume", "--output-dir", "run", "--data-dir", "data"], train_backdoor) == ("cifar10", "data")
+    assert named(["--output-dir", "run"], train_backdoor) == ("cifar10", "data")
+    made_on(dataset="cifar10", data_dir="run/images")  # which came with it
+    assert named(["--resume", "--output-dir", "run"], train_backdoor) == ("cifar10", "data")
+
+
 def test_images_that_came_with_an_attacks_input_are_not_taken(made_on, tmp_path):
     made_on(dataset="gtsrb", data_dir="run/images")
     (tmp_path / "run/images/train/a").mkdir(parents=True)

@@ -7,7 +7,9 @@ import pytest
 
 from common.errors import UserError
 from engine.attacking.attack import load_encoder
+from engine.catalogue import BY_MODULE, attack_cells
 from engine.missing import first_runs, run_on
+from engine.rows import Cell
 from engine.weights.checkpoint import load_model, load_trigger
 from prune_network import read_data
 
@@ -84,6 +86,23 @@ def test_masks_that_are_looked_for_in_the_models_own_folder_lie_beneath_it(tmp_p
     Path("my/run/anp/mask_values.txt").touch()
     with pytest.raises(UserError, match=r"no such file; is my/run/anp/mask_values\.txt meant\?$"):
         read_data("my/run/mask_values.txt")
+
+
+def test_a_run_that_is_not_finished_is_told_from_one_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("output/blend").mkdir(parents=True)
+    Path("output/blend/config.json").touch()
+    with pytest.raises(UserError, match=r"the run in output/blend is not finished: its command with --resume"):
+        load_model("output/blend/model_last.th")
+    Path("output/blend/results.json").touch()
+    with pytest.raises(UserError, match=r"first run: python train_backdoor\.py --poison-type blend"):
+        load_model("output/blend/model_last.th")
+
+
+def test_the_training_of_a_folder_of_any_name_is_the_one_of_the_benign_model(monkeypatch):
+    first = {"late": (BY_MODULE["attacks.wanet"], Cell("late"))}
+    monkeypatch.setattr("engine.missing.attack_cells", lambda: first | attack_cells())
+    assert first_runs(Path("my/run/model_last.th")) == ["python train_backdoor.py --output-dir my/run"]
 
 
 def test_a_defense_that_has_not_run_is_named_with_its_command():

@@ -296,6 +296,15 @@ def test_a_log_is_utf_8_whatever_the_locale(arguments, tmp_path, monkeypatch):
     assert (folder / "results.json").exists()
 
 
+def test_a_run_on_another_model_is_called_so(arguments, tmp_path):
+    models = [str(tmp_path / name) for name in ("one.th", "other.th")]
+    go(arguments(checkpoint=models[0]))
+    for model, said in ((models[1], f"holds a finished run on {models[0]}; "), (models[0], "holds a finished run; ")):
+        with pytest.raises(UserError) as told:
+            go(arguments(checkpoint=model))
+        assert said in str(told.value)
+
+
 @pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])  # none advises another of them
 def test_another_scripts_run_is_not_overwritten(arguments, tmp_path, monkeypatch, flags):
     go(arguments())

@@ -1,8 +1,9 @@
+import json
 import math
 import shutil
 
 import pytest
-from helpers.reporting import grades
+from helpers.reporting import grades, share
 
 from reporting.found import find_runs
 from reporting.grade import CRITERIA, as_text, grade, logged_share
@@ -101,7 +102,8 @@ def test_of_runs_of_other_names_the_one_in_the_fewest_folders_is_graded(tree):
 def test_pruning_a_benign_model_is_no_defense(tree):
     tree.attack("benign", "benign", 0.94, 0.01)
     tree.pruned("benign/anp", 0.01, 0.93, before=0.01)
-    assert grades(tree.root)["ANP", "ASR"].note == "no run found"
+    line = grades(tree.root)["ANP", "ASR"]
+    assert line.note == "no backdoor was there before pruning: benign/anp/pruned" and not line.passed
 
 
 def test_of_a_foreign_pruning_table_the_best_row_is_taken_and_called_oracle(tree):
@@ -165,6 +167,16 @@ def test_other_images_than_cifar10s_cannot_pass_and_another_width_says_so(tree):
     lines = grades(tree.root)
     assert not lines["BadNets", "ACC"].passed and "measured on cifar100" in lines["BadNets", "ACC"].note
     assert lines["Blend", "ACC"].passed and "width 16" in lines["Blend", "ACC"].note
+
+
+def test_a_part_of_cifar10s_test_images_is_no_measure_of_the_criteria(tree):
+    tree.homework()
+    path = tree.root / "badnets/results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"acc": share(0.93, 500)}))
+    lines = grades(tree.root)
+    line = lines["BadNets", "ACC"]
+    assert not line.passed and "measured on cifar10 (500 test images)" in line.note
+    assert lines["Blend", "ACC"].passed
 
 
 def test_an_interval_is_computed_and_not_believed(tree):
