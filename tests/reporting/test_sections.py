@@ -202,7 +202,9 @@ def test_every_repair_is_explained_somewhere(tree):
     own = {"prune_network": "anp", "fine_prune": "fine_pruning", "unlearn_trigger": "neural_cleanse", "abl": "abl"}
     for script in SCRIPTS:
         if script.kind == REPAIR:
-            assert len(words(own.get(script.name, script.name))) >= 1
+            name = own.get(script.name, script.name)
+            assert (FOLDER / f"{name}.md").is_file(), f"{script.module}: write reporting/words/{name}.md"
+            assert len(words(name)) >= 1
 
 
 def test_a_pruned_models_row_has_the_asr_before_and_after_and_how_its_masks_were_made(tree):
