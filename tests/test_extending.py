@@ -190,6 +190,7 @@ def test_a_matrix_plans_them(extended):
     assert "--amplitude" in steps["sway, seed 0"] and "--amplitude" not in steps["square, seed 0"]
 
 
+@pytest.mark.long
 def test_the_other_scripts_that_poison_take_them_and_refuse_what_is_not_theirs(extended):
     sway, training = ["--poison-type", "sway"], ["train_backdoor", "--poison-type"]
     calls = [[script, *sway, "--amplitude", "4"] for script in ("studies.sweep_abl", "attacks.pruning_aware",

@@ -14,12 +14,13 @@ from engine.weights.checkpoint import load_model, load_trigger, save_model
 from models import build_model
 
 
-@pytest.fixture(params=[16, 48])
-def sized_run(request, tmp_path):
-    """(pixels a side, the folder of a one-epoch run at width 2 on digits of that size)."""
-    train_backdoor.main([*SMALL, "--width", "2", "--image-size", str(request.param), "--poison-rate", "0.2",
-                         "--output-dir", str(tmp_path / "run")])
-    return request.param, tmp_path / "run"
+@pytest.fixture(scope="module")
+def sized_run(tmp_path_factory):
+    """(pixels a side, the folder of a one-epoch run at width 2 on digits of that size); other tests have 16 or 32."""
+    folder = tmp_path_factory.mktemp("sized") / "run"
+    train_backdoor.main([*SMALL, "--width", "2", "--image-size", "48", "--poison-rate", "0.2", "--output-dir",
+                         str(folder)])
+    return 48, folder
 
 
 def test_a_model_and_its_trigger_have_the_size_of_their_images_and_defenses_take_it_from_the_model(sized_run):

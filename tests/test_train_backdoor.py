@@ -203,6 +203,7 @@ def test_a_finished_run_is_not_overwritten(refused, small_run):
     assert (small_run / "results.json").read_text() == before
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line_and_leaves_no_torn_file(tmp_path):
     def limit():  # a file may not grow past 100 kB, as if the disk were full
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -172,7 +172,7 @@ def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_bits(attacked
     assert compare(attacked, tmp_path / "run") == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_a_gpu_the_cpu_stamps_for_the_last_test_alone(tmp_path, monkeypatch):
     real, used = input_aware.trigger_of, []
     monkeypatch.setattr(input_aware, "trigger_of", lambda *args: used.append(real(*args)) or used[-1])

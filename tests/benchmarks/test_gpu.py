@@ -127,7 +127,7 @@ def test_the_benchmark_of_a_clean_step_takes_its_words():
     assert importlib.import_module(module).parse_args(words).width == 64
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_only_a_report_or_the_tests_need_is_not_imported():
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "benchmarks.gpu", "--plan"], cwd=ROOT, text=True,
                           capture_output=True, check=True)

@@ -192,7 +192,7 @@ def test_another_target_than_the_stored_triggers_is_refused(stored, tmp_path, re
     assert "the stored trigger's target is 3; give --poison-target 3" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_abl_trains_on_what_a_stored_trigger_has_poisoned_as_on_the_trigger_itself(stored, tmp_path):
     _, folder, flags = stored
     for name, data in (("own", ["--dataset", "digits"]), ("files", ["--data-dir", str(folder)])):

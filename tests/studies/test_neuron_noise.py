@@ -65,6 +65,7 @@ def test_two_models_side_by_side(small_run, tmp_path):
     assert float(rows[0]["error_rate"]) == pytest.approx(1 - results["acc"]["value"], abs=1e-6)
 
 
+@pytest.mark.long
 def test_the_benign_model_is_fed_as_its_own_flags_say(learned_run, tmp_path, refused):
     ours, bare = learned_run / "model_last.th", tmp_path / "bare.th"
     torch.save(torch.load(ours, weights_only=True)["state_dict"], bare)

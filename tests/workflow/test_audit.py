@@ -145,7 +145,7 @@ def test_input_that_does_not_fit_is_one_line_before_anything_starts(stranger, sm
     assert not (tmp_path / "output").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_call_into_a_folder_is_refused_while_the_first_lives(tmp_path):
     hold = f"import sys; from workflow.__main__ import hold; hold({str(tmp_path / 'out')!r}); print('held', flush=True)"
     first = subprocess.Popen([sys.executable, "-c", f"{hold}; sys.stdin.read()"], cwd=ROOT, text=True,
