@@ -12,6 +12,7 @@ from reporting.submission import ATTACKS, pruning_rows, pruning_tables, training
 HOMEWORK_WIDTH = 64
 TEST_IMAGES, TRIGGERED_IMAGES = 10_000, 9_000  # CIFAR-10's, assumed where a log does not say
 PASSED, FAILED, NOT_MEASURED, NOT_COMPARABLE = "pass", "fail", "not measured", "not comparable"
+NO_RUN = "no run found"
 BACKDOORED = 0.5  # ASR from which there is a backdoor to prune away
 NAMES = {"badnets": "BadNets", "blend": "Blend", "clean-label": "Clean-label", "anp": "ANP"}
 
@@ -207,7 +208,7 @@ def pick(candidates, wanted):
     return ranked[0], [one.name for one in ranked[1:]]
 
 
-def lines_for(criterion, candidates, wanted, why="no run found"):
+def lines_for(criterion, candidates, wanted, why=NO_RUN):
     """The two Lines, ASR's and ACC's, of a criterion. why: what the lines say where there are no candidates."""
     bounds = dict(zip(("ASR", "ACC"), CRITERIA[criterion], strict=True))
     if not candidates:
@@ -250,8 +251,8 @@ def grade(root, runs):
     idle = [run.name for run, measured in zip(own, pruned, strict=True) if measured is None]
     foreign = [or_said(name, measure_foreign_pruning, folder, name, has_backdoor) for folder, name in folders(root)
                if pruning_tables(folder)]
-    return lines + lines_for("anp", [one for one in (*pruned, *foreign) if one], "badnets",
-                             *(f"no backdoor was there before pruning: {', '.join(idle[:3])}" for _ in idle[:1]))
+    why = f"no backdoor was there before pruning: {', '.join(idle[:3])}" if idle else NO_RUN
+    return lines + lines_for("anp", [one for one in (*pruned, *foreign) if one], "badnets", why)
 
 
 def percent(share):
