@@ -43,7 +43,7 @@ SCRIPTS = (
            cells=(Cell("anp", "anp/pruned", needs="anp-masks", takes={"mask_file": "mask_values.txt"},
                        in_audit="anp"),),
            other={"mask_file": "{masks2}", "threshold": "0.5", "max_drop": "0.9", "pruning_max": "0.5",
-                  "pruning_step": "0.4", "crop_padding": ("--recalibrate", "0"),
+                  "pruning_step": "0.4", "crop_padding": ("--recalibrate", "3"),
                   "flip": ("--recalibrate --no-flip", " "),
                   "checkpoint": (f"{BARE} --dataset digits", "{model2}"),
                   "dataset": (f"{BARE} --data-dir {{pictures}} --dataset digits", "cifar10"),
@@ -94,7 +94,8 @@ SCRIPTS = (
            figures={"rounds.gap": "gap of the compromised neurons, round by round"},
            lasting="--width 4 --batch-size 32 --crop-padding 2 --epochs 6 --rounds 2 --style-steps 5 "
                    "--injector-steps 3",
-           other={"style_image": "{png}", "rounds": "0", "detox_rate": "0.5"}),
+           other={"style_image": "{png}", "rounds": (f"=--dataset digits {TRAIN} --style-steps 3", "0"),
+                  "detox_rate": "0.5"}),
     Script("attacks.latent", "the latent backdoor", ATTACK, "--resume",
            small=f"{TRAIN} --inject-epochs 2 --patch-steps 5",
            cells=(Cell("latent"),),

@@ -27,7 +27,7 @@ SHARED = {
     "sig_delta": ("--poison-type sig", "30"), "sig_frequency": ("--poison-type sig", "3"),
     "eval_trigger": ("--poison-type benign", "blend"), "data_dir": (" ".join(FOLDER), "{pictures2}"),
     "label_smoothing": "0.1", "cutout": "4", "milestones": ("--epochs 3 --milestones 1 2", "1"),
-    "crop_padding": "0", "checkpoint": "{model2}", "max_drop": "0.5", "val_frac": "0.06"}
+    "crop_padding": "3", "checkpoint": "{model2}", "max_drop": "0.5", "val_frac": "0.06"}
 SAME = {"device": ["--device", "cpu"], "compile": ["--compile"], "deterministic": ["--deterministic"]}
 ELSEWHERE = {  # flags that other tests have, and why not this one
     "help", "output_dir", "overwrite", "resume",  # where a run lies, and whether it goes on: tests/engine/test_run.py
