@@ -26,12 +26,14 @@ SHARED = {
     "fc_dir": ("--poison-type feature-collision --fc-dir {collided}", "{collided2}"),
     "sig_delta": ("--poison-type sig", "30"), "sig_frequency": ("--poison-type sig", "3"),
     "eval_trigger": ("--poison-type benign", "blend"), "data_dir": (" ".join(FOLDER), "{pictures2}"),
-    "label_smoothing": "0.1", "cutout": "4", "milestones": ("--epochs 3 --milestones 1 2", "1"),
-    "crop_padding": "3", "checkpoint": "{model2}", "max_drop": "0.5", "val_frac": "0.06"}
+    "label_smoothing": "0.2", "cutout": "4", "milestones": ("--epochs 3 --milestones 1 2", "1"),
+    "crop_padding": "3",
+    "pruning_max": "0.5", "pruning_step": "0.4", "checkpoint": "{model2}", "max_drop": "0.5", "val_frac": "0.06"}
 SAME = {"device": ["--device", "cpu"], "compile": ["--compile"], "deterministic": ["--deterministic"]}
 ELSEWHERE = {  # flags that other tests have, and why not this one
     "help", "output_dir", "overwrite", "resume",  # where a run lies, and whether it goes on: tests/engine/test_run.py
     "dataset",  # digits, which come alone, beside which no other folder may be named: tests/data/test_datasets.py
+    "MODEL", "IMAGES",  # words without a flag: tests/studies/test_audit.py
     "arch",  # whose values have a test of their own: tests/models
     "mean", "std", "channels",  # for weights without a spec: tests/engine/test_doubt.py
     "benign_mean", "benign_std", "benign_channels",  # the same of a second model: tests/studies/test_neuron_noise.py
