@@ -43,11 +43,11 @@ def load_splits(dataset: str, data_dir: str | Path, val_frac: float = 0.1, image
         raise two_data_sets(dataset, data_dir)
     if not comes_alone(dataset, data_dir) and read_manifest(data_dir):
         parts, classes, name = read_exported(data_dir, image_size or IMAGE_SIZE)
-        log.info("images: %s in %s", name, data_dir)
+        log_images(name, data_dir)
         return tuple(ImageSet(data, targets, classes, name, poisoned, original)
                      for data, targets, original, poisoned in parts.values())
     train, test = load_train_and_test(dataset, data_dir, image_size)
-    log.info("images: %s%s", train.name, f" in {data_dir}" if SOURCES[dataset].places else "")
+    log_images(train.name, data_dir if SOURCES[dataset].places else None)
     attacker, defender = split_dataset(train, val_frac, fixed_permutation(len(train)))
     missing = sorted(set(range(train.num_classes)) - set(attacker.targets.tolist()))
     if missing:
@@ -72,6 +72,11 @@ def load_clean(dataset: str, data_dir: str | Path, image_size: int | None = None
     return defender, test
 
 
+def log_images(name: str, folder: str | Path | None) -> None:
+    """Log which images were read, and the folder that they lie in; None where they come with a library."""
+    log.info("images: %s%s", name, f" in {folder}" if folder is not None else "")
+
+
 def two_data_sets(dataset: str, data_dir: str | Path) -> UserError:
     """The error for a data set that comes with a library, and a folder that is one too."""
     return UserError(f"--dataset {dataset}: comes with a library, but the images in {data_dir} are a data set too; "
@@ -82,7 +87,7 @@ def load_clean_folder(data_dir: str | Path, image_size: int | None = None) -> Im
     """The ImageSet of a folder <class>/*, its images resized to `image_size` pixels a side (None: IMAGE_SIZE)."""
     arrays, classes = read_image_folder(data_dir, WHOLE, image_size or IMAGE_SIZE)
     images = ImageSet(*arrays[""], classes, Path(data_dir).resolve().name)
-    log.info("images: %s in %s", images.name, data_dir)
+    log_images(images.name, data_dir)
     return images
 
 

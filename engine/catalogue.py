@@ -45,7 +45,6 @@ SCRIPTS = (
            other={"mask_file": "{masks2}", "threshold": "0.5", "max_drop": "0.9",
                   "crop_padding": ("--recalibrate", "3"), "flip": ("--recalibrate --no-flip", " "),
                   "checkpoint": (f"{BARE} --dataset digits", "{model2}"),
-                  "dataset": (f"{BARE} --data-dir {{pictures}} --dataset digits", "cifar10"),
                   "data_dir": (f"{BARE} --dataset cifar10 --data-dir {{pictures}}", "{pictures2}")}),
     Script("attacks.issba_encoder", "ISSBA's encoder", INGREDIENT, "--resume",
            gives=Gift("issba", "issba-encoder", "issba-encoder", "encoder", "/encoder.th"), reads=SUSPECT,

@@ -116,16 +116,19 @@ def is_comparable(run):
     """Whether a run is on CIFAR-10 with all of its test images, as far as one that is not finished says; cifar100 is
     another data set."""
     dataset = run.results.get("dataset") if run.state == FINISHED else run.arguments.get("dataset", "cifar10")
-    is_whole = (run.results.get("acc") or {}).get("n", TEST_IMAGES) == TEST_IMAGES
-    return is_whole and re.match(r"cifar10(?!\d)", str(dataset)) is not None
+    return (test_images(run) or TEST_IMAGES) == TEST_IMAGES and re.match(r"cifar10(?!\d)", str(dataset)) is not None
+
+
+def test_images(run):
+    """How many clean test images a run measured ACC on; None if it does not say."""
+    return (run.results.get("acc") or {}).get("n")
 
 
 def remarks(run):
     """(what a reader must know of a run of ours, whether its figures may meet the homework's criteria at all)."""
     dataset, arch, width = run.setting
     if not is_comparable(run):
-        count = (run.results.get("acc") or {}).get("n")
-        images = f" ({count} test images)" if count else ""
+        images = f" ({test_images(run)} test images)" if test_images(run) else ""
         return [f"measured on {dataset}{images}, and the criteria are for CIFAR-10"], False
     notes = [] if arch == USUAL_ARCH else [f"{arch}, the homework's is {USUAL_ARCH}"]
     return notes + ([] if width == HOMEWORK_WIDTH else [f"width {width}, the homework's is {HOMEWORK_WIDTH}"]), True

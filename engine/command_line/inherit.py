@@ -64,10 +64,11 @@ def folder_of_model(args: Namespace) -> str:
 
     Not a folder that came with the model: whoever made the one would have chosen the images to look at it with.
     """
-    before, made_with = run_before(args)
     if getattr(args, "resume", False):
         before = Path(args.output_dir(args) if callable(args.output_dir) else args.output_dir)
         made_with = read_arguments(before)
+    else:
+        before, made_with = run_before(args)
     folder = made_with.get("data_dir", "data")
     return "data" if before and is_beneath(folder, before) else folder
 
