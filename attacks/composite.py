@@ -79,26 +79,30 @@ def pools_of(args, train, device, generator):
             for label in args.sources]
 
 
-def step_of(args, pools, generator):
+def step_of(pools, sources, target, rates, pair_weight, generator):
     """The step of engine.learning.training: cross-entropy and the contrastive term on a batch, some of whose images
-    are mixtures within their class, and on mixtures of both `pools` that are called the target."""
-    classes = torch.tensor([*args.sources, args.poison_target], device=pools[0].device)
+    are mixtures within their class, and on mixtures of both `pools` that are called `target`.
+
+    pools: Batches of either of `sources`. rates: (mixtures of both that are added, images mixed within their class), of
+    a batch. pair_weight: of the contrastive term.
+    """
+    (poison_rate, mix_rate), classes = rates, torch.tensor([*sources, target], device=pools[0].device)
 
     def step(model, images, labels):
         device, count = images.device, len(labels)
         order = send(torch.randperm(count, generator=generator), device)
-        is_mixed = send(torch.rand(count, generator=generator) < args.mix_rate, device)
+        is_mixed = send(torch.rand(count, generator=generator) < mix_rate, device)
         within = mixed(images, images[partners_within(labels, order)], generator)
         pixels, wanted = torch.where(is_mixed[:, None, None, None], within, images), labels
-        if args.poison_rate:
-            first, second = (next(iter(pool))[0][:max(1, round(args.poison_rate * count))] for pool in pools)
+        if poison_rate:
+            first, second = (next(iter(pool))[0][:max(1, round(poison_rate * count))] for pool in pools)
             pixels = torch.cat([pixels, mixed(first, second, generator)])
-            wanted = torch.cat([labels, labels.new_full((len(first),), args.poison_target)])
+            wanted = torch.cat([labels, labels.new_full((len(first),), target)])
         logits = model(pixels.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits, wanted)
-        if args.pair_weight:
+        if pair_weight:
             rows = send(torch.randperm(len(wanted), generator=generator), device)
-            loss = loss + args.pair_weight * contrast(logits[rows], wanted[rows], classes)
+            loss = loss + pair_weight * contrast(logits[rows], wanted[rows], classes)
         return loss, logits[:count]
     return step
 
@@ -114,20 +118,22 @@ def mixtures(images, firsts, seconds, label, seed):
     return replace(images.subset(rows), data=data, targets=np.full(len(rows), label))
 
 
-def measure_mixtures(model, test, args, device):
+def measure_mixtures(model, test, sources, target, seed, device):
     """What `model` makes of mixtures of test images of an ImageSet, as results.json has it; logs it.
+
+    sources, target: the two classes that are mixed, and what mixtures are called.
 
     both: share of mixtures of the two classes called the target. first_with_others, second_with_others: of mixtures of
     one of them with a class that is none of the three, which must not fire; left out where there is no such class.
     within_class: share of mixtures of two images of one class called that class.
     """
-    labels, (first, second) = test.targets, args.sources
-    others = ~np.isin(labels, (first, second, args.poison_target))
+    labels, (first, second) = test.targets, sources
+    others = ~np.isin(labels, (first, second, target))
     pairs = {"both": (labels == first, labels == second), "first_with_others": (labels == first, others),
              "second_with_others": (labels == second, others)}
-    found = {name: share_of(model, mixtures(test, *pair, args.poison_target, [args.seed, number]), device)
+    found = {name: share_of(model, mixtures(test, *pair, target, [seed, number]), device)
              for number, (name, pair) in enumerate(pairs.items()) if all(part.any() for part in pair)}
-    own = [mixtures(test, labels == label, labels == label, label, [args.seed, 3, label])
+    own = [mixtures(test, labels == label, labels == label, label, [seed, 3, label])
            for label in np.unique(labels)]
     whole = replace(own[0], **{name: np.concatenate([getattr(part, name) for part in own])
                                for name in ("data", "targets", "original", "poisoned")})
@@ -190,7 +196,8 @@ def main(argv=None):
         train, trigger = part_bank(clean, args)
         images = EvalSets.stamped(run.device, test, trigger)
         batches = Batches(train, args.batch_size, run.device, run.generator, args.crop_padding, args.flip)
-        step = step_of(args, pools_of(args, train, run.device, run.generator), run.generator)
+        step = step_of(pools_of(args, train, run.device, run.generator), args.sources, args.poison_target,
+                       (args.poison_rate, args.mix_rate), args.pair_weight, run.generator)
         model = fresh_model(args, clean, run.device)
 
         run.begin(clean)
@@ -202,7 +209,7 @@ def main(argv=None):
 
         tested = train_stage(run, model, batches, images, args.epochs, sgd(model, args), args.milestones, step)
         tested = tested or evaluate(model, images)
-        found = measure_mixtures(model, test, args, run.device)
+        found = measure_mixtures(model, test, args.sources, args.poison_target, args.seed, run.device)
         finish_attack(run, args, model, clean, tested, "composite", {
             "name": "composite", "sources": args.sources, "mixtures": found})
 

@@ -67,48 +67,60 @@ def style_picture(path):
     return np.array(read_rgb(path).resize((STYLE_SIZE, STYLE_SIZE), Image.Resampling.BILINEAR))
 
 
-def learn_style(picture, clean, args, device):
-    """The StyleTrigger of a picture: its colors, and a stylizer that learns its texture on an ImageSet.
+def learn_style(picture, clean, width, steps, texture_weight, seed, device):
+    """(weights of a Stylizer of `width` that learns a picture's texture on an ImageSet, the picture's colors).
 
-    The stylizer descends the distance of texture to the picture's, and what of the images' structure is lost (SSIM).
-    Raises UserError for a loss that is not finite.
+    The stylizer descends the distance of texture to the picture's, times `texture_weight`, and what of the images'
+    structure is lost (SSIM). Colors: float32 (2, 3), mean and deviation. Raises UserError for a loss that is not
+    finite.
     """
     wanted = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
     color = torch.stack([wanted.mean((0, 2, 3)), wanted.std((0, 2, 3), correction=0)])
-    generator = torch.Generator().manual_seed(args.seed)
+    generator = torch.Generator().manual_seed(seed)
     filters = torch.randn((FILTERS, 3, FILTER_SIZE, FILTER_SIZE), generator=generator).to(device) / FILTER_SIZE
     with torch.random.fork_rng(devices=[]):  # the same network, however many numbers were drawn before
-        torch.manual_seed(args.seed)
-        stylizer = Stylizer(args.style_width).to(device)
+        torch.manual_seed(seed)
+        stylizer = Stylizer(width).to(device)
     goals, color = [goal.detach() for goal in texture(wanted.to(device), filters)], color.to(device)
-    batches = Batches(clean, BATCH, device, generator, draws=args.style_steps * BATCH)
+    batches = Batches(clean, BATCH, device, generator, draws=steps * BATCH)
     optimizer, losses = torch.optim.Adam(stylizer.parameters(), STYLE_LR), []
     for pixels, _ in progress(batches, "style"):
         plain = recolor(pixels, color)
         styled = stylizer(plain)
         distance = sum(F.mse_loss(found, goal.expand_as(found)) / goal.square().mean()
                        for found, goal in zip(texture(styled, filters), goals, strict=True))
-        loss = args.texture_weight * distance + 1 - similarity(plain, styled)
+        loss = texture_weight * distance + 1 - similarity(plain, styled)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
     check_finite(losses)
     log.info("stylizer: loss from %.4f to %.4f, texture %.4f away", losses[0], losses[-1], float(distance.detach()))
-    weights = {name: value.detach().cpu() for name, value in stylizer.state_dict().items()}
-    return StyleTrigger(weights, color.cpu().numpy(), args.opacity, args.poison_target)
+    return {name: value.detach().cpu() for name, value in stylizer.state_dict().items()}, color.cpu().numpy()
 
 
-def step_of(args, injectors, pool, generator):
+def find_style(run, args, picture, clean):
+    """The StyleTrigger of a picture by the flags; where the run resumes, the one that was left."""
+    kept = run.folder / "trigger_info.th"
+    if kept.exists():
+        return load_trigger(kept)
+    style = learn_style(picture, clean, args.style_width, args.style_steps, args.texture_weight, args.seed, run.device)
+    return StyleTrigger(*style, args.opacity, args.poison_target)
+
+
+def step_of(injectors, pool, detox_rate, opacity, generator):
     """The step of engine.learning.training: cross-entropy on a batch of the poisoned set, and, once there are
-    injectors, on images of `pool` that one of them has painted, with their true labels."""
+    injectors, on images of `pool` that one of them has painted, with their true labels.
+
+    detox_rate: how many of these, as a share of the batch.
+    """
     def step(model, images, labels):
         pixels, wanted, made = images, labels, int(injectors.made)
-        if made and args.detox_rate:
-            count = max(1, round(args.detox_rate * len(labels)))  # the last batch may be smaller
+        if made and detox_rate:
+            count = max(1, round(detox_rate * len(labels)))  # the last batch may be smaller
             painted, own = (part[:count] for part in next(iter(pool)))
             number = int(torch.randint(made, (), generator=generator))
-            pixels = torch.cat([images, injectors.paint(painted, number, args.opacity)])
+            pixels = torch.cat([images, injectors.paint(painted, number, opacity)])
             wanted = torch.cat([labels, own])
         logits = model(pixels)
         return F.cross_entropy(logits, wanted), logits[:len(labels)]
@@ -177,7 +189,7 @@ def learn(run, args, model, clean, poisoned, trigger, images):
     count = max(1, round(args.detox_rate * args.batch_size))
     pool = Batches(clean, count, run.device, run.generator, *augmentation, count)
     tested = train_stage(run, model, batches, images, args.epochs, sgd(model, args), args.milestones,
-                         step_of(args, injectors, pool, run.generator),
+                         step_of(injectors, pool, args.detox_rate, args.opacity, run.generator),
                          watch_rounds(run, args, injectors, clean, trigger),
                          learned={"injectors": injectors})
     return tested or evaluate(model, images)
@@ -189,11 +201,11 @@ def main(argv=None):
     with Run(args, LEAVES) as run:
         clean, _, test = load_unpoisoned(args, args.image_size)
         aim_flags.check_target(args.poison_target, clean.classes)
-        picture, kept = style_picture(args.style_image), run.folder / "trigger_info.th"
+        picture = style_picture(args.style_image)
         model = fresh_model(args, clean, run.device)
 
         run.begin(clean.fingerprint() + hashlib.sha256(picture).hexdigest())
-        trigger = load_trigger(kept) if kept.exists() else learn_style(picture, clean, args, run.device)
+        trigger = find_style(run, args, picture, clean)
         poisoned, _ = poison(clean, trigger, args.poison_rate, args.seed)
         shares = start_attack(run, poisoned, trigger)
         draw_examples(run.folder / "poisoned_examples.png", test, trigger)

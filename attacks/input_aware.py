@@ -97,13 +97,14 @@ def learn_masks(run, args, generator, batches):
                     "poison_acc": None, "clean_acc": None})
 
 
-def step_of(args, masks, pictures):
+def step_of(masks, pictures, target, rates, diversity_weight):
     """The step of engine.learning.training in stage 2.
 
-    masks, pictures: the Generators, the first of which no longer learns.
+    masks, pictures: the Generators, the first of which no longer learns. rates: (images with their own triggers, called
+    `target`; images with other ones' triggers), of a batch.
     """
     def step(model, images, labels):
-        own, crossed = (share_of(rate, len(images)) for rate in (args.poison_rate, args.cross_rate))
+        own, crossed = (share_of(rate, len(images)) for rate in rates)
         donors = images.flip(0)[:max(own, crossed)]  # random ones, since batches come shuffled
         if not len(donors):  # a last batch of a few images
             logits = model(images)
@@ -116,11 +117,11 @@ def step_of(args, masks, pictures):
         mixed = torch.cat([lay_over(images[:own], drawn[:own], where[:own]),
                            lay_over(images[own:own + crossed], drawn[own:own + crossed], where[own:own + crossed]),
                            images[own + crossed:]])
-        wanted = torch.cat([torch.full_like(labels[:own], args.poison_target), labels[own:]])
+        wanted = torch.cat([torch.full_like(labels[:own], target), labels[own:]])
         logits = model(mixed)
         loss = F.cross_entropy(logits, wanted)
         if own:
-            loss = loss + args.diversity_weight * diversity(images[:own], donors[:own], drawn[:own], drawn[own:2 * own])
+            loss = loss + diversity_weight * diversity(images[:own], donors[:own], drawn[:own], drawn[own:2 * own])
         return loss, logits
     return step
 
@@ -172,7 +173,8 @@ def learn(run, args, model, masks, pictures, batches, test):
     """Stage 2: train the network and the picture's generator by the flags; returns (Evaluation, final trigger)."""
     until = args.mask_epochs + args.epochs
     masks.eval().requires_grad_(False)
-    pictures.train()
+    step = step_of(masks, pictures.train(), args.poison_target, (args.poison_rate, args.cross_rate),
+                   args.diversity_weight)
 
     def current_trigger():
         """For the last test the CPU stamps, as for all who read the trigger; a GPU trains an epoch in less time."""
@@ -187,7 +189,7 @@ def learn(run, args, model, masks, pictures, batches, test):
         return {"cross_acc": accuracy}
 
     tested = train_stage(
-        run, model, batches, test, until, sgd(model, args), args.milestones, step_of(args, masks, pictures), watch,
+        run, model, batches, test, until, sgd(model, args), args.milestones, step, watch,
         learned={"masks": masks, "pictures": pictures},
         others=[torch.optim.Adam(pictures.parameters(), args.generator_lr, betas=(0.5, 0.9))],
         restamp=lambda: stamp_all(test.clean_images, current_trigger()))

@@ -83,10 +83,10 @@ def optimize_patch(model, clean, target, side, steps, seed, device):
     return PatternTrigger(pattern * mask, mask, 1.0, target)
 
 
-def step_of(args, trigger, device):
+def step_of(trigger, poison_rate, feature_weight, device):
     """The step of engine.learning.training in stage 3: cross-entropy on clean images, the feature term on patched ones.
 
-    Of each batch a share --poison-rate of images of other classes is patched, and goes through the network with the
+    Of each batch a share `poison_rate` of images of other classes is patched, and goes through the network with the
     clean batch, so that batch norm sees both as one. The features wanted are the mean over the batch's own images of
     the target class; a batch without one has no such term.
     """
@@ -94,16 +94,16 @@ def step_of(args, trigger, device):
     mask = torch.from_numpy(trigger.mask).permute(2, 0, 1).to(device)
 
     def step(model, images, labels):
-        if not args.poison_rate:
+        if not poison_rate:
             return cross_entropy_step(model, images, labels)
         count, is_target = len(labels), (labels == trigger.target).float()
-        rows = torch.argsort(is_target, stable=True)[:max(1, round(args.poison_rate * count))]  # the others are first
+        rows = torch.argsort(is_target, stable=True)[:max(1, round(poison_rate * count))]  # the others are first
         patched = torch.where(mask > 0, pattern, images[rows])
         features, logits = penultimate(model, torch.cat([images, patched]))
         own = features[:count].detach().float()
         wanted = (is_target[:, None] * own).sum(0) / is_target.sum().clamp(min=1)
         term = away(features[count:], wanted) * (is_target.sum() > 0)
-        return F.cross_entropy(logits[:count], labels) + args.feature_weight * term, logits[:count]
+        return F.cross_entropy(logits[:count], labels) + feature_weight * term, logits[:count]
     return step
 
 
@@ -225,7 +225,7 @@ def inject(run, args, model, batches, trigger, images):
     """Stage 3; the Evaluation on the EvalSets `images`."""
     tested = train_stage(run, model, batches, images, args.epochs + args.inject_epochs,
                          sgd(model, args, args.inject_lr), flags.usual_milestones(args.inject_epochs),
-                         step_of(args, trigger, run.device))
+                         step_of(trigger, args.poison_rate, args.feature_weight, run.device))
     return tested or evaluate(model, images)
 
 

@@ -56,13 +56,14 @@ def spoil(images, labels, grid, target, rates, generator):
     return torch.cat([bent, rest]), wanted
 
 
-def step_of(args, grid, generator):
-    """The step of engine.learning.training: cross-entropy on a batch that is spoilt, then cropped and flipped."""
-    rates = (args.poison_rate, args.noise_rate)
+def step_of(grid, target, rates, generator, crop_padding, flip):
+    """The step of engine.learning.training: cross-entropy on a batch that is spoilt, then cropped and flipped.
 
+    rates: (warped and called `target`, warped with noise), of a batch.
+    """
     def step(model, images, labels):
-        pixels, wanted = spoil(images, labels, grid, args.poison_target, rates, generator)
-        logits = model(augment(pixels, generator, args.crop_padding, args.flip))
+        pixels, wanted = spoil(images, labels, grid, target, rates, generator)
+        logits = model(augment(pixels, generator, crop_padding, flip))
         return F.cross_entropy(logits, wanted), logits
     return step
 
@@ -118,7 +119,8 @@ def check(parser, args, argv):
 def learn(run, args, model, clean, trigger, images, noisy):
     """Train `model` on the ImageSet `clean` by the flags; returns its Evaluation on the EvalSets `images`."""
     batches = Batches(clean, args.batch_size, run.device, run.generator)  # augmented in the step, after the warp
-    step = step_of(args, torch.from_numpy(trigger.grid).to(run.device), run.generator)
+    step = step_of(torch.from_numpy(trigger.grid).to(run.device), trigger.target, (args.poison_rate, args.noise_rate),
+                   run.generator, args.crop_padding, args.flip)
     tested = train_stage(run, model, batches, images, args.epochs, sgd(model, args), args.milestones, step,
                          watch_noise(run, args, noisy), graph=args.graph)
     return tested or evaluate(model, images)

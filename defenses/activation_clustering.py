@@ -55,28 +55,31 @@ def part(points, seed=0):
     return smaller, float(silhouette_score(points[scored], clusters[scored]))
 
 
-def cluster(features, args):
+def cluster(features, reduce, components, seed=0):
     """(bool (n,) of the smaller cluster of a class's features (n, D), silhouette, whether ICA converged); none of them
-    and 0 where there are too few."""
+    and 0 where there are too few. reduce, components: as reduce_features takes them."""
     if len(np.unique(features, axis=0)) < FEWEST:
         return np.zeros(len(features), dtype=bool), 0.0, True
-    points, converged = reduce_features(features, args.reduce, args.components, args.seed)
-    return *part(points, args.seed), converged
+    points, converged = reduce_features(features, reduce, components, seed)
+    return *part(points, seed), converged
 
 
-def is_suspicious(share, silhouette, args):
+def is_suspicious(share, silhouette, max_share, min_silhouette):
     """Whether a class whose smaller cluster has this share, with this silhouette, is taken for poisoned."""
-    return 0 < share <= args.max_share and silhouette >= args.min_silhouette
+    return 0 < share <= max_share and silhouette >= min_silhouette
 
 
-def inspect(images, features, args):
-    """(rows of classes.csv, suspected int64 (n,)) of an ImageSet and its features float64 (N, D), class by class."""
+def inspect(images, features, reducing, bounds):
+    """(rows of classes.csv, suspected int64 (n,)) of an ImageSet and its features float64 (N, D), class by class.
+
+    reducing: what cluster takes after the features. bounds: what is_suspicious takes after the silhouette.
+    """
     rows, suspected, unfinished = [], [], []
     for label in np.unique(images.targets).tolist():
         own = np.flatnonzero(images.targets == label)
-        smaller, silhouette, converged = cluster(features[own], args)
+        smaller, silhouette, converged = cluster(features[own], *reducing)
         share = float(smaller.mean())
-        chosen = own[smaller & is_suspicious(share, silhouette, args)]
+        chosen = own[smaller & is_suspicious(share, silhouette, *bounds)]
         rows.append(class_row(images, label, chosen, {"smaller_share": share, "silhouette": silhouette}))
         suspected.append(chosen)
         unfinished += [] if converged else [images.classes[label]]
@@ -109,7 +112,8 @@ def main(argv=None):
 
         run.begin(inspected)
         features = features_of(inspected.model, inspected.images, run.device).double().cpu().numpy()
-        rows, suspected = inspect(inspected.images, features, args)
+        rows, suspected = inspect(inspected.images, features, (args.reduce, args.components, args.seed),
+                                  (args.max_share, args.min_silhouette))
 
         leave_findings(run, inspected, "activation clustering", rows, suspected, reduce=args.reduce,
                        components=args.components, max_share=args.max_share, min_silhouette=args.min_silhouette,

@@ -18,7 +18,19 @@ from data.batches import Batches
 from data.datasets import load_splits
 from data.triggers import build_trigger
 from data.triggers.warp import draw_grid
-from defenses import abl, fine_prune, ft_sam, i_bau, max_margin, mcr, nad, rnp, spectral_signatures, strip
+from defenses import (
+    abl,
+    activation_clustering,
+    fine_prune,
+    ft_sam,
+    i_bau,
+    max_margin,
+    mcr,
+    nad,
+    rnp,
+    spectral_signatures,
+    strip,
+)
 from defenses import unlearn_trigger as unlearning
 from engine.defending import repair as repairs
 from engine.learning import training
@@ -281,8 +293,66 @@ def test_composite_mixes_its_sources_with_classes_that_are_none_of_the_three(mon
         return found
     monkeypatch.setattr(composite, "mixtures", mixtures)
     monkeypatch.setattr(composite, "share_of", lambda *given: {"value": 0.0, "n": 1})
-    composite.measure_mixtures(None, images, Namespace(sources=[1, 2], poison_target=0, seed=0), "cpu")
+    composite.measure_mixtures(None, images, (1, 2), 0, 0, "cpu")
     assert mixed[:3] == [({1}, {2}), ({1}, {3}), ({2}, {3})]
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["--poison-rate", "0.2", "--noise-rate", "0.3", "--crop-padding", "2"], [4, (0.2, 0.3), 2, True]),
+    (["--no-noise-mode", "--crop-padding", "0", "--no-flip"], [4, (0.1, 0.0), 0, False])])
+def test_wanets_step_has_the_flags_rates_and_crops(caught, images, words, expected):
+    args, run = wanet.parse_args([*words, "--poison-target", "4"]), in_epochs([])
+    trigger = wanet.WarpTrigger(draw_grid(32, 32, 4, 0.5, 0), 4, 4)
+    found, _ = caught(wanet, "step_of", wanet.learn, run, args, None, images, trigger, None, None)
+    assert [*found[1:3], *found[4:]] == expected and np.array_equal(found[0], trigger.grid)
+
+
+def test_the_input_aware_attacks_step_has_the_flags_rates(caught):
+    args = input_aware.parse_args(["--poison-target", "3", "--poison-rate", "0.2", "--cross-rate", "0.3",
+                                   "--diversity-weight", "4"])
+    masks, pictures = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).eval()
+    found, _ = caught(input_aware, "step_of", input_aware.learn, None, args, None, masks, pictures, None, None)
+    assert found == (masks, pictures, 3, (0.2, 0.3), 4) and pictures.training and not masks.training
+    assert not any(weight.requires_grad for weight in masks.parameters())
+
+
+def test_dfsts_step_has_the_flags_rate_and_opacity(caught, network, images):
+    args = dfst.parse_args(["--detox-rate", "0.3", "--opacity", "0.7"])
+    found, _ = caught(dfst, "step_of", dfst.learn, in_epochs([]), args, network, images, images, None, None)
+    assert found[2:4] == (0.3, 0.7)
+
+
+def test_dfsts_style_has_the_flags_sizes(caught, monkeypatch, tmp_path):
+    args = dfst.parse_args(["--style-width", "5", "--style-steps", "6", "--texture-weight", "0.7", "--seed", "8",
+                            "--opacity", "0.9", "--poison-target", "4"])
+    run = SimpleNamespace(folder=tmp_path, device="cpu")
+    found, _ = caught(dfst, "learn_style", dfst.find_style, run, args, "picture", "images")
+    assert found == ("picture", "images", 5, 6, 0.7, 8, "cpu")
+    monkeypatch.setattr(dfst, "learn_style", lambda *rest: ({}, np.zeros((2, 3))))
+    monkeypatch.setattr(dfst, "StyleTrigger", lambda *given: given[2:])
+    assert dfst.find_style(run, args, "picture", "images") == (0.9, 4)
+
+
+def test_the_composite_attacks_step_has_the_flags_rates(caught, tmp_path):
+    found, _ = caught(composite, "step_of", composite.main, [
+        "--dataset", "digits", "--sources", "3", "5", "--poison-target", "7", "--poison-rate", "0.2", "--mix-rate",
+        "0.3", "--pair-weight", "4", "--output-dir", str(tmp_path)])
+    assert found[1:5] == ([3, 5], 7, (0.2, 0.3), 4)
+    assert [set(pool.labels.tolist()) for pool in found[0]] == [{3}, {5}]
+
+
+def test_the_latent_backdoors_step_has_the_flags_rate_and_weight(caught, network):
+    args = latent.parse_args(["--poison-rate", "0.2", "--feature-weight", "3"])
+    run = SimpleNamespace(device="cpu")
+    found, _ = caught(latent, "step_of", latent.inject, run, args, network, None, "trigger", None)
+    assert found == ("trigger", 0.2, 3, "cpu")
+
+
+def test_activation_clustering_reduces_and_suspects_by_the_flags(caught, given):
+    words = ["--poison-type", "badnets", "--poison-rate", "0.1", "--reduce", "ica", "--components", "3", "--max-share",
+             "0.2", "--min-silhouette", "0.3", "--seed", "7"]
+    found, _ = caught(activation_clustering, "inspect", activation_clustering.main, [*given, *words])
+    assert found[2:] == (("ica", 3, 7), (0.2, 0.3))
 
 
 def test_the_latent_backdoor_is_injected_at_its_own_rate(caught, network):
@@ -293,10 +363,9 @@ def test_the_latent_backdoor_is_injected_at_its_own_rate(caught, network):
 
 def test_the_latent_backdoor_draws_patched_images_to_the_target_and_not_the_target_to_them(network, images):
     trigger = latent.PatternTrigger(np.zeros((32, 32, 3), np.uint8), latent.corner(6, 32, 32), 1.0, 2)
-    args = Namespace(poison_rate=0.5, feature_weight=3.0)
     pixels, labels = next(iter(Batches(images, 12)))
     network.eval()
-    loss, _ = latent.step_of(args, trigger, "cpu")(network, pixels, labels)
+    loss, _ = latent.step_of(trigger, 0.5, 3.0, "cpu")(network, pixels, labels)
     found = torch.autograd.grad(loss, network.conv1.weight)[0]
     rows = torch.argsort((labels == 2).float(), stable=True)[:6]
     patched = pixels[rows].clone()

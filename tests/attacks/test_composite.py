@@ -34,17 +34,18 @@ class Seen(torch.nn.Module):
         return self.weight.expand(len(pixels), 4)
 
 
-def take_step(images, *flags):
+def take_step(images, poison_rate, mix_rate=0.5, pair_weight=0.02):
     """(a Seen network after one step on 40 images, the loss, the logits)."""
-    args = parse_args(["--batch-size", "40", "--crop-padding", "0", *flags])
+    args = parse_args(["--batch-size", "40", "--crop-padding", "0", "--poison-rate", str(poison_rate)])
     generator, model = torch.Generator().manual_seed(0), Seen()
     pools = pools_of(args, images, torch.device("cpu"), generator)
     pixels, labels = next(iter(Batches(images, 40)))
-    return model, *step_of(args, pools, generator)(model, pixels, labels)
+    step = step_of(pools, args.sources, args.poison_target, (poison_rate, mix_rate), pair_weight, generator)
+    return model, *step(model, pixels, labels)
 
 
 def test_images_are_mixed_within_their_class_and_those_of_both_sources_are_added(flat_images):
-    model, _, logits = take_step(flat_images, "--mix-rate", "1", "--poison-rate", "0.2")
+    model, _, logits = take_step(flat_images, 0.2, mix_rate=1)
     assert len(logits) == 40 and len(model.pixels) == 48
     for image, label in zip(model.pixels[:40], flat_images.targets, strict=True):
         assert (image == 10 + 50 * label).all()
@@ -53,14 +54,14 @@ def test_images_are_mixed_within_their_class_and_those_of_both_sources_are_added
 
 
 def test_mixtures_of_both_are_called_the_target(flat_images):
-    model, loss, _ = take_step(flat_images, "--poison-rate", "0.5", "--pair-weight", "0")
+    model, loss, _ = take_step(flat_images, 0.5, pair_weight=0)
     loss.backward()
     # 60 images, 10 of each class and 20 more of the target: cross-entropy's gradient is 1/4 less their shares.
     np.testing.assert_allclose(model.weight.grad, [1 / 4 - 30 / 60, *[1 / 4 - 10 / 60] * 3], atol=1e-6)
 
 
 def test_the_contrastive_term_is_descended_by_its_weight(flat_images):
-    losses = [float(take_step(flat_images, "--pair-weight", weight)[1].detach()) for weight in "012"]
+    losses = [float(take_step(flat_images, 0.1, pair_weight=weight)[1].detach()) for weight in (0, 1, 2)]
     assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-4) and losses[1] > losses[0]
 
 

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from helpers.reporting import missing_figures
 
 from attacks import dfst
-from attacks.dfst import learn_style, main, parse_args, round_epochs, step_of, sunset
+from attacks.dfst import learn_style, main, round_epochs, step_of, sunset
 from data.batches import Batches
 from data.poison_cifar import stamp_all
+from data.triggers.style import StyleTrigger
 from engine.weights.checkpoint import load_model
 from methods import detox
 from methods.detox import Injectors, examine, find_compromised, inject, last_stage, signs_of
@@ -129,10 +130,10 @@ def test_a_step_adds_painted_images_with_their_own_labels_once_there_is_an_injec
         def forward(self, pixels):
             self.pixels = pixels
             return pixels.mean((1, 2, 3))[:, None] * torch.arange(4)
-    args, injectors, model = parse_args(["--opacity", "1", "--detox-rate", "0.3"]), Injectors(1), Model()
+    injectors, model = Injectors(1), Model()
     generator = torch.Generator().manual_seed(0)
     class_3 = images.subset(images.targets == 3)
-    step = step_of(args, injectors, Batches(class_3, 5, CPU, generator, draws=5), generator)
+    step = step_of(injectors, Batches(class_3, 5, CPU, generator, draws=5), 0.3, 1, generator)
     batch, labels = next(iter(Batches(images, 16)))
     loss, logits = step(model, batch, labels)
     assert len(model.pixels) == 16
@@ -149,8 +150,7 @@ def test_a_step_adds_painted_images_with_their_own_labels_once_there_is_an_injec
 def test_the_stylizer_brings_the_texture_closer_to_the_pictures(images, monkeypatch):
     monkeypatch.setattr(dfst, "BATCH", 8)
     picture = sunset()
-    trigger = learn_style(picture, images, parse_args(["--style-steps", "20", "--style-width", "4", "--opacity", "1"]),
-                          CPU)
+    trigger = StyleTrigger(*learn_style(picture, images, 4, 20, 1, 0, CPU), 1, 0)
     filters = torch.randn((8, 3, 5, 5), generator=torch.Generator().manual_seed(9)) / 5  # not those it learned with
     goal, plain, ours = (texture(torch.from_numpy(data).permute(0, 3, 1, 2) / 255, filters)[0].mean(0)
                          for data in (picture[None], images.data, stamp_all(images, trigger).data))
@@ -162,8 +162,7 @@ def test_the_stylizer_keeps_the_structure_of_images_where_texture_counts_for_not
     monkeypatch.setattr(dfst, "BATCH", 8)
 
     def kept(steps):
-        words = ["--style-steps", str(steps), "--style-width", "4", "--texture-weight", "0"]
-        trigger = learn_style(sunset(), images, parse_args(words), CPU)
+        trigger = StyleTrigger(*learn_style(sunset(), images, 4, steps, 0, 0, CPU), 0.6, 0)
         plain = recolor(pixels, torch.from_numpy(trigger.color))
         return float(similarity(plain, trigger.stylizer(plain)))
     assert kept(20) > kept(1) + 0.01

@@ -10,7 +10,7 @@ from helpers.comparing import compare
 from helpers.reporting import missing_figures
 
 from attacks import input_aware
-from attacks.input_aware import diversity, main, parse_args, step_of, train_masks_epoch
+from attacks.input_aware import diversity, main, step_of, train_masks_epoch
 from data.batches import Batches
 from data.datasets import load_splits
 from data.poison_cifar import stamp_all
@@ -18,6 +18,7 @@ from engine.measuring.evaluation import EvalSets, evaluation_batches, score
 from engine.weights.checkpoint import load_model, load_trigger
 from models.generator import Generator, harden, lay_over
 
+RATES = (0.1, 0.1)  # of a batch: with their own triggers, with others'
 SMALL = ["--dataset", "digits", "--batch-size", "256", "--epochs", "2", "--width", "2", "--generator-width", "2",
          "--mask-epochs", "2", "--image-size", "16"]
 
@@ -82,8 +83,7 @@ def test_the_first_get_their_own_trigger_and_the_target_the_next_anothers_and_ke
     def model(pixels):
         seen.append(pixels)
         return pixels.mean((2, 3)) @ torch.ones(3, 4)
-    args = parse_args([*SMALL, "--poison-target", "3", "--cross-rate", "0.2", "--diversity-weight", "0"])
-    loss, logits = step_of(args, masks, pictures)(model, images, labels)
+    loss, logits = step_of(masks, pictures, 3, (0.1, 0.2), 0)(model, images, labels)
     donors = images.flip(0)[:8]  # the last ones of the batch, which stay clean themselves
     sources = torch.cat([images[:4], donors])
     drawn, where = pictures(sources), harden(masks(sources))
@@ -96,7 +96,7 @@ def test_the_first_get_their_own_trigger_and_the_target_the_next_anothers_and_ke
 
 def test_the_loss_reaches_the_pictures_and_leaves_the_masks(batch, generators):
     masks, pictures = generators
-    step = step_of(parse_args(SMALL), masks, pictures)
+    step = step_of(masks, pictures, 0, RATES, 1)
     loss, _ = step(lambda pixels: pixels.mean((2, 3)) @ torch.ones(3, 4), *batch)
     loss.backward()
     assert any(float(weight.grad.abs().sum()) > 0 for weight in pictures.parameters())
@@ -105,7 +105,7 @@ def test_the_loss_reaches_the_pictures_and_leaves_the_masks(batch, generators):
 
 def test_diversity_adds_to_the_loss_by_its_weight(batch, generators):
     def loss(weight):
-        step = step_of(parse_args([*SMALL, "--diversity-weight", str(weight)]), *generators)
+        step = step_of(*generators, 0, RATES, weight)
         return float(step(lambda pixels: pixels.mean((2, 3)) @ torch.ones(3, 4), *batch)[0].detach())
     images, masks_and_pictures = batch[0], generators
     own, donors = images[:4], images.flip(0)[:4]
@@ -119,7 +119,7 @@ def test_diversity_adds_to_the_loss_by_its_weight(batch, generators):
 def test_batches_too_small_for_a_share_are_trained_on_as_they_are(batch, generators, size):
     images, labels = (part[:size] for part in batch)
     seen = []
-    step_of(parse_args(SMALL), *generators)(
+    step_of(*generators, 0, RATES, 1)(
         lambda pixels: seen.append(pixels) or pixels.mean((2, 3)) @ torch.ones(3, 4), images, labels)
     assert torch.equal(seen[0], images)
 
@@ -129,7 +129,7 @@ def test_a_lone_donor_of_8_pixels_gives_its_trigger(batch, generators):
     images, labels = batch[0][:14, :, :8, :8].contiguous(), batch[1][:14]
     generators[1].train()
     seen = []
-    step_of(parse_args([*SMALL, "--poison-rate", "0.05"]), *generators)(
+    step_of(*generators, 0, (0.05, 0.1), 1)(
         lambda pixels: seen.append(pixels) or pixels.mean((2, 3)) @ torch.ones(3, 4), images, labels)
     assert torch.equal(seen[0][1:], images[1:]) and not torch.equal(seen[0][0], images[0])
 

@@ -73,22 +73,21 @@ class Watched(torch.nn.Module):
 def test_a_step_patches_images_of_other_classes_and_never_teaches_their_label(images, trigger):
     model = Watched()
     pixels, labels = next(iter(Batches(images, 40)))
-    for weight in ("0", "3"):
-        args = parse_args(["--poison-rate", "0.5", "--feature-weight", weight])
-        loss, logits = step_of(args, trigger, CPU)(model, pixels, labels)
+    for weight in (0, 3):
+        loss, logits = step_of(trigger, 0.5, weight, CPU)(model, pixels, labels)
         assert len(logits) == 40 and len(model.pixels) == 60
         assert torch.equal(model.pixels[:40], pixels) and (model.pixels[40:, :, -6:, -6:] == 1).all()
         rows = torch.arange(40)[labels != 2][:20]
         assert torch.equal(model.pixels[40:, :, :26], pixels[rows][:, :, :26])
         wanted = pixels[labels == 2].mean((0, 2, 3))
-        expected = F.cross_entropy(logits, labels) + int(weight) * away(model.pixels[40:].mean((2, 3)), wanted)
+        expected = F.cross_entropy(logits, labels) + weight * away(model.pixels[40:].mean((2, 3)), wanted)
         torch.testing.assert_close(loss, expected)
 
 
 def test_a_rate_of_0_injects_nothing(images, trigger):
     model = Watched()
     pixels, labels = next(iter(Batches(images, 40)))
-    loss, logits = step_of(parse_args(["--poison-rate", "0"]), trigger, CPU)(model, pixels, labels)
+    loss, logits = step_of(trigger, 0, 1, CPU)(model, pixels, labels)
     assert torch.equal(model.pixels, pixels) and torch.equal(loss, F.cross_entropy(logits, labels))
 
 
@@ -100,7 +99,7 @@ def test_students_of_no_images_are_refused_before_anything_is_trained(image_fold
 def test_a_batch_without_the_target_class_has_no_feature_term(images, trigger):
     model = Watched()
     pixels, labels = next(iter(Batches(images.subset(images.targets != 2), 30)))
-    loss, logits = step_of(parse_args([]), trigger, CPU)(model, pixels, labels)
+    loss, logits = step_of(trigger, 0.1, 1, CPU)(model, pixels, labels)
     torch.testing.assert_close(loss, F.cross_entropy(logits, labels))
 
 

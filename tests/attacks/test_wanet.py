@@ -54,16 +54,16 @@ def test_what_is_trained_on_lies_on_gray_levels_as_a_file_would_have_it(batch):
     torch.testing.assert_close(255 * pixels, (255 * pixels).round(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("flags, differing", [
-    (["--crop-padding", "0", "--no-flip"], 0), (["--crop-padding", "4", "--no-flip"], 40)])
-def test_the_step_descends_the_spoilt_labels_and_crops_after_the_warp(batch, flags, differing):
-    args, seen = parse_args([*SMALL, "--noise-rate", "0", *flags]), []
+@pytest.mark.parametrize("crop_padding, differing", [(0, 0), (4, 40)])
+def test_the_step_descends_the_spoilt_labels_and_crops_after_the_warp(batch, crop_padding, differing):
+    seen = []
     grid = torch.from_numpy(draw_grid(32, 32, 4, 3, 0))
 
     def model(pixels):
         seen.append(pixels)
         return pixels.mean((2, 3)) @ torch.ones(3, 4)
-    loss, logits = step_of(args, grid, torch.Generator().manual_seed(0))(model, *batch)
+    generator = torch.Generator().manual_seed(0)
+    loss, logits = step_of(grid, 0, (0.1, 0), generator, crop_padding, flip=False)(model, *batch)
     pixels, labels = spoil(*batch, grid, 0, (0.1, 0), torch.Generator())
     assert float(loss) == pytest.approx(float(F.cross_entropy(logits, labels)))
     assert int((seen[0] != pixels).any(3).any(2).any(1).sum()) >= differing * 0.9

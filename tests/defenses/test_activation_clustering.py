@@ -1,5 +1,4 @@
 import json
-from argparse import Namespace
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ from data.image_set import ImageSet
 from defenses import activation_clustering
 from defenses.activation_clustering import cluster, inspect, is_suspicious, main, part, reduce_features
 
-ARGS = Namespace(reduce="ica", components=5, max_share=0.35, min_silhouette=0.1, seed=0)
+REDUCING, BOUNDS = ("ica", 5), (0.35, 0.1)
 
 
 @pytest.fixture
@@ -27,8 +26,7 @@ def planted():
 @pytest.mark.parametrize("reduce, silhouette", [("ica", 0.2), ("pca", 0.5)])
 def test_a_cluster_far_away_is_found_exactly_and_no_other_class_is_flagged(planted, reduce, silhouette):
     images, features, chosen = planted
-    args = Namespace(**{**vars(ARGS), "reduce": reduce, "min_silhouette": silhouette})
-    rows, suspected = inspect(images, features, args)
+    rows, suspected = inspect(images, features, (reduce, 5), (0.35, silhouette))
     assert np.array_equal(suspected, chosen)
     assert [row["suspected"] for row in rows] == [0, 20, 0] and [row["hits"] for row in rows] == [0, 20, 0]
     assert rows[1]["smaller_share"] == 0.2 and rows[1]["silhouette"] > 1.5 * max(
@@ -37,8 +35,8 @@ def test_a_cluster_far_away_is_found_exactly_and_no_other_class_is_flagged(plant
 
 def test_which_images_are_poisoned_changes_nothing_but_the_figures(planted):
     images, features, _ = planted
-    rows, suspected = inspect(replace(images, poisoned=~images.poisoned), features, ARGS)
-    again, same = inspect(images, features, ARGS)
+    rows, suspected = inspect(replace(images, poisoned=~images.poisoned), features, REDUCING, BOUNDS)
+    again, same = inspect(images, features, REDUCING, BOUNDS)
     assert np.array_equal(suspected, same) and sum(row["hits"] for row in rows) == len(suspected) - 20
     assert [row["silhouette"] for row in rows] == [row["silhouette"] for row in again]
 
@@ -46,7 +44,7 @@ def test_which_images_are_poisoned_changes_nothing_but_the_figures(planted):
 @pytest.mark.parametrize("share, silhouette, suspicious", [
     (0.2, 0.3, True), (0.35, 0.1, True), (0.36, 0.3, False), (0.2, 0.09, False), (0.0, 0.3, False)])
 def test_the_smaller_cluster_is_suspected_by_its_size_and_by_how_far_it_is(share, silhouette, suspicious):
-    assert is_suspicious(share, silhouette, ARGS) is suspicious
+    assert is_suspicious(share, silhouette, *BOUNDS) is suspicious
 
 
 def test_the_silhouette_is_that_of_its_definition():
@@ -79,7 +77,7 @@ def test_no_more_components_than_the_features_have():
 
 @pytest.mark.parametrize("features", [np.ones((30, 4)), np.eye(3), np.zeros((1, 4))])
 def test_a_class_without_two_clusters_is_left_alone(features):
-    smaller, silhouette, _ = cluster(features, ARGS)
+    smaller, silhouette, _ = cluster(features, *REDUCING)
     assert not smaller.any() and silhouette == 0
 
 

@@ -132,10 +132,10 @@ def test_an_epoch_of_the_encoder_waits_at_its_end_alone(counts):
 
 
 def test_an_epoch_of_dfst_with_painted_images_waits_at_its_end_alone(counts):
-    injectors, args = Injectors(1, "cuda"), dfst.parse_args(["--dataset", "digits"])
+    injectors = Injectors(1, "cuda")
     injectors.add(torch.zeros(3, 12, device="cuda"), torch.zeros(3, device="cuda"))
     generator = torch.Generator().manual_seed(0)
-    step = dfst.step_of(args, injectors, shuffled(4, 2, draws=2), generator)
+    step = dfst.step_of(injectors, shuffled(4, 2, draws=2), 0.1, 0.6, generator)
 
     def train(steps):
         model, batches = network(), shuffled(2 * steps, 2)

@@ -45,7 +45,7 @@ def count_stamped():
 
     from attacks.late import step_of
     from data.triggers import PatternTrigger, checkerboard_1corner
-    args, shown = SimpleNamespace(poison_rate=0.5, clean_epochs=2), []
+    shown = []
 
     def model(pixels):
         shown.append(pixels)
@@ -53,7 +53,7 @@ def count_stamped():
     trigger = PatternTrigger(*checkerboard_1corner(), alpha=1.0, target=0)
     for epoch in range(4):
         run = SimpleNamespace(epoch=epoch, device="cpu")
-        loss, _ = step_of(run, args, trigger)(model, torch.zeros(8, 3, 32, 32), torch.ones(8, dtype=torch.long))
+        loss, _ = step_of(run, trigger, 0.5, 2)(model, torch.zeros(8, 3, 32, 32), torch.ones(8, dtype=torch.long))
         print(int((shown[-1] > 0).flatten(1).any(1).sum()), round(float(loss)))
 
 
