@@ -102,6 +102,8 @@ class Run:
         if self.resume and (self.folder / "resume.th").exists():
             self._resume(inputs)
         else:
+            if self.resume:
+                log.info("--resume: nothing is saved in %s, so the run begins", self.folder)
             self._clear()
             write_json(self.folder / "config.json", self._config(inputs))
         self.begun = True

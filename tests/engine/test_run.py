@@ -142,6 +142,13 @@ def test_a_stopped_run_says_what_it_has_saved_and_how_it_goes_on(arguments, tmp_
     assert last_line(tmp_path / "other").endswith("the same command with --overwrite starts over")
 
 
+def test_a_run_that_finds_nothing_to_resume_says_so(arguments, tmp_path):
+    for folder, flag, said in (("empty", True, True), ("new", False, False)):
+        go(arguments(output_dir=str(tmp_path / folder), resume=flag))
+        text = (tmp_path / folder / "output.log").read_text()
+        assert (f"--resume: nothing is saved in {tmp_path / folder}" in text) == said
+
+
 def test_iterations_are_called_so(arguments, tmp_path):
     with pytest.raises(KeyboardInterrupt), Run(arguments()) as run:
         run.begin("these images")
