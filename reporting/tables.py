@@ -23,7 +23,7 @@ def conditions(runs):
     known = sorted({run_setting(run) for run in runs if None not in run.setting})
     parts = ["; ".join(known or sorted({run_setting(run) for run in runs})),
              *(f"{label} {text}" for label, text in (
-                 ("epochs", seen(run.results.get("epochs") for run in runs)), ("seeds", seen(seeds)),
+                 ("epochs", seen(run.results.get("epochs") or None for run in runs)), ("seeds", seen(seeds)),
                  ("on", seen(run.results.get("device") for run in runs))) if text)]
     return f"Measured on {'; '.join(parts)}." if runs else ""
 

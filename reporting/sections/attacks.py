@@ -2,7 +2,7 @@
 from reporting.aims import aims
 from reporting.charts import grids_of, training_curves_of
 from reporting.document import Cell, Section, Table, Text, cell
-from reporting.grade import CRITERIA, has_usual_aim
+from reporting.grade import CRITERIA, attack_of, is_comparable
 from reporting.tables import conditions, shares
 from reporting.words import words
 
@@ -13,19 +13,27 @@ def section(report):
     own = [run for run in report.runs if run.is_attack]
     if not own:
         return None
-    rows = tuple((Cell(run.name), *shares(run, "asr", "acc", "robust_acc"),
-                  cell(run.method.get("poisoned")), Cell(criteria_of(run)),
-                  cell(run.results.get("epochs"), "{:.0f}")) for run in own)
     return Section("Attacks", (
-        *words("attacks"), Text(conditions(own)),
-        Table(("attack", "ASR", "ACC", "robust ACC", "poisoned", "homework's ASR / ACC", "epochs"), rows),
-        *aims(own), *pictures(own, report.runs)))
+        *words("attacks"), Text(conditions(own)), table(own), *aims(own), *pictures(own, report.runs)))
+
+
+def table(runs):
+    """The Table of attacks. The homework's criteria stand there if they are for any of the runs."""
+    asked = [criteria_of(run) for run in runs]
+    columns = ["attack", "ASR", "ACC", "robust ACC", "poisoned", "epochs"]
+    rows = [[Cell(run.name), *shares(run, "asr", "acc", "robust_acc"), cell(run.method.get("poisoned")),
+             cell(run.results.get("epochs"), "{:.0f}")] for run in runs]
+    if any(asked):
+        columns.insert(-1, "homework's ASR / ACC")
+        for row, text in zip(rows, asked, strict=True):
+            row.insert(-1, Cell(text or "–"))
+    return Table(tuple(columns), tuple(map(tuple, rows)))
 
 
 def criteria_of(run):
-    """What the homework asks of an attack; a dash for others, such as one with another aim."""
-    found = CRITERIA.get(run.arguments.get("poison_type")) if has_usual_aim(run) else None
-    return " / ".join(bound.text for bound in found) if found else "–"
+    """What the homework asks of an attack; "" for one of which it asks nothing, also by its aim or its images."""
+    found = CRITERIA.get(attack_of(run)) if is_comparable(run) else None
+    return " / ".join(bound.text for bound in found) if found else ""
 
 
 def pictures(attacks, runs):

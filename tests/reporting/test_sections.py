@@ -177,6 +177,28 @@ def test_a_run_that_does_not_say_its_data_set_is_no_condition_of_the_others(tree
     assert "Measured on cifar10, width 64; epochs" in written(tree)["What lies here"].blocks[0].words
 
 
+def test_runs_that_train_nothing_say_nothing_about_epochs(tree):
+    tree.run("clp", "defenses.clp", epochs=0)
+    assert "epochs" not in conditions(find_runs(tree.root))
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    assert "; epochs 2; " in conditions(find_runs(tree.root))
+
+
+def test_what_the_homework_asks_stands_beside_its_own_attacks_on_its_own_images(tree):
+    tree.run("digits", arguments={"poison_type": "badnets"}, dataset="digits")
+    assert [list(row) for row in rows_of(tree, "Attacks")] == [
+        ["attack", "ASR", "ACC", "robust ACC", "poisoned", "epochs"]]
+    tree.attack("badnets", "badnets", 0.93, 1.0)
+    tree.attack("sig", "sig", 0.93, 1.0)
+    tree.run("hidden", "attacks.pruning_aware", arguments={"poison_type": "badnets"})
+    tree.run("aimed", arguments={"poison_type": "blend"}, sources=[1])
+    tree.run("clb", arguments={"poison_type": "clean-label"})
+    asked = {row["attack"]: row["homework's ASR / ACC"] for row in rows_of(tree, "Attacks")}
+    assert asked == {"badnets": "100 (at least 99.5) / > 91", "clb": "> 80 / > 91",
+                     **dict.fromkeys(("digits", "sig", "hidden", "aimed"), "–")}
+    assert all(row["epochs"] == "2" for row in rows_of(tree, "Attacks"))
+
+
 def test_a_repair_is_explained_and_stands_beside_its_control(tree):
     def figures(acc, asr):
         return {name: {"value": value, "interval": [0, 1], "n": 10} for name, value in (("acc", acc), ("asr", asr))}
