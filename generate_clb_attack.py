@@ -21,14 +21,14 @@ from data.image_set import ImageSet
 from data.triggers import build_trigger
 from engine.attacking.attack import load_unpoisoned, log_target
 from engine.attacking.crafting import SET, choose_images, leave_set, log_shares
-from engine.command_line import aim_flags, flags
+from engine.command_line import aim_flags, flags, poison_flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
 from engine.defending.suspect import load_given
+from engine.drawing.grids import enlarge, image_grid
 from engine.measuring.evaluation import frozen, score
 from engine.measuring.progress import progress
 from engine.measuring.surrogate import check_surrogate
-from engine.runs.figures import enlarge, image_grid
 from engine.runs.run import Run
 from engine.weights.checkpoint import saved_image_size
 
@@ -152,7 +152,7 @@ def output_dir(args):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    group = flags.add_trigger_flags(parser)
+    group = poison_flags.add_trigger_flags(parser)
     group.add_argument("--poison-rate", type=flags.fraction, default=0.1, help="share of the target class to poison")
     group = parser.add_argument_group("perturbation")
     group.add_argument("--checkpoint", default="output/benign/model_last.th", help="surrogate model")

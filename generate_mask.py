@@ -22,8 +22,9 @@ from engine.command_line import anp_flags, flags
 from engine.command_line.command import command
 from engine.defending.suspect import beneath_model, load_suspect, split_defender
 from engine.learning.training import check_finite, told_of_lone_image
-from engine.measuring.evaluation import Proportion, Score, evaluate, log_figures
+from engine.measuring.evaluation import evaluate
 from engine.measuring.progress import progress
+from engine.measuring.scores import Proportion, Score, log_figures
 from engine.runs.run import HEADER, Run
 from methods.neuron_noise import ascend_noise, clip, start_noise
 from models.noisy_batchnorm import NoisyBatchNorm2d, noisy_layers, parameters_named, perturbed

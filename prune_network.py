@@ -21,9 +21,9 @@ from engine.command_line import anp_flags, flags
 from engine.command_line.command import command
 from engine.command_line.inherit import check_weights, inherit
 from engine.defending.suspect import load_given, load_suspect, split_defender
+from engine.drawing.curves import pruning_curve
 from engine.measuring.evaluation import evaluate, evaluation_batches, score
 from engine.missing import check_there
-from engine.runs.figures import pruning_curve
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 from methods.batch_statistics import StatisticsBatches, recalibrated

@@ -20,15 +20,17 @@ from data.datasets import load_splits
 from engine.attacking.attack import poison_by, start_attack
 from engine.attacking.indices import add_leave_out_flag, without
 from engine.attacking.start import add_start_flags, check_start, first_model, size_of_images, step_for
-from engine.command_line import flags
+from engine.command_line import flags, poison_flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
 from engine.command_line.recipe_flags import add_recipe_flags, check_recipe, is_one_cycle
+from engine.drawing.curves import loss_curves, training_curves
+from engine.drawing.grids import image_grid
 from engine.learning.graphs import check_graph
 from engine.learning.schedules import check_one_cycle
 from engine.learning.training import compile_for, sgd, train_stage
-from engine.measuring.evaluation import EvalSets, evaluate, sample_losses, warn_of_chance
-from engine.runs.figures import image_grid, loss_curves, training_curves
+from engine.measuring.evaluation import EvalSets, evaluate, sample_losses
+from engine.measuring.scores import warn_of_chance
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 
@@ -86,7 +88,7 @@ def output_dir(args):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    flags.add_poison_flags(parser)
+    poison_flags.add_poison_flags(parser)
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
     group = flags.add_training_flags(parser)
@@ -105,7 +107,7 @@ def parse_args(argv=None):
     flags.check_milestones(parser, args)
     flags.check_loop(parser, args)
     check_start(parser, args, argv)
-    flags.check_poison(parser, args)
+    poison_flags.check_poison(parser, args)
     return args
 
 

@@ -23,14 +23,14 @@ from data.triggers import build_trigger
 from data.triggers.one_image import OneImageTrigger
 from engine.attacking.attack import load_unpoisoned, log_target
 from engine.attacking.crafting import SET, choose_images, leave_set, log_shares
-from engine.command_line import aim_flags, flags
+from engine.command_line import aim_flags, flags, poison_flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
 from engine.defending.suspect import load_given
+from engine.drawing.grids import enlarge, image_grid
 from engine.measuring.evaluation import frozen
 from engine.measuring.progress import progress
 from engine.measuring.surrogate import check_surrogate
-from engine.runs.figures import enlarge, image_grid
 from engine.runs.run import Run
 from engine.weights.checkpoint import saved_image_size
 from models.penultimate import penultimate
@@ -190,7 +190,7 @@ def usual_rate(args):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    group = flags.add_trigger_flags(parser)
+    group = poison_flags.add_trigger_flags(parser)
     group.add_argument("--poison-rate", type=flags.fraction, default=lambda args: usual_rate(args),
                        help="share of the target class to craft (default: 1, with --target-image 0.01)")
     group.add_argument("--target-image", metavar="INDEX|FILE",

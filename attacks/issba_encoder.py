@@ -27,11 +27,11 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
 from engine.defending.suspect import load_given
+from engine.drawing.grids import enlarge, image_grid
 from engine.learning.training import check_finite
 from engine.measuring.evaluation import evaluation_batches, frozen
 from engine.measuring.progress import progress
 from engine.measuring.surrogate import check_surrogate
-from engine.runs.figures import enlarge, image_grid
 from engine.runs.run import Run
 from engine.weights import checkpoint
 from engine.weights.checkpoint import saved_image_size

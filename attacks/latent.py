@@ -28,8 +28,9 @@ from engine.attacking.start import first_model
 from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.learning.training import check_finite, cross_entropy_step, sgd, train_stage
-from engine.measuring.evaluation import EvalSets, evaluate, frozen, log_figures
+from engine.measuring.evaluation import EvalSets, evaluate, frozen
 from engine.measuring.progress import progress
+from engine.measuring.scores import log_figures
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_model, load_trigger, save_model, save_trigger, saved_image_size
 from methods.features import features_of

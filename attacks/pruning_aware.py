@@ -20,7 +20,7 @@ from data.poison_cifar import stamp_all, stamp_bystanders
 from engine.attacking.attack import finish_attack, load_unpoisoned, poison_by, start_attack
 from engine.attacking.clean_stage import add_clean_model_flags, check_clean_model, keep_clean, log_stage
 from engine.attacking.start import first_model
-from engine.command_line import flags
+from engine.command_line import flags, poison_flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
 from engine.learning.graphs import check_graph
@@ -118,7 +118,7 @@ def output_dir(args):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    flags.add_poison_flags(parser, types=tuple(flags.POISON_DEFAULTS["poison_rate"]))
+    poison_flags.add_poison_flags(parser, types=tuple(poison_flags.POISON_DEFAULTS["poison_rate"]))
     group = parser.add_argument_group("stages")
     add_clean_model_flags(group)
     group.add_argument("--clean-epochs", type=flags.integer(1), help="epochs of stage 1 (default: as many as "
@@ -137,7 +137,7 @@ def parse_args(argv=None):
     check_clean_model(parser, args, argv, ["clean_epochs"])
     flags.check_milestones(parser, args)
     flags.check_loop(parser, args)
-    flags.check_poison(parser, args)
+    poison_flags.check_poison(parser, args)
     args.clean_epochs = 0 if args.checkpoint else args.clean_epochs or args.epochs
     return args
 

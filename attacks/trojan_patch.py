@@ -26,9 +26,9 @@ from engine.command_line import aim_flags, flags
 from engine.command_line.command import command
 from engine.command_line.normalization import add_input_flags
 from engine.defending.suspect import load_given
+from engine.drawing.grids import image_grid
 from engine.measuring.evaluation import evaluation_batches, frozen, predict
 from engine.measuring.surrogate import check_surrogate
-from engine.runs.figures import image_grid
 from engine.runs.run import Run
 from engine.weights.checkpoint import saved_image_size
 from models.penultimate import penultimate

@@ -17,7 +17,8 @@ from benchmarks.plain import PlainImages, add_timing_flags, compare, heading, me
 from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
-from engine.measuring.evaluation import UNKNOWN, Evaluation, evaluation_batches, score
+from engine.measuring.evaluation import evaluation_batches, score
+from engine.measuring.scores import UNKNOWN, Evaluation
 from generate_mask import make_masks_trainable, mask_train
 from models import build_model
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed

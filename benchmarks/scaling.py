@@ -25,7 +25,8 @@ from data.batches import Batches
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.learning.training import step_of, train_epoch
-from engine.measuring.evaluation import UNKNOWN, Evaluation, evaluation_batches, score
+from engine.measuring.evaluation import evaluation_batches, score
+from engine.measuring.scores import UNKNOWN, Evaluation
 from methods.strip import Strip
 from methods.trigger_search import reverse_triggers
 from models import DEFAULT, build_model

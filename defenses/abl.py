@@ -25,28 +25,20 @@ from data.datasets import load_splits
 from engine.attacking.attack import poison_by, start_attack
 from engine.attacking.indices import against_known, are_indices
 from engine.attacking.start import fresh_model
-from engine.command_line import abl_flags, flags
+from engine.command_line import abl_flags, flags, poison_flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
+from engine.drawing.curves import training_curves
 from engine.learning.graphs import check_graph
 from engine.learning.training import sgd, step_of, train_epoch, train_stage, unlearning_loss
-from engine.measuring.evaluation import (
-    UNTESTED,
-    EvalSets,
-    evaluate,
-    evaluation_batches,
-    log_figures,
-    sample_losses,
-    score,
-    warn_of_chance,
-)
-from engine.runs.figures import training_curves
+from engine.measuring.evaluation import EvalSets, evaluate, evaluation_batches, sample_losses, score
+from engine.measuring.scores import UNTESTED, log_figures, warn_of_chance
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_weights, save_model
 from methods.even_steps import even_steps, with_statistics_held
 
 # What decides the first two stages.
-FIRST_STAGES = (*flags.POISON_FLAGS, "dataset", "image_size", "arch", "width", *flags.SGD_FLAGS, "milestones",
+FIRST_STAGES = (*poison_flags.POISON_FLAGS, "dataset", "image_size", "arch", "width", *flags.SGD_FLAGS, "milestones",
                 "crop_padding", "flip", "gamma", "lga", "flooding", "isolation_epochs", "isolation_rate", "seed")
 LEAVES = ("isolated.npy", "model_filtered.th", "model_last.th", "trigger_info.th", "curves.png")
 log = logging.getLogger("backdoor")
@@ -129,7 +121,7 @@ def output_dir(args):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    flags.add_poison_flags(parser)
+    poison_flags.add_poison_flags(parser)
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
     group = abl_flags.add_abl_flags(parser)
@@ -145,7 +137,7 @@ def parse_args(argv=None):
     abl_flags.check_abl(parser, args, argv)
     flags.check_milestones(parser, args)
     flags.check_loop(parser, args)
-    flags.check_poison(parser, args)
+    poison_flags.check_poison(parser, args)
     return args
 
 

@@ -17,7 +17,8 @@ from common.files import write_table
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.defending.suspect import beneath_model, load_suspect
-from engine.measuring.evaluation import evaluate, log_figures
+from engine.measuring.evaluation import evaluate
+from engine.measuring.scores import log_figures
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 from methods.channel_bounds import farthest_channel, layer_bounds

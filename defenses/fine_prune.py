@@ -18,20 +18,11 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.defending.control import find_control
 from engine.defending.suspect import default_folder, load_suspect, split_defender
+from engine.drawing.curves import pruning_curve
 from engine.learning.training import fine_tune
-from engine.measuring.evaluation import (
-    UNKNOWN,
-    Evaluation,
-    Score,
-    evaluate,
-    evaluation_batches,
-    last_within,
-    plain_values,
-    score,
-    score_logits,
-)
+from engine.measuring.evaluation import evaluate, evaluation_batches, score, score_logits
 from engine.measuring.progress import progress
-from engine.runs.figures import pruning_curve
+from engine.measuring.scores import UNKNOWN, Evaluation, Score, last_within, plain_values
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 from models.pruning import activity, find_stage, fold_mask, mask_of, output_masked, stage_means

@@ -17,8 +17,9 @@ from engine.command_line.command import command
 from engine.defending.repair import Repair, add_share_flag
 from engine.defending.suspect import beneath_model, load_suspect
 from engine.learning.training import check_finite
-from engine.measuring.evaluation import Proportion, Score, evaluate, frozen
+from engine.measuring.evaluation import evaluate, frozen
 from engine.measuring.progress import progress
+from engine.measuring.scores import Proportion, Score
 from engine.runs.run import Run
 
 

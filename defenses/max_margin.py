@@ -24,8 +24,8 @@ from engine.command_line.aim_flags import called
 from engine.command_line.command import command
 from engine.defending.suspect import beneath_model
 from engine.defending.without_images import add_optional_data_flags, check_data_flags, load_subject
+from engine.drawing.bars import margin_bars
 from engine.runs import machine
-from engine.runs.figures import margin_bars
 from engine.runs.run import Run
 from methods.channel_bounds import farthest_channel, layer_bounds
 from methods.margins import largest_margins

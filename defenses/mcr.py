@@ -24,19 +24,11 @@ from engine.command_line.command import command
 from engine.defending.control import log_control
 from engine.defending.repair import Repair, add_share_flag
 from engine.defending.suspect import beneath_model, load_second, load_suspect
+from engine.drawing.curves import pruning_curve
 from engine.learning.training import fine_tune, train_epoch
-from engine.measuring.evaluation import (
-    UNTESTED,
-    Evaluation,
-    Score,
-    evaluate,
-    evaluation_batches,
-    log_figures,
-    plain_values,
-    score,
-)
+from engine.measuring.evaluation import evaluate, evaluation_batches, score
 from engine.measuring.progress import progress
-from engine.runs.figures import pruning_curve
+from engine.measuring.scores import UNTESTED, Evaluation, Score, log_figures, plain_values
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_weights, save_model
 from methods.batch_statistics import StatisticsBatches, recalibrated

@@ -20,9 +20,10 @@ from engine.command_line import flags
 from engine.command_line.aim_flags import called
 from engine.command_line.command import command
 from engine.defending.suspect import asr_of, beneath_model, load_suspect
+from engine.drawing.bars import norm_bars
+from engine.drawing.grids import trigger_grid
 from engine.measuring.evaluation import evaluate
 from engine.runs import machine
-from engine.runs.figures import norm_bars, trigger_grid
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_trigger
 from methods.outliers import anomaly_indices, flagging_bound, majority_labels

@@ -20,9 +20,10 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.defending.repair import Repair, add_share_flag
 from engine.defending.suspect import beneath_model, load_given, load_suspect
+from engine.drawing.curves import pruning_curve
 from engine.learning.training import step_of, train_epoch, unlearning_loss
-from engine.measuring.evaluation import evaluate, evaluation_batches, log_figures, score
-from engine.runs.figures import pruning_curve
+from engine.measuring.evaluation import evaluate, evaluation_batches, score
+from engine.measuring.scores import log_figures
 from engine.runs.run import Run
 from methods.mask_pruning import as_dict, evaluate_by_threshold, make_choice, prune_lowest
 from methods.neuron_noise import clip

@@ -24,9 +24,10 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS
 from engine.defending.suspect import beneath_model, load_given, load_suspect
+from engine.drawing.bars import entropy_histogram
+from engine.drawing.curves import frr_curves
 from engine.measuring.evaluation import evaluate, predict
 from engine.runs import machine
-from engine.runs.figures import entropy_histogram, frr_curves
 from engine.runs.run import Run
 from methods.screening import Calibration, read_calibration, screen, write_calibration
 from methods.strip import (

@@ -19,7 +19,8 @@ from engine.command_line.command import command
 from engine.defending.control import find_control
 from engine.defending.suspect import asr_of, default_folder, find_run, load_suspect
 from engine.learning.training import fine_tune
-from engine.measuring.evaluation import evaluate, log_figures
+from engine.measuring.evaluation import evaluate
+from engine.measuring.scores import log_figures
 from engine.missing import run_on
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_trigger, save_model

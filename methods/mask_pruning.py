@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.measuring.evaluation import Evaluation, Score, last_within
 from engine.measuring.progress import progress
+from engine.measuring.scores import Evaluation, Score, last_within
 
 Masks = Sequence[tuple[str, int, float]]  # (layer, channel, mask value) of every neuron
 Measure = Callable[[nn.Module], tuple[Evaluation, Score]]  # figures on the test images, and on held-out clean ones

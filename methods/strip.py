@@ -15,8 +15,9 @@ from common.errors import UserError
 from common.memory import HalvingForward
 from data.batches import to_pixels
 from data.image_set import ImageSet
-from engine.measuring.evaluation import Proportion, check_outputs, evaluation_batch
+from engine.measuring.evaluation import check_outputs, evaluation_batch
 from engine.measuring.progress import progress
+from engine.measuring.scores import Proportion
 from models.folding import folded
 
 FRRS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)

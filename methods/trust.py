@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from engine.measuring.evaluation import Proportion
+from engine.measuring.scores import Proportion
 from methods.calibration import ALPHA
 from methods.measured import BENIGN
 from methods.populations import Population, missed_of

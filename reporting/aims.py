@@ -1,7 +1,8 @@
 """What a reader must know of runs whose trigger has another aim than one target for images of all other classes."""
 from engine.attacking.aim import unmet
+from reporting.candidates import has_usual_aim
 from reporting.document import Text
-from reporting.grade import has_usual_aim, percent
+from reporting.shares import percent
 
 
 def aims(runs):

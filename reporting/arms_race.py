@@ -14,8 +14,8 @@ from common.files import atomic_file
 from common.untrusted import read_yaml
 from engine.command_line import flags
 from engine.command_line.command import command
+from reporting.effects import mean
 from reporting.found import find_runs
-from reporting.groups import mean
 from reporting.published import POISONED
 from reporting.tried import PASSES, STOPPED, at_share, best, least_stopped, most_stopped, ranked_settings, tried_cells
 

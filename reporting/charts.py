@@ -9,10 +9,13 @@ from PIL import Image
 
 from common.errors import UserError
 from common.untrusted.images import read_picture
-from engine.runs.figures import entropy_bars, known_shares, save_png
+from engine.drawing.bars import entropy_bars
+from engine.drawing.canvas import save_png
+from engine.drawing.curves import known_shares
 from reporting.document import Picture
+from reporting.effects import mean
 from reporting.found import FINISHED
-from reporting.groups import NONE, mean
+from reporting.groups import NONE
 
 MAX_PICTURE, MAX_SIDE = 16 * 2**20, 6000  # bytes and pixels that a page has room for
 

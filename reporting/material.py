@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from reporting.groups import effects
+from reporting.effects import effects
 from reporting.tables import with_method
 
 

@@ -1,6 +1,6 @@
 """How the figures are shown that a script measures besides ACC and ASR."""
 from reporting.document import Cell
-from reporting.grade import percent
+from reporting.shares import percent
 
 
 def figure_cell(title, value):

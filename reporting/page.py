@@ -15,7 +15,7 @@ from PIL import Image
 from common.files import atomic_file
 
 FOLDER = Path(__file__).resolve().parent
-DPI = 150  # of engine.runs.figures' pictures
+DPI = 150  # of engine.drawing's pictures
 GRID_PIXELS = 60  # CSS pixels an inch of a grid at the least: an image and its margin take 1.25 inches
 SVG_SIZE = 14  # points
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from common.files import write_table
 from engine.catalogue import BY_MODULE
-from reporting.groups import NONE, attack_behind, attacks, defenses, mean
+from reporting.behind import attack_behind
+from reporting.effects import mean
+from reporting.groups import NONE, attacks, defenses
 
 FILE = Path(__file__).with_name("lecture-abl.csv")
 ARCH, BENIGN = "wrn16-1", "benign"

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from engine.catalogue import defense_cells
-from reporting.groups import NONE, attack_behind, attacks
+from reporting.behind import attack_behind
+from reporting.groups import NONE, attacks
 from reporting.published import (
     APART,
     ISOLATED,

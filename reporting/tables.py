@@ -1,8 +1,9 @@
 """The tables' rows that several sections have."""
 from reporting.document import Cell, Table, cell
+from reporting.effects import mean, value_range
 from reporting.found import FINISHED
-from reporting.grade import percent
-from reporting.groups import NONE, mean, run_setting, value_range
+from reporting.groups import NONE, run_setting
+from reporting.shares import percent
 
 PERCENT = "{:.2f}"
 EFFECT_COLUMNS = ("attack", "defense", "ACC", "ACC, all", "ASR", "ASR, all", "robust ACC", "DER", "DER, all", "seconds",

@@ -2,9 +2,11 @@
 import math
 from dataclasses import dataclass, replace
 
+from reporting.behind import attack_behind
+from reporting.candidates import has_usual_aim
+from reporting.effects import mean
 from reporting.found import FINISHED
-from reporting.grade import has_usual_aim
-from reporting.groups import attack_behind, attacks, mean, without_seed
+from reporting.groups import attacks, without_seed
 from reporting.published import APART, ARCH, POISONED, cell_name, share_behind
 
 STOPPED, PASSES = 10, 50  # % of triggered images that get through
@@ -61,7 +63,7 @@ def through(run, attack):
 
 
 def attack_under(run, groups):
-    """The attack's run that `run` defends: the nearest above, or else as reporting.groups finds it; None if unsure."""
+    """The attack's run that `run` defends: the nearest above, or else as reporting.behind finds it; None if unsure."""
     above = run.above
     while above and not above.is_attack:
         above = above.above

@@ -20,7 +20,7 @@ from data.poison_cifar import stamp_all
 from data.triggers import ATTACKS
 from engine.attacking.aim import aim_in_words
 from engine.attacking.attack import poison_by
-from engine.command_line import flags
+from engine.command_line import flags, poison_flags
 from engine.command_line.command import command
 from engine.weights.checkpoint import save_trigger
 
@@ -47,7 +47,7 @@ def export_poisoned(args, train, defender, test, folder):
           "poisoned")
     parts = {"train": poisoned, "defender": defender, "test": test, "test-triggered": stamp_all(test, trigger)}
     save_trigger(folder / TRIGGER, trigger, np.flatnonzero(poisoned.poisoned))
-    used = {name: getattr(args, name) for name in flags.POISON_FLAGS if getattr(args, name) is not None}
+    used = {name: getattr(args, name) for name in poison_flags.POISON_FLAGS if getattr(args, name) is not None}
     return write_exported(folder, parts, {"test-triggered": np.flatnonzero(trigger.victims(test.original))}, train.name,
                           used)
 
@@ -57,13 +57,13 @@ def parse_args(argv=None):
     parser.add_argument("--output-dir", required=True, help="a folder that is new or empty")
     parser.add_argument("--poisoned", action="store_true", help="what the attack below makes of the data set")
     parser.add_argument("--seed", type=flags.integer(0), default=0, help="with --poisoned: of the poisoned indices")
-    flags.add_poison_flags(parser, types=POISONING)
+    poison_flags.add_poison_flags(parser, types=POISONING)
     flags.add_data_flags(parser)
     args = parser.parse_args(argv)
     if args.poisoned:
-        flags.check_poison(parser, args)
+        poison_flags.check_poison(parser, args)
     else:
-        parser.refuse(argv, ("seed", *flags.POISON_FLAGS), "without --poisoned")
+        parser.refuse(argv, ("seed", *poison_flags.POISON_FLAGS), "without --poisoned")
     return args
 
 

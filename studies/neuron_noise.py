@@ -18,8 +18,8 @@ from engine.command_line import flags
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
 from engine.defending.suspect import beneath_model, load_second, load_suspect, split_defender
+from engine.drawing.curves import spread_curves
 from engine.measuring.evaluation import frozen, predict
-from engine.runs.figures import spread_curves
 from engine.runs.run import Run
 from methods.neuron_noise import ascend_noise, start_noise
 from models.noisy_batchnorm import NoisyBatchNorm2d, parameters_named, perturbed

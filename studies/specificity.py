@@ -18,8 +18,8 @@ from common.errors import UserError
 from engine.command_line import flags
 from engine.command_line.command import command
 from engine.defending.suspect import beneath_model, load_suspect
+from engine.drawing.grids import enlarge, image_grid
 from engine.measuring.evaluation import evaluate, evaluation_batches, score
-from engine.runs.figures import enlarge, image_grid
 from engine.runs.run import Run
 from methods.residuals import paste, psnr, shared_energy, swapped
 

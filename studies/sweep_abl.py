@@ -16,12 +16,12 @@ from pathlib import Path
 from common.errors import UserError
 from common.untrusted import read_json
 from engine.cells import as_flags, call, check_folder, finished, name_failed, run_cells
-from engine.command_line import abl_flags, flags
+from engine.command_line import abl_flags, flags, poison_flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.command import command
-from engine.runs.figures import spread_curves
+from engine.drawing.curves import spread_curves
 
-TRAINING = (*(name for name in flags.POISON_FLAGS if name != "poison_rate"), "dataset", "data_dir", "image_size",
+TRAINING = (*(name for name in poison_flags.POISON_FLAGS if name != "poison_rate"), "dataset", "data_dir", "image_size",
             "arch", "width", *flags.SGD_FLAGS, "milestones", "crop_padding", "flip")
 ABL = ("gamma", "lga", "flooding", "unlearn_epochs", "unlearn_lr", "even_steps", "unlearn_length", "max_drop")
 MACHINE = ("device", "deterministic", "test_every")  # which a cell that is finished need not share
@@ -79,13 +79,13 @@ def output_dir(args):
 
 def parse_args(argv=None):
     parser = flags.Parser(__doc__)
-    flags.add_poison_flags(parser, rate=False)
+    poison_flags.add_poison_flags(parser, rate=False)
     flags.add_data_flags(parser)
     flags.add_model_flags(parser)
+    users = poison_flags.in_words(poison_flags.POISON_DEFAULTS["poison_rate"])
     group = parser.add_argument_group("sweep")
     group.add_argument("--poison-rates", type=flags.fraction, nargs="+", metavar="RATE",
-                       help=f"values of --poison-rate, for {flags.in_words(flags.POISON_DEFAULTS['poison_rate'])} "
-                            "(default: 0.1)")
+                       help=f"values of --poison-rate, for {users} (default: 0.1)")
     group.add_argument("--isolation-rates", type=flags.isolation_rate, nargs="+", metavar="RATE", default=[0.01],
                        help="values of --isolation-rate")
     group.add_argument("--isolation-epochs", type=flags.integer(1), nargs="+", metavar="EPOCHS", default=[20],
@@ -98,13 +98,13 @@ def parse_args(argv=None):
     flags.add_device_flags(group)
     flags.add_folder_flag(group, output_dir)
     args = parser.parse_args(argv)
-    if args.poison_type not in flags.POISON_DEFAULTS["poison_rate"]:
+    if args.poison_type not in poison_flags.POISON_DEFAULTS["poison_rate"]:
         parser.refuse(argv, ["poison_rates"], f"with --poison-type {args.poison_type}")
         args.poison_rates = [None]
     abl_flags.check_abl(parser, args, argv)
     flags.check_milestones(parser, args)
     args.poison_rates = args.poison_rates or [0.1]
-    flags.check_poison(parser, args)
+    poison_flags.check_poison(parser, args)
     return args
 
 

@@ -19,7 +19,7 @@ from engine.command_line import anp_flags, flags
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS
 from engine.defending.suspect import beneath_model, load_given
-from engine.runs.figures import spread_curves
+from engine.drawing.curves import spread_curves
 
 DATA_SETTINGS = ("dataset", "data_dir", "image_size")
 MASK_SETTINGS = ("val_frac", "lr", "nb_iter", "print_every", "batch_size", "anp_eps", "anp_steps", "project",

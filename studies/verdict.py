@@ -25,7 +25,8 @@ from engine.command_line.aim_flags import called
 from engine.command_line.command import command
 from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
 from engine.defending.suspect import Suspect, asr_of, beneath_model, find_run, load_suspect
-from engine.measuring.evaluation import EvalSets, Proportion, predict
+from engine.measuring.evaluation import EvalSets, predict
+from engine.measuring.scores import Proportion
 from engine.missing import run_on
 from engine.rows import REPAIR
 from engine.runs.run import Run

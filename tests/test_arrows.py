@@ -10,7 +10,7 @@ ROOMS = (*SCRIPT_FOLDERS, "reporting", "workflow", "benchmarks", "methods", "eng
          "docs")
 FLOORS = ("common", "models", "data", "engine", "methods", "scripts")  # each may import itself and those before it
 # The rooms of engine, each of which may import those before it; what stands outside them says which scripts there are.
-ENGINE = ("command_line", "weights", "measuring", "runs", "learning", "attacking", "defending")
+ENGINE = ("command_line", "weights", "measuring", "drawing", "runs", "learning", "attacking", "defending")
 BESIDE = {  # what stands beside the scripts may import besides all below them
     "scripts": {"reporting"},  # report.py is its script, and a study of several runs reads them as FinishedRun
     "reporting": set(),

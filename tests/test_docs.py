@@ -14,7 +14,7 @@ import pytest
 from helpers.paths import ROOT
 
 from docs.make_pictures import read_examples
-from engine.measuring.evaluation import last_within
+from engine.measuring.scores import last_within
 from methods.calibration import SUSPECT
 from methods.measured import BENIGN
 from methods.populations import missed_of, populations_of

@@ -12,7 +12,7 @@ from torch import nn
 from data.clean_label import CIFAR10CLB
 from data.datasets import load_splits, load_train_and_test
 from data.triggers import build_trigger
-from engine.runs.figures import enlarge
+from engine.drawing.grids import enlarge
 from generate_clb_attack import ascend_all, attack_pgd, main, measure, perturb
 from models import build_model
 from train_backdoor import main as train

@@ -34,7 +34,8 @@ from defenses import (
 from defenses import unlearn_trigger as unlearning
 from engine.defending import repair as repairs
 from engine.learning import training
-from engine.measuring.evaluation import UNTESTED, EvalSets, Evaluation, Proportion, Score
+from engine.measuring.evaluation import EvalSets
+from engine.measuring.scores import UNTESTED, Evaluation, Proportion, Score
 from engine.runs.run import Run
 from models import build_model
 from models.penultimate import penultimate

@@ -8,7 +8,7 @@ from common.errors import UserError
 from data.image_set import ImageSet
 from engine.catalogue import BY_MODULE
 from engine.command_line.inherit import inherit
-from engine.measuring.evaluation import UNKNOWN, Evaluation, Proportion, Score
+from engine.measuring.scores import UNKNOWN, Evaluation, Proportion, Score
 from engine.weights import checkpoint
 from methods.mask_pruning import Row, choose, larger_drops, make_choice, prune_first, rank_neurons
 from models import build_model

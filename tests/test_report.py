@@ -158,7 +158,7 @@ def test_a_click_on_a_heading_sorts_the_table_and_a_second_turns_it_round(browse
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_every_image_of_an_example_is_large_enough_to_see(browser, report, width):
-    """engine.runs.figures.image_grid gives an image some 1.15 inches, at 150 dots an inch."""
+    """engine.drawing.grids.image_grid gives an image some 1.15 inches, at 150 dots an inch."""
     page = opened(browser, report, width)
     images = page.execute_script("""
         return [...document.querySelectorAll('img')].filter(i => i.alt.includes('what the attack makes of them'))

@@ -1,7 +1,7 @@
 """A matrix of attacks, defenses and seeds as a Plan."""
 from common.errors import UserError
 from engine.catalogue import gifts
-from engine.command_line.flags import POISON_FLAGS
+from engine.command_line.poison_flags import POISON_FLAGS
 from workflow.matrix import AGAINST, CHOOSING, OF, cells_of, flags_of, said_of, stored_names
 from workflow.steps import Plan
 

@@ -11,8 +11,8 @@ from common.errors import UserError
 from common.untrusted import read_json
 from engine.catalogue import gifts
 from engine.cells import as_flags
-from engine.command_line.flags import POISON_DEFAULTS
 from engine.command_line.inherit import INHERITED
+from engine.command_line.poison_flags import POISON_DEFAULTS
 from engine.rows import Script
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""What the flags of flags.add_poison_flags make of a training set, and how an attack's run begins and ends."""
+"""What the flags of poison_flags.add_poison_flags make of a training set, and how an attack's run begins and ends."""
 import argparse
 import logging
 import shlex
@@ -18,11 +18,12 @@ from data.sources import comes_alone
 from data.triggers import ATTACKS, COVERS_IMAGE, Trigger
 from engine.attacking.aim import note_aim
 from engine.cells import as_flags
-from engine.command_line import aim_flags, flags
+from engine.command_line import aim_flags, flags, poison_flags
 from engine.command_line.aim_flags import called, check_sources, find_classes
-from engine.measuring.evaluation import Evaluation, warn_of_chance
+from engine.drawing.curves import training_curves
+from engine.drawing.grids import enlarge, image_grid
+from engine.measuring.scores import Evaluation, warn_of_chance
 from engine.missing import check_there
-from engine.runs.figures import enlarge, image_grid, training_curves
 from engine.runs.run import Run
 from engine.weights import checkpoint
 from models.base import PixelModel
@@ -57,9 +58,9 @@ def check_batch_shares(args: argparse.Namespace, count: int, names: Sequence[str
 
 def check_same_attack(args: argparse.Namespace, before: dict[str, Any]) -> None:
     """UserError unless the poison flags are those that an exported folder's images were poisoned by, `before`."""
-    if any(getattr(args, name, None) != before.get(name) for name in flags.POISON_FLAGS):
+    if any(getattr(args, name, None) != before.get(name) for name in poison_flags.POISON_FLAGS):
         needed = shlex.join(map(str, as_flags({name: value for name, value in before.items()
-                                               if name in flags.POISON_FLAGS})))
+                                               if name in poison_flags.POISON_FLAGS})))
         raise UserError(f"--data-dir {args.data_dir}: its images are poisoned already; give the flags that did it: "
                         f"{needed}")
 

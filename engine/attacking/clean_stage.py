@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from data.image_set import ImageSet
 from engine.command_line.normalization import INPUT_FLAGS, add_input_flags
 from engine.command_line.parser import Group, Parser
-from engine.measuring.evaluation import Evaluation, log_figures
+from engine.measuring.scores import Evaluation, log_figures
 from engine.runs.run import Run
 from engine.weights.checkpoint import load_weights, save_model
 from models.base import PixelModel

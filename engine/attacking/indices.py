@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.untrusted import read_array
 from data.image_set import ImageSet
 from engine.command_line.parser import Group
-from engine.measuring.evaluation import Proportion
+from engine.measuring.scores import Proportion
 from engine.missing import check_there
 
 log = logging.getLogger("backdoor")

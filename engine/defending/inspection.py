@@ -19,7 +19,7 @@ from data.triggers import Trigger
 from engine.attacking.aim import note_aim
 from engine.attacking.attack import poison_by
 from engine.attacking.indices import against_known
-from engine.command_line import flags
+from engine.command_line import flags, poison_flags
 from engine.command_line.aim_flags import variant_of
 from engine.command_line.normalization import add_input_flags, input_of
 from engine.defending.suspect import beneath_model, load_given
@@ -43,7 +43,7 @@ def add_inspection_flags(parser: flags.Parser, name: str, add_own: Callable[[fla
 
     add_own: adds the detector's own flags to its group.
     """
-    flags.add_poison_flags(parser)
+    poison_flags.add_poison_flags(parser)
     group = parser.add_argument_group("model")
     group.add_argument("--checkpoint", default=of_attack,
                        help="a model that was trained on the attack's images: model_last.th of a run, or a known "
@@ -60,7 +60,7 @@ def parse_inspection(doc: str, name: str, add_own: Callable[[flags.Group], objec
     parser = flags.Parser(doc)
     add_inspection_flags(parser, name, add_own)
     args = parser.parse_args(argv)
-    flags.check_poison(parser, args)
+    poison_flags.check_poison(parser, args)
     return args
 
 

@@ -7,7 +7,8 @@ from common.inputs import inputs_of
 from data.image_set import ImageSet
 from engine.command_line import flags
 from engine.defending.suspect import Suspect, split_defender
-from engine.measuring.evaluation import Evaluation, evaluate, log_figures
+from engine.measuring.evaluation import evaluate
+from engine.measuring.scores import Evaluation, log_figures
 from engine.runs.run import Run
 from engine.weights.checkpoint import save_model
 from models.base import PixelModel

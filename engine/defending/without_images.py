@@ -9,7 +9,8 @@ from data.image_set import ImageSet
 from engine.command_line import flags
 from engine.command_line.inherit import dataset_of_model
 from engine.defending.suspect import Suspect, class_names, load_given, load_suspect
-from engine.measuring.evaluation import UNTESTED, Evaluation, evaluate
+from engine.measuring.evaluation import evaluate
+from engine.measuring.scores import UNTESTED, Evaluation
 from engine.runs.run import Run
 from models.base import PixelModel
 

@@ -13,8 +13,9 @@ from data.batches import Batches
 from data.image_set import ImageSet
 from engine.learning.graphs import GraphedModel
 from engine.learning.schedules import scheduler_of
-from engine.measuring.evaluation import UNTESTED, EvalSets, Evaluation, Proportion, Score, evaluate
+from engine.measuring.evaluation import EvalSets, evaluate
 from engine.measuring.progress import progress
+from engine.measuring.scores import UNTESTED, Evaluation, Proportion, Score
 from engine.runs.machine import spare_narrow
 from engine.runs.run import Run
 

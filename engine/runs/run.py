@@ -20,7 +20,7 @@ from common.locks import lock_folder
 from data.image_set import ImageSet
 from engine.catalogue import BY_MODULE
 from engine.command_line.command import running
-from engine.measuring.evaluation import Evaluation, Score
+from engine.measuring.scores import Evaluation, Score
 from engine.runs import machine, resume
 from engine.runs.log_lines import LogLines
 from engine.weights import checkpoint

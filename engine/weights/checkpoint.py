@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ import torch
 from common.errors import UserError
 from common.files import atomic_file
 from common.untrusted.limits import MAX_WEIGHTS
-from common.untrusted.weights import fault_of_weight, is_weight, read_tensors
+from common.untrusted.weights import read_tensors
 from data.triggers import Trigger, trigger_from_info, trigger_to_info
 from engine.missing import check_there
 from engine.weights.backdoorbench import AttackResult, check_recognized, find_attack_result
+from engine.weights.spec import check_fit, check_spec
 from engine.weights.state_dicts import (
     INPUT_NAMES,
     MAX_CANDIDATES,
@@ -26,13 +26,11 @@ from engine.weights.state_dicts import (
     find_candidates,
     find_input,
 )
-from models import build_model, find_architecture, names
-from models.base import IMAGE_SIZE, MEAN, STD, PixelModel
+from models import build_model
+from models.base import MEAN, STD, PixelModel
 from models.pixel_input import PixelInput, swap_channels
 
-MAX_WIDTH, MAX_CLASSES, MAX_IMAGE_SIZE = 2**12, 2**16, 2**10  # far beyond any; a file may claim anything
 log = logging.getLogger("backdoor")
-OPTIONAL = ("num_batches_tracked", "neuron_mask", "neuron_noise")  # weights that a file may leave out
 
 
 def save(path: str | Path, value: Any) -> None:
@@ -95,7 +93,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", classes: Se
         if needed > MAX_WEIGHTS:
             raise UserError(f"{path}: {spec['arch']} of width {spec['width']} takes {needed} bytes; expected at most "
                             f"{MAX_WEIGHTS}")
-        _check_fit(path, own_weights, weights)
+        check_fit(path, own_weights, weights)
     model = build_model(**spec, **options)
     model.load_state_dict(weights, strict=False)
     if given.as_bgr:
@@ -147,7 +145,7 @@ def _read_model(path: str | Path):
                    if not own_input or name.rpartition(".")[2] not in INPUT_NAMES}
     weights = {name.removeprefix("module."): value for name, value in weights.items() if "neuron_" not in name}
     says_input = "spec" in meta or bool(result or own_input)
-    return _Read(weights, meta, result, _check_spec(path, spec), says_input)
+    return _Read(weights, meta, result, check_spec(path, spec), says_input)
 
 
 def _is_ours(content: Any):
@@ -181,9 +179,9 @@ def _choose(path: str | Path, candidates: Any, content: Any):
 def _fits(path: str | Path, candidate: Any):
     """Whether a Candidate's weights are all of its network's, and no others."""
     try:
-        spec = _check_spec(path, candidate.spec)
+        spec = check_spec(path, candidate.spec)
         with torch.device("meta"):
-            _check_fit(path, build_model(**spec).state_dict(), candidate.weights)
+            check_fit(path, build_model(**spec).state_dict(), candidate.weights)
     except UserError:
         return False
     return True
@@ -213,59 +211,12 @@ def _log_input(path: str | Path, spec: dict):
                  PixelInput(spec["mean"], spec["std"]).flags())
 
 
-def _check_spec(path: str | Path, spec: dict):
-    """`spec`, perhaps a stranger's, with what it leaves out filled in. Raises UserError for one that no network has."""
-    if not isinstance(spec, dict):
-        raise UserError(f"{path}: damaged, expected a dict in its spec, got {type(spec).__name__}")
-    spec = {"image_size": IMAGE_SIZE, "mean": MEAN, "std": STD, **spec}
-    arch, sizes = spec.get("arch"), {"width": MAX_WIDTH, "num_classes": MAX_CLASSES, "image_size": MAX_IMAGE_SIZE}
-    try:
-        row = find_architecture(arch if isinstance(arch, str) else "")
-    except KeyError:
-        raise UserError(f"{path}: expected one of the networks {names()}, got "
-                        f"{arch[:60] if isinstance(arch, str) else type(arch).__name__}") from None
-    if not row.has_width:
-        spec["width"] = None
-        del sizes["width"]
-    for name, most in sizes.items():
-        value = spec.get(name)
-        if type(value) is not int or not 1 <= value <= most:
-            shown = value if isinstance(value, (int, float)) else type(value).__name__
-            raise UserError(f"{path}: claims to be of {name} {str(shown)[:60]}; expected 1 to {most}")
-    for name in ("mean", "std"):
-        if not _are_pixel_values(spec[name], name == "std"):
-            raise UserError(f"{path}: damaged, expected three {name}s of pixels, none of them infinite"
-                            f"{', above 0' if name == 'std' else ''}")
-    return {name: spec[name] for name in ("arch", "width", "num_classes", "image_size", "mean", "std")}
-
-
-def _are_pixel_values(values: Any, are_positive: bool):
-    """Whether `values` is a value for each of the three colors that a network can compute with."""
-    return isinstance(values, (list, tuple)) and len(values) == 3 and all(
-        type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e6 and (value > 1e-6 or not are_positive)
-        for value in values)
-
-
 def _classes(path: str | Path, meta: dict):
     """The class names that the file gives, () for none. Raises UserError if they are not names."""
     classes = meta.get("classes") or ()
     if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{path}: damaged, its classes are not names")
     return tuple(classes)
-
-
-def _check_fit(path: str | Path, own: dict, weights: dict):
-    """UserError that lists what is missing, too much, of another shape or no weight, against the state_dict `own`."""
-    problems = [f"missing {name}" for name in own if name not in weights and not any(part in name for part in OPTIONAL)]
-    problems += [f"unexpected {name}" for name in weights if name not in own]
-    problems += [f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}" for name in own
-                 if name in weights and weights[name].shape != own[name].shape]
-    problems += [f"{name} {fault_of_weight(value)}" for name, value in weights.items()
-                 if name in own and value.shape == own[name].shape and not is_weight(name, value)]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        named = "; ".join(problem[:200] for problem in problems[:5])
-        raise UserError(f"{path}: does not fit the network: {named}{more}")
 
 
 def save_trigger(path: str | Path, trigger: Trigger, data_index: Sequence[int] = ()) -> None:

@@ -1,8 +1,8 @@
 """Adversarial Neuron Pruning."""
 from reporting.charts import picture_of, pictures_of
+from reporting.criteria import BACKDOORED
 from reporting.document import Cell, Section, Table, Text, cell
 from reporting.found import folders
-from reporting.grade import BACKDOORED
 from reporting.groups import settings
 from reporting.tables import conditions, share_cell, shares
 from reporting.words import words

@@ -1,8 +1,9 @@
 """The attacks."""
 from reporting.aims import aims
+from reporting.candidates import attack_of, is_comparable
 from reporting.charts import grids_of, training_curves_of
+from reporting.criteria import CRITERIA
 from reporting.document import Cell, Section, Table, Text, cell
-from reporting.grade import CRITERIA, attack_of, is_comparable
 from reporting.tables import conditions, shares
 from reporting.words import words
 

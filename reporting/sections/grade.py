@@ -1,6 +1,7 @@
 """The homework's criteria, where a run could meet one of them."""
 from reporting.document import Cell, Section, Table, Text
-from reporting.grade import FAILED, NOT_MEASURED, PASSED, percent
+from reporting.grade import FAILED, NOT_MEASURED, PASSED
+from reporting.shares import percent
 
 ORDER = 20
 STATES = {PASSED: Cell(PASSED, 1, "good"), FAILED: Cell(FAILED, 0, "bad"), NOT_MEASURED: Cell(NOT_MEASURED, -1, "soft")}

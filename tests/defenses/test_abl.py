@@ -19,7 +19,7 @@ from defenses.abl import (
     unlearning_loss,
 )
 from engine.learning.training import step_of, train_epoch
-from engine.measuring.evaluation import UNKNOWN, Proportion, Score
+from engine.measuring.scores import UNKNOWN, Proportion, Score
 from engine.weights.checkpoint import load_model, save_model
 from models import build_model
 

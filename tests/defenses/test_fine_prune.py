@@ -13,7 +13,8 @@ from data.triggers import build_trigger
 from defenses import fine_prune
 from defenses.fine_prune import earlier_stage_curve, last_stage_curve, main, sweep, usual_counts
 from engine.defending.suspect import find_trigger
-from engine.measuring.evaluation import EvalSets, evaluate, last_within, score
+from engine.measuring.evaluation import EvalSets, evaluate, score
+from engine.measuring.scores import last_within
 from engine.weights.checkpoint import load_model
 from models import build_model
 from models.pruning import stage_means

@@ -10,7 +10,7 @@ from data.batches import Batches
 from defenses import mcr
 from defenses.mcr import Curve, Row, choose, coefficients, curve_step, main, rate_factor, weights_at
 from engine.learning.training import train_epoch
-from engine.measuring.evaluation import UNTESTED, Proportion, Score
+from engine.measuring.scores import UNTESTED, Proportion, Score
 from engine.weights.checkpoint import load_model
 from models import build_model
 

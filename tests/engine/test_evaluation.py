@@ -7,16 +7,8 @@ import torch
 
 from data.image_set import ImageSet
 from data.triggers.pattern import PatternTrigger
-from engine.measuring.evaluation import (
-    UNTESTED,
-    EvalSets,
-    Proportion,
-    Score,
-    evaluate,
-    last_within,
-    log_figures,
-    warn_of_chance,
-)
+from engine.measuring.evaluation import EvalSets, evaluate
+from engine.measuring.scores import UNTESTED, Proportion, Score, last_within, log_figures, warn_of_chance
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 2, 2])
 

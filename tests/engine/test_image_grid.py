@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.runs.figures import CELL, IMAGE, LABEL, image_grid
+from engine.drawing.grids import CELL, IMAGE, LABEL, image_grid
 
 RED, WHITE = np.zeros((2, 32, 32, 3), np.uint8) + np.uint8([200, 0, 0]), np.full((2, 32, 32, 3), 255, np.uint8)
 

@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.files import hash_file
 from common.untrusted.weights import read_tensors
 from engine.command_line import command
-from engine.measuring.evaluation import Evaluation, Proportion, Score
+from engine.measuring.scores import Evaluation, Proportion, Score
 from engine.runs import machine
 from engine.runs.resume import end_if_whole
 from engine.runs.run import HEADER, Run

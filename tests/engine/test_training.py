@@ -14,19 +14,8 @@ from data.poison_cifar import stamp_all
 from data.triggers import build_trigger
 from engine.learning.schedules import check_one_cycle, one_cycle_of
 from engine.learning.training import check_finite, sgd, train_epoch
-from engine.measuring.evaluation import (
-    EvalSets,
-    Evaluation,
-    Proportion,
-    Score,
-    evaluate,
-    frozen,
-    predict,
-    predict_each,
-    sample_losses,
-    score,
-    warn_of_chance,
-)
+from engine.measuring.evaluation import EvalSets, evaluate, frozen, predict, predict_each, sample_losses, score
+from engine.measuring.scores import Evaluation, Proportion, Score, warn_of_chance
 from models import build_model
 
 

@@ -5,8 +5,10 @@ import shutil
 import pytest
 from helpers.reporting import grades, share
 
+from reporting.criteria import CRITERIA
 from reporting.found import find_runs
-from reporting.grade import CRITERIA, as_text, grade, logged_share
+from reporting.grade import as_text, grade
+from reporting.shares import logged_share
 
 
 def test_the_homeworks_criteria_are_its_documents():

@@ -8,9 +8,10 @@ from engine.catalogue import BY_MODULE
 from engine.measuring import doubt
 from engine.rows import ATTACK, Script
 from reporting import charts, groups
+from reporting.candidates import attack_of
+from reporting.effects import IMPLAUSIBLE, defense_effect, effects, is_plausible, value_range
 from reporting.found import find_runs
-from reporting.grade import attack_of
-from reporting.groups import attacks, defense_effect, effects, is_plausible, name_apart, value_range
+from reporting.groups import attacks, name_apart
 from reporting.tables import effect_table
 
 
@@ -68,7 +69,7 @@ def test_a_model_that_knew_nothing_of_the_images_has_no_rating(tree, acc, rated)
 
 
 def test_a_third_of_the_way_is_what_the_defenses_log_calls_too_little():
-    assert doubt.IMPLAUSIBLE == groups.IMPLAUSIBLE and is_plausible(40, 10) and not is_plausible(39.9, 10)
+    assert doubt.IMPLAUSIBLE == IMPLAUSIBLE and is_plausible(40, 10) and not is_plausible(39.9, 10)
     assert is_plausible(1, None)
 
 

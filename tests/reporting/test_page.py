@@ -63,7 +63,7 @@ def test_numbers_and_their_heading_stand_at_the_same_side(page):
 
 
 def test_images_of_a_grid_have_64_pixels_on_the_narrowest_page(page):
-    """engine.runs.figures.image_grid draws 8 images and a label 10.9 inches wide, at 150 dots an inch."""
+    """engine.drawing.grids.image_grid draws 8 images and a label 10.9 inches wide, at 150 dots an inch."""
     text = page(Picture(png(size=(1635, 435)), "examples", wide=True, is_grid=True))
     least, most = (int(re.search(rf"[^a-z]{name}-width: (\d+)px", text.split("<figure")[1]).group(1))
                    for name in ("min", "max"))

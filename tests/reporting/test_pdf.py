@@ -50,7 +50,7 @@ def test_the_same_report_has_the_same_bytes(tmp_path):
 
 
 def test_images_of_a_grid_have_64_css_pixels(tmp_path):
-    """8 images and a label, 10.9 inches wide as engine.runs.figures.image_grid draws them."""
+    """8 images and a label, 10.9 inches wide as engine.drawing.grids.image_grid draws them."""
     path = tmp_path / "report.pdf"
     write_pdf(path, "A title", "below", [Section("One", (Picture(png(size=(1635, 435)), "x", True, True),))], 8)
     drawn = [float(word) for word in re.findall(rb"([\d.]+) 0 0 [\d.]+ 0 0 cm", PdfReader(path).pages[0].get_contents(
