@@ -5,14 +5,18 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from common.errors import UserError
+from data.triggers import ATTACKS
 from engine.catalogue import POISON_TYPES, SCRIPTS, attack_cells, defense_cells, gifts
+from engine.cells import as_flags
 from engine.rows import Cell, Script
 
 MODEL = "model_last.th"
 OF_TRAINING = (MODEL, "model_init.th", "trigger_info.th")
-# How files of defenses begin that other scripts read.
-OF_DEFENSES = ("model_last.th", "mask_values", "reversed_trigger_", "suspected")
+# How files begin that defenses leave for other scripts, besides models.
+OF_DEFENSES = ("mask_values", "reversed_trigger_", "suspected")
 USUAL = Path("output")
+# The attacks whose command line needs nothing that only the user knows.
+KNOWN = tuple(name for name in POISON_TYPES if not any(flag.is_needed for flag in ATTACKS[name].flags.values()))
 
 
 def check_there(path: str | Path) -> None:
@@ -84,9 +88,16 @@ def first_runs(path: Path) -> list[str]:
             helper = USUAL / "benign" / MODEL
             return [*unless_there(helper), command_line(script, {}, path.parent, USUAL / gift.folder)]
     for script, cell in defense_cells().values():
-        if path.name.startswith(OF_DEFENSES) and not script.trains and lies_in(path.parent, cell.folder):
-            return for_defense(path.parent, script, cell)
+        if lies_in(path.parent, cell.folder):
+            return for_defense(path.parent, script, cell) if may_leave(script, path.name) else []
     return for_training(path.parent) if path.name in OF_TRAINING else []
+
+
+def may_leave(script: Script, name: str) -> bool:
+    """Whether a defense's Script leaves a file of this name in its folder."""
+    if not script.leaves_model:
+        return name.startswith(OF_DEFENSES)
+    return name in OF_TRAINING if script.trains else name == MODEL
 
 
 def unless_there(path: Path) -> list[str]:
@@ -94,26 +105,43 @@ def unless_there(path: Path) -> list[str]:
     return [] if path.exists() else first_runs(path)
 
 
+def for_attack(attack: str) -> list[str]:
+    """The command lines that make what an attack reads besides images; [] where that is there, or is nothing."""
+    if attack not in gifts():
+        return []
+    script, gift = gifts()[attack]
+    is_there = Path(ATTACKS[attack].flags[gift.flag].default).exists()
+    return [] if is_there else [*unless_there(USUAL / "benign" / MODEL), script.command()]
+
+
 def for_training(folder: Path) -> list[str]:
-    """The command line of the training whose usual folder is called as `folder`, or else of one that writes there."""
-    attack, _, ending = folder.name.partition("-")
+    """The command lines of the training whose usual folder is called as `folder`, or else of one that writes there, and
+    of what it reads; [] for an attack that needs what only the user knows."""
     for script in SCRIPTS:  # output/<attack>-<script>
-        if script.trains and ending and ending == script.name.replace("_", "-") and attack in POISON_TYPES:
-            return [command_line(script, {"poison_type": attack}, folder, USUAL / folder.name)]
+        attack = folder.name.removesuffix(f"-{script.name.replace('_', '-')}")
+        if script.trains and attack != folder.name and attack in POISON_TYPES:
+            line = command_line(script, {"poison_type": attack}, folder, USUAL / folder.name)
+            return [*for_attack(attack), line] if attack in KNOWN else []
+    if folder.name in POISON_TYPES and folder.name not in KNOWN:
+        return []
     trainer, _ = attack_cells()["benign"]
     script, cell = attack_cells().get(folder.name, (trainer, None))
     if cell and (script is trainer or folder.name == script.name.replace("_", "-")):
-        return [command_line(script, cell.flags, folder, USUAL / folder.name)]
+        return [*for_attack(folder.name), command_line(script, cell.flags, folder, USUAL / folder.name)]
     return [command_line(trainer, {}, folder, None)]
 
 
 def for_defense(folder: Path, script: Script, cell: Cell) -> list[str]:
-    """The command lines of a defense's Script and Cell that writes into `folder`, beneath a model's run."""
+    """The command lines of a defense's Script and Cell that writes into `folder`, beneath a model's run; [] for one
+    that trains where the folder's name does not say on which attack."""
+    above = folder.parents[len(Path(cell.folder).parts) - 1]
+    if script.trains:
+        return for_own_training(folder, script, cell, above.name) if above.name in KNOWN else []
     if cell.takes:
         flag, name = next(iter(cell.takes.items()))
         needed, usual = folder.parent / name, folder
     else:
-        flag, needed = "checkpoint", folder.parents[len(Path(cell.folder).parts) - 1] / MODEL
+        flag, needed = "checkpoint", above / MODEL
         usual = needed.parent / cell.folder if needed.parts[:1] == USUAL.parts else None
     own, attack = {**cell.flags, flag: needed}, needed.parent.name
     if script.inspects and attack in POISON_TYPES:
@@ -121,9 +149,15 @@ def for_defense(folder: Path, script: Script, cell: Cell) -> list[str]:
     return [*unless_there(needed), command_line(script, own, folder, usual)]
 
 
+def for_own_training(folder: Path, script: Script, cell: Cell, attack: str) -> list[str]:
+    """The command lines of a defense that trains a model of its own, by a Script and Cell, on the data of `attack`."""
+    taken = {flag: folder.parent / name for flag, name in cell.takes.items() if name}  # "": all of another run
+    before = [line for path in taken.values() for line in unless_there(path)] if taken else for_attack(attack)
+    return [*before, command_line(script, {"poison_type": attack, **cell.flags, **taken}, folder, None)]
+
+
 def command_line(script: Script, flags: dict, folder: Path, usual: Path | None) -> str:
     """How a Script is called so that it writes into `folder`, which need not be named if it is the `usual` one."""
     if folder != usual:
         flags = {**flags, "output_dir": folder}
-    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return " ".join([script.command(), shlex.join(words)]).strip()
+    return " ".join([script.command(), shlex.join(map(str, as_flags(flags)))]).strip()

@@ -154,6 +154,16 @@ def check_pairs(path, content):
         if not (isinstance(entry["assumes"], str) and kept_by and isinstance(kept_by, (list, dict))
                 and isinstance(broken_by, (list, dict))):
             raise UserError(f"{path}: pairs: {short(defense)}: expected a sentence and two lists of attacks")
+        for attacks in (kept_by, broken_by):
+            check_shares(f"{path}: pairs: {short(defense)}", attacks)
         for key, name in [("defenses", defense), *(("attacks", name) for name in (*kept_by, *broken_by))]:
             if name not in list(content[key] or {}):
                 raise UserError(f"{path}: pairs: {short(defense)}: {short(name)} is not under {key}")
+
+
+def check_shares(where, attacks):
+    """Raise UserError unless the values of a dict of attacks are shares of the training images, or None."""
+    for name, share in attacks.items() if isinstance(attacks, dict) else ():
+        if share is not None and not (type(share) in (int, float) and 0 < share <= 1):
+            raise UserError(f"{where}: {short(name)}: expected a share of the training images above 0 and at most 1, "
+                            f"got {short(share)}")

@@ -24,6 +24,9 @@ def check_archive(path: str | os.PathLike) -> None:
     if not zipfile.is_zipfile(path):
         return  # its reader will say so
     held, places, size = Path(path).stat().st_size, *directory_of(path)
+    if not places:
+        raise UserError(f"{path}: refused, its archive does not end with the place of its directory, as torch.save and "
+                        "savez leave it (a comment stands there, or it is damaged)")
     if size > MAX_DIRECTORY:
         raise UserError(f"{path}: refused, a directory of {size} bytes")
     try:
@@ -50,7 +53,7 @@ def directory_of(path: str | os.PathLike) -> tuple[set[int], int]:
         tail = file.read()
     end, locator, large = tail[-22:], tail[-42:-22], tail[-98:-42]
     if end[:4] != b"PK\x05\x06":
-        return set(), 0  # a comment behind it, or something else
+        return set(), 0
     size, place = struct.unpack("<II", end[12:20])
     places, sizes = {place}, [size]
     if locator[:4] == b"PK\x06\x07":
@@ -58,7 +61,7 @@ def directory_of(path: str | os.PathLike) -> tuple[set[int], int]:
             return set(), 0
         size, place = struct.unpack("<QQ", large[40:56])
         places, sizes = places | {place}, [*sizes, size]
-    return places - {NOT_HERE}, max(size for size in sizes if size != NOT_HERE)
+    return places - {NOT_HERE}, max((size for size in sizes if size != NOT_HERE), default=0)
 
 
 def unpack_tar(path: str | os.PathLike, folder: str | os.PathLike, most: int = MAX_UNPACKED) -> None:
@@ -66,6 +69,8 @@ def unpack_tar(path: str | os.PathLike, folder: str | os.PathLike, most: int = M
 
     Raises UserError for another file, for one that leads out of the folder, and for more than `most` bytes in all.
     """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
     total = 0
 
     def within(member: Any, target: Any):

@@ -38,6 +38,7 @@ def written(write):
 FOREIGN = {
     "git lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer, .*git lfs"),
     "web page": (b"<!DOCTYPE html><html>", "a web page"), "plain page": (b"\n  <html lang='en'>", "a web page"),
+    "marked page": (b"\xef\xbb\xbf<!DOCTYPE html>", "a web page"), "empty zip": (zipped(), "a zip archive; unpack it"),
     "server's refusal": (b"<?xml version='1.0'?><Error>", "an XML text"),
     "json": (b'{"message": "Not Found"}', "a text"), "csv": (b"epoch,acc\n1,0.5\n", "a text"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file, which Keras writes"),
@@ -81,3 +82,10 @@ def test_a_folder_is_not_called_missing(tmp_path):
 def test_files_of_torch_are_not_called_foreign(tmp_path, new_format):
     torch.save({"a": torch.zeros(1)}, tmp_path / "m.th", _use_new_zipfile_serialization=new_format)
     assert foreign_kind(tmp_path / "m.th") is None and set(read_tensors(tmp_path / "m.th")) == {"a"}
+
+
+def test_a_network_of_another_program_is_known_by_its_name_and_strange_bytes_are_called_no_checkpoint(tmp_path):
+    for name, said in (("m.onnx", "it is an ONNX file"), ("m.th", "neither torch.save nor safetensors writes this")):
+        (tmp_path / name).write_bytes(b"\x08\x07" + bytes(99))
+        with pytest.raises(UserError, match=f"{name}: not a checkpoint.*{said}"):
+            read_tensors(tmp_path / name)

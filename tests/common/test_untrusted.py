@@ -2,7 +2,9 @@ import ast
 import io
 import json
 import os
+import re
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.untrusted import (
+    archives,
     is_count,
     is_number,
     is_text,
@@ -19,13 +22,14 @@ from common.untrusted import (
     read_array,
     read_json,
     read_json_lines,
+    read_object,
     read_text,
     read_yaml,
     sound_fields,
 )
-from common.untrusted.archives import unpack_tar
+from common.untrusted.archives import check_archive, unpack_tar
 from common.untrusted.images import read_picture
-from common.untrusted.weights import is_plain, is_weight, read_tensors
+from common.untrusted.weights import fault_of_weight, is_plain, is_weight, read_tensors
 
 OPENERS = {"torch.load", "np.load", "safetensors.torch.load_file", "safetensors.safe_open", "Image.open",
            "PillowImage.open", "zipfile.ZipFile", "tarfile.open", "pickle.load", "pickle.loads", "yaml.safe_load",
@@ -86,6 +90,20 @@ def test_a_tensor_is_plain_if_its_memory_holds_each_of_its_values(tmp_path, tens
             read_tensors(tmp_path / "m.th")
 
 
+def test_a_tensor_in_a_tuple_is_looked_at_too(tmp_path):
+    torch.save({"sizes": (1, torch.ones(1).expand(3))}, tmp_path / "m.th")
+    with pytest.raises(UserError, match="refused, sizes is sparse, nested or without memory"):
+        read_tensors(tmp_path / "m.th")
+
+
+def test_arrays_of_numpy_1_are_read_too(tmp_path):
+    torch.save({"a": np.arange(3)}, tmp_path / "m.th", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "m.th").read_bytes()
+    assert b"numpy._core" in content
+    (tmp_path / "m.th").write_bytes(content.replace(b"numpy._core", b"numpy.core"))
+    assert read_tensors(tmp_path / "m.th")["a"].tolist() == [0, 1, 2]
+
+
 def test_an_array_that_claims_more_than_the_file_holds_is_refused(tmp_path):
     """NumPy makes one of any size of its shape alone, where its values should follow."""
     class Claim:
@@ -109,10 +127,20 @@ def test_lists_that_stand_for_more_than_memory_holds_are_walked_once(tmp_path):
 @pytest.mark.parametrize("name, tensor, sound", [
     ("weight", torch.tensor([-1.0]), True), ("weight", torch.tensor([float("nan")]), False),
     ("weight", torch.tensor([float("inf")]), False), ("weight", torch.tensor([1]), False),
-    ("bn1.num_batches_tracked", torch.tensor(1), True), ("bn1.running_var", torch.tensor([-1.0]), False),
-    ("bn1.running_var", torch.tensor([0.0]), True), ("weight", torch.ones(1, dtype=torch.complex64), False)])
+    ("bn1.num_batches_tracked", torch.tensor(1), True),
+    ("bn1.num_batches_tracked", torch.tensor(1, dtype=torch.int32), True),
+    ("bn1.running_var", torch.tensor([-1.0]), False), ("bn1.running_var", torch.tensor([0.0]), True),
+    ("weight", torch.ones(1, dtype=torch.complex64), False)])
 def test_a_weight_is_a_finite_real_number(name, tensor, sound):
     assert is_weight(name, tensor) == sound
+
+
+@pytest.mark.parametrize("tensor, said", [
+    (torch.tensor([1]), "is of int64, expected floating point; save it before quantization"),
+    (torch.tensor([torch.inf]), "holds NaN or infinity"),
+    (torch.tensor([-1.0]), "holds values below 0")])
+def test_what_is_wrong_with_a_weight_is_said(tensor, said):
+    assert re.match(said, fault_of_weight(tensor))
 
 
 def save_picture(path, size=(40, 20), mode="RGB", form="PNG"):
@@ -131,9 +159,23 @@ def test_a_picture_comes_decoded_whatever_it_is_called(tmp_path, form):
     ({"max_side": 39}, "40x20 pixels; expected at most 39 a side")])
 def test_a_picture_beyond_its_limits_is_refused(tmp_path, limits, said):
     path = save_picture(tmp_path / "x.png")
-    assert read_picture(path, max_side=40).size == (40, 20)
+    assert read_picture(path, most=path.stat().st_size, max_side=40).size == (40, 20)
     with pytest.raises(UserError, match=said):
         read_picture(path, **limits)
+
+
+def test_a_picture_may_be_too_high_as_well_as_too_wide(tmp_path):
+    with pytest.raises(UserError, match="20x40 pixels; expected at most 39 a side"):
+        read_picture(save_picture(tmp_path / "x.png", (20, 40)), max_side=39)
+
+
+def test_a_photograph_beside_its_small_copy_is_one_picture_and_an_animation_is_none(tmp_path):
+    first, second = Image.new("RGB", (40, 20)), Image.new("RGB", (4, 2), "red")
+    first.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[second])
+    assert read_picture(tmp_path / "x.jpg").size == (40, 20)
+    first.save(tmp_path / "x.gif", save_all=True, append_images=[second.resize(first.size)])
+    with pytest.raises(UserError, match="expected one picture, got an animation; save the frame that is meant"):
+        read_picture(tmp_path / "x.gif")
 
 
 @pytest.mark.parametrize("size", [(9500, 9500), (14000, 14000)])
@@ -166,6 +208,54 @@ def test_an_array_is_not_taken_for_an_archive_nor_an_archive_for_an_array(tmp_pa
         read_array(tmp_path / "b.npz")
 
 
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "packed.npz", a=np.zeros(10**4))
+    with zipfile.ZipFile(tmp_path / "shared.npz", "w") as archive:
+        archive.writestr("a.npy", bytes(1000))
+        archive.filelist *= 9  # nine names of the same bytes
+    for name in ("packed.npz", "shared.npz"):
+        with pytest.raises(UserError, match=rf"{name}: refused, it holds \d+ bytes and claims to unpack to"):
+            read_archive(tmp_path / name)
+
+
+def test_an_archive_with_a_long_directory_is_refused(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", **{f"array{i}": np.zeros(1) for i in range(9)})
+    check_archive(tmp_path / "a.npz")
+    monkeypatch.setattr(archives, "MAX_DIRECTORY", 500)
+    with pytest.raises(UserError, match=r"a\.npz: refused, a directory of \d+ bytes"):
+        check_archive(tmp_path / "a.npz")
+
+
+def test_an_archive_with_two_directories_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.zeros(1))
+    content = (tmp_path / "a.npz").read_bytes()
+    start = int.from_bytes(content[-6:-2], "little")
+    (tmp_path / "a.npz").write_bytes(content[:-22] + content[start:-22] + content[-22:])
+    with pytest.raises(UserError, match=r"a\.npz: refused, its archive has more than one directory"):
+        read_archive(tmp_path / "a.npz")
+
+
+def test_an_archive_that_says_nowhere_where_its_directory_is_is_refused_for_that(tmp_path):
+    """One with a comment behind it, and one that points to a record of large archives that it has not."""
+    np.savez(tmp_path / "a.npz", a=np.zeros(1))
+    content = (tmp_path / "a.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.comment = b"mine"
+    (tmp_path / "b.npz").write_bytes(content[:-10] + b"\xff" * 8 + content[-2:])
+    for name in ("a.npz", "b.npz"):
+        with pytest.raises(UserError, match=rf"{name}: refused, its archive does not end with the place of its dire"):
+            read_archive(tmp_path / name)
+    (tmp_path / "c.npz").write_bytes(content[:-10] + b"\xff" * 4 + content[-6:])
+    with pytest.raises(UserError, match=r"c\.npz: not an archive of NumPy arrays"):
+        read_archive(tmp_path / "c.npz")
+
+
+def test_an_archive_to_unpack_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nope\.tar: no such file"):
+        unpack_tar(tmp_path / "nope.tar", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_text_has_a_largest_size_and_one_encoding(tmp_path):
     (tmp_path / "a.txt").write_bytes("ä\n".encode())
     assert read_text(tmp_path / "a.txt") == "ä\n"
@@ -187,11 +277,22 @@ def test_json_is_what_the_standard_says(tmp_path, line):
     assert read_json_lines(tmp_path / "a.jsonl") == [{"a": 1}, [2]]
 
 
+def test_an_object_is_no_list_and_yaml_is_shorter_than_other_text(tmp_path):
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(ValueError, match="expected an object"):
+        read_object(tmp_path / "a.json")
+    (tmp_path / "a.yaml").write_text("a: 1\n" + "#" * 2**20)
+    assert len(read_text(tmp_path / "a.yaml")) > 2**20
+    with pytest.raises(UserError, match="bytes; expected at most 1048576"):
+        read_yaml(tmp_path / "a.yaml")
+
+
 def test_only_fields_that_are_sound_are_taken():
     fields = {"name": is_text, "n": is_count, "share": is_number}
     found = json.loads('{"name": "x", "n": 3, "share": 0.5, "more": 1}')
     assert sound_fields(found, fields) == {"name": "x", "n": 3, "share": 0.5}
     assert sound_fields({"name": 1, "n": True, "share": float("nan")}, fields) == {}
+    assert sound_fields({"n": 0, "share": 0}, fields) == {"n": 0, "share": 0}
     assert sound_fields({"n": -1, "share": 10**400}, fields) == sound_fields({"n": 2.0}, fields) == {}
     assert sound_fields(["name"], fields) == {}
 

@@ -150,6 +150,15 @@ def test_pixels_enter_as_the_files_data_set_has_it_unless_a_flag_says_otherwise(
     assert load_model(saved()).model.spec["std"] == (0.247, 0.243, 0.261)
 
 
+def test_tensors_and_arrays_are_those_that_were_saved(saved):
+    """Parts of one tensor, a parameter, and numbers in the other order of bytes."""
+    whole = torch.arange(6.0)
+    weights = {"first": whole[:2], "rest": whole[2:], "turned": whole.view(2, 3).T, "own": torch.nn.Parameter(whole)}
+    found = read_tensors(saved(model=weights, more=np.arange(3, dtype=">i8")))
+    assert found["more"].tolist() == [0, 1, 2]
+    assert all(torch.equal(found["model"][name], value) for name, value in weights.items())
+
+
 ON_DISK = {"save_folder_path": "record/x", "data_dict": {
     i: {"path": f"{i}.png", "other_info": [5, i]} for i in range(4)}}
 OLD = {"x": torch.zeros(4, 3, 2, 2), "y": torch.full((4,), 6)}

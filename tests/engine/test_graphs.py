@@ -9,7 +9,7 @@ from attacks import pruning_aware
 from common.errors import UserError
 from data.batches import Batches
 from defenses import abl
-from engine.learning.graphs import GraphedModel, check_graph, compare_steps, graphed_forward
+from engine.learning.graphs import GraphedModel, apart, check_graph, compare_steps, graphed_forward
 from engine.learning.training import train_epoch
 from models import build_model
 from models.folding import folded
@@ -91,6 +91,30 @@ def test_comparing_steps_tells_a_wrong_graph_from_a_right_one(model, images, cap
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", stale)
     found = compare_steps(model, pixels, labels)
     assert found["losses_apart"] > 0.01 and found["weights_apart"] > 0.01 and not found["same_counts"]
+
+
+def test_counts_that_differ_in_one_layer_alone_are_told(model, images, captured, monkeypatch):
+    def counting(model, inputs):  # a graph that counts the batches of its first layer twice
+        plain = model.forward
+        model.forward = lambda images: (model.bn1.num_batches_tracked.add_(1), plain(images))[1]
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", counting)
+    assert not compare_steps(model, *next(iter(Batches(images, 16))), count=1)["same_counts"]
+
+
+def test_a_graph_is_captured_in_train_mode_and_in_the_arithmetic_of_its_steps(model, images, captured, monkeypatch):
+    (pixels, labels), seen, capture = next(iter(Batches(images, 16))), [], torch.cuda.make_graphed_callables
+
+    def watched(model, inputs):
+        seen.append((model.training, torch.is_autocast_enabled("cpu")))
+        return capture(model, inputs)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", watched)
+    graphed_forward(model.eval(), pixels)
+    compare_steps(model, pixels, labels, amp=True, count=1)
+    assert seen == [(True, False), (True, True)]
+
+
+def test_how_far_tensors_are_apart_is_relative_to_the_first_ones_largest_value():
+    assert apart(torch.tensor([2.0, -4.0]), torch.tensor([3.0, -4.0])) == 0.25
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device, named by TEST_DEVICE: no graph is captured on a CPU")

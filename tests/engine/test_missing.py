@@ -7,6 +7,7 @@ import pytest
 
 from common.errors import UserError
 from engine.attacking.attack import load_encoder
+from engine.attacking.indices import read_indices
 from engine.catalogue import BY_MODULE, attack_cells
 from engine.missing import first_runs, run_on
 from engine.rows import Cell
@@ -15,11 +16,30 @@ from prune_network import read_data
 
 TRAIN = "python train_backdoor.py --poison-type"
 MASK = "python generate_mask.py --checkpoint"
+DETECT = "python -m defenses.activation_clustering --poison-type badnets"
+
+
+def load_suspected(path):
+    return read_indices(path, 9)
+
+
 COMMANDS = [
     (load_model, "output/benign/model_last.th", [f"{TRAIN} benign"]),
     (load_model, "my/run/model_last.th", ["python train_backdoor.py --output-dir my/run"]),
     (load_model, "my/blend/model_last.th", [f"{TRAIN} blend --output-dir my/blend"]),
-    (load_model, "output/clean-label/model_init.th", [f"{TRAIN} clean-label"]),
+    (load_model, "output/clean-label/model_init.th",
+     [f"{TRAIN} benign", "python generate_clb_attack.py", f"{TRAIN} clean-label"]),
+    (load_model, "output/trojan-abl/model_last.th",
+     [f"{TRAIN} benign", "python -m attacks.trojan_patch", "python -m defenses.abl --poison-type trojan"]),
+    (load_model, "output/blend/abl/model_last.th",
+     ["python -m defenses.abl --poison-type blend --output-dir output/blend/abl"]),
+    (load_model, "output/issba/abl-even/model_last.th",
+     [f"{TRAIN} benign", "python -m attacks.issba_encoder",
+      "python -m defenses.abl --poison-type issba --even-steps --output-dir output/issba/abl-even"]),
+    (load_model, "output/badnets/activation-clustering/retrained/model_last.th",
+     [f"{TRAIN} badnets", DETECT,
+      f"{TRAIN} badnets --leave-out output/badnets/activation-clustering/suspected.npy --output-dir "
+      "output/badnets/activation-clustering/retrained"]),
     (load_model, "output/badnets-pruning-aware/model_last.th",
      ["python -m attacks.pruning_aware --poison-type badnets"]),
     (load_encoder, "output/issba-encoder/encoder.th", [f"{TRAIN} benign", "python -m attacks.issba_encoder"]),
@@ -34,6 +54,13 @@ COMMANDS = [
     (load_trigger, "output/blend/trigger_info.th", [f"{TRAIN} blend"]),
     (load_trigger, "output/wanet/trigger_info.th", ["python -m attacks.wanet"]),
     (load_model, "my/input-aware/model_last.th", ["python -m attacks.input_aware --output-dir my/input-aware"]),
+    (load_model, "my run/model_last.th", ["python train_backdoor.py --output-dir 'my run'"]),
+    (load_model, "output/my-pruning-aware/model_last.th",
+     ["python train_backdoor.py --output-dir output/my-pruning-aware"]),
+    (load_suspected, "output/badnets/activation-clustering/suspected.npy", [f"{TRAIN} badnets", DETECT]),
+    (load_suspected, "my/badnets/activation-clustering/suspected.npy",
+     [f"{TRAIN} badnets --output-dir my/badnets", f"{DETECT} --checkpoint my/badnets/model_last.th --output-dir "
+                                                  "my/badnets/activation-clustering"]),
     (load_trigger, "output/blend/neural-cleanse/reversed_trigger_3.th",
      [f"{TRAIN} blend", "python -m defenses.neural_cleanse --checkpoint output/blend/model_last.th"])]
 
@@ -68,11 +95,19 @@ def test_a_slip_in_a_folders_name_is_told_from_a_run_that_is_not_there(tmp_path,
         load_model("output/bdnets/model_last.th", "cpu")
     with pytest.raises(UserError, match=r"first run: python train_backdoor\.py --poison-type blend"):
         load_model("output/blend/model_last.th", "cpu")
-    for other in ("benign-2", "badnets/seed-1", "benign2", "be"):
+    for other in ("benign-2", "badnets/seed-1", "benign2", "benigns", "be"):
         Path("output/badnets/seed-0").mkdir(exist_ok=True)
         Path("output/badnets/seed-0/model_last.th").touch()
         with pytest.raises(UserError, match="no such file; first run"):
             load_model(f"output/{other}/model_last.th", "cpu")
+
+
+def test_a_run_that_the_suite_names_is_not_taken_for_a_slip_in_the_name_of_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("output/badnetz").mkdir(parents=True)
+    Path("output/badnetz/model_last.th").touch()
+    with pytest.raises(UserError, match=r"first run: python train_backdoor\.py --poison-type badnets$"):
+        load_model("output/badnets/model_last.th")
 
 
 def test_masks_that_are_looked_for_in_the_models_own_folder_lie_beneath_it(tmp_path, monkeypatch):
@@ -120,3 +155,17 @@ def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
 def test_a_strangers_file_is_only_called_missing():
     with pytest.raises(UserError, match=r"^weights\.pt: no such file$"):
         load_model("weights.pt")
+
+
+@pytest.mark.parametrize("path", [
+    "output/badnets/strip/model_last.th", "output/badnets/anp/model_last.th", "output/stored/model_last.th",
+    "output/stored-abl/model_last.th", "my/abl/model_last.th", "output/badnets/fine-prune/trigger_info.th"])
+def test_no_command_is_named_for_a_file_that_none_leaves(path):
+    """Scripts that leave no model, an attack whose trigger only the user knows, and a folder that names no attack."""
+    assert first_runs(Path(path)) == []
+
+
+def test_what_an_attack_reads_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data/clean-label/0.1").mkdir(parents=True)
+    assert first_runs(Path("output/clean-label/model_last.th")) == [f"{TRAIN} clean-label"]

@@ -376,3 +376,13 @@ def test_the_map_is_colored_by_asr_and_has_of_several_settings_the_one_with_most
     axis, = figure.axes
     assert axis.images[0].get_array().tolist() == [[100, 25]]
     assert [text.get_text() for text in axis.texts] == ["50.0 / 100.0", "75.0 / 25.0"]
+
+
+def test_the_map_has_of_settings_with_as_many_runs_the_first_by_path_and_no_attack_without_a_defense(tree, monkeypatch):
+    for name in ("badnets", "blend"):
+        tree.attack(name, name, 0.5, 1.0)
+    for name, lr, asr in (("fp-a", 0.1, 0.25), ("fp-b", 1, 0.75)):
+        defended(tree, f"badnets/{name}", "defenses.fine_prune", "Fine-Pruning", 0.75, asr, arguments={"lr": lr})
+    monkeypatch.setattr(charts, "drawn", lambda figure, *words, **how: figure)
+    figure, = charts.attack_map(effects(find_runs(tree.root)))
+    assert figure.axes[0].images[0].get_array().tolist() == [[100, 25]]

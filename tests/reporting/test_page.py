@@ -69,3 +69,29 @@ def test_images_of_a_grid_have_64_pixels_on_the_narrowest_page(page):
                    for name in ("min", "max"))
     image = 1.25 * 0.92  # inches, without its margins
     assert least / 10.9 * image >= 63.5 and most == 1046
+
+
+def test_the_title_stands_above_what_is_below_it(page):
+    text = page()
+    assert "<title>A title</title>" in text and "<h1>A title</h1>" in text and '<p class="soft">below it</p>' in text
+
+
+def test_a_wide_picture_is_as_large_as_it_was_drawn_and_a_narrow_one_as_its_place(page):
+    """1500 pixels at 150 dots an inch are 10 inches, of 96 CSS pixels each."""
+    wide, narrow = (re.search(r"<img[^>]*>", page(Picture(png(size=(1500, 20)), "x", is_wide))).group()
+                    for is_wide in (True, False))
+    assert "max-width: min(100%, 960px)" in wide and "style" not in narrow
+
+
+def test_a_formula_lies_on_the_pages_own_ground_and_brings_no_record_of_its_making(page):
+    drawn = re.search("<svg.*</svg>", page(Formula(r"\frac{a}{b}", "a over b")), re.S).group()
+    assert "#ffffff" not in drawn and "matplotlib" not in drawn.lower()
+
+
+def test_a_name_that_is_no_unicode_does_not_keep_the_page_from_being_written(page):
+    """Of a folder's name in another encoding Python makes lone surrogates."""
+    assert "<p>caf?</p>" in page(Text("caf\udce9"))
+
+
+def test_a_negative_number_is_a_number_and_an_empty_cell_is_not_known():
+    assert Table(("change",), ((Cell("-1.5", -1.5),), (Cell(""),))).holds_numbers == (True,)

@@ -96,6 +96,13 @@ def test_the_suites_own_settings_are_flags_that_the_scripts_take(stranger, clean
             assert any(word.endswith(flag.replace("_", "-")) for word in by_name[step].flags), (step, flag)
 
 
+@pytest.mark.parametrize("content", ["", "- anp", "3", "anp"])
+def test_settings_that_are_no_steps_are_one_error(tmp_path, content):
+    (tmp_path / "own.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"own\.yaml: expected steps with their flags"):
+        read_settings(tmp_path / "own.yaml")
+
+
 def test_two_models_of_one_name_are_audited_apart(stranger, small_run, tmp_path):
     inputs = ("weights", "images")
     assert usual_folder(stranger, inputs).startswith("output/audits/stranger-")

@@ -1,4 +1,5 @@
 import argparse
+import json
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from reporting.published import published
 from workflow.matrix import OF, defense_names, flags_of, read_matrix, said_of
 from workflow.plan import plan
 from workflow.request import read_plan
-from workflow.steps import SWITCHES, parse, rule_name
+from workflow.steps import SWITCHES, Plan, parse, rule_name
 
 SMALL = {"output": "out", "seeds": [0, 1], "data": {"dataset": "digits"}, "training": {"width": 4, "epochs": 1},
          "attacks": {"badnets": {}, "issba": {}}, "defenses": {"anp": {"val_frac": 0.05}, "abl": {}}}
@@ -135,6 +136,12 @@ def test_a_detector_runs_only_where_the_model_was_trained_on_the_data():
     ({"defenses": {"magic": {}}}, f"no such defense: 'magic'; there are {', '.join(defense_names())}"),
     ({"seeds": []}, "seeds: expected a list of whole numbers"),
     ({"seeds": [True]}, "seeds: expected"),
+    ({"seeds": [-1]}, "seeds: expected"),
+    ({"attacks": {"activation-clustering-retraining": {}}}, "no such attack: 'activation-"),
+    ({"data": {"seed": 3}}, "data: seed: is set by the workflow itself"),
+    ({"defenses": {"clp": {"overwrite": True}}}, "clp: overwrite: is set by the workflow itself"),
+    ({"training": {"lr": "--overwrite"}}, "training: 'lr': expected the name of one flag, and values that are not"),
+    ({"training": {"lr 0.1 --width": 8}}, "training: 'lr 0.1 --width': expected the name of one flag"),
     ({"attacks": ["badnets"]}, "attacks: expected names with their flags"),
     ({"attacks": {"badnets": 3}}, "badnets: expected flags, got 3"),
     ({"prepare": {"x": {}}}, "prepare: no such prepare: 'x'"),
@@ -152,6 +159,73 @@ def test_a_mistake_is_named_before_anything_starts(written, changes, complaint):
     with pytest.raises(UserError, match=r"matrix\.yaml") as error:
         read_matrix(written(**changes))
     assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["output", "seeds", "attacks", "defenses"])
+def test_what_a_matrix_cannot_do_without_is_named(tmp_path, key):
+    path = tmp_path / "matrix.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in SMALL.items() if name != key}))
+    with pytest.raises(UserError, match=r"matrix\.yaml: expected output, seeds, attacks and defenses"):
+        read_matrix(path)
+
+
+def test_what_is_prepared_for_an_attack_that_controls_training_may_be_for_its_variant_and_wait_for_a_defense(written):
+    path = written(attacks={"wanet-b": {"of": "wanet"}}, defenses={"clp": {}}, prepare={"wanet": {"poison-rate": 0.4}})
+    assert "out/wanet-b/seed-1/clp" in plan(read_matrix(path)).steps
+
+
+def test_a_pair_may_name_no_attack_that_breaks_its_defense(written):
+    assert plan(read_matrix(written(pairs={"anp": {"assumes": "so", "kept_by": ["badnets"]}}))).steps
+
+
+def test_flags_of_an_attack_or_a_defense_hold_against_those_of_all_trainings_and_of_what_is_prepared():
+    steps = plan({**SMALL, "seeds": [0], "attacks": {"badnets": {"epochs": 3}}, "defenses": {
+        "abl": {"width": 8}, "clustering-b": {"of": "activation-clustering", "reduce": "ica"}},
+        "prepare": {"activation-clustering": {"reduce": "pca"}}}).steps
+    for folder, words in (("", "--epochs 3"), ("/abl", "--width 8"), ("/clustering-b", "--reduce ica")):
+        flags = " ".join(steps[f"out/badnets/seed-0{folder}"].flags)
+        assert words in flags and flags.count(words.split()[0] + " ") == 1
+
+
+def test_what_is_prepared_reaches_the_ingredient_that_it_names():
+    steps = plan({**SMALL, "attacks": {"issba": {}}, "defenses": {}, "prepare": {"issba-encoder": {"bits": 7}}}).steps
+    assert "--bits 7" in " ".join(steps["out/issba-encoder/seed-0"].flags)
+
+
+def test_a_detector_is_told_what_was_poisoned_also_where_the_file_writes_flags_with_dashes():
+    steps = plan({**SMALL, "seeds": [0], "attacks": {"badnets": {"poison-rate": 0.3}},
+                  "defenses": {"activation-clustering": {}}}).steps
+    assert "--poison-rate 0.3" in " ".join(steps["out/badnets/seed-0/activation-clustering"].flags)
+
+
+def test_pruning_alone_takes_no_seed_and_every_step_goes_on_where_it_stopped():
+    steps = plan({**SMALL, "seeds": [1], "attacks": {"badnets": {}},
+                  "defenses": {"pruning": {}, "fine-tuning": {}}}).steps
+    assert "--seed" not in steps["out/badnets/seed-1/prune"].flags
+    assert "--seed" in steps["out/badnets/seed-1/fine-tune"].flags
+    for folder, step in steps.items():
+        assert step.own_words()[-3:] == ["--output-dir", folder, "--resume"]
+
+
+@pytest.mark.parametrize("copied", ["a{b}.th", "a\nb.th", "caf\udce9.th"])
+def test_a_file_to_be_copied_has_a_name_that_snakemake_can_take(copied):
+    with pytest.raises(UserError, match="expected a name without braces, which Snakemake expands, of printable"):
+        Plan("out", "x", copies={"out/model_last.th": copied}).check()
+
+
+def test_a_run_of_other_flags_is_told_from_one_that_is_older_than_a_flag(tmp_path):
+    """An earlier version recorded a default also of a flag that the attack does not use; masks say what was inherited.
+    """
+    planned = plan({**SMALL, "output": str(tmp_path), "seeds": [0], "attacks": {"badnets": {}},
+                    "defenses": {"anp": {}}})
+    for folder, arguments in (("badnets/seed-0", {"width": 4, "sig_delta": 0.1, "poison_type": "badnets"}),
+                              ("badnets/seed-0/anp/pruned", {"dataset": "digits", "crop_padding": 4})):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text(json.dumps({"arguments": arguments}))
+    planned.check()
+    (tmp_path / "badnets/seed-0/config.json").write_text(json.dumps({"arguments": {"width": 8}}))
+    with pytest.raises(UserError, match="holds a run made with --width 8, not 4; remove it, or name another output"):
+        planned.check()
 
 
 @pytest.mark.parametrize("changes, complaint", [
@@ -246,6 +320,7 @@ def test_variants_of_an_attack_share_what_was_made_for_it_and_one_that_controls_
     ("attacks", {"blend": {"of": "badnets"}}, "'blend': a variant needs a name of its own"),
     ("attacks", {"issba-encoder": {"of": "issba"}}, "'issba-encoder': a variant needs a name of its own"),
     ("defenses", {"fine-prune": {"of": "fine-pruning"}}, "'fine-prune': a variant needs a name of its own"),
+    ("attacks", {"crafted": {"of": "clean-label"}}, "'crafted': a variant needs a name of its own"),
     ("defenses", {"../abl": {"of": "abl"}}, "'../abl': a variant needs a name of its own"),
     ("defenses", {"abl_5": {"of": "abl"}}, "'abl_5': a variant needs a name of its own"),
     ("defenses", {3: {"of": "abl"}}, "3: a variant needs a name of its own"),
@@ -315,6 +390,10 @@ def test_the_matrix_of_rates_has_the_twelve_cells_of_the_lectures_two_tables(tmp
 @pytest.mark.parametrize("pairs, complaint", [
     ([1], "pairs: expected defenses with their attacks"), ({"anp": 3}, "pairs: 'anp': expected assumes, broken_by"),
     ({"anp": {"kept_by": "badnets"}}, "pairs: 'anp': expected assumes, broken_by, kept_by"),
+    ({"anp": {"assumes": "so", "kept_by": ["badnets"], "broken_by": {"badnets": "x"}}},
+     "pairs: 'anp': 'badnets': expected a share of the training images above 0 and at most 1, got 'x'"),
+    ({"anp": {"assumes": "so", "kept_by": {"badnets": 1.5}}}, "at most 1, got 1.5"),
+    ({"anp": {"assumes": "so", "kept_by": {"badnets": True}}}, "at most 1, got True"),
     ({"clp": {"assumes": "so", "kept_by": ["badnets"]}}, "pairs: 'clp': 'clp' is not under defenses"),
     ({"anp": {"assumes": "so", "kept_by": [["badnets"]]}}, "pairs: 'anp': ['badnets'] is not under attacks"),
     ({"anp": {"assumes": "so", "kept_by": ["badnets"], "broken_by": ["sig"]}}, "'sig' is not under attacks"),
