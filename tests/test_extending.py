@@ -17,7 +17,7 @@ import torch
 from helpers.paths import HIDDEN, ROOT
 
 from data.triggers import Attack, table
-from engine.command_line import flags, poison_flags
+from engine.command_line import poison_flags
 
 PAGE = ROOT / "docs/extending.md"
 PACKAGES = ("attacks", "common", "data", "defenses", "engine", "methods", "models", "reporting", "studies", "workflow")
@@ -109,7 +109,7 @@ def test_help_offers_the_attacks_with_their_defaults_and_own_flags(extended):
 
 def test_the_help_of_the_rate_says_what_it_is_a_share_of(monkeypatch):
     row = Attack(rate=0.2, rate_of="the images of the target class")
-    monkeypatch.setitem(flags.ATTACKS, "own", row)
+    monkeypatch.setitem(poison_flags.ATTACKS, "own", row)
     monkeypatch.setitem(poison_flags.POISON_DEFAULTS["poison_rate"], "own", row.rate)
     assert poison_flags.rate_help(("badnets", "blend", "own")) == (
         "for badnets and blend: share of the images outside the target class to poison; for own: share of the images "
