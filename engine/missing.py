@@ -85,8 +85,7 @@ def first_runs(path: Path) -> list[str]:
     """
     for script, gift in gifts().values():
         if gift.file and path.name == Path(gift.file).name:
-            helper = USUAL / "benign" / MODEL
-            return [*unless_there(helper), command_line(script, {}, path.parent, USUAL / gift.folder)]
+            return for_gift(script, path.parent, USUAL / gift.folder)
     for script, cell in defense_cells().values():
         if lies_in(path.parent, cell.folder):
             return for_defense(path.parent, script, cell) if may_leave(script, path.name) else []
@@ -111,7 +110,12 @@ def for_attack(attack: str) -> list[str]:
         return []
     script, gift = gifts()[attack]
     is_there = Path(ATTACKS[attack].flags[gift.flag].default).exists()
-    return [] if is_there else [*unless_there(USUAL / "benign" / MODEL), script.command()]
+    return [] if is_there else for_gift(script)
+
+
+def for_gift(script: Script, folder: Path | None = None, usual: Path | None = None) -> list[str]:
+    """The command lines of an ingredient's Script that writes into `folder`, by default where it usually does."""
+    return [*unless_there(USUAL / "benign" / MODEL), command_line(script, {}, folder, usual)]
 
 
 def for_training(folder: Path) -> list[str]:
@@ -156,7 +160,7 @@ def for_own_training(folder: Path, script: Script, cell: Cell, attack: str) -> l
     return [*before, command_line(script, {"poison_type": attack, **cell.flags, **taken}, folder, None)]
 
 
-def command_line(script: Script, flags: dict, folder: Path, usual: Path | None) -> str:
+def command_line(script: Script, flags: dict, folder: Path | None, usual: Path | None) -> str:
     """How a Script is called so that it writes into `folder`, which need not be named if it is the `usual` one."""
     if folder != usual:
         flags = {**flags, "output_dir": folder}
